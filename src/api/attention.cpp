@@ -1,0 +1,192 @@
+// The public functions: validate, plan, run.
+#include "fa/attention.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "cpu/passes.hpp"
+#include "cpu/target.hpp"
+#include "cpu/workspace_pool.hpp"
+#include "plan/cpu_plan.hpp"
+#include "problem/argument.hpp"
+#include "problem/problem.hpp"
+
+namespace fa {
+
+Error::Error(Status status, const std::string& message)
+    : std::runtime_error(message), status_(status) {}
+Error::~Error() = default;
+
+View::View(const void* data, DType dtype, const int64_t* shape, const int64_t* strides,
+           int32_t ndim, Device device)
+    : data_(data), device_(device), ndim_(ndim), dtype_(dtype), has_strides_(strides != nullptr) {
+  if (ndim < 0 || ndim > max_dims) {
+    throw Error(Status::invalid_argument,
+                fmt::format("View: has {} dimensions; allowed are 0 to {}", ndim, max_dims));
+  }
+  std::copy_n(shape, ndim, shape_);
+  if (has_strides_) std::copy_n(strides, ndim, strides_);
+}
+
+namespace {
+
+const int64_t* checked_strides(std::initializer_list<int64_t> shape,
+                               std::initializer_list<int64_t> strides) {
+  if (strides.size() == 0) return nullptr;
+  if (strides.size() != shape.size()) {
+    throw Error(Status::invalid_argument,
+                fmt::format("View: {} strides for {} dimensions", strides.size(), shape.size()));
+  }
+  return strides.begin();
+}
+
+void run_pass(const CpuPlan& plan, const Call& call, void* workspace) {
+  if (plan.problem.pass == Pass::forward) {
+    cpu::forward(plan, call, workspace);
+  } else {
+    cpu::backward(plan, call, workspace);
+  }
+}
+
+template <typename Args>
+void plan_and_run(const Args& args, const Options& options) {
+  const Call call = validate(args, options, Data::required);
+  const CpuPlan plan = plan_cpu(call.problem, cpu::default_threads());
+  const cpu::Workspace workspace(plan.workspace_bytes);
+  run_pass(plan, call, workspace.data());
+}
+
+}  // namespace
+
+View::View(const void* data, DType dtype, std::initializer_list<int64_t> shape,
+           std::initializer_list<int64_t> strides, Device device)
+    : View(data, dtype, shape.begin(), checked_strides(shape, strides),
+           static_cast<int32_t>(std::min(shape.size(), size_t{max_dims} + 1)), device) {}
+
+View::operator Tensor() const {
+  return {const_cast<void*>(data_), device_, ndim_, dtype_, shape_,
+          has_strides_ ? strides_ : nullptr, 0};
+}
+
+void forward(const ForwardArgs& args, const Options& options, Stream) {
+  plan_and_run(args, options);
+}
+
+void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+             const Tensor& lse, const Options& options, Stream stream) {
+  forward(ForwardArgs{q, k, v, out, lse}, options, stream);
+}
+
+void backward(const BackwardArgs& args, const Options& options, Stream) {
+  plan_and_run(args, options);
+}
+
+void backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+              const Tensor& out, const Tensor& lse, const Tensor& dq, const Tensor& dk,
+              const Tensor& dv, const Options& options, Stream stream) {
+  backward(BackwardArgs{dout, q, k, v, out, lse, dq, dk, dv}, options, stream);
+}
+
+void merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b, const Tensor& lse_b,
+           const Tensor& out, const Tensor& lse, Stream) {
+  cpu::merge(validate_merge(out_a, lse_a, out_b, lse_b, out, lse));
+}
+
+namespace detail {
+
+struct PlanState {
+  CpuPlan plan;
+};
+
+}  // namespace detail
+
+namespace {
+
+/// The plan's problem must be the call's; alignment may be better than planned for.
+void need_same(const Problem& planned, Problem problem) {
+  const auto fail_on = [](const char* what) {
+    throw Error(Status::invalid_argument,
+                fmt::format("plan: was made for other tensors or options ({} differs)", what));
+  };
+  if (problem.pass != planned.pass) fail_on("the pass");
+  if (problem.alignment < planned.alignment) fail_on("alignment");
+  problem.alignment = planned.alignment;
+  if (problem.dtype != planned.dtype) fail_on("dtype");
+  if (problem.batch != planned.batch) fail_on("batch");
+  if (problem.heads_q != planned.heads_q || problem.heads_k != planned.heads_k) fail_on("heads");
+  if (problem.seqlen_q != planned.seqlen_q || problem.tokens_q != planned.tokens_q ||
+      problem.seqlen_k != planned.seqlen_k || problem.tokens_k != planned.tokens_k) {
+    fail_on("seqlen");
+  }
+  if (problem != planned) fail_on("an option, head_dim or optional tensor");
+}
+
+template <typename Args>
+void run_planned(const detail::PlanState& state, const Args& args, const Options& options,
+                 void* workspace, size_t bytes) {
+  const CpuPlan& plan = state.plan;
+  const Call call = validate(args, options, Data::required);
+  need_same(plan.problem, call.problem);
+  if (bytes < plan.workspace_bytes) {
+    throw Error(Status::invalid_argument, fmt::format("workspace: has {} bytes; the plan needs {}",
+                                                      bytes, plan.workspace_bytes));
+  }
+  if (plan.workspace_bytes > 0 && (workspace == nullptr ||
+                                   reinterpret_cast<uintptr_t>(workspace) % 64 != 0)) {
+    throw Error(Status::invalid_argument,
+                fmt::format("workspace: lies at {}; it must be a multiple of 64", workspace));
+  }
+  run_pass(plan, call, workspace);
+}
+
+template <typename Args>
+std::shared_ptr<const detail::PlanState> make_plan(const Args& args, const Options& options) {
+  const Call call = validate(args, options, Data::optional);
+  return std::make_shared<const detail::PlanState>(
+      detail::PlanState{plan_cpu(call.problem, cpu::default_threads())});
+}
+
+}  // namespace
+
+size_t Plan::workspace_bytes() const { return state_->plan.workspace_bytes; }
+std::string Plan::text() const { return to_text(state_->plan); }
+
+void Plan::run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
+               Stream) const {
+  run_planned(*state_, args, options, workspace, bytes);
+}
+
+void Plan::run(const BackwardArgs& args, const Options& options, void* workspace, size_t bytes,
+               Stream) const {
+  run_planned(*state_, args, options, workspace, bytes);
+}
+
+Plan plan_forward(const ForwardArgs& args, const Options& options) {
+  Plan plan;
+  plan.state_ = make_plan(args, options);
+  return plan;
+}
+
+Plan plan_backward(const BackwardArgs& args, const Options& options) {
+  Plan plan;
+  plan.state_ = make_plan(args, options);
+  return plan;
+}
+
+void release_memory() { cpu::release_workspaces(); }
+
+const char* cpu_target() {
+  static const std::string name = cpu::target_name();
+  return name.c_str();
+}
+
+const char* cpu_targets() {
+  static const std::string names = fmt::format("{}", fmt::join(cpu::available_targets(), " "));
+  return names.c_str();
+}
+
+const char* version() { return FA_VERSION; }
+
+}  // namespace fa

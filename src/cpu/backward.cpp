@@ -1,0 +1,144 @@
+// The backward pass over all sequences and heads: delta, then dK, dV and partial dQ, then dQ and the
+// gradients of what is shared (bias, sinks).
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/kernels.hpp"
+#include "cpu/passes.hpp"
+#include "cpu/unused.hpp"
+#include "kernels/common/float16.h"
+
+namespace fa::cpu {
+
+namespace {
+
+class Backward {
+ public:
+  Backward(const CpuPlan& plan, const Call& call, void* workspace)
+      : plan_(plan),
+        call_(call),
+        p_(plan.problem),
+        arena_(workspace),
+        shared_(arena_, plan),
+        scratch_(static_cast<char*>(workspace) + arena_.bytes()) {}
+
+  void run() {
+#pragma omp parallel num_threads(plan_.threads) if (plan_.threads > 1)
+    {
+      Arena arena(scratch_ + omp_get_thread_num() * plan_.thread_bytes);
+      const BackwardScratch scratch(arena, plan_);
+#pragma omp for schedule(static) nowait
+      for (int64_t b = 0; b <= p_.batch; ++b) clear_unused(b);
+#pragma omp for schedule(static)
+      for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
+        const Sequence seq = call_.sequence(unit / p_.heads_q);
+        backward_kernels().delta(plan_, call_, seq, unit % p_.heads_q, shared_, scratch);
+      }
+#pragma omp for schedule(dynamic)
+      for (int64_t n = 0; n < p_.batch * p_.heads_k * plan_.backward_chunks; ++n) item(n, scratch);
+#pragma omp for schedule(static) nowait
+      for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
+        const Sequence seq = call_.sequence(unit / p_.heads_q);
+        backward_kernels().finish_dq(plan_, call_, seq, unit % p_.heads_q, chunks(seq), shared_,
+                                     scratch);
+      }
+      if (p_.dbias) bias_gradient(scratch);
+      if (p_.dsinks) {
+#pragma omp for schedule(static)
+        for (int64_t h = 0; h < p_.heads_q; ++h) sink_gradient(h);
+      }
+    }
+  }
+
+ private:
+  int64_t chunks(const Sequence& seq) const { return cut_backward(plan_, seq.k_len); }
+
+  /// Chunks of a key head stand one behind the other; a sequence with fewer leaves theirs out.
+  void item(int64_t number, const BackwardScratch& scratch) const {
+    const int64_t unit = number / plan_.backward_chunks;
+    const int64_t chunk = number % plan_.backward_chunks;
+    const Sequence seq = call_.sequence(unit / p_.heads_k);
+    const int64_t count = chunks(seq);
+    if (chunk >= count) return;
+    const int64_t block = plan_.tuning.backward_keys;
+    const int64_t keys = ceil_div(ceil_div(seq.k_len, count), block) * block;
+    const int64_t begin = std::min(chunk * keys, seq.k_len);
+    backward_kernels().item({plan_, call_, seq, unit % p_.heads_k, begin,
+                             std::min(begin + keys, seq.k_len), chunk},
+                            shared_, scratch);
+  }
+
+  void bias_gradient(const BackwardScratch& scratch) const {
+    const int64_t heads = p_.bias_per_head ? p_.heads_q : 1;
+    const int64_t rows = p_.bias_per_row ? ceil_div(p_.seqlen_q, plan_.tuning.backward_rows) : 1;
+    const int64_t blocks = ceil_div(p_.seqlen_k, plan_.tuning.backward_keys);
+    const int64_t slots = (p_.bias_per_batch ? p_.batch : 1) * heads;
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t n = 0; n < slots * rows * blocks; ++n) {
+      const int64_t slot = n / (rows * blocks);
+      backward_kernels().dbias(plan_, call_, slot / heads, slot % heads,
+                               n / blocks % rows * plan_.tuning.backward_rows,
+                               n % blocks * plan_.tuning.backward_keys, shared_, scratch);
+    }
+  }
+
+  /// dsink = -sum over rows of exp(sink - LSE) delta, over all sequences in their order.
+  void sink_gradient(int64_t head) const {
+    const float sink = load_sink(head);
+    double sum = 0;
+    for (int64_t b = 0; b < p_.batch; ++b) {
+      const Sequence seq = call_.sequence(b);
+      for (int64_t i = 0; i < seq.q_len; ++i) {
+        const float lse = *call_.lse.at<float>(b, seq.q_begin + i, head);
+        if (lse == -std::numeric_limits<float>::infinity()) continue;
+        const double delta = shared_.delta[head * p_.tokens_q + token(p_, seq) + i];
+        sum -= std::exp(static_cast<double>(sink) - lse) * delta;
+      }
+    }
+    store_sink_gradient(head, static_cast<float>(sum));
+  }
+
+  float load_sink(int64_t head) const {
+    const int64_t at = call_.sinks.offset(0, 0, head);
+    if (p_.sinks_dtype == float32) return reinterpret_cast<const float*>(call_.sinks.data)[at];
+    const uint16_t bits = reinterpret_cast<const uint16_t*>(call_.sinks.data)[at];
+    return std::bit_cast<float>(p_.sinks_dtype == float16 ? narrow::f16_to_f32_bits(bits)
+                                                          : narrow::bf16_to_f32_bits(bits));
+  }
+
+  void store_sink_gradient(int64_t head, float value) const {
+    const int64_t at = call_.dsinks.offset(0, 0, head);
+    if (p_.dsinks_dtype == float32) {
+      reinterpret_cast<float*>(call_.dsinks.data)[at] = value;
+      return;
+    }
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    reinterpret_cast<uint16_t*>(call_.dsinks.data)[at] =
+        p_.dsinks_dtype == float16 ? narrow::f32_bits_to_f16(bits) : narrow::f32_bits_to_bf16(bits);
+  }
+
+  void clear_unused(int64_t b) const {
+    clear_rows(call_.dq, unused_tokens(call_, b, true), p_.heads_q, p_.head_dim);
+    const TokenRange keys = unused_tokens(call_, b, false);
+    clear_rows(call_.dk, keys, p_.heads_k, p_.head_dim);
+    clear_rows(call_.dv, keys, p_.heads_k, p_.head_dim_v);
+  }
+
+  const CpuPlan& plan_;
+  const Call& call_;
+  const Problem& p_;
+  Arena arena_;
+  BackwardShared shared_;
+  char* scratch_;
+};
+
+}  // namespace
+
+void backward(const CpuPlan& plan, const Call& call, void* workspace) {
+  Backward(plan, call, workspace).run();
+}
+
+}  // namespace fa::cpu

@@ -1,0 +1,425 @@
+// The backward pass: Algorithm 2 of FlashAttention-2 with its five products, on a CPU.
+//
+// An item holds a slab of keys: K and V packed, dK and dV as float32 sums. For each tile of query
+// rows and each block of the slab:
+//   S = Q K^T, dP = dO V^T;  P = exp(S - LSE), dS = P (Z dP - delta);
+//   dV += (Z P)^T dO, dK += dS^T Q, dQ += dS K.
+// Cost for M rows and N keys: 2 M N (3 D + 2 Dv) multiply-adds; a tile's Q and dO are loaded once
+// for each slab, (D + Dv) M numbers for 2 M (3 D + 2 Dv) slab_keys of work: under 1% at 960 keys.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/backward_simd.cpp"
+#include "hwy/foreach_target.h"  // must come first
+// clang-format off
+#include "hwy/highway.h"
+#include "cpu/gemm-inl.hpp"
+#include "cpu/math-inl.hpp"
+#include "cpu/rows-inl.hpp"
+#include "cpu/score-inl.hpp"
+// clang-format on
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/kernels.hpp"
+#include "cpu/target.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(Floats())); }
+
+char* q_row(const Rows& rows, const Sequence& seq, int64_t i, int64_t head) {
+  return rows.data + rows.offset(seq.index, seq.q_begin + i, head) * bytes_of(rows.dtype);
+}
+
+char* k_row(const Rows& rows, const Sequence& seq, int64_t j, int64_t head) {
+  return rows.data + rows.offset(seq.index, seq.k_begin + j, head) * bytes_of(rows.dtype);
+}
+
+/// acc += x, both padded to whole vectors.
+HWY_ATTR HWY_INLINE void add_row(const float* x, int64_t n, float* acc) {
+  const Floats d;
+  for (int64_t c = 0; c < padded(n); c += lanes()) {
+    hn::Store(hn::Add(hn::Load(d, acc + c), hn::Load(d, x + c)), d, acc + c);
+  }
+}
+
+/// Packed key blocks of a slab.
+struct KeyBlock {
+  int64_t key;   ///< first key, in the sequence
+  int64_t keys;
+  float* k_t;
+  float* v_t;
+  float* k;
+  float* dk;
+  float* dv;
+};
+
+KeyBlock key_block(const CpuPlan& plan, const BackwardScratch& s, int64_t slab_begin, int64_t key,
+                   int64_t slab_end) {
+  const Problem& p = plan.problem;
+  const int64_t block = (key - slab_begin) / plan.tuning.backward_keys;
+  const int64_t first = key - slab_begin;
+  return {key,
+          std::min(plan.tuning.backward_keys, slab_end - key),
+          s.k_t + block * p.head_dim * score_stride,
+          s.v_t + block * p.head_dim_v * score_stride,
+          s.k + first * row_stride(p.head_dim),
+          s.dk + first * row_stride(p.head_dim),
+          s.dv + first * row_stride(p.head_dim_v)};
+}
+
+HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
+                             const KeyBlock& block, float* line) {
+  const Problem& p = call.problem;
+  const auto key = [&](int64_t j) { return k_row(call.k, seq, block.key + j, head_k); };
+  const auto value = [&](int64_t j) { return k_row(call.v, seq, block.key + j, head_k); };
+  load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, line, block.k_t, score_stride);
+  load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, line, block.v_t, score_stride);
+  for (int64_t j = 0; j < block.keys; ++j) {
+    load_row(p.dtype, key(j), p.head_dim, 1.0f, block.k + j * row_stride(p.head_dim));
+  }
+}
+
+/// A tile of query rows, loaded: what both the main pass and dbias need of it.
+class BackwardTile {
+ public:
+  BackwardTile(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t first_head,
+               const Tile& tile, const BackwardScratch& scratch, const BackwardShared& shared)
+      : call_(call),
+        seq_(seq),
+        tile_(tile),
+        s_(scratch),
+        shared_(shared),
+        p_(plan.problem),
+        scale_(p_.scale),
+        rows_(tile.heads * tile.rows),
+        first_head_(first_head + tile.head),
+        t_stride_(row_stride(plan.tuning.backward_rows)) {}
+
+  HWY_ATTR void load() const {
+    for (int64_t r = 0; r < rows_; ++r) {
+      const float lse = *call_.lse.at<float>(seq_.index, seq_.q_begin + row(r), head(r));
+      s_.lse[r] = lse == -infinity ? infinity : lse;  // exp(s - inf) = 0: no key, no gradient
+      s_.delta[r] = shared_.delta[head(r) * p_.tokens_q + token(p_, seq_) + row(r)];
+      load_row(p_.dtype, q_row(call_.q, seq_, row(r), head(r)), p_.head_dim, scale_.query,
+               s_.q + r * row_stride(p_.head_dim));
+      load_dout(r);
+    }
+    transpose(s_.q, p_.head_dim, s_.q_t);
+    transpose(s_.dout, p_.head_dim_v, s_.dout_t);
+  }
+
+  /// Gradient of which score: the product of q and k, or what the softmax was taken of (bias).
+  enum class Of : uint8_t { product, softmax };
+
+  /// P (after dropout) and dS of the tile for one block of keys, into scratch.
+  HWY_ATTR void score_gradients(const KeyBlock& block, Of of) const {
+    gemm<Layout::transposed>(rows_, block.keys, p_.head_dim, s_.q_t, t_stride_, block.k_t,
+                             score_stride, s_.p, score_stride, {Accumulate::store});
+    gemm<Layout::transposed>(rows_, block.keys, p_.head_dim_v, s_.dout_t, t_stride_, block.v_t,
+                             score_stride, s_.ds, score_stride, {Accumulate::store});
+    for (int64_t r = 0; r < rows_; ++r) finish_row(r, block, of);
+  }
+
+  /// Keys [begin, end) of a block that some row of the tile sees: none, nothing to do.
+  bool sees(int64_t begin, int64_t end) const {
+    const auto range = [&](int64_t i) {
+      return mask::key_range(i, seq_.q_len, seq_.k_len, p_.window_left, p_.window_right);
+    };
+    return range(tile_.row).begin < end && range(tile_.row + tile_.rows - 1).end > begin;
+  }
+
+  int64_t rows() const { return rows_; }
+  int64_t head(int64_t r) const { return first_head_ + r / tile_.rows; }
+  int64_t row(int64_t r) const { return tile_.row + r % tile_.rows; }
+  const Scale& scale() const { return scale_; }
+
+ private:
+  /// Rows without a key have no gradient, whatever dO holds.
+  HWY_ATTR void load_dout(int64_t r) const {
+    float* out = s_.dout + r * row_stride(p_.head_dim_v);
+    const bool live = s_.lse[r] != infinity && ScoreRow(call_, seq_, head(r), row(r)).sees_a_key();
+    if (live) {
+      load_row(p_.dtype, q_row(call_.dout, seq_, row(r), head(r)), p_.head_dim_v, 1.0f, out);
+    } else {
+      std::memset(out, 0, row_stride(p_.head_dim_v) * sizeof(float));
+    }
+  }
+
+  HWY_ATTR void transpose(const float* in, int64_t width, float* out) const {
+    const auto at = [&](int64_t r) {
+      return reinterpret_cast<const char*>(in + r * row_stride(width));
+    };
+    load_transposed(float32, at, rows_, width, 1.0f, s_.line, out, t_stride_);
+  }
+
+  HWY_ATTR HWY_INLINE void finish_row(int64_t r, const KeyBlock& block, Of of) const {
+    const Floats d;
+    const ScoreRow score(call_, seq_, head(r), row(r));
+    float* p_row = s_.p + r * score_stride;
+    float* ds_row = s_.ds + r * score_stride;
+    const bool capped = p_.softcap > 0 && of == Of::product;
+    score.finish(scale_, block.key, block.keys, p_row, s_.keep, capped ? s_.cap : nullptr);
+    const auto lse = hn::Set(d, s_.lse[r]);
+    const auto delta = hn::Set(d, s_.delta[r]);
+    const bool dropout = p_.dropout_p > 0;
+    if (dropout) score.keep(block.key, block.keys, s_.keep);
+    for (int64_t j = 0; j < padded(block.keys); j += lanes()) {
+      // At most 1 by its meaning; the product's rounding must not make it infinite at huge scores.
+      const auto x = hn::Min(hn::Zero(d), hn::Sub(hn::Load(d, p_row + j), lse));
+      auto p = exp_negative(d, x);
+      auto dp = hn::Load(d, ds_row + j);
+      const auto undropped = p;
+      if (dropout) {
+        const auto keep = hn::Load(d, s_.keep + j);
+        dp = hn::Mul(dp, keep);
+        p = hn::Mul(p, keep);
+      }
+      auto ds = hn::Mul(undropped, hn::Sub(dp, delta));
+      if (capped) ds = hn::Mul(ds, hn::Load(d, s_.cap + j));
+      hn::Store(p, d, p_row + j);
+      hn::Store(ds, d, ds_row + j);
+    }
+  }
+
+  const Call& call_;
+  const Sequence& seq_;
+  const Tile tile_;
+  const BackwardScratch& s_;
+  const BackwardShared& shared_;
+  const Problem& p_;
+  const Scale scale_;
+  const int64_t rows_;
+  const int64_t first_head_;
+  const int64_t t_stride_;
+};
+
+/// delta = <dO, O> - dLSE; 0 where the row has neither key nor sink, -dLSE where only a sink.
+HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head,
+                    const BackwardShared& shared, const BackwardScratch& scratch) {
+  const Floats d;
+  const Problem& p = plan.problem;
+  float* out = scratch.line;
+  float* dout = scratch.line + row_stride(p.head_dim_v);
+  for (int64_t i = 0; i < seq.q_len; ++i) {
+    const float lse = *call.lse.at<float>(seq.index, seq.q_begin + i, head);
+    float delta = 0;
+    if (lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key()) {
+      load_row(p.dtype, q_row(call.out, seq, i, head), p.head_dim_v, 1.0f, out);
+      load_row(p.dtype, q_row(call.dout, seq, i, head), p.head_dim_v, 1.0f, dout);
+      auto sum = hn::Zero(d);
+      for (int64_t c = 0; c < padded(p.head_dim_v); c += lanes()) {
+        sum = hn::MulAdd(hn::Load(d, out + c), hn::Load(d, dout + c), sum);
+      }
+      delta = hn::GetLane(hn::SumOfLanes(d, sum));
+    }
+    if (lse != -infinity && p.dlse) delta -= *call.dlse.at<float>(seq.index, seq.q_begin + i, head);
+    shared.delta[head * p.tokens_q + token(p, seq) + i] = delta;
+  }
+}
+
+/// One slab of an item's keys: packs it, runs all query rows past it, writes its dK and dV.
+class Slab {
+ public:
+  Slab(const BackwardItem& item, const BackwardShared& shared, const BackwardScratch& scratch,
+       int64_t begin, int64_t end)
+      : item_(item),
+        shared_(shared),
+        s_(scratch),
+        p_(item.plan.problem),
+        begin_(begin),
+        end_(end) {}
+
+  HWY_ATTR void run() const {
+    const int64_t keys = end_ - begin_;
+    std::memset(s_.dk, 0, keys * row_stride(p_.head_dim) * sizeof(float));
+    std::memset(s_.dv, 0, keys * row_stride(p_.head_dim_v) * sizeof(float));
+    for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
+      pack_key_block(item_.call, item_.sequence, item_.head_k, block(key), s_.line);
+    }
+    const int64_t q_len = item_.sequence.q_len;
+    const TileShape shape = tile_shape(p_.group(), q_len, item_.plan.tuning.backward_rows);
+    for (int64_t t = 0; t < shape.count(); ++t) rows(tile_at(shape, p_.group(), q_len, t));
+    store();
+  }
+
+ private:
+  KeyBlock block(int64_t key) const { return key_block(item_.plan, s_, begin_, key, end_); }
+
+  HWY_ATTR void rows(const Tile& tile) const {
+    const BackwardTile t(item_.plan, item_.call, item_.sequence, item_.head_k * p_.group(), tile,
+                         s_, shared_);
+    if (!t.sees(begin_, end_)) return;
+    t.load();
+    const int64_t width = row_stride(p_.head_dim);
+    const int64_t width_v = row_stride(p_.head_dim_v);
+    std::memset(s_.dq, 0, t.rows() * width * sizeof(float));
+    for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
+      const KeyBlock b = block(key);
+      if (!t.sees(b.key, b.key + b.keys)) continue;
+      t.score_gradients(b, BackwardTile::Of::product);
+      gemm<Layout::transposed>(b.keys, p_.head_dim_v, t.rows(), s_.p, score_stride, s_.dout,
+                               width_v, b.dv, width_v, {Accumulate::add});
+      gemm<Layout::transposed>(b.keys, p_.head_dim, t.rows(), s_.ds, score_stride, s_.q, width,
+                               b.dk, width, {Accumulate::add});
+      gemm<Layout::scores>(t.rows(), p_.head_dim, b.keys, s_.ds, score_stride, b.k, width, s_.dq,
+                           width, {Accumulate::add});
+    }
+    for (int64_t r = 0; r < t.rows(); ++r) add_dq(t.head(r), t.row(r), s_.dq + r * width);
+  }
+
+  HWY_ATTR HWY_INLINE void add_dq(int64_t head, int64_t i, const float* dq) const {
+    const int64_t at = ((item_.chunk * p_.heads_q + head) * p_.tokens_q +
+                        token(p_, item_.sequence) + i) * p_.head_dim;
+    const D8 d;  // rows of the partial sums are not padded
+    for (int64_t c = 0; c < p_.head_dim; c += static_cast<int64_t>(hn::Lanes(d))) {
+      float* sum = shared_.dq + at + c;
+      hn::StoreU(hn::Add(hn::LoadU(d, sum), hn::Load(d, dq + c)), d, sum);
+    }
+  }
+
+  HWY_ATTR void store() const {
+    const Call& call = item_.call;
+    const float factor = Scale(p_.scale).score;  // the rest of the scale is in q
+    for (int64_t j = 0; j < end_ - begin_; ++j) {
+      float* dk = s_.dk + j * row_stride(p_.head_dim);
+      for (int64_t c = 0; c < p_.head_dim; ++c) dk[c] *= factor;
+      store_row(p_.dtype, dk, p_.head_dim, k_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
+      store_row(p_.dtype, s_.dv + j * row_stride(p_.head_dim_v), p_.head_dim_v,
+                k_row(call.dv, item_.sequence, begin_ + j, item_.head_k));
+    }
+  }
+
+  const BackwardItem& item_;
+  const BackwardShared& shared_;
+  const BackwardScratch& s_;
+  const Problem& p_;
+  const int64_t begin_;
+  const int64_t end_;
+};
+
+void Item(const BackwardItem& item, const BackwardShared& shared, const BackwardScratch& scratch) {
+  const Problem& p = item.plan.problem;
+  for (int64_t h = item.head_k * p.group(); h < (item.head_k + 1) * p.group(); ++h) {
+    const int64_t first = (item.chunk * p.heads_q + h) * p.tokens_q + token(p, item.sequence);
+    std::memset(shared.dq + first * p.head_dim, 0,
+                item.sequence.q_len * p.head_dim * sizeof(float));
+  }
+  for (int64_t key = item.key_begin; key < item.key_end; key += item.plan.tuning.slab_keys) {
+    Slab(item, shared, scratch, key, std::min(key + item.plan.tuning.slab_keys, item.key_end)).run();
+  }
+}
+
+/// dq = scale * sum of the chunks' dS K, in the chunks' order.
+HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head,
+                       int64_t chunks, const BackwardShared& shared,
+                       const BackwardScratch& scratch) {
+  const Problem& p = plan.problem;
+  const float scale = static_cast<float>(p.scale);
+  for (int64_t i = 0; i < seq.q_len; ++i) {
+    float* sum = scratch.line;
+    const auto partial = [&](int64_t chunk) {
+      return shared.dq + ((chunk * p.heads_q + head) * p.tokens_q + token(p, seq) + i) * p.head_dim;
+    };
+    std::memset(sum, 0, p.head_dim * sizeof(float));
+    for (int64_t c = 0; c < chunks; ++c) {
+      for (int64_t x = 0; x < p.head_dim; ++x) sum[x] += partial(c)[x];
+    }
+    for (int64_t x = 0; x < p.head_dim; ++x) sum[x] *= scale;
+    store_row(p.dtype, sum, p.head_dim, q_row(call.dq, seq, i, head));
+  }
+}
+
+/// Recomputes P and dP, two more products, so that what a bias was broadcast over is summed in a
+/// fixed order without memory of its own.
+class BiasGradient {
+ public:
+  BiasGradient(const CpuPlan& plan, const Call& call, const BackwardShared& shared,
+               const BackwardScratch& scratch, int64_t row_begin, int64_t key_begin)
+      : plan_(plan),
+        call_(call),
+        shared_(shared),
+        s_(scratch),
+        p_(plan.problem),
+        row_begin_(row_begin),
+        key_begin_(key_begin),
+        key_end_(std::min(key_begin + plan.tuning.backward_keys, p_.seqlen_k)),
+        sum_rows_(p_.bias_per_row ? std::min(plan.tuning.backward_rows, p_.seqlen_q - row_begin)
+                                  : 1) {}
+
+  HWY_ATTR void run(int64_t slot_batch, int64_t slot_head) const {
+    std::memset(sum(0), 0, sum_rows_ * score_stride * sizeof(float));
+    const int64_t batch_end = p_.bias_per_batch ? slot_batch + 1 : p_.batch;
+    const int64_t head_end = p_.bias_per_head ? slot_head + 1 : p_.heads_q;
+    for (int64_t b = slot_batch; b < batch_end; ++b) {
+      for (int64_t h = slot_head; h < head_end; ++h) add_head(call_.sequence(b), h);
+    }
+    const int64_t bytes = bytes_of(p_.dbias_dtype);
+    for (int64_t r = 0; r < sum_rows_; ++r) {
+      const int64_t at = call_.dbias.offset(slot_batch, row_begin_ + r, slot_head) + key_begin_;
+      store_row(p_.dbias_dtype, sum(r), key_end_ - key_begin_, call_.dbias.data + at * bytes);
+    }
+  }
+
+ private:
+  float* sum(int64_t r) const { return s_.bias + r * score_stride; }
+
+  HWY_ATTR void add_head(const Sequence& seq, int64_t head) const {
+    const int64_t key_end = std::min(key_end_, seq.k_len);
+    const int64_t row_end =
+        std::min(seq.q_len, p_.bias_per_row ? row_begin_ + sum_rows_ : seq.q_len);
+    if (key_begin_ >= key_end || row_begin_ >= row_end) return;
+    const KeyBlock block = key_block(plan_, s_, key_begin_, key_begin_, key_end);
+    pack_key_block(call_, seq, head / p_.group(), block, s_.line);
+    for (int64_t i = row_begin_; i < row_end; i += plan_.tuning.backward_rows) {
+      const Tile tile{0, 1, i, std::min(plan_.tuning.backward_rows, row_end - i)};
+      BackwardTile t(plan_, call_, seq, head, tile, s_, shared_);
+      if (!t.sees(block.key, block.key + block.keys)) continue;
+      t.load();
+      t.score_gradients(block, BackwardTile::Of::softmax);
+      for (int64_t r = 0; r < t.rows(); ++r) {
+        add_row(s_.ds + r * score_stride, block.keys, sum(p_.bias_per_row ? r : 0));
+      }
+    }
+  }
+
+  const CpuPlan& plan_;
+  const Call& call_;
+  const BackwardShared& shared_;
+  const BackwardScratch& s_;
+  const Problem& p_;
+  const int64_t row_begin_;
+  const int64_t key_begin_;
+  const int64_t key_end_;
+  const int64_t sum_rows_;
+};
+
+void Dbias(const CpuPlan& plan, const Call& call, int64_t slot_batch, int64_t slot_head,
+           int64_t row_begin, int64_t key_begin, const BackwardShared& shared,
+           const BackwardScratch& scratch) {
+  BiasGradient(plan, call, shared, scratch, row_begin, key_begin).run(slot_batch, slot_head);
+}
+
+BackwardKernels GetBackwardKernels() { return {Delta, Item, FinishDq, Dbias}; }
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fa::cpu {
+
+HWY_EXPORT(GetBackwardKernels);
+
+const BackwardKernels& backward_kernels() {
+  static const BackwardKernels kernels =
+      HWY_DISPATCH_TABLE(GetBackwardKernels)[target_index()]();
+  return kernels;
+}
+
+}  // namespace fa::cpu
+#endif

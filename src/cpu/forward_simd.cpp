@@ -1,0 +1,308 @@
+// The forward pass of one tile: Algorithm 1 of FlashAttention-2, on registers and caches of a CPU.
+//
+// Cost of a tile of M rows for a block of N keys: 2 M N (D + Dv) multiply-adds; it reads the block
+// (D + Dv) N floats from L2 or beyond and keeps Q, S and O in L2. At M = 96 and 200 GFLOP/s a core
+// reads 4 GB/s, so memory does not matter; what does is the register tile and some 20 vector
+// instructions of softmax for each 16 scores beside their 2 (D + Dv) / 2 multiply-adds.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/forward_simd.cpp"
+#include "hwy/foreach_target.h"  // must come first
+// clang-format off
+#include "hwy/highway.h"
+#include "cpu/gemm-inl.hpp"
+#include "cpu/math-inl.hpp"
+#include "cpu/rows-inl.hpp"
+#include "cpu/score-inl.hpp"
+// clang-format on
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/kernels.hpp"
+#include "cpu/target.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+/// Keys [key, key + keys) as K^T [head_dim][score_stride] and V [keys][row_stride(head_dim_v)].
+HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, int64_t key,
+                        int64_t keys, float* packed, float* line) {
+  const Problem& p = call.problem;
+  const auto row_of = [&](const Rows& rows) {
+    return [&rows, &seq, head_k, key](int64_t j) {
+      return rows.at<char>(0, 0, 0) + rows.offset(seq.index, seq.k_begin + key + j, head_k) *
+                                          bytes_of(rows.dtype);
+    };
+  };
+  load_transposed(p.dtype, row_of(call.k), keys, p.head_dim, 1.0f, line, packed, score_stride);
+  float* v = packed + p.head_dim * score_stride;
+  const auto value = row_of(call.v);
+  for (int64_t j = 0; j < keys; ++j) {
+    load_row(p.dtype, value(j), p.head_dim_v, 1.0f, v + j * row_stride(p.head_dim_v));
+  }
+}
+
+void Pack(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head_k, int64_t block,
+          float* packed, const ForwardScratch& scratch) {
+  const int64_t keys = plan.tuning.forward_keys;
+  pack_keys(call, seq, head_k, block * keys, std::min(keys, seq.k_len - block * keys),
+            packed + block * packed_block_floats(plan.problem, keys), scratch.line);
+}
+
+/// Final LSE of a row, and the factor that turns its sum of exp(s - maximum) V into its output.
+/// A sink is one more logit of the denominator.
+struct RowEnd {
+  float lse;
+  float factor;
+};
+RowEnd end_row(float maximum, float sum, float sink) {
+  const float top = std::max(maximum, sink);
+  if (top == minus_infinity && sum == 0) return {minus_infinity, 0};
+  const float from_keys = std::exp(maximum - top);
+  const float total = sum * from_keys + std::exp(sink - top);
+  return {top + std::log(total), from_keys / total};
+}
+
+float sink_of(const Call& call, int64_t head) {
+  if (!call.problem.sinks) return minus_infinity;
+  return load_one(call.problem.sinks_dtype, call.sinks.data, call.sinks.offset(0, 0, head));
+}
+
+char* output_row(const Rows& rows, const Sequence& seq, int64_t i, int64_t head) {
+  return rows.data + rows.offset(seq.index, seq.q_begin + i, head) * bytes_of(rows.dtype);
+}
+
+class TileForward {
+ public:
+  TileForward(const ForwardTile& task, const ForwardScratch& scratch)
+      : t_(task),
+        s_(scratch),
+        p_(task.plan.problem),
+        scale_(p_.scale),
+        rows_(task.tile.heads * task.tile.rows),
+        q_stride_(row_stride(task.plan.tuning.forward_rows)),
+        o_stride_(row_stride(p_.head_dim_v)) {}
+
+  HWY_ATTR void run() {
+    load_queries();
+    const int64_t block = t_.plan.tuning.forward_keys;
+    const auto [begin, end] = keys_in_sight();
+    const int64_t first = t_.key_begin + (begin - t_.key_begin) / block * block;
+    for (int64_t j0 = first; j0 < end; j0 += block) {
+      const int64_t n = std::min(block, t_.key_end - j0);
+      step(j0, n, key_block(j0, n));
+    }
+    store();
+  }
+
+ private:
+  int64_t head(int64_t r) const {
+    return t_.head_k * p_.group() + t_.tile.head + r / t_.tile.rows;
+  }
+  int64_t row(int64_t r) const { return t_.tile.row + r % t_.tile.rows; }
+
+  HWY_ATTR void load_queries() {
+    const auto row_at = [&](int64_t r) { return output_row(t_.call.q, t_.sequence, row(r), head(r)); };
+    load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.line, s_.q, q_stride_);
+    std::memset(s_.o, 0, rows_ * o_stride_ * sizeof(float));
+    std::memset(s_.sum, 0, rows_ * lane_pad * sizeof(float));
+    std::fill_n(s_.maximum, padded(rows_), minus_infinity);
+  }
+
+  /// The keys that some row of the tile sees. Both ends of a row's range never fall as rows grow.
+  mask::KeyRange keys_in_sight() const {
+    const Sequence& seq = t_.sequence;
+    const auto range = [&](int64_t i) {
+      return mask::key_range(i, seq.q_len, seq.k_len, p_.window_left, p_.window_right);
+    };
+    const int64_t begin = range(t_.tile.row).begin;
+    const int64_t end = range(t_.tile.row + t_.tile.rows - 1).end;
+    return {std::clamp<int64_t>(begin, t_.key_begin, t_.key_end),
+            std::min<int64_t>(end, t_.key_end)};
+  }
+
+  HWY_ATTR const float* key_block(int64_t j0, int64_t n) const {
+    const int64_t block = t_.plan.tuning.forward_keys;
+    if (t_.packed != nullptr) return t_.packed + j0 / block * packed_block_floats(p_, block);
+    pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block, s_.line);
+    return s_.block;
+  }
+
+  /// One block: S = Q K^T, online softmax, O = rescale O + P V.
+  HWY_ATTR void step(int64_t j0, int64_t n, const float* packed) {
+    gemm<Layout::transposed>(rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
+                             score_stride, {Accumulate::store});
+    for (int64_t r = 0; r < rows_; ++r) find_maximum(r, j0, n);
+    find_rescale();
+    for (int64_t r = 0; r < rows_; ++r) exponentiate(r, j0, n);
+    gemm<Layout::scores>(rows_, p_.head_dim_v, n, s_.s, score_stride,
+                         packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
+                         {Accumulate::rescale, s_.rescale});
+  }
+
+  HWY_ATTR HWY_INLINE void find_maximum(int64_t r, int64_t j0, int64_t n) {
+    const Floats d;
+    float* s = s_.s + r * score_stride;
+    // The row's sums are not needed before the maximum is known: `keep` lends its room to a bias.
+    ScoreRow(t_.call, t_.sequence, head(r), row(r)).finish(scale_, j0, n, s, s_.keep);
+    auto maximum = hn::Set(d, s_.maximum[r]);
+    for (int64_t j = 0; j < padded(n); j += lanes()) {
+      maximum = hn::Max(maximum, hn::Load(d, s + j));
+    }
+    s_.next[r] = hn::GetLane(hn::MaxOfLanes(d, maximum));
+  }
+
+  /// rescale = exp(maximum - next). While a row has seen no key both are -inf: it counts from 0.
+  HWY_ATTR void find_rescale() {
+    const Floats d;
+    const auto none = hn::Set(d, minus_infinity);
+    for (int64_t r = 0; r < rows_; r += lanes()) {
+      const auto next = hn::Load(d, s_.next + r);
+      const auto base = hn::IfThenZeroElse(hn::Eq(next, none), next);
+      const auto change = hn::Sub(hn::Load(d, s_.maximum + r), base);
+      hn::Store(exp_negative(d, change), d, s_.rescale + r);
+      hn::Store(next, d, s_.maximum + r);
+      hn::Store(base, d, s_.next + r);
+    }
+  }
+
+  /// s = exp(s - maximum); its sum is taken before dropout.
+  HWY_ATTR HWY_INLINE void exponentiate(int64_t r, int64_t j0, int64_t n) {
+    const Floats d;
+    float* s = s_.s + r * score_stride;
+    float* sums = s_.sum + r * lane_pad;
+    const auto base = hn::Set(d, s_.next[r]);
+    auto sum = hn::Mul(hn::Load(d, sums), hn::Set(d, s_.rescale[r]));
+    for (int64_t j = 0; j < padded(n); j += lanes()) {
+      const auto p = exp_negative(d, hn::Sub(hn::Load(d, s + j), base));
+      sum = hn::Add(sum, p);
+      hn::Store(p, d, s + j);
+    }
+    hn::Store(sum, d, sums);
+    if (p_.dropout_p == 0) return;
+    ScoreRow(t_.call, t_.sequence, head(r), row(r)).keep(j0, n, s_.keep);
+    for (int64_t j = 0; j < padded(n); j += lanes()) {
+      hn::Store(hn::Mul(hn::Load(d, s + j), hn::Load(d, s_.keep + j)), d, s + j);
+    }
+  }
+
+  /// O is normalized once, at the end.
+  HWY_ATTR void store() {
+    const Floats d;
+    for (int64_t r = 0; r < rows_; ++r) {
+      const bool partial = t_.partial_out != nullptr;
+      const float sum = sum_of(d, s_.sum + r * lane_pad, lane_pad);
+      const RowEnd end =
+          end_row(s_.maximum[r], sum, partial ? minus_infinity : sink_of(t_.call, head(r)));
+      float* o = s_.o + r * o_stride_;
+      for (int64_t c = 0; c < padded(p_.head_dim_v); c += lanes()) {
+        hn::Store(hn::Mul(hn::Load(d, o + c), hn::Set(d, end.factor)), d, o + c);
+      }
+      if (partial) {
+        std::memcpy(t_.partial_out + r * padded(p_.head_dim_v), o, p_.head_dim_v * sizeof(float));
+        t_.partial_lse[r] = end.lse;
+      } else {
+        const Call& c = t_.call;
+        store_row(p_.dtype, o, p_.head_dim_v, output_row(c.out, t_.sequence, row(r), head(r)));
+        if (p_.lse) *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse;
+      }
+    }
+  }
+
+  static HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(Floats())); }
+
+  const ForwardTile& t_;
+  const ForwardScratch& s_;
+  const Problem& p_;
+  const Scale scale_;
+  const int64_t rows_;
+  const int64_t q_stride_;
+  const int64_t o_stride_;
+};
+
+void TilePass(const ForwardTile& task, const ForwardScratch& scratch) {
+  TileForward(task, scratch).run();
+}
+
+/// out = sum over chunks of exp(lse_c - lse) out_c; chunks in their order, the sink once.
+HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head_k,
+                      int64_t chunks, const float* partial_out, const float* partial_lse,
+                      const ForwardScratch& scratch) {
+  const Floats d;
+  const Problem& p = plan.problem;
+  const int64_t width = padded(p.head_dim_v);
+  const int64_t rows = p.group() * seq.q_len;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t head = head_k * p.group() + r / seq.q_len;
+    const int64_t i = r % seq.q_len;
+    float maximum = minus_infinity;
+    for (int64_t c = 0; c < chunks; ++c) maximum = std::max(maximum, partial_lse[c * rows + r]);
+    float sum = 0;
+    std::memset(scratch.o, 0, width * sizeof(float));
+    for (int64_t c = 0; c < chunks; ++c) {
+      const float lse = partial_lse[c * rows + r];
+      if (lse == minus_infinity) continue;
+      const float weight = std::exp(lse - maximum);
+      sum += weight;
+      const float* out = partial_out + (c * rows + r) * width;
+      for (int64_t x = 0; x < width; x += static_cast<int64_t>(hn::Lanes(d))) {
+        hn::Store(hn::MulAdd(hn::Set(d, weight), hn::Load(d, out + x), hn::Load(d, scratch.o + x)),
+                  d, scratch.o + x);
+      }
+    }
+    const RowEnd end = end_row(maximum, sum, sink_of(call, head));
+    for (int64_t x = 0; x < width; ++x) scratch.o[x] *= end.factor;
+    store_row(p.dtype, scratch.o, p.head_dim_v, output_row(call.out, seq, i, head));
+    if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse;
+  }
+}
+
+HWY_ATTR void Merge(const MergeCall& call, int64_t batch, int64_t head) {
+  const auto element = [&](const Rows& rows, int64_t i) {
+    return rows.data + rows.offset(batch, i, head) * bytes_of(rows.dtype);
+  };
+  constexpr int64_t piece = 64;  // a row goes through in pieces: any head_dim, no memory
+  HWY_ALIGN float a[piece];
+  HWY_ALIGN float b[piece];
+  for (int64_t i = 0; i < call.seqlen; ++i) {
+    const float lse_a = *call.lse_a.at<float>(batch, i, head);
+    const float lse_b = *call.lse_b.at<float>(batch, i, head);
+    const float top = std::max(lse_a, lse_b);
+    const bool empty = top == minus_infinity;
+    const float from_a = empty ? 0 : std::exp(lse_a - top);
+    const float from_b = empty ? 0 : std::exp(lse_b - top);
+    const float total = empty ? 1 : from_a + from_b;
+    for (int64_t x = 0; x < call.head_dim; x += piece) {
+      const int64_t n = std::min(piece, call.head_dim - x);
+      const int64_t bytes = x * bytes_of(call.out.dtype);
+      load_row(call.out_a.dtype, element(call.out_a, i) + bytes, n, 1.0f, a);
+      load_row(call.out_b.dtype, element(call.out_b, i) + bytes, n, 1.0f, b);
+      for (int64_t y = 0; y < n; ++y) a[y] = (a[y] * from_a + b[y] * from_b) / total;
+      store_row(call.out.dtype, a, n, element(call.out, i) + bytes);
+    }
+    *call.lse.at<float>(batch, i, head) = empty ? minus_infinity : top + std::log(total);
+  }
+}
+
+ForwardKernels GetForwardKernels() { return {Pack, TilePass, Combine, Merge}; }
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fa::cpu {
+
+HWY_EXPORT(GetForwardKernels);
+
+const ForwardKernels& forward_kernels() {
+  static const ForwardKernels kernels =
+      HWY_DISPATCH_TABLE(GetForwardKernels)[target_index()]();
+  return kernels;
+}
+
+}  // namespace fa::cpu
+#endif

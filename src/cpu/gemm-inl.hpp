@@ -1,0 +1,119 @@
+// The one matrix product of the CPU kernels: register tiles of C = A B, A's elements broadcast,
+// B's rows in vectors.
+//
+// A register tile is `tile_rows` x 2 vectors: with AVX-512 12 x 2 accumulators, 2 vectors of B and a
+// broadcast fill 27 of 32 registers, and each step of k loads 14 values for 24 multiply-adds, under
+// the two loads a cycle that a core has for its two multiply-adds. With 16 registers: 6 x 2.
+#if defined(FA_CPU_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FA_CPU_GEMM_INL
+#undef FA_CPU_GEMM_INL
+#else
+#define FA_CPU_GEMM_INL
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "plan/cpu_plan.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
+inline constexpr int tile_rows = 12;
+#else
+inline constexpr int tile_rows = 6;
+#endif
+
+/// How A lies: element (i, k).
+enum class Layout {
+  scores,     ///< a[i * score_stride + k]
+  transposed  ///< a[k * stride + i]
+};
+
+/// What becomes of C.
+struct Accumulate {
+  enum Mode { store, add, rescale } mode;
+  const float* factors = nullptr;  ///< rescale: C = factors[i] * C + A B
+};
+
+template <Layout layout, int rows, int vectors>
+HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_t a_stride,
+                              const float* HWY_RESTRICT b, int64_t b_stride, float* HWY_RESTRICT c,
+                              int64_t c_stride, Accumulate::Mode mode, const float* factors) {
+  using D = hn::CappedTag<float, lane_pad>;
+  const D d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  hn::Vec<D> sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[i][v] = hn::Zero(d);
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    hn::Vec<D> b_row[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) b_row[v] = hn::Load(d, b + k * b_stride + v * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const auto a_ik = hn::Set(
+          d, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[i][v] = hn::MulAdd(a_ik, b_row[v], sum[i][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) {
+      float* out = c + i * c_stride + v * lanes;
+      auto value = sum[i][v];
+      if (mode == Accumulate::add) value = hn::Add(value, hn::Load(d, out));
+      if (mode == Accumulate::rescale) {
+        value = hn::MulAdd(hn::Set(d, factors[i]), hn::Load(d, out), value);
+      }
+      hn::Store(value, d, out);
+    }
+  }
+}
+
+template <Layout layout, int vectors>
+HWY_ATTR void panel(int64_t m, int64_t depth, const float* a, int64_t a_stride, const float* b,
+                    int64_t b_stride, float* c, int64_t c_stride, Accumulate accumulate) {
+  const auto tiles = [&]<int rows>(int64_t i) {
+    for (; i + rows <= m; i += rows) {
+      register_tile<layout, rows, vectors>(
+          depth, a + i * (layout == Layout::transposed ? 1 : score_stride), a_stride, b, b_stride,
+          c + i * c_stride, c_stride, accumulate.mode,
+          accumulate.factors == nullptr ? nullptr : accumulate.factors + i);
+    }
+    return i;
+  };
+  int64_t i = tiles.template operator()<tile_rows>(0);
+  i = tiles.template operator()<4>(i);
+  tiles.template operator()<1>(i);
+}
+
+/// C [m][c_stride] = (C +) A [m][depth] x B [depth][b_stride], columns 0 .. padded(n). B and C lie
+/// on cache lines, their strides are multiples of lane_pad.
+template <Layout layout>
+HWY_ATTR void gemm(int64_t m, int64_t n, int64_t depth, const float* a, int64_t a_stride,
+                   const float* b, int64_t b_stride, float* c, int64_t c_stride,
+                   Accumulate accumulate) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::CappedTag<float, lane_pad>()));
+  int64_t j = 0;
+  for (; j + 2 * lanes <= padded(n); j += 2 * lanes) {
+    panel<layout, 2>(m, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
+  }
+  if (j < padded(n)) {
+    panel<layout, 1>(m, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
+  }
+}
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

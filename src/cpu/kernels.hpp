@@ -1,0 +1,74 @@
+// What the drivers (forward.cpp, backward.cpp, merge.cpp) ask of the SIMD kernels, one set for each
+// instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/cpu_plan.hpp"
+#include "problem/problem.hpp"
+
+namespace fa::cpu {
+
+/// One tile of query rows against keys [key_begin, key_end) of one key head.
+struct ForwardTile {
+  const CpuPlan& plan;
+  const Call& call;
+  const Sequence& sequence;
+  int64_t head_k;
+  Tile tile;
+  int64_t key_begin;
+  int64_t key_end;
+  const float* packed;  ///< the key head's packed blocks, or null: pack into scratch
+  /// Where the result goes when the keys are cut in chunks, or null for the call's outputs: rows
+  /// [row of the tile][padded(head_dim_v)] and their LSE without sink.
+  float* partial_out;
+  float* partial_lse;
+};
+
+struct ForwardKernels {
+  void (*pack)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head_k,
+               int64_t block, float* packed, const ForwardScratch& scratch);
+  void (*tile)(const ForwardTile& task, const ForwardScratch& scratch);
+  /// Joins the chunks of a key head; the partial results lie one behind the other.
+  void (*combine)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head_k,
+                  int64_t chunks, const float* partial_out, const float* partial_lse,
+                  const ForwardScratch& scratch);
+  /// Rows of one head that two attentions over disjoint keys give together.
+  void (*merge)(const MergeCall& call, int64_t batch, int64_t head);
+};
+const ForwardKernels& forward_kernels();
+
+/// Keys [key_begin, key_end) of one key head, against all rows of its query heads.
+struct BackwardItem {
+  const CpuPlan& plan;
+  const Call& call;
+  const Sequence& sequence;
+  int64_t head_k;
+  int64_t key_begin;
+  int64_t key_end;
+  int64_t chunk;
+};
+
+struct BackwardKernels {
+  /// delta of one query head's rows.
+  void (*delta)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head,
+                const BackwardShared& shared, const BackwardScratch& scratch);
+  void (*item)(const BackwardItem& item, const BackwardShared& shared,
+               const BackwardScratch& scratch);
+  /// dq of one query head from its chunks' partial sums.
+  void (*finish_dq)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head,
+                    int64_t chunks, const BackwardShared& shared, const BackwardScratch& scratch);
+  /// One tile of dbias, summed over what bias was broadcast over. slot_*: index within bias's own
+  /// extents; row_begin .. row_end are all rows when rows share a bias.
+  void (*dbias)(const CpuPlan& plan, const Call& call, int64_t slot_batch, int64_t slot_head,
+                int64_t row_begin, int64_t key_begin, const BackwardShared& shared,
+                const BackwardScratch& scratch);
+};
+const BackwardKernels& backward_kernels();
+
+/// Row of delta and dq's partial sums: packed sequences lie as in the tensors.
+inline int64_t token(const Problem& problem, const Sequence& sequence) {
+  return problem.packed_q ? sequence.q_begin : sequence.index * problem.seqlen_q;
+}
+
+}  // namespace fa::cpu

@@ -1,0 +1,52 @@
+// exp for the softmax, and sums and maxima of short rows.
+#if defined(FA_CPU_MATH_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FA_CPU_MATH_INL
+#undef FA_CPU_MATH_INL
+#else
+#define FA_CPU_MATH_INL
+#endif
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// exp(x) for x <= 0, within 1 ulp; 0 below -87.7, where float32 would be subnormal. NaN stays NaN.
+///
+/// x = n ln 2 + f with |f| <= ln(2) / 2 (ln 2 in two parts, after Cody and Waite), exp(f) by a
+/// polynomial of degree 6 with relative error 3e-9 (weighted least squares on Chebyshev nodes,
+/// coefficients of f^0 and f^1 held at 1).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_negative(D d, V x) {
+  const hn::Rebind<int32_t, D> di;
+  x = hn::Max(hn::Set(d, -88.0f), x);  // in this order the x86 instruction keeps a NaN of x
+  const V n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
+  V f = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
+  f = hn::NegMulAdd(n, hn::Set(d, 1.42860677e-6f), f);
+  V p = hn::Set(d, 0.0013814462581649423f);
+  p = hn::MulAdd(p, f, hn::Set(d, 0.008368780836462975f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.04166839271783829f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.1666651964187622f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.4999999403953552f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  // 2^n by its exponent bits; n = -127 gives the bits of 0.
+  const auto power = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
+  return hn::Mul(p, hn::BitCast(d, power));
+}
+
+template <class D>
+HWY_INLINE float sum_of(D d, const float* values, int64_t n) {
+  auto sum = hn::Zero(d);
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+    sum = hn::Add(sum, hn::Load(d, values + i));
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,154 @@
+// Rows of tensors in and out: widened to float32, rounded to nearest even, transposed.
+#if defined(FA_CPU_ROWS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FA_CPU_ROWS_INL
+#undef FA_CPU_ROWS_INL
+#else
+#define FA_CPU_ROWS_INL
+#endif
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/common/float16.h"
+#include "plan/cpu_plan.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Head dims are multiples of 8.
+using D8 = hn::CappedTag<float, 8>;
+using Floats = hn::CappedTag<float, lane_pad>;
+
+/// Eight or fewer float16 numbers, in the low half of each lane: exact.
+template <class DI>
+HWY_INLINE hn::Vec<hn::Rebind<float, DI>> widen_f16(DI di, hn::Vec<DI> h) {
+  const hn::Rebind<float, DI> df;
+  const auto sign = hn::ShiftLeft<16>(hn::And(h, hn::Set(di, 0x8000)));
+  const auto magnitude = hn::And(h, hn::Set(di, 0x7FFF));
+  const auto shifted = hn::ShiftLeft<13>(magnitude);
+  const auto normal = hn::Add(shifted, hn::Set(di, 112 << 23));
+  // Subnormal: an integer times 2^-24, exact and free of subnormal float32 numbers.
+  const auto small =
+      hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, 0x1p-24f)));
+  const auto special = hn::Or(shifted, hn::Set(di, 0x7F800000));
+  auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 0x0400)), small, normal);
+  bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x7BFF)), special, bits);
+  return hn::BitCast(df, hn::Or(bits, sign));
+}
+
+/// float32 to float16 bits, to nearest even.
+template <class DI>
+HWY_INLINE hn::Vec<DI> narrow_f16(DI di, hn::Vec<DI> x) {
+  const hn::Rebind<float, DI> df;
+  const auto magnitude = hn::And(x, hn::Set(di, 0x7FFFFFFF));
+  const auto sign = hn::And(hn::ShiftRight<16>(x), hn::Set(di, 0x8000));
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(di, 1));
+  const auto normal = hn::ShiftRight<13>(
+      hn::Add(hn::Add(magnitude, odd), hn::Set(di, 0xFFF - (112 << 23))));
+  // Adding 0.5 puts float16's subnormal step, 2^-24, at the last bit: the addition rounds.
+  const auto half = hn::Set(df, 0.5f);
+  const auto small = hn::Sub(hn::BitCast(di, hn::Add(hn::BitCast(df, magnitude), half)),
+                             hn::BitCast(di, half));
+  auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 0x38800000)), small, normal);
+  bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x477FEFFF)), hn::Set(di, 0x7C00), bits);
+  bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x7F800000)), hn::Set(di, 0x7E00), bits);
+  return hn::Or(bits, sign);
+}
+
+/// float32 to bfloat16 bits, to nearest even.
+template <class DI>
+HWY_INLINE hn::Vec<DI> narrow_bf16(DI di, hn::Vec<DI> x) {
+  const hn::Rebind<uint32_t, DI> du;
+  const auto top = hn::ShiftRight<16>(hn::BitCast(du, x));
+  const auto odd = hn::And(top, hn::Set(du, 1));
+  const auto rounded =
+      hn::ShiftRight<16>(hn::Add(hn::Add(hn::BitCast(du, x), odd), hn::Set(du, 0x7FFF)));
+  const auto magnitude = hn::And(x, hn::Set(di, 0x7FFFFFFF));
+  const auto nan = hn::Gt(magnitude, hn::Set(di, 0x7F800000));
+  return hn::IfThenElse(nan, hn::BitCast(di, hn::Or(top, hn::Set(du, 0x40))),
+                        hn::BitCast(di, rounded));
+}
+
+HWY_INLINE float load_one(DType dtype, const char* source, int64_t i) {
+  if (dtype == float32) return reinterpret_cast<const float*>(source)[i];
+  const uint16_t bits = reinterpret_cast<const uint16_t*>(source)[i];
+  return std::bit_cast<float>(dtype == float16 ? fa::narrow::f16_to_f32_bits(bits)
+                                               : fa::narrow::bf16_to_f32_bits(bits));
+}
+
+/// out[0, n) = scale * source; out[n, padded(n)) = 0.
+HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, float scale,
+                                  float* out) {
+  const D8 d;
+  const hn::Rebind<int32_t, D8> di;
+  const hn::Rebind<uint16_t, D8> du16;
+  const auto factor = hn::Set(d, scale);
+  const int64_t step = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  if (dtype == float32) {
+    const auto* in = reinterpret_cast<const float*>(source);
+    for (; i + step <= n; i += step) hn::Store(hn::Mul(hn::LoadU(d, in + i), factor), d, out + i);
+  } else {
+    const auto* in = reinterpret_cast<const uint16_t*>(source);
+    const bool half = dtype == float16;
+    for (; i + step <= n; i += step) {
+      const auto bits = hn::PromoteTo(di, hn::LoadU(du16, in + i));
+      const auto x = half ? widen_f16(di, bits) : hn::BitCast(d, hn::ShiftLeft<16>(bits));
+      hn::Store(hn::Mul(x, factor), d, out + i);
+    }
+  }
+  for (; i < n; ++i) out[i] = scale * load_one(dtype, source, i);
+  for (; i < padded(n); ++i) out[i] = 0;
+}
+
+/// target[0, n) = source, rounded to dtype.
+HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, char* target) {
+  if (dtype == float32) {
+    std::memcpy(target, source, n * sizeof(float));
+    return;
+  }
+  const D8 d;
+  const hn::Rebind<int32_t, D8> di;
+  const hn::Rebind<uint16_t, D8> du16;
+  auto* out = reinterpret_cast<uint16_t*>(target);
+  const bool half = dtype == float16;
+  const int64_t step = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    const auto x = hn::BitCast(di, hn::LoadU(d, source + i));
+    hn::StoreU(hn::DemoteTo(du16, half ? narrow_f16(di, x) : narrow_bf16(di, x)), du16, out + i);
+  }
+  for (; i < n; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(source[i]);
+    out[i] = half ? fa::narrow::f32_bits_to_f16(bits) : fa::narrow::f32_bits_to_bf16(bits);
+  }
+}
+
+/// out[c * stride + r] = scale * row r's element c, for r < padded(rows); 0 beyond `rows`.
+/// line: [lane_pad][row_stride(width)]. Sixteen rows at a time fill whole cache lines of `out`.
+template <class RowAt>
+HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, int64_t width,
+                              float scale, float* line, float* out, int64_t stride) {
+  const int64_t line_stride = row_stride(width);
+  for (int64_t r0 = 0; r0 < rows; r0 += lane_pad) {
+    for (int64_t r = 0; r < lane_pad; ++r) {
+      if (r0 + r < rows) {
+        load_row(dtype, row_at(r0 + r), width, scale, line + r * line_stride);
+      } else {
+        std::memset(line + r * line_stride, 0, width * sizeof(float));
+      }
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      for (int64_t r = 0; r < lane_pad; ++r) out[c * stride + r0 + r] = line[r * line_stride + c];
+    }
+  }
+}
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,50 @@
+// What no sequence covers: rows and keys beyond `seqused`, and packed tokens behind the last
+// sequence. Outputs say so there: 0, and -inf in LSE.
+#pragma once
+
+#include <cstring>
+#include <limits>
+
+#include "problem/problem.hpp"
+
+namespace fa::cpu {
+
+struct TokenRange {
+  int64_t batch;  ///< of the tensor; 0 when packed
+  int64_t begin;
+  int64_t end;
+};
+
+/// The rows (query_side) or keys of sequence b that do not count; b == batch: the packed tail.
+inline TokenRange unused_tokens(const Call& call, int64_t b, bool query_side) {
+  const Problem& p = call.problem;
+  const bool packed = query_side ? p.packed_q : p.packed_k;
+  if (b == p.batch) {
+    const int32_t* cu_seqlens = query_side ? call.cu_seqlens_q : call.cu_seqlens_k;
+    const int64_t tokens = query_side ? p.tokens_q : p.tokens_k;
+    return {0, packed ? cu_seqlens[b] : 0, packed ? tokens : 0};
+  }
+  const Sequence seq = call.sequence(b);
+  const int64_t begin = query_side ? seq.q_begin : seq.k_begin;
+  return {packed ? 0 : b, begin + (query_side ? seq.q_len : seq.k_len),
+          begin + (query_side ? seq.q_extent : seq.k_extent)};
+}
+
+inline void clear_rows(const Rows& rows, TokenRange range, int64_t heads, int64_t width) {
+  for (int64_t r = range.begin; r < range.end; ++r) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t bytes = bytes_of(rows.dtype);
+      std::memset(rows.data + rows.offset(range.batch, r, h) * bytes, 0, width * bytes);
+    }
+  }
+}
+
+inline void clear_lse(const Rows& lse, TokenRange range, int64_t heads) {
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t r = range.begin; r < range.end; ++r) {
+      *lse.at<float>(range.batch, r, h) = -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
+}  // namespace fa::cpu

@@ -1,0 +1,210 @@
+#include "plan/cpu_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace fa {
+
+namespace {
+
+// Below this many multiply-adds a parallel region costs more than it saves (a few microseconds,
+// and up to milliseconds beside a second OpenMP runtime that spins).
+constexpr double one_thread_work = 1 << 19;
+// Work items for each thread between two barriers: the last item then idles 1/16 of the time at most.
+constexpr int64_t items_per_thread = 8;
+// Backward items wanted of one sequence when it stands alone.
+constexpr int64_t backward_items = 16;
+constexpr int64_t min_backward_chunk = 480;
+
+/// Multiply-adds of the forward pass, masks left aside.
+double work(const Problem& p) {
+  return static_cast<double>(p.tokens_q) * static_cast<double>(p.seqlen_k) *
+         static_cast<double>(p.heads_q * (p.head_dim + p.head_dim_v));
+}
+
+int64_t longest_head_dim(const Problem& p) { return std::max(p.head_dim, p.head_dim_v); }
+
+int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
+  return chunks * rows * (padded(p.head_dim_v) + 1);
+}
+
+/// Work items of a key head that the sizes of shared memory are planned for: the longest sequence,
+/// and the longest whose rows fit one tile (which any sequence may be when lengths vary).
+struct Longest {
+  ForwardCut whole;
+  ForwardCut split;
+};
+Longest longest_cuts(const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  const bool vary = p.packed_q || p.used_q;
+  const int64_t one_tile = plan.tuning.forward_rows / p.group();
+  return {cut_forward(plan, p.seqlen_q, p.seqlen_k),
+          cut_forward(plan, vary ? std::min(p.seqlen_q, one_tile) : p.seqlen_q, p.seqlen_k)};
+}
+
+void plan_forward(CpuPlan& plan) {
+  const int64_t units = plan.problem.batch * plan.problem.heads_k;
+  const auto [whole, split] = longest_cuts(plan);
+  const auto in_work = [&](const ForwardCut& cut) {
+    const int64_t items = std::max<int64_t>(cut.items(), 1);
+    return std::clamp<int64_t>(ceil_div(items_per_thread * plan.threads, items), 1,
+                               std::max<int64_t>(units, 1));
+  };
+  plan.units_in_work = in_work(whole);
+  plan.shared_bytes =
+      sizeof(float) * std::max(in_work(whole) * whole.floats, in_work(split) * split.floats);
+  Arena thread;
+  ForwardScratch scratch(thread, plan);
+  plan.thread_bytes = thread.bytes();
+  Arena shared;
+  ForwardShared pieces(shared, plan);
+  plan.workspace_bytes = shared.bytes() + plan.threads * plan.thread_bytes;
+}
+
+void plan_backward(CpuPlan& plan) {
+  plan.backward_chunks = cut_backward(plan, plan.problem.seqlen_k);
+  Arena thread;
+  BackwardScratch scratch(thread, plan);
+  plan.thread_bytes = thread.bytes();
+  Arena shared;
+  BackwardShared pieces(shared, plan);
+  plan.workspace_bytes = shared.bytes() + plan.threads * plan.thread_bytes;
+}
+
+}  // namespace
+
+CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning) {
+  CpuPlan plan;
+  plan.problem = problem;
+  plan.tuning = tuning;
+  plan.threads = problem.num_threads > 0          ? problem.num_threads
+                 : work(problem) <= one_thread_work ? 1
+                                                    : std::max(threads, 1);
+  if (problem.pass == Pass::forward) {
+    plan_forward(plan);
+  } else {
+    plan_backward(plan);
+  }
+  return plan;
+}
+
+TileShape tile_shape(int64_t group, int64_t q_len, int64_t block_rows) {
+  if (q_len == 0) return {1, 1, 0, 0};
+  const int64_t heads = std::clamp<int64_t>(block_rows / q_len, 1, group);
+  const int64_t rows = std::min(q_len, block_rows);
+  return {heads, rows, ceil_div(group, heads), ceil_div(q_len, rows)};
+}
+
+Tile tile_at(const TileShape& shape, int64_t group, int64_t q_len, int64_t index) {
+  const int64_t head = index / shape.row_tiles * shape.heads;
+  const int64_t row = index % shape.row_tiles * shape.rows;
+  return {head, std::min(shape.heads, group - head), row, std::min(shape.rows, q_len - row)};
+}
+
+int64_t packed_block_floats(const Problem& problem, int64_t block_keys) {
+  return problem.head_dim * score_stride + block_keys * row_stride(problem.head_dim_v);
+}
+
+ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
+  const Problem& p = plan.problem;
+  const CpuTuning& t = plan.tuning;
+  ForwardCut cut{tile_shape(p.group(), q_len, t.forward_rows), 1, 0, 0};
+  if (cut.tiles.count() > 1) {
+    cut.pack_blocks = ceil_div(k_len, t.forward_keys);
+    cut.floats = cut.pack_blocks * packed_block_floats(p, t.forward_keys);
+  } else if (cut.tiles.count() == 1 && k_len > t.split_keys) {
+    cut.chunks = ceil_div(k_len, t.split_keys);
+    cut.floats = padded(partial_floats(p, p.group() * q_len, cut.chunks));
+  }
+  return cut;
+}
+
+int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
+  const int64_t wanted = std::clamp<int64_t>(backward_items / plan.problem.heads_k, 1,
+                                             max_backward_chunks);
+  return std::clamp<int64_t>(k_len / min_backward_chunk, 1, wanted);
+}
+
+ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  const int64_t rows = row_stride(plan.tuning.forward_rows);
+  q = arena.take<float>(p.head_dim * rows);
+  s = arena.take<float>(rows * score_stride);
+  o = arena.take<float>(rows * row_stride(p.head_dim_v));
+  maximum = arena.take<float>(rows);
+  next = arena.take<float>(rows);
+  rescale = arena.take<float>(rows);
+  sum = arena.take<float>(rows * lane_pad);
+  line = arena.take<float>(lane_pad * row_stride(longest_head_dim(p)));
+  block = arena.take<float>(packed_block_floats(p, plan.tuning.forward_keys));
+  keep = arena.take<float>(score_stride);
+}
+
+BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  const int64_t rows = row_stride(plan.tuning.backward_rows);
+  const int64_t keys = plan.tuning.backward_keys;
+  const int64_t blocks =
+      ceil_div(std::min(plan.tuning.slab_keys, std::max<int64_t>(p.seqlen_k, 1)), keys);
+  const int64_t width = row_stride(p.head_dim);
+  const int64_t width_v = row_stride(p.head_dim_v);
+  q_t = arena.take<float>(p.head_dim * rows);
+  q = arena.take<float>(rows * width);
+  dout_t = arena.take<float>(p.head_dim_v * rows);
+  dout = arena.take<float>(rows * width_v);
+  this->p = arena.take<float>(rows * score_stride);
+  ds = arena.take<float>(rows * score_stride);
+  dq = arena.take<float>(rows * width);
+  lse = arena.take<float>(rows);
+  delta = arena.take<float>(rows);
+  line = arena.take<float>(lane_pad * row_stride(longest_head_dim(p)));
+  keep = arena.take<float>(score_stride);
+  cap = arena.take<float>(score_stride);
+  bias = arena.take<float>(p.dbias ? rows * score_stride : 0);
+  k_t = arena.take<float>(blocks * p.head_dim * score_stride);
+  v_t = arena.take<float>(blocks * p.head_dim_v * score_stride);
+  k = arena.take<float>(blocks * keys * width);
+  dk = arena.take<float>(blocks * keys * width);
+  dv = arena.take<float>(blocks * keys * width_v);
+}
+
+ForwardShared::ForwardShared(Arena& arena, const CpuPlan& plan) {
+  items = arena.take<int64_t>(plan.problem.batch + 1);
+  packs = arena.take<int64_t>(plan.problem.batch + 1);
+  floats = arena.take<int64_t>(plan.problem.batch + 1);
+  data = arena.take<char>(static_cast<int64_t>(plan.shared_bytes));
+}
+
+BackwardShared::BackwardShared(Arena& arena, const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  delta = arena.take<float>(p.heads_q * p.tokens_q);
+  dq = arena.take<float>(plan.backward_chunks * p.heads_q * p.tokens_q * p.head_dim);
+}
+
+std::string to_text(const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  const CpuTuning& t = plan.tuning;
+  const bool forward = p.pass == Pass::forward;
+  std::string text = fmt::format(
+      "pass: {}\ndevice: cpu\ndtype: {}\nbatch: {}\nheads: {} query, {} key\nhead_dim: {}, {} of v\n"
+      "seqlen: {} query, {} key{}\nthreads: {}\n",
+      forward ? "forward" : "backward", name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
+      p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
+      plan.threads);
+  if (forward) {
+    const ForwardCut cut = cut_forward(plan, p.seqlen_q, p.seqlen_k);
+    text += fmt::format(
+        "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
+        "key heads in work: {}\nshared bytes: {}\n",
+        t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks,
+        plan.units_in_work, plan.shared_bytes);
+  } else {
+    text += fmt::format("tile: {} rows x {} keys\nkeys of a slab: {}\nkey chunks: {}\n",
+                        t.backward_rows, t.backward_keys, t.slab_keys, plan.backward_chunks);
+  }
+  return text + fmt::format("scratch of a thread: {} bytes\nworkspace: {} bytes\n",
+                            plan.thread_bytes, plan.workspace_bytes);
+}
+
+}  // namespace fa

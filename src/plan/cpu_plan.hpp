@@ -1,0 +1,169 @@
+// How the CPU runs a problem: tiles, chunks, threads and workspace. Pure functions of the problem;
+// every size in floats or bytes has its one home here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "problem/problem.hpp"
+
+namespace fa {
+
+/// Tile sizes. The defaults are measured; tests shrink them to meet their edges.
+struct CpuTuning {
+  /// Query rows of a tile: 8 register tiles of 12 rows. With 128 keys and head_dim 128, Q, S and O
+  /// of a tile take 144 KB and a block of K and V 128 KB: together within a core's L2 of 512 KB.
+  int64_t forward_rows = 96;
+  int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
+  int64_t backward_rows = 96;
+  int64_t backward_keys = 96;
+  /// A key head whose query rows fit one tile is cut along its keys in chunks of this many, so that
+  /// decoding keeps all threads busy.
+  int64_t split_keys = 1024;
+  /// Keys that a backward item holds at once, packed, with their dK and dV: 2.9 MB at head_dim 128.
+  int64_t slab_keys = 960;
+  friend bool operator==(const CpuTuning&, const CpuTuning&) = default;
+};
+
+/// Widest vector, in floats: rows of scratch tiles are padded to it.
+inline constexpr int64_t lane_pad = 16;
+inline constexpr int64_t max_block_keys = 128;
+/// Row stride of score tiles. Known to the compiler, and not a multiple of 4 KB, so that a column of
+/// rows does not fall into one set of L1.
+inline constexpr int64_t score_stride = max_block_keys + lane_pad;
+/// More chunks than this would make dQ's partial sums more than linear in the sequence.
+inline constexpr int64_t max_backward_chunks = 8;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
+/// Row stride of a scratch matrix of n columns: padded, and an odd number of cache lines.
+constexpr int64_t row_stride(int64_t n) {
+  return padded(n) + (padded(n) / lane_pad % 2 == 0 ? lane_pad : 0);
+}
+
+/// Hands out pieces of a buffer, each on a cache line. Without a buffer it only counts.
+class Arena {
+ public:
+  explicit Arena(void* base = nullptr) : base_(static_cast<char*>(base)) {}
+  template <typename T>
+  T* take(int64_t count) {
+    const size_t begin = bytes_;
+    bytes_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
+    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + begin);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  char* base_;
+  size_t bytes_ = 0;
+};
+
+struct CpuPlan {
+  Problem problem;
+  CpuTuning tuning;
+  int threads = 1;
+  int64_t units_in_work = 0;    ///< forward: (sequence, key head) pairs between two barriers
+  size_t shared_bytes = 0;      ///< forward: room for their packed K and V, or partial O and LSE
+  int64_t backward_chunks = 1;  ///< most KV chunks of a sequence, each with a partial dQ
+  size_t thread_bytes = 0;      ///< scratch of one thread
+  size_t workspace_bytes = 0;
+};
+
+/// threads: how many there are to use when the problem names no number.
+CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning = {});
+std::string to_text(const CpuPlan& plan);
+
+// How one key head's work is cut, from the sequence's own lengths alone: never from the batch, its
+// neighbours or the threads, so that the bits do not depend on them.
+
+/// Query rows of one tile: `rows` rows of each of `heads` heads of the group.
+struct TileShape {
+  int64_t heads;
+  int64_t rows;
+  int64_t head_tiles;
+  int64_t row_tiles;
+  int64_t count() const { return head_tiles * row_tiles; }
+};
+TileShape tile_shape(int64_t group, int64_t q_len, int64_t block_rows);
+
+/// Where a tile lies.
+struct Tile {
+  int64_t head;  ///< first query head, within the group
+  int64_t heads;
+  int64_t row;
+  int64_t rows;
+};
+Tile tile_at(const TileShape& shape, int64_t group, int64_t q_len, int64_t index);
+
+/// What the forward pass does with one key head of a sequence.
+struct ForwardCut {
+  TileShape tiles;
+  int64_t chunks;       ///< along the keys; more than 1 only with a single tile
+  int64_t pack_blocks;  ///< key blocks packed once for all tiles; 0: the tile packs its own
+  int64_t floats;       ///< room in the shared part of the workspace
+  int64_t items() const { return tiles.count() * chunks; }
+};
+ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len);
+int64_t cut_backward(const CpuPlan& plan, int64_t k_len);
+
+/// Floats of one packed key block: K transposed [head_dim][keys], then V [keys][head_dim_v].
+int64_t packed_block_floats(const Problem& problem, int64_t block_keys);
+
+// The pieces of the workspace. `Arena` without a buffer gives their size.
+
+/// A thread's scratch for one forward tile.
+struct ForwardScratch {
+  ForwardScratch(Arena& arena, const CpuPlan& plan);
+  float* q;       ///< [head_dim][rows], scaled: transposed, as the products read it
+  float* s;       ///< [rows][score_stride]
+  float* o;       ///< [rows][row_stride(head_dim_v)]
+  float* maximum; ///< [rows] so far
+  float* next;    ///< [rows] with this block
+  float* rescale; ///< [rows] exp(maximum - next)
+  float* sum;     ///< [rows][lane_pad] of exp(s - maximum), a partial sum in each lane
+  float* line;    ///< [lane_pad][row_stride(longest head_dim)], rows on their way
+  float* block;   ///< one packed key block
+  float* keep;    ///< [score_stride], dropout's factors of a row
+};
+
+/// A thread's scratch for one backward item.
+struct BackwardScratch {
+  BackwardScratch(Arena& arena, const CpuPlan& plan);
+  float* q_t;     ///< [head_dim][rows], scaled
+  float* q;       ///< [rows][row_stride(head_dim)], scaled
+  float* dout_t;  ///< [head_dim_v][rows]
+  float* dout;    ///< [rows][row_stride(head_dim_v)]
+  float* p;       ///< [rows][score_stride]
+  float* ds;      ///< [rows][score_stride]
+  float* dq;      ///< [rows][row_stride(head_dim)]
+  float* lse;     ///< [rows], +inf in place of -inf
+  float* delta;   ///< [rows]
+  float* line;    ///< [lane_pad][row_stride(longest head_dim)]
+  float* keep;    ///< [score_stride]
+  float* cap;     ///< [score_stride], derivative of softcap
+  float* bias;    ///< [rows][score_stride], sum of dbias
+  float* k_t;     ///< slab: per block K^T [head_dim][score_stride]
+  float* v_t;     ///< slab: per block V^T [head_dim_v][score_stride]
+  float* k;       ///< slab: [keys][row_stride(head_dim)]
+  float* dk;      ///< slab: [keys][row_stride(head_dim)]
+  float* dv;      ///< slab: [keys][row_stride(head_dim_v)]
+};
+
+/// What all threads of a forward pass share.
+struct ForwardShared {
+  ForwardShared(Arena& arena, const CpuPlan& plan);
+  int64_t* items;  ///< [batch + 1] prefix sums over the sequences: work items,
+  int64_t* packs;  ///< key blocks to pack,
+  int64_t* floats; ///< and room in `data`
+  char* data;
+};
+
+/// What all threads of a backward pass share.
+struct BackwardShared {
+  BackwardShared(Arena& arena, const CpuPlan& plan);
+  float* delta;  ///< [heads_q][tokens_q]
+  float* dq;     ///< [backward_chunks][heads_q][tokens_q][head_dim], partial sums
+};
+
+}  // namespace fa

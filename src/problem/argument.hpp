@@ -1,0 +1,77 @@
+// One tensor argument under inspection: the checks every argument shares, each with an error that
+// names it.
+#pragma once
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "problem/problem.hpp"
+
+namespace fa {
+
+template <typename... T>
+[[noreturn]] void fail(Status status, const char* argument, fmt::format_string<T...> format,
+                       T&&... args) {
+  throw Error(status,
+              fmt::format("{}: {}", argument, fmt::format(format, std::forward<T>(args)...)));
+}
+
+class Argument {
+ public:
+  enum class Use : uint8_t { input, output };
+
+  /// Checks what holds for every tensor: extents, strides, address, size below 2^63 bytes; of an
+  /// output also that no two of its elements share memory.
+  Argument(const char* name, const Tensor& tensor, Device device, Use use, Data data);
+
+  const char* name() const { return name_; }
+  DType dtype() const { return tensor_.dtype; }
+  int32_t ndim() const { return tensor_.ndim; }
+  int64_t extent(int dim) const { return tensor_.shape[dim]; }
+  int64_t stride(int dim) const { return strides_[dim]; }
+  bool empty() const { return empty_; }
+  bool output() const { return use_ == Use::output; }
+  char* data() const { return data_; }
+
+  void need_dtype(std::initializer_list<DType> allowed) const;
+  /// `expected` in words ("[batch, seqlen_q, heads_q]") for the message.
+  void need_shape(std::initializer_list<int64_t> shape, const char* expected) const;
+  void need_dims(int ndim, const char* expected) const;
+  /// Largest power of two up to 16 that divides the address and the byte strides of all rows.
+  int32_t alignment() const;
+  /// Whether the two share an element for certain; interleaved views (dq, dk, dv of one packed
+  /// tensor) do not.
+  bool overlaps(const Argument& other) const;
+  bool same_view(const Argument& other) const;
+
+  /// Row layout: which dimensions are batch, row and head (-1: none).
+  Rows rows(int batch_dim, int row_dim, int head_dim) const;
+
+ private:
+  std::string shape_text() const;
+  bool dense() const;
+  bool covers(const char* address) const { return address >= low_ && address < high_; }
+
+  const char* name_;
+  Tensor tensor_;
+  Use use_;
+  std::vector<int64_t> strides_;
+  char* data_ = nullptr;
+  const char* low_ = nullptr;   ///< first byte of the lowest element
+  const char* high_ = nullptr;  ///< behind the last byte of the highest
+  int64_t elements_ = 1;
+  bool empty_ = false;
+};
+
+/// Throws when an output shares memory with an input or another output.
+/// `in_place` lists pairs of names that may be the very same view.
+void need_disjoint(const std::vector<Argument>& arguments,
+                   std::initializer_list<std::pair<const char*, const char*>> in_place = {});
+
+}  // namespace fa

@@ -1,0 +1,132 @@
+// What is asked: shapes, dtypes, masks and options of one pass, validated once. Knows no device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "fa/attention.hpp"
+
+namespace fa {
+
+enum class Pass : uint8_t { forward, backward };
+
+/// Everything that a plan may depend on; no pointers, strides or seeds.
+struct Problem {
+  Pass pass = Pass::forward;
+  Device device{};
+  DType dtype{};
+  int64_t batch = 0;
+  int64_t heads_q = 0;
+  int64_t heads_k = 0;
+  int64_t head_dim = 0;
+  int64_t head_dim_v = 0;
+  int64_t seqlen_q = 0;  ///< the longest sequence: the extent, or max_seqlen_q when packed
+  int64_t seqlen_k = 0;
+  int64_t tokens_q = 0;  ///< batch * seqlen_q, or the packed total
+  int64_t tokens_k = 0;
+  bool packed_q = false;
+  bool packed_k = false;
+  bool used_q = false;  ///< seqused_q given
+  bool used_k = false;
+
+  double scale = 1;
+  int64_t window_left = -1;   ///< -1 unbounded, else 0 .. seqlen_q + seqlen_k
+  int64_t window_right = -1;  ///< causal is window_right = 0
+  double softcap = 0;
+  double dropout_p = 0;
+  bool alibi = false;
+  bool bias = false;
+  bool sinks = false;
+  bool lse = false;   ///< forward writes it
+  bool dlse = false;  ///< the rest: backward only
+  bool dbias = false;
+  bool dsinks = false;
+  bool bias_per_batch = false;  ///< bias has an extent of its own along batch, heads, rows
+  bool bias_per_head = false;
+  bool bias_per_row = false;
+  DType bias_dtype{};
+  DType sinks_dtype{};
+  DType dbias_dtype{};
+  DType dsinks_dtype{};
+  int32_t alignment = 16;  ///< bytes, 16, 8, 4 or 2: what all rows of q, k, v, out, ... share
+  bool deterministic = false;
+  bool batch_invariant = false;
+  int32_t num_threads = 0;
+
+  int64_t group() const { return heads_q / heads_k; }
+  friend bool operator==(const Problem&, const Problem&) = default;
+};
+
+/// Rows of one tensor [batch, row, head, width]; packed tensors have batch stride 0.
+/// lse is [batch, head, row] (width 1), bias [batch, head, row, key]: strides 0 where broadcast.
+struct Rows {
+  char* data = nullptr;
+  DType dtype{};
+  int64_t batch = 0;  ///< strides in elements
+  int64_t row = 0;
+  int64_t head = 0;
+
+  bool given() const { return data != nullptr; }
+  int64_t offset(int64_t b, int64_t r, int64_t h) const { return b * batch + r * row + h * head; }
+  template <typename T>
+  T* at(int64_t b, int64_t r, int64_t h) const {
+    return reinterpret_cast<T*>(data) + offset(b, r, h);
+  }
+};
+
+/// One sequence of the batch: where its rows and keys begin, how many there are, how many count.
+struct Sequence {
+  int64_t index = 0;
+  int64_t q_begin = 0;   ///< row of the tensor's first row of this sequence (0 unless packed)
+  int64_t q_extent = 0;  ///< rows it occupies
+  int64_t q_len = 0;     ///< rows that count, after seqused_q
+  int64_t k_begin = 0;
+  int64_t k_extent = 0;
+  int64_t k_len = 0;
+};
+
+/// A validated call: the problem, and where its tensors are.
+struct Call {
+  Problem problem;
+  Rows q, k, v, out, lse;
+  Rows dout, dq, dk, dv, dlse;
+  Rows bias, dbias, alibi, sinks, dsinks;
+  const int32_t* cu_seqlens_q = nullptr;
+  const int32_t* cu_seqlens_k = nullptr;
+  const int32_t* seqused_q = nullptr;
+  const int32_t* seqused_k = nullptr;
+  uint64_t dropout_seed = 0;
+  uint64_t dropout_offset = 0;
+  const int64_t* dropout_state = nullptr;
+
+  /// Lengths are read from the host's memory: only for tensors on the CPU.
+  Sequence sequence(int64_t b) const;
+};
+
+enum class Data : uint8_t {
+  required,  ///< a tensor that is not empty must have its data: the call will run
+  optional   ///< planning: only lengths are read, where they are there
+};
+
+/// Checks every argument against include/fa/attention.hpp. Throws Error naming the argument, its
+/// value and what is allowed; reads lengths (cu_seqlens, seqused) but no other data.
+Call validate(const ForwardArgs& args, const Options& options, Data data);
+Call validate(const BackwardArgs& args, const Options& options, Data data);
+
+/// What `merge` works on, validated in the same way; packed tensors are a batch of one.
+struct MergeCall {
+  int64_t batch = 0;
+  int64_t seqlen = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  Rows out_a, lse_a, out_b, lse_b, out, lse;
+};
+MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,
+                         const Tensor& lse_b, const Tensor& out, const Tensor& lse);
+
+/// Name of a dtype ("float32", "bfloat16", "int16x4" ...).
+std::string name(DType dtype);
+
+inline int64_t bytes_of(DType dtype) { return dtype.bits * dtype.lanes / 8; }
+
+}  // namespace fa

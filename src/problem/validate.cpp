@@ -1,0 +1,463 @@
+#include <cfloat>
+#include <cmath>
+
+#include "problem/argument.hpp"
+#include "problem/problem.hpp"
+
+namespace fa {
+
+namespace {
+
+using Use = Argument::Use;
+
+// Positions, lengths and dropout's counters are 32-bit on every device.
+constexpr int64_t max_seqlen = (int64_t{1} << 31) - 1;
+
+/// Builds a Call argument by argument; keeps each for the overlap check at the end.
+class Validator {
+ public:
+  Validator(Pass pass, const Tensor& q, Data data) : data_(data) {
+    call_.problem.pass = pass;
+    call_.problem.device = device_ = q.device;
+    if (q.given() && q.device.type != 1) {
+      fail(Status::unsupported, "q", "lies on device type {}; this build serves the CPU (type 1)",
+           q.device.type);
+    }
+  }
+
+  void numbers(const Options& options);
+  void shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options);
+  void lengths(const Options& options);
+  void extras(const Options& options);
+  Rows rows(const char* name, const Tensor& tensor, bool query_side, int64_t heads, int64_t width,
+            Use use);
+  Rows lse(const char* name, const Tensor& tensor, Use use);
+  void bias_gradient(const Tensor& dbias);
+  void sinks_gradient(const Tensor& dsinks);
+  Call finish() {
+    need_disjoint(arguments_);
+    return call_;
+  }
+
+  Call& call() { return call_; }
+  Problem& problem() { return call_.problem; }
+
+ private:
+  const Argument& add(const char* name, const Tensor& tensor, Use use) {
+    return arguments_.emplace_back(name, tensor, device_, use, data_);
+  }
+  void side(const char* name, const Argument& tensor, const char* cu_name, const Tensor& cu_seqlens,
+            const char* max_name, int64_t max, bool& packed, int64_t& seqlen, int64_t& tokens);
+  const int32_t* cu_seqlens(const char* name, const Tensor& tensor, const char* max_name,
+                            int64_t longest, int64_t tokens);
+  const int32_t* seqused(const char* name, const Tensor& tensor, const int32_t* cu_seqlens,
+                         int64_t seqlen);
+  Rows bias(const char* name, const Tensor& tensor, Use use, const Argument** argument);
+
+  Data data_;
+  Device device_;
+  Call call_;
+  std::vector<Argument> arguments_;
+};
+
+void need_finite(const char* name, double value) {
+  if (!(std::abs(value) <= FLT_MAX)) {
+    fail(Status::invalid_argument, name, "is {}; it must be a finite float32 number", value);
+  }
+}
+
+/// Also of one problem's shape: 8 .. 256 in steps of 8, or 576 with 512.
+void need_head_dims(int64_t head_dim, int64_t head_dim_v) {
+  const auto plain = [](int64_t d) { return d >= 8 && d <= 256 && d % 8 == 0; };
+  if (head_dim == 576 && head_dim_v == 512) return;
+  const char* allowed = "allowed: multiples of 8 from 8 to 256, or 576 with 512 for v";
+  if (!plain(head_dim)) {
+    fail(Status::invalid_argument, "q", "has head_dim {}; {}", head_dim, allowed);
+  }
+  if (!plain(head_dim_v)) {
+    fail(Status::invalid_argument, "v", "has head_dim {}; {}", head_dim_v, allowed);
+  }
+}
+
+void Validator::numbers(const Options& options) {
+  Problem& p = problem();
+  if (options.scale) need_finite("scale", *options.scale);
+  p.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(p.head_dim)));
+  need_finite("softcap", options.softcap);
+  if (options.softcap < 0) {
+    fail(Status::invalid_argument, "softcap", "is {}; it must be positive, or 0 for none",
+         options.softcap);
+  }
+  // As float32 it divides: what rounds to zero there would make infinities.
+  if (options.softcap > 0 && static_cast<float>(options.softcap) < FLT_MIN) {
+    fail(Status::invalid_argument, "softcap", "is {}; it must be at least {} (or 0 for none)",
+         options.softcap, FLT_MIN);
+  }
+  p.softcap = options.softcap;
+  if (!(options.dropout_p >= 0 && options.dropout_p < 1)) {
+    fail(Status::invalid_argument, "dropout_p", "is {}; it must be at least 0 and less than 1",
+         options.dropout_p);
+  }
+  p.dropout_p = options.dropout_p;
+  call_.dropout_seed = options.dropout_seed;
+  call_.dropout_offset = options.dropout_offset;
+  const int64_t farthest = p.seqlen_q + p.seqlen_k;  // no key is farther from any diagonal
+  const auto side = [&](int64_t window) {
+    return window < 0 ? int64_t{-1} : std::min(window, farthest);
+  };
+  p.window_left = side(options.window_left);
+  p.window_right = options.causal ? 0 : side(options.window_right);
+  p.deterministic = options.deterministic;
+  p.batch_invariant = options.batch_invariant;
+  if (options.num_threads < 0 || options.num_threads > 4096) {
+    fail(Status::invalid_argument, "num_threads", "is {}; allowed are 0 (the default) to 4096",
+         options.num_threads);
+  }
+  p.num_threads = options.num_threads;
+}
+
+void Validator::side(const char* name, const Argument& tensor, const char* cu_name,
+                     const Tensor& cu_seqlens, const char* max_name, int64_t max, bool& packed,
+                     int64_t& seqlen, int64_t& tokens) {
+  packed = cu_seqlens.given();
+  if (packed) {
+    tensor.need_dims(3, "[tokens, heads, head_dim] (packed: cu_seqlens is given)");
+    const Argument& cu = add(cu_name, cu_seqlens, Use::input);
+    cu.need_dtype({int32});
+    cu.need_dims(1, "[batch + 1]");
+    if (cu.extent(0) < 1) {
+      fail(Status::invalid_argument, cu_name, "is empty; expected [batch + 1] numbers");
+    }
+    tokens = tensor.extent(0);
+    seqlen = max;
+    if (max < 0 || max > max_seqlen) {
+      fail(Status::invalid_argument, max_name, "is {}; with {} it must be 0 to {}", max, cu_name,
+           max_seqlen);
+    }
+    seqlen = std::min(max, tokens);
+  } else {
+    tensor.need_dims(4, "[batch, seqlen, heads, head_dim]");
+    if (max != 0) {
+      fail(Status::invalid_argument, max_name, "is {}; it is only for packed sequences ({})", max,
+           cu_name);
+    }
+    seqlen = tensor.extent(1);
+    tokens = tensor.extent(0) * seqlen;
+  }
+  if (seqlen > max_seqlen) {
+    fail(Status::invalid_argument, name, "has seqlen {}; allowed are up to {}", seqlen, max_seqlen);
+  }
+}
+
+void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options) {
+  arguments_.reserve(24);  // references into it are kept below
+  Problem& p = problem();
+  const Argument& query = add("q", q, Use::input);
+  const Argument& key = add("k", k, Use::input);
+  const Argument& value = add("v", v, Use::input);
+  query.need_dtype({float32, float16, bfloat16});
+  p.dtype = query.dtype();
+  key.need_dtype({p.dtype});
+  value.need_dtype({p.dtype});
+  side("q", query, "cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q", options.max_seqlen_q,
+       p.packed_q, p.seqlen_q, p.tokens_q);
+  side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k,
+       p.packed_k, p.seqlen_k, p.tokens_k);
+  p.batch = p.packed_q ? options.cu_seqlens_q.shape[0] - 1 : query.extent(0);
+  const int64_t batch_k = p.packed_k ? options.cu_seqlens_k.shape[0] - 1 : key.extent(0);
+  if (batch_k != p.batch) {
+    fail(Status::invalid_argument, p.packed_k ? "cu_seqlens_k" : "k",
+         "is for a batch of {}, but q for {}", batch_k, p.batch);
+  }
+  const auto last = [](const Argument& a, int back) { return a.extent(a.ndim() - back); };
+  p.heads_q = last(query, 2);
+  p.heads_k = last(key, 2);
+  p.head_dim = last(query, 1);
+  value.need_dims(key.ndim(), "as k");
+  p.head_dim_v = last(value, 1);
+  if (p.heads_k < 1 || p.heads_q < 1 || p.heads_q % p.heads_k != 0) {
+    fail(Status::invalid_argument, "k",
+         "has {} heads and q {}; q's must be a positive multiple of k's", p.heads_k, p.heads_q);
+  }
+  need_head_dims(p.head_dim, p.head_dim_v);
+  if (p.batch * p.heads_q > max_seqlen) {
+    fail(Status::invalid_argument, "q", "has batch {} x heads {}; allowed are up to {} together",
+         p.batch, p.heads_q, max_seqlen);
+  }
+  call_.q = rows("q", q, true, p.heads_q, p.head_dim, Use::input);
+  call_.k = rows("k", k, false, p.heads_k, p.head_dim, Use::input);
+  call_.v = rows("v", v, false, p.heads_k, p.head_dim_v, Use::input);
+}
+
+Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, int64_t heads,
+                     int64_t width, Use use) {
+  const Problem& p = problem();
+  const Argument argument(name, tensor, device_, use, data_);
+  argument.need_dtype({p.dtype});
+  const bool packed = query_side ? p.packed_q : p.packed_k;
+  if (packed) {
+    argument.need_shape({query_side ? p.tokens_q : p.tokens_k, heads, width},
+                        "[tokens, heads, head_dim]");
+  } else {
+    argument.need_shape({p.batch, query_side ? p.seqlen_q : p.seqlen_k, heads, width},
+                        "[batch, seqlen, heads, head_dim]");
+  }
+  if (!argument.empty()) problem().alignment = std::min(p.alignment, argument.alignment());
+  const bool known = std::any_of(arguments_.begin(), arguments_.end(),
+                                 [&](const Argument& a) { return a.name() == argument.name(); });
+  if (!known) arguments_.push_back(argument);
+  return packed ? argument.rows(-1, 0, 1) : argument.rows(0, 1, 2);
+}
+
+Rows Validator::lse(const char* name, const Tensor& tensor, Use use) {
+  const Problem& p = problem();
+  const Argument& argument = add(name, tensor, use);
+  argument.need_dtype({float32});
+  if (p.packed_q) {
+    argument.need_shape({p.heads_q, p.tokens_q}, "[heads_q, tokens_q]");
+    return argument.rows(-1, 1, 0);
+  }
+  argument.need_shape({p.batch, p.heads_q, p.seqlen_q}, "[batch, heads_q, seqlen_q]");
+  return argument.rows(0, 2, 1);
+}
+
+const int32_t* Validator::cu_seqlens(const char* name, const Tensor& tensor, const char* max_name,
+                                     int64_t longest, int64_t tokens) {
+  if (!tensor.given()) return nullptr;
+  const auto* cu =
+      reinterpret_cast<const int32_t*>(Argument(name, tensor, device_, Use::input, data_).data());
+  if (cu == nullptr) return nullptr;
+  if (cu[0] != 0)
+    fail(Status::invalid_argument, name, "begins with {}; it must begin with 0", cu[0]);
+  for (int64_t b = 0; b < problem().batch; ++b) {
+    if (cu[b + 1] < cu[b]) {
+      fail(Status::invalid_argument, name, "falls from {} to {} at sequence {}", cu[b], cu[b + 1],
+           b);
+    }
+    if (cu[b + 1] - cu[b] > longest) {
+      fail(Status::invalid_argument, name, "gives sequence {} the length {}; {} allows {}", b,
+           cu[b + 1] - cu[b], max_name, longest);
+    }
+  }
+  if (cu[problem().batch] > tokens) {
+    fail(Status::invalid_argument, name, "ends with {}, but there are {} tokens",
+         cu[problem().batch], tokens);
+  }
+  return cu;
+}
+
+const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const int32_t* cu_seqlens,
+                                  int64_t seqlen) {
+  if (!tensor.given()) return nullptr;
+  const Argument& argument = add(name, tensor, Use::input);
+  argument.need_dtype({int32});
+  argument.need_shape({problem().batch}, "[batch]");
+  const auto* used = reinterpret_cast<const int32_t*>(argument.data());
+  for (int64_t b = 0; used != nullptr && b < problem().batch; ++b) {
+    const int64_t extent = cu_seqlens != nullptr ? cu_seqlens[b + 1] - cu_seqlens[b] : seqlen;
+    if (used[b] < 0 || used[b] > extent) {
+      fail(Status::invalid_argument, name, "is {} for sequence {}; allowed are 0 to its length {}",
+           used[b], b, extent);
+    }
+  }
+  return used;
+}
+
+void Validator::lengths(const Options& options) {
+  Problem& p = problem();
+  call_.cu_seqlens_q = cu_seqlens("cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q",
+                                  options.max_seqlen_q, p.tokens_q);
+  call_.cu_seqlens_k = cu_seqlens("cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k",
+                                  options.max_seqlen_k, p.tokens_k);
+  p.used_q = options.seqused_q.given();
+  p.used_k = options.seqused_k.given();
+  call_.seqused_q = seqused("seqused_q", options.seqused_q, call_.cu_seqlens_q, p.seqlen_q);
+  call_.seqused_k = seqused("seqused_k", options.seqused_k, call_.cu_seqlens_k, p.seqlen_k);
+}
+
+/// bias and its gradient: [B or 1, Hq or 1, Sq or 1, Sk].
+Rows Validator::bias(const char* name, const Tensor& tensor, Use use, const Argument** argument) {
+  const Problem& p = problem();
+  const Argument& a = add(name, tensor, use);
+  const char* expected = "[batch or 1, heads_q or 1, seqlen_q or 1, seqlen_k]";
+  a.need_dims(4, expected);
+  const int64_t full[] = {p.batch, p.heads_q, p.seqlen_q, p.seqlen_k};
+  for (int d = 0; d < 4; ++d) {
+    if (a.extent(d) != full[d] && (d == 3 || a.extent(d) != 1)) {
+      fail(Status::invalid_argument, name, "has the extent {} in dimension {}; expected {} = [{}]",
+           a.extent(d), d, expected, fmt::join(full, ", "));
+    }
+  }
+  *argument = &a;
+  return a.rows(0, 2, 1);
+}
+
+void Validator::extras(const Options& options) {
+  Problem& p = problem();
+  if (options.dropout_state.given()) {
+    const Argument& state = add("dropout_state", options.dropout_state, Use::input);
+    state.need_dtype({int64});
+    state.need_shape({2}, "[seed, offset]");
+    call_.dropout_state = reinterpret_cast<const int64_t*>(state.data());
+  }
+  if (options.alibi_slopes.given()) {
+    p.alibi = true;
+    const Argument& slopes = add("alibi_slopes", options.alibi_slopes, Use::input);
+    slopes.need_dtype({float32});
+    if (slopes.ndim() == 2) {
+      slopes.need_shape({p.batch, p.heads_q}, "[batch, heads_q]");
+    } else {
+      slopes.need_shape({p.heads_q}, "[heads_q] or [batch, heads_q]");
+    }
+    call_.alibi = slopes.ndim() == 2 ? slopes.rows(0, -1, 1) : slopes.rows(-1, -1, 0);
+  }
+  if (options.bias.given()) {
+    if (p.packed_q || p.packed_k) {
+      fail(Status::unsupported, "bias", "is not offered with packed sequences ({})",
+           p.packed_q ? "cu_seqlens_q" : "cu_seqlens_k");
+    }
+    const Argument* bias_argument = nullptr;
+    call_.bias = bias("bias", options.bias, Use::input, &bias_argument);
+    bias_argument->need_dtype({p.dtype, float32});
+    p.bias = true;
+    p.bias_dtype = bias_argument->dtype();
+    p.bias_per_batch = bias_argument->extent(0) != 1;
+    p.bias_per_head = bias_argument->extent(1) != 1;
+    p.bias_per_row = bias_argument->extent(2) != 1;
+  }
+  if (options.sinks.given()) {
+    const Argument& sinks = add("sinks", options.sinks, Use::input);
+    sinks.need_dtype({p.dtype, float32});
+    sinks.need_shape({p.heads_q}, "[heads_q]");
+    p.sinks = true;
+    p.sinks_dtype = sinks.dtype();
+    call_.sinks = sinks.rows(-1, -1, 0);
+  }
+}
+
+void Validator::bias_gradient(const Tensor& dbias) {
+  Problem& p = problem();
+  if (!dbias.given()) return;
+  if (!p.bias) fail(Status::invalid_argument, "dbias", "is given without bias");
+  const Argument* argument = nullptr;
+  call_.dbias = bias("dbias", dbias, Use::output, &argument);
+  argument->need_dtype({p.bias_dtype, float32});
+  const bool own[] = {p.bias_per_batch, p.bias_per_head, p.bias_per_row};
+  for (int d = 0; d < 3; ++d) {
+    if ((argument->extent(d) != 1) != own[d]) {
+      fail(Status::invalid_argument, "dbias", "has the extent {} in dimension {}, unlike bias",
+           argument->extent(d), d);
+    }
+  }
+  p.dbias = true;
+  p.dbias_dtype = argument->dtype();
+}
+
+void Validator::sinks_gradient(const Tensor& dsinks) {
+  Problem& p = problem();
+  if (!dsinks.given()) return;
+  if (!p.sinks) fail(Status::invalid_argument, "dsinks", "is given without sinks");
+  const Argument& argument = add("dsinks", dsinks, Use::output);
+  argument.need_dtype({p.sinks_dtype, float32});
+  argument.need_shape({p.heads_q}, "[heads_q]");
+  call_.dsinks = argument.rows(-1, -1, 0);
+  p.dsinks = true;
+  p.dsinks_dtype = argument.dtype();
+}
+
+Validator start(Pass pass, const Tensor& q, const Tensor& k, const Tensor& v,
+                const Options& options, Data data) {
+  Validator validator(pass, q, data);
+  validator.shapes(q, k, v, options);
+  validator.numbers(options);
+  validator.lengths(options);
+  validator.extras(options);
+  return validator;
+}
+
+}  // namespace
+
+Call validate(const ForwardArgs& args, const Options& options, Data data) {
+  Validator validator = start(Pass::forward, args.q, args.k, args.v, options, data);
+  Call& call = validator.call();
+  Problem& p = validator.problem();
+  call.out = validator.rows("out", args.out, true, p.heads_q, p.head_dim_v, Use::output);
+  p.lse = args.lse.given();
+  if (p.lse) call.lse = validator.lse("lse", args.lse, Use::output);
+  return validator.finish();
+}
+
+Call validate(const BackwardArgs& args, const Options& options, Data data) {
+  Validator validator = start(Pass::backward, args.q, args.k, args.v, options, data);
+  Call& call = validator.call();
+  Problem& p = validator.problem();
+  call.dout = validator.rows("dout", args.dout, true, p.heads_q, p.head_dim_v, Use::input);
+  call.out = validator.rows("out", args.out, true, p.heads_q, p.head_dim_v, Use::input);
+  call.lse = validator.lse("lse", args.lse, Use::input);
+  p.lse = true;
+  call.dq = validator.rows("dq", args.dq, true, p.heads_q, p.head_dim, Use::output);
+  call.dk = validator.rows("dk", args.dk, false, p.heads_k, p.head_dim, Use::output);
+  call.dv = validator.rows("dv", args.dv, false, p.heads_k, p.head_dim_v, Use::output);
+  p.dlse = args.dlse.given();
+  if (p.dlse) call.dlse = validator.lse("dlse", args.dlse, Use::input);
+  validator.bias_gradient(args.dbias);
+  validator.sinks_gradient(args.dsinks);
+  return validator.finish();
+}
+
+MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,
+                         const Tensor& lse_b, const Tensor& out, const Tensor& lse) {
+  if (out_a.given() && out_a.device.type != 1) {
+    fail(Status::unsupported, "out_a", "lies on device type {}; this build serves the CPU (type 1)",
+         out_a.device.type);
+  }
+  std::vector<Argument> arguments;
+  arguments.reserve(6);
+  const auto add = [&](const char* name, const Tensor& tensor, Use use) -> const Argument& {
+    return arguments.emplace_back(name, tensor, out_a.device, use, Data::required);
+  };
+  const Argument& first = add("out_a", out_a, Use::input);
+  first.need_dtype({float32, float16, bfloat16});
+  const bool packed = first.ndim() == 3;
+  if (!packed) first.need_dims(4, "[batch, seqlen, heads, head_dim] (or 3, packed)");
+  const int row = packed ? 0 : 1;
+  MergeCall call{packed ? 1 : first.extent(0),
+                 first.extent(row),
+                 first.extent(row + 1),
+                 first.extent(row + 2),
+                 {},
+                 {},
+                 {},
+                 {},
+                 {},
+                 {}};
+  const auto outputs = [&](const Argument& a) {
+    a.need_dtype({first.dtype()});
+    if (packed) {
+      a.need_shape({call.seqlen, call.heads, call.head_dim}, "out_a's shape");
+    } else {
+      a.need_shape({call.batch, call.seqlen, call.heads, call.head_dim}, "out_a's shape");
+    }
+    return packed ? a.rows(-1, 0, 1) : a.rows(0, 1, 2);
+  };
+  const auto statistics = [&](const Argument& a) {
+    a.need_dtype({float32});
+    if (packed) {
+      a.need_shape({call.heads, call.seqlen}, "[heads, tokens]");
+    } else {
+      a.need_shape({call.batch, call.heads, call.seqlen}, "[batch, heads, seqlen]");
+    }
+    return packed ? a.rows(-1, 1, 0) : a.rows(0, 2, 1);
+  };
+  call.out_a = outputs(first);
+  call.lse_a = statistics(add("lse_a", lse_a, Use::input));
+  call.out_b = outputs(add("out_b", out_b, Use::input));
+  call.lse_b = statistics(add("lse_b", lse_b, Use::input));
+  call.out = outputs(add("out", out, Use::output));
+  call.lse = statistics(add("lse", lse, Use::output));
+  need_disjoint(arguments,
+                {{"out", "out_a"}, {"out", "out_b"}, {"lse", "lse_a"}, {"lse", "lse_b"}});
+  return call;
+}
+
+}  // namespace fa
