@@ -126,12 +126,14 @@ class BackwardTile {
     for (int64_t r = 0; r < rows_; ++r) finish_row(r, block, of);
   }
 
-  /// Keys [begin, end) of a block that some row of the tile sees: none, nothing to do.
-  bool sees(int64_t begin, int64_t end) const {
+  /// How many of the keys [begin, end) reach up to the last one that some row of the tile sees.
+  int64_t keys_in_sight(int64_t begin, int64_t end) const {
     const auto range = [&](int64_t i) {
       return mask::key_range(i, seq_.q_len, seq_.k_len, p_.window_left, p_.window_right);
     };
-    return range(tile_.row).begin < end && range(tile_.row + tile_.rows - 1).end > begin;
+    if (range(tile_.row).begin >= end) return 0;
+    const int64_t last = range(tile_.row + tile_.rows - 1).end;
+    return std::max<int64_t>(0, std::min(last, end) - begin);
   }
 
   int64_t rows() const { return rows_; }
@@ -254,14 +256,15 @@ class Slab {
   HWY_ATTR void rows(const Tile& tile) const {
     const BackwardTile t(item_.plan, item_.call, item_.sequence, item_.head_k * p_.group(), tile,
                          s_, shared_);
-    if (!t.sees(begin_, end_)) return;
+    if (t.keys_in_sight(begin_, end_) == 0) return;
     t.load();
     const int64_t width = row_stride(p_.head_dim);
     const int64_t width_v = row_stride(p_.head_dim_v);
     std::memset(s_.dq, 0, t.rows() * width * sizeof(float));
     for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
-      const KeyBlock b = block(key);
-      if (!t.sees(b.key, b.key + b.keys)) continue;
+      KeyBlock b = block(key);
+      b.keys = t.keys_in_sight(b.key, b.key + b.keys);
+      if (b.keys == 0) continue;
       t.score_gradients(b, BackwardTile::Of::product);
       gemm<Layout::transposed>(b.keys, p_.head_dim_v, t.rows(), s_.p, score_stride, s_.dout,
                                width_v, b.dv, width_v, {Accumulate::add});
@@ -379,7 +382,7 @@ class BiasGradient {
     for (int64_t i = row_begin_; i < row_end; i += plan_.tuning.backward_rows) {
       const Tile tile{0, 1, i, std::min(plan_.tuning.backward_rows, row_end - i)};
       BackwardTile t(plan_, call_, seq, head, tile, s_, shared_);
-      if (!t.sees(block.key, block.key + block.keys)) continue;
+      if (t.keys_in_sight(block.key, block.key + block.keys) == 0) continue;
       t.load();
       t.score_gradients(block, BackwardTile::Of::softmax);
       for (int64_t r = 0; r < t.rows(); ++r) {

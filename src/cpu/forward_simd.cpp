@@ -93,7 +93,7 @@ class TileForward {
     const auto [begin, end] = keys_in_sight();
     const int64_t first = t_.key_begin + (begin - t_.key_begin) / block * block;
     for (int64_t j0 = first; j0 < end; j0 += block) {
-      const int64_t n = std::min(block, t_.key_end - j0);
+      const int64_t n = std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
       step(j0, n, key_block(j0, n));
     }
     store();

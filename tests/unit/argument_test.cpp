@@ -1,0 +1,250 @@
+// A wrong argument gives an error that names it, its value and what is allowed; nothing is written.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "fa/attention.hpp"
+#include "floats.hpp"
+
+namespace {
+
+using fa::Status;
+using fa::Tensor;
+using fa::test::Floats;
+using fa::test::Ints;
+
+/// A small right call that a case spoils.
+struct Case {
+  Floats q{{2, 3, 4, 16}, 1}, k{{2, 5, 2, 16}, 1}, v{{2, 5, 2, 24}, 1};
+  Floats out{{2, 3, 4, 24}, 7}, lse{{2, 4, 3}, 7};
+  Floats dout{{2, 3, 4, 24}, 1}, dq{{2, 3, 4, 16}, 7}, dk{{2, 5, 2, 16}, 7}, dv{{2, 5, 2, 24}, 7};
+  fa::ForwardArgs forward{q, k, v, out, lse};
+  fa::BackwardArgs backward{dout, q, k, v, out, lse, dq, dk, dv};
+  fa::Options options;
+};
+
+using Spoil = std::function<void(Case&)>;
+
+struct Expected {
+  Status status;
+  std::vector<std::string> words;
+};
+
+void expect_error(const Expected& expected, const std::function<void()>& call) {
+  try {
+    call();
+    FAIL() << "accepted; expected an error with: " << testing::PrintToString(expected.words);
+  } catch (const fa::Error& error) {
+    EXPECT_EQ(error.status(), expected.status) << error.what();
+    for (const std::string& word : expected.words) {
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos)
+          << "no \"" << word << "\" in: " << error.what();
+    }
+  }
+}
+
+void forward_fails(const Spoil& spoil, Status status, std::vector<std::string> words) {
+  Case c;
+  spoil(c);
+  expect_error({status, std::move(words)}, [&] { fa::forward(c.forward, c.options); });
+  for (const float x : c.out.data) ASSERT_EQ(x, 7) << "out was written";
+  for (const float x : c.lse.data) ASSERT_EQ(x, 7) << "lse was written";
+}
+
+void backward_fails(const Spoil& spoil, Status status, std::vector<std::string> words) {
+  Case c;
+  spoil(c);
+  expect_error({status, std::move(words)}, [&] { fa::backward(c.backward, c.options); });
+  for (const Floats* t : {&c.dq, &c.dk, &c.dv}) {
+    for (const float x : t->data) ASSERT_EQ(x, 7) << "a gradient was written";
+  }
+}
+
+constexpr Status invalid = Status::invalid_argument;
+constexpr Status wrong_type = Status::wrong_type;
+constexpr Status unsupported = Status::unsupported;
+
+TEST(Arguments, TheUnspoiledCaseIsRight) {
+  Case c;
+  EXPECT_NO_THROW(fa::forward(c.forward, c.options));
+  EXPECT_NO_THROW(fa::backward(c.backward, c.options));
+}
+
+TEST(Arguments, Missing) {
+  forward_fails([](Case& c) { c.forward.q = {}; }, invalid, {"q:", "missing"});
+  forward_fails([](Case& c) { c.forward.out = {}; }, invalid, {"out:", "missing"});
+  forward_fails([](Case& c) { c.forward.v.data = nullptr; }, invalid, {"v:", "null"});
+  backward_fails([](Case& c) { c.backward.lse = {}; }, invalid, {"lse:", "missing"});
+  backward_fails([](Case& c) { c.backward.dk = {}; }, invalid, {"dk:", "missing"});
+}
+
+TEST(Arguments, Shapes) {
+  static const int64_t three[] = {2, 5, 3, 16};
+  forward_fails([](Case& c) { c.forward.k.shape = three; }, invalid, {"k:", "3", "multiple"});
+  static const int64_t odd[] = {2, 3, 4, 12};
+  forward_fails([](Case& c) { c.forward.q.shape = odd; }, invalid, {"q:", "12", "8 to 256"});
+  static const int64_t batch[] = {1, 5, 2, 16};
+  forward_fails([](Case& c) { c.forward.k.shape = batch; }, invalid, {"k:", "1", "2"});
+  static const int64_t short_v[] = {2, 4, 2, 24};
+  forward_fails([](Case& c) { c.forward.v.shape = short_v; }, invalid, {"v:", "[2, 4, 2, 24]"});
+  static const int64_t negative[] = {2, -3, 4, 16};
+  forward_fails([](Case& c) { c.forward.q.shape = negative; }, invalid, {"q:", "-3"});
+  forward_fails([](Case& c) { c.forward.q.ndim = 3; }, invalid, {"q:", "4 dimensions"});
+  static const int64_t lse[] = {2, 3, 4};
+  forward_fails([](Case& c) { c.forward.lse.shape = lse; }, invalid, {"lse:", "[2, 4, 3]"});
+  backward_fails([](Case& c) { c.backward.dq = c.dk; }, invalid, {"dq:", "[2, 5, 2, 16]"});
+  static const int64_t huge[] = {int64_t{1} << 40, int64_t{1} << 40, 4, 16};
+  forward_fails([](Case& c) { c.forward.q.shape = huge; }, invalid, {"q:", "2^63"});
+}
+
+TEST(Arguments, TypesAndDevices) {
+  forward_fails([](Case& c) { c.forward.q.dtype = fa::int32; }, wrong_type, {"q:", "int32"});
+  forward_fails([](Case& c) { c.forward.k.dtype = fa::float16; }, wrong_type,
+                {"k:", "float16", "float32"});
+  forward_fails([](Case& c) { c.forward.lse.dtype = fa::float16; }, wrong_type, {"lse:"});
+  forward_fails([](Case& c) { c.forward.q.device.type = 2; }, unsupported, {"q:", "2"});
+  forward_fails([](Case& c) { c.forward.v.device.type = 2; }, invalid, {"v:", "cpu:0"});
+}
+
+TEST(Arguments, Strides) {
+  static const int64_t last[] = {3 * 4 * 16, 4 * 16, 16, 2};
+  forward_fails([](Case& c) { c.forward.q.strides = last; }, invalid, {"q:", "last must be 1"});
+  static const int64_t shared[] = {3 * 4 * 24, 4 * 24, 8, 1};
+  forward_fails([](Case& c) { c.forward.out.strides = shared; }, invalid,
+                {"out:", "may not share memory"});
+  forward_fails([](Case& c) { c.forward.q.byte_offset = 2; }, invalid, {"q:", "multiple of its 4"});
+  static const int64_t far[] = {int64_t{1} << 60, 4 * 16, 16, 1};
+  forward_fails([](Case& c) { c.forward.q.strides = far; }, invalid, {"q:", "2^56"});
+}
+
+TEST(Arguments, Overlaps) {
+  forward_fails([](Case& c) { c.forward.out.data = c.forward.v.data; }, invalid,
+                {"out:", "shares memory with v"});
+  backward_fails([](Case& c) { c.backward.dv.data = c.backward.v.data; }, invalid,
+                 {"dv:", "shares memory with v"});
+  backward_fails([](Case& c) { c.backward.dk.data = static_cast<float*>(c.backward.dq.data) + 8; },
+                 invalid, {"dq:", "shares memory with dk"});
+}
+
+TEST(Arguments, InterleavedGradientsOfOnePackedTensorAreNoOverlap) {
+  // [B, S, 3, H, D] with dq, dk, dv side by side, as a fused projection's gradient.
+  Floats x({2, 3, 3, 4, 16}, 1), dx({2, 3, 3, 4, 16}), out({2, 3, 4, 16}, 1), lse({2, 4, 3});
+  const auto part = [](Floats& t, int which) {
+    return fa::View(t.data.data() + which * 64, fa::float32, {2, 3, 4, 16}, {576, 192, 16, 1});
+  };
+  EXPECT_NO_THROW(fa::backward(out, part(x, 0), part(x, 1), part(x, 2), out, lse, part(dx, 0),
+                               part(dx, 1), part(dx, 2)));
+}
+
+TEST(Arguments, Numbers) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  forward_fails([&](Case& c) { c.options.scale = infinity; }, invalid, {"scale:", "inf"});
+  forward_fails([&](Case& c) { c.options.scale = std::nan(""); }, invalid, {"scale:", "nan"});
+  forward_fails([&](Case& c) { c.options.softcap = -1; }, invalid, {"softcap:", "-1"});
+  forward_fails([&](Case& c) { c.options.softcap = 1e-60; }, invalid, {"softcap:", "1e-60"});
+  forward_fails([&](Case& c) { c.options.dropout_p = 1; }, invalid, {"dropout_p:", "less than 1"});
+  forward_fails([&](Case& c) { c.options.dropout_p = -0.1; }, invalid, {"dropout_p:", "-0.1"});
+  forward_fails([&](Case& c) { c.options.dropout_p = std::nan(""); }, invalid, {"dropout_p:"});
+  forward_fails([&](Case& c) { c.options.num_threads = -1; }, invalid, {"num_threads:", "-1"});
+}
+
+TEST(Arguments, OptionalTensors) {
+  static const Floats slopes({3}), bias({2, 4, 2, 5}), sinks({5}), state({2});
+  forward_fails([](Case& c) { c.options.alibi_slopes = slopes; }, invalid, {"alibi_slopes:", "[4]"});
+  forward_fails([](Case& c) { c.options.bias = bias; }, invalid, {"bias:", "dimension 2"});
+  forward_fails([](Case& c) { c.options.sinks = sinks; }, invalid, {"sinks:", "[4]"});
+  forward_fails([](Case& c) { c.options.dropout_state = state; }, wrong_type,
+                {"dropout_state:", "int64"});
+  static Floats dbias({2, 4, 3, 5}), dsinks({4});
+  backward_fails([](Case& c) { c.backward.dbias = dbias; }, invalid, {"dbias:", "without bias"});
+  backward_fails([](Case& c) { c.backward.dsinks = dsinks; }, invalid, {"dsinks:", "without sinks"});
+  static const Floats broad({1, 4, 3, 5});
+  backward_fails(
+      [](Case& c) {
+        c.options.bias = broad;
+        c.backward.dbias = dbias;
+      },
+      invalid, {"dbias:", "unlike bias"});
+}
+
+TEST(Arguments, Lengths) {
+  static const Ints<int32_t> too_long({3, 6}), negative({-1, 2}), three({1, 1, 1});
+  forward_fails([](Case& c) { c.options.seqused_k = too_long; }, invalid,
+                {"seqused_k:", "6", "sequence 1"});
+  forward_fails([](Case& c) { c.options.seqused_q = negative; }, invalid, {"seqused_q:", "-1"});
+  forward_fails([](Case& c) { c.options.seqused_q = three; }, invalid, {"seqused_q:", "[2]"});
+  static const Ints<int64_t> wide({1, 1});
+  forward_fails([](Case& c) { c.options.seqused_q = wide; }, wrong_type, {"seqused_q:", "int64"});
+  forward_fails([](Case& c) { c.options.max_seqlen_q = 3; }, invalid, {"max_seqlen_q:", "packed"});
+}
+
+TEST(Arguments, PackedSequences) {
+  Floats q({6, 4, 16}), k({10, 2, 16}), v({10, 2, 24}), out({6, 4, 24}), lse({4, 6});
+  const auto fails = [&](std::vector<int32_t> cu, int64_t max, std::vector<std::string> words) {
+    const Ints<int32_t> cu_q(std::move(cu)), cu_k({0, 5, 10});
+    fa::Options options;
+    options.cu_seqlens_q = cu_q;
+    options.cu_seqlens_k = cu_k;
+    options.max_seqlen_q = max;
+    options.max_seqlen_k = 5;
+    expect_error({invalid, std::move(words)}, [&] { fa::forward(q, k, v, out, lse, options); });
+  };
+  fails({1, 3, 6}, 3, {"cu_seqlens_q:", "begins with 1"});
+  fails({0, 4, 3}, 4, {"cu_seqlens_q:", "falls from 4 to 3"});
+  fails({0, 3, 7}, 4, {"cu_seqlens_q:", "7", "6 tokens"});
+  fails({0, 3, 6}, 2, {"cu_seqlens_q:", "max_seqlen_q allows 2"});
+  fails({0, 3, 6}, -1, {"max_seqlen_q:", "-1"});
+  fails({0, 3, 3, 6}, 3, {"cu_seqlens_k:", "batch of 2"});
+  const Ints<int32_t> cu_q({0, 3, 6});
+  const Floats bias({1, 1, 1, 5});
+  fa::Options options;
+  options.cu_seqlens_q = cu_q;
+  options.max_seqlen_q = 3;
+  options.bias = bias;
+  Floats k4({2, 5, 2, 16}), v4({2, 5, 2, 24});
+  expect_error({unsupported, {"bias:", "packed"}},
+               [&] { fa::forward(q, k4, v4, out, lse, options); });
+}
+
+TEST(Arguments, Merge) {
+  Floats a({2, 3, 4, 8}), b({2, 3, 4, 8}), lse_a({2, 4, 3}), lse_b({2, 4, 3});
+  Floats odd({2, 3, 4, 9}), short_lse({2, 4, 2});
+  EXPECT_NO_THROW(fa::merge(a, lse_a, b, lse_b, a, lse_a)) << "in place";
+  EXPECT_NO_THROW(fa::merge(a, lse_a, b, lse_b, b, lse_b)) << "in place";
+  expect_error({invalid, {"out_b:", "[2, 3, 4, 9]"}},
+               [&] { fa::merge(a, lse_a, odd, lse_b, a, lse_a); });
+  expect_error({invalid, {"lse_b:", "[2, 4, 2]"}},
+               [&] { fa::merge(a, lse_a, b, short_lse, a, lse_a); });
+  expect_error({invalid, {"lse:", "missing"}}, [&] { fa::merge(a, lse_a, b, lse_b, a, Tensor{}); });
+  Floats all({8, 3, 4, 8});
+  const fa::View shifted(all.data.data() + 32, fa::float32, {2, 3, 4, 8});
+  const fa::View start(all.data.data(), fa::float32, {2, 3, 4, 8});
+  expect_error({invalid, {"out:", "shares memory with out_a"}},
+               [&] { fa::merge(start, lse_a, b, lse_b, shifted, lse_a); });
+}
+
+TEST(Arguments, PlansKeepToTheirProblem) {
+  Case c;
+  const fa::Plan plan = fa::plan_forward(c.forward, c.options);
+  std::vector<char> room(plan.workspace_bytes() + 64);
+  void* aligned = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) % 64;
+  const auto run = [&](const fa::Options& options, void* workspace, size_t bytes) {
+    plan.run(c.forward, options, workspace, bytes);
+  };
+  EXPECT_NO_THROW(run(c.options, aligned, plan.workspace_bytes()));
+  expect_error({invalid, {"workspace:", "needs"}},
+               [&] { run(c.options, aligned, plan.workspace_bytes() - 1); });
+  expect_error({invalid, {"workspace:", "multiple of 64"}},
+               [&] { run(c.options, static_cast<char*>(aligned) + 4, plan.workspace_bytes()); });
+  fa::Options causal = c.options;
+  causal.causal = true;
+  expect_error({invalid, {"plan:"}}, [&] { run(causal, aligned, plan.workspace_bytes()); });
+  expect_error({invalid, {"plan:", "pass"}},
+               [&] { plan.run(c.backward, c.options, aligned, plan.workspace_bytes()); });
+}
+
+}  // namespace

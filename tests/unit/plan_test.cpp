@@ -1,0 +1,102 @@
+#include "plan/cpu_plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace {
+
+using namespace fa;
+
+Problem problem(int64_t heads_q, int64_t heads_k, int64_t seqlen_q, int64_t seqlen_k) {
+  Problem p;
+  p.dtype = float32;
+  p.batch = 2;
+  p.heads_q = heads_q;
+  p.heads_k = heads_k;
+  p.head_dim = p.head_dim_v = 64;
+  p.seqlen_q = seqlen_q;
+  p.seqlen_k = seqlen_k;
+  p.tokens_q = 2 * seqlen_q;
+  p.tokens_k = 2 * seqlen_k;
+  return p;
+}
+
+TEST(Tiles, CoverEveryRowOfEveryHeadOnce) {
+  for (const int64_t group : {1, 2, 3, 8, 130}) {
+    for (const int64_t q_len : {0, 1, 2, 31, 95, 96, 97, 300}) {
+      const TileShape shape = tile_shape(group, q_len, 96);
+      std::vector<int> seen(group * q_len);
+      for (int64_t t = 0; t < shape.count(); ++t) {
+        const Tile tile = tile_at(shape, group, q_len, t);
+        EXPECT_LE(tile.heads * tile.rows, 96);
+        EXPECT_GT(tile.heads * tile.rows, 0);
+        for (int64_t h = 0; h < tile.heads; ++h) {
+          for (int64_t r = 0; r < tile.rows; ++r) {
+            ++seen[(tile.head + h) * q_len + tile.row + r];
+          }
+        }
+      }
+      for (const int count : seen) EXPECT_EQ(count, 1);
+    }
+  }
+}
+
+TEST(Cut, FewQueriesAreCutAlongTheKeysAndManyShareAPack) {
+  const CpuPlan decode = plan_cpu(problem(8, 2, 1, 5000), 2);
+  const ForwardCut one = cut_forward(decode, 1, 5000);
+  EXPECT_EQ(one.tiles.count(), 1);
+  EXPECT_EQ(one.chunks, 5);
+  EXPECT_EQ(one.pack_blocks, 0);
+  const ForwardCut many = cut_forward(decode, 97, 5000);
+  EXPECT_EQ(many.chunks, 1);
+  EXPECT_EQ(many.pack_blocks, 40);
+}
+
+TEST(Cut, DependsOnTheSequenceAloneNotOnBatchOrThreads) {
+  Problem a = problem(8, 2, 200, 5000);
+  Problem b = a;
+  b.batch = 7;
+  b.tokens_q = 7 * 200;
+  const ForwardCut x = cut_forward(plan_cpu(a, 1), 33, 4000);
+  const ForwardCut y = cut_forward(plan_cpu(b, 64), 33, 4000);
+  EXPECT_EQ(x.chunks, y.chunks);
+  EXPECT_EQ(x.tiles.heads, y.tiles.heads);
+  EXPECT_EQ(x.tiles.rows, y.tiles.rows);
+}
+
+TEST(Plan, BackwardChunksAreBounded) {
+  Problem p = problem(1, 1, 1 << 20, 1 << 20);
+  p.pass = Pass::backward;
+  EXPECT_EQ(plan_cpu(p, 64).backward_chunks, max_backward_chunks);
+  p.heads_q = p.heads_k = 32;
+  EXPECT_EQ(plan_cpu(p, 64).backward_chunks, 1);
+}
+
+TEST(Plan, RoomForTheLongestUnitWhateverTheLengths) {
+  Problem p = problem(4, 2, 3000, 7000);
+  p.used_q = p.used_k = true;
+  const CpuPlan plan = plan_cpu(p, 3);
+  for (const int64_t q_len : {0, 1, 24, 48, 49, 96, 500, 3000}) {
+    for (const int64_t k_len : {0, 1, 1024, 1025, 7000}) {
+      EXPECT_LE(cut_forward(plan, q_len, k_len).floats * sizeof(float), plan.shared_bytes);
+    }
+  }
+}
+
+TEST(Plan, SmallProblemsStayOnOneThread) {
+  EXPECT_EQ(plan_cpu(problem(2, 2, 16, 16), 8).threads, 1);
+  EXPECT_EQ(plan_cpu(problem(8, 8, 1024, 1024), 8).threads, 8);
+  Problem asked = problem(2, 2, 16, 16);
+  asked.num_threads = 3;
+  EXPECT_EQ(plan_cpu(asked, 8).threads, 3);
+}
+
+TEST(Plan, TextNamesWhatWasDecided) {
+  const std::string text = to_text(plan_cpu(problem(8, 2, 1, 5000), 2));
+  for (const char* part : {"pass: forward", "heads: 8 query, 2 key", "key chunks: 5", "workspace:"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  }
+}
+
+}  // namespace
