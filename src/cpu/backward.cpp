@@ -7,9 +7,9 @@
 #include <limits>
 
 #include "cpu/kernels.hpp"
+#include "cpu/number.hpp"
 #include "cpu/passes.hpp"
 #include "cpu/unused.hpp"
-#include "kernels/common/float16.h"
 
 namespace fa::cpu {
 
@@ -87,7 +87,8 @@ class Backward {
 
   /// dsink = -sum over rows of exp(sink - LSE) delta, over all sequences in their order.
   void sink_gradient(int64_t head) const {
-    const float sink = load_sink(head);
+    const float sink =
+        load_number(p_.sinks_dtype, call_.sinks.data, call_.sinks.offset(0, 0, head));
     double sum = 0;
     for (int64_t b = 0; b < p_.batch; ++b) {
       const Sequence seq = call_.sequence(b);
@@ -98,26 +99,8 @@ class Backward {
         sum -= std::exp(static_cast<double>(sink) - lse) * delta;
       }
     }
-    store_sink_gradient(head, static_cast<float>(sum));
-  }
-
-  float load_sink(int64_t head) const {
-    const int64_t at = call_.sinks.offset(0, 0, head);
-    if (p_.sinks_dtype == float32) return reinterpret_cast<const float*>(call_.sinks.data)[at];
-    const uint16_t bits = reinterpret_cast<const uint16_t*>(call_.sinks.data)[at];
-    return std::bit_cast<float>(p_.sinks_dtype == float16 ? narrow::f16_to_f32_bits(bits)
-                                                          : narrow::bf16_to_f32_bits(bits));
-  }
-
-  void store_sink_gradient(int64_t head, float value) const {
-    const int64_t at = call_.dsinks.offset(0, 0, head);
-    if (p_.dsinks_dtype == float32) {
-      reinterpret_cast<float*>(call_.dsinks.data)[at] = value;
-      return;
-    }
-    const uint32_t bits = std::bit_cast<uint32_t>(value);
-    reinterpret_cast<uint16_t*>(call_.dsinks.data)[at] =
-        p_.dsinks_dtype == float16 ? narrow::f32_bits_to_f16(bits) : narrow::f32_bits_to_bf16(bits);
+    store_number(p_.dsinks_dtype, static_cast<float>(sum), call_.dsinks.data,
+                 call_.dsinks.offset(0, 0, head));
   }
 
   void clear_unused(int64_t b) const {

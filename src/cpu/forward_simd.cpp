@@ -69,7 +69,7 @@ RowEnd end_row(float maximum, float sum, float sink) {
 
 float sink_of(const Call& call, int64_t head) {
   if (!call.problem.sinks) return minus_infinity;
-  return load_one(call.problem.sinks_dtype, call.sinks.data, call.sinks.offset(0, 0, head));
+  return load_number(call.problem.sinks_dtype, call.sinks.data, call.sinks.offset(0, 0, head));
 }
 
 char* output_row(const Rows& rows, const Sequence& seq, int64_t i, int64_t head) {

@@ -6,12 +6,11 @@
 #define FA_CPU_ROWS_INL
 #endif
 
-#include <bit>
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/number.hpp"
 #include "hwy/highway.h"
-#include "kernels/common/float16.h"
 #include "plan/cpu_plan.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -73,13 +72,6 @@ HWY_INLINE hn::Vec<DI> narrow_bf16(DI di, hn::Vec<DI> x) {
                         hn::BitCast(di, rounded));
 }
 
-HWY_INLINE float load_one(DType dtype, const char* source, int64_t i) {
-  if (dtype == float32) return reinterpret_cast<const float*>(source)[i];
-  const uint16_t bits = reinterpret_cast<const uint16_t*>(source)[i];
-  return std::bit_cast<float>(dtype == float16 ? fa::narrow::f16_to_f32_bits(bits)
-                                               : fa::narrow::bf16_to_f32_bits(bits));
-}
-
 /// out[0, n) = scale * source; out[n, padded(n)) = 0.
 HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, float scale,
                                   float* out) {
@@ -101,7 +93,7 @@ HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, fl
       hn::Store(hn::Mul(x, factor), d, out + i);
     }
   }
-  for (; i < n; ++i) out[i] = scale * load_one(dtype, source, i);
+  for (; i < n; ++i) out[i] = scale * load_number(dtype, source, i);
   for (; i < padded(n); ++i) out[i] = 0;
 }
 
@@ -122,10 +114,7 @@ HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, 
     const auto x = hn::BitCast(di, hn::LoadU(d, source + i));
     hn::StoreU(hn::DemoteTo(du16, half ? narrow_f16(di, x) : narrow_bf16(di, x)), du16, out + i);
   }
-  for (; i < n; ++i) {
-    const uint32_t bits = std::bit_cast<uint32_t>(source[i]);
-    out[i] = half ? fa::narrow::f32_bits_to_f16(bits) : fa::narrow::f32_bits_to_bf16(bits);
-  }
+  for (; i < n; ++i) store_number(dtype, source[i], target, i);
 }
 
 /// out[c * stride + r] = scale * row r's element c, for r < padded(rows); 0 beyond `rows`.

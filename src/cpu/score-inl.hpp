@@ -7,6 +7,7 @@
 #define FA_CPU_SCORE_INL
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
