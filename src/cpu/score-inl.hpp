@@ -12,8 +12,9 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/math-inl.hpp"
 #include "cpu/rows-inl.hpp"
-#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
 #include "kernels/common/mask.h"
 #include "kernels/common/philox.h"
 #include "plan/cpu_plan.hpp"
@@ -76,7 +77,7 @@ class ScoreRow {
     const auto limit = hn::Set(d, static_cast<float>(problem_.softcap));
     const auto one = hn::Set(d, 1.0f);
     for (int64_t j = 0; j < n; j += step(d)) {
-      const auto t = hn::Tanh(d, hn::Div(hn::Load(d, s + j), limit));
+      const auto t = tanh_of(d, hn::Div(hn::Load(d, s + j), limit));
       hn::Store(hn::Mul(t, limit), d, s + j);
       if (cap != nullptr) hn::Store(hn::Mul(hn::Sub(one, t), hn::Add(one, t)), d, cap + j);
     }

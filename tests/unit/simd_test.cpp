@@ -151,6 +151,23 @@ void TestExp() {
   EXPECT_TRUE(std::isnan(one(std::nanf(""))));
 }
 
+void TestTanh() {
+  const Floats d;
+  const auto one = [&](float value) { return hn::GetLane(tanh_of(d, hn::Set(d, value))); };
+  double worst = 0;
+  for (int n = 1; n < 120000; ++n) {
+    const float x = (n % 2 == 0 ? 1e-4f : -1e-4f) * static_cast<float>(n);
+    const double exact = std::tanh(static_cast<double>(x));
+    worst = std::max(worst, std::abs((one(x) - exact) / exact));
+  }
+  EXPECT_LT(worst, 2.4e-7);  // 2 ulp
+  EXPECT_EQ(one(0.0f), 0.0f);
+  EXPECT_EQ(one(1e-30f), 1e-30f);
+  EXPECT_EQ(one(3e38f), 1.0f);
+  EXPECT_EQ(one(-3e38f), -1.0f);
+  EXPECT_TRUE(std::isnan(one(std::nanf(""))));
+}
+
 template <Layout layout>
 void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode) {
   std::mt19937 random(static_cast<unsigned>(m * 1000 + n * 10 + depth));
@@ -249,6 +266,7 @@ void RunAll() {
   TestFloat16();
   TestWidening();
   TestExp();
+  TestTanh();
   TestGemms();
   TestDropout();
 }
