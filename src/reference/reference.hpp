@@ -16,8 +16,8 @@ enum class Rounding : uint8_t {
 };
 
 /// Results in float64, contiguous, in the shapes of include/fa/attention.hpp (packed or not).
-/// `*_abs` are the same sums over absolute values, the scale of the rounding error to expect; they
-/// are left empty by Rounding::plain.
+/// `*_abs` are the same sums over absolute values, scores included: the scale of the rounding error
+/// to expect. Rounding::plain leaves them empty.
 struct Result {
   std::vector<double> out, out_abs, lse, lse_abs;
   std::vector<double> dq, dk, dv, dbias, dsinks;

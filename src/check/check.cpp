@@ -1,0 +1,247 @@
+#include "check/check.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+#include "check/features.hpp"
+#include "check/generate.hpp"
+#include "check/refusals.hpp"
+#include "check/variations.hpp"
+#include "check/verdict.hpp"
+#include "reference/reference.hpp"
+
+namespace fa::check {
+namespace {
+
+/// How often the further checks ran.
+struct Extras {
+  int64_t threads = 0;
+  int64_t plans = 0;
+  int64_t alone = 0;
+  int64_t relative = 0;
+};
+
+/// One problem, from its tensors to its verdict.
+class Trial {
+ public:
+  Trial(const Spec& spec, Verdict& verdict, Extras& extras)
+      : c_(spec), verdict_(verdict), extras_(extras) {}
+
+  void run();
+
+ private:
+  void compute_reference();
+  void run_forward();
+  void run_backward();
+  void run_variations();
+  void compare(const Output& output, const reference::Result& exact,
+               const reference::Result& plain);
+  void expect_intact(bool backward);
+
+  Case c_;
+  Verdict& verdict_;
+  Extras& extras_;
+  reference::Result exact_, plain_;
+};
+
+/// The reference's vector that belongs to an output.
+const std::vector<double>& part(const reference::Result& r, const std::string& name) {
+  if (name == "out") return r.out;
+  if (name == "lse") return r.lse;
+  if (name == "dq") return r.dq;
+  if (name == "dk") return r.dk;
+  if (name == "dv") return r.dv;
+  return name == "dbias" ? r.dbias : r.dsinks;
+}
+
+const std::vector<double>& part_abs(const reference::Result& r, const std::string& name) {
+  if (name == "out") return r.out_abs;
+  if (name == "lse") return r.lse_abs;
+  if (name == "dq") return r.dq_abs;
+  if (name == "dk") return r.dk_abs;
+  if (name == "dv") return r.dv_abs;
+  return name == "dbias" ? r.dbias_abs : r.dsinks_abs;
+}
+
+void Trial::compute_reference() {
+  using reference::Rounding;
+  const Options options = c_.options();
+  for (const Rounding rounding : {Rounding::exact, Rounding::plain}) {
+    reference::Result& r = rounding == Rounding::exact ? exact_ : plain_;
+    r = c_.spec.backward ? reference::backward(c_.backward_args(), options, rounding)
+                         : reference::forward(c_.forward_args(), options, rounding);
+  }
+}
+
+/// Standard-normal inputs, nothing that makes gradients vanish, at least 64 keys for every row.
+bool is_standard(const Spec& s) {
+  if (s.score_size != 1 || s.value_size != 1 || s.dout_size != 1) return false;
+  if (s.scale || s.softcap > 0 || s.dropout_p > 0.5 || s.sinks) return false;
+  if (!s.alibi.empty() || s.window_left >= 0 || s.window_right >= 0 || s.bias_inf) return false;
+  int64_t scores = 0;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t rows = s.rows.length(b), keys = s.keys.length(b);
+    scores += rows * keys;
+    if (rows > 0 && keys - (s.causal ? rows : 0) < 64) return false;
+  }
+  return scores > 0;
+}
+
+double relative_limit(DType dtype) {
+  return dtype == bfloat16 ? 2e-2 : dtype == float16 ? 3e-3 : 1e-5;
+}
+
+void Trial::compare(const Output& output, const reference::Result& exact,
+                    const reference::Result& plain) {
+  const std::string name = output.name;
+  const std::vector<double> values = output.array->values();
+  const std::vector<double>& truth = part(exact, name);
+  // A gradient in float32 comes from O, dO and the inputs in q's dtype; LSE is float32 throughout.
+  verdict_.compare(output.name, name == "lse" ? float32 : c_.spec.dtype, values,
+                   {truth, part(plain, name), part_abs(exact, name)});
+  if (is_standard(c_.spec) && name != "lse" && name != "dsinks") {
+    ++extras_.relative;
+    verdict_.compare_relative(output.name, values, truth, relative_limit(c_.spec.dtype));
+  }
+}
+
+void Trial::expect_intact(bool backward) {
+  for (const Output& output : c_.outputs(backward)) {
+    if (!output.array->memory().intact()) {
+      verdict_.fail(fmt::format("{}: written outside of the tensor", output.name));
+    }
+  }
+}
+
+void Trial::run_forward() {
+  forward(c_.forward_args(), c_.options());
+  for (const Output& output : c_.outputs(false)) compare(output, exact_, plain_);
+  expect_intact(false);
+}
+
+void Trial::run_backward() {
+  const std::vector<std::byte> out = c_.out.memory().content();
+  const std::vector<std::byte> lse = c_.lse.memory().content();
+  c_.poison_results_beyond();
+  backward(c_.backward_args(), c_.options());
+  for (const Output& output : c_.outputs(true)) compare(output, exact_, plain_);
+  expect_intact(true);
+  c_.out.memory().restore(out);
+  c_.lse.memory().restore(lse);
+}
+
+void Trial::run_variations() {
+  Random random(~c_.spec.seed, static_cast<uint64_t>(c_.spec.index));
+  if (random.chance(0.15)) {
+    ++extras_.threads;
+    check_threads(c_, verdict_);
+  }
+  if (random.chance(0.2)) {
+    ++extras_.plans;
+    check_plan(c_, verdict_);
+  }
+  if (random.chance(0.3) && can_stand_alone(c_.spec)) {
+    ++extras_.alone;
+    check_alone(c_, verdict_);
+  }
+}
+
+void Trial::run() {
+  try {
+    compute_reference();
+    c_.poison_empty_rows(exact_.lse);
+    const uint64_t inputs = c_.input_hash();
+    run_forward();
+    if (c_.spec.backward) run_backward();
+    run_variations();
+    if (c_.input_hash() != inputs) verdict_.fail("an input was written to");
+  } catch (const std::exception& error) {
+    verdict_.fail(fmt::format("threw: {}", error.what()));
+  }
+}
+
+/// Hands out indices to threads and gathers what they find.
+class Runner {
+ public:
+  explicit Runner(const CheckConfig& config) : config_(config) {}
+
+  Report run() {
+    const int threads = config_.threads > 0
+                            ? config_.threads
+                            : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    std::vector<std::thread> pool;
+    for (int t = 0; t < threads; ++t) pool.emplace_back([this] { work(); });
+    for (std::thread& thread : pool) thread.join();
+    finish();
+    return std::move(report_);
+  }
+
+ private:
+  void work();
+  void gather(const Spec& spec, const Verdict& verdict, const Extras& extras);
+  void finish();
+
+  const CheckConfig& config_;
+  std::atomic<int64_t> next_{0};
+  std::mutex mutex_;
+  Report report_;
+  PairTable pairs_;
+  Extras extras_;
+};
+
+void Runner::work() {
+  for (int64_t n = next_++; n < config_.count; n = next_++) {
+    const Spec spec = draw(config_.seed, config_.first + n);
+    Verdict verdict;
+    Extras extras;
+    Trial(spec, verdict, extras).run();
+    gather(spec, verdict, extras);
+  }
+}
+
+void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extras) {
+  const std::scoped_lock lock(mutex_);
+  ++report_.problems;
+  pairs_.add(spec.features());
+  extras_.threads += extras.threads;
+  extras_.plans += extras.plans;
+  extras_.alone += extras.alone;
+  extras_.relative += extras.relative;
+  const bool first = report_.worst_index < 0 || spec.index < report_.worst_index;
+  if (verdict.worst_ratio() > report_.worst_ratio ||
+      (verdict.worst_ratio() == report_.worst_ratio && first)) {
+    report_.worst_ratio = verdict.worst_ratio();
+    report_.worst_index = spec.index;
+    report_.worst_problem = spec.text();
+    report_.worst_tensor = verdict.worst_tensor();
+  }
+  if (!verdict.failures().empty()) {
+    std::string what;
+    for (const std::string& failure : verdict.failures()) what += failure + "\n";
+    report_.failures.push_back({spec.index, spec.text(), what});
+  }
+  if (config_.progress) config_.progress(report_.problems);
+}
+
+void Runner::finish() {
+  std::sort(report_.failures.begin(), report_.failures.end(),
+            [](const Failure& a, const Failure& b) { return a.index < b.index; });
+  report_.wrongly_accepted = wrongly_accepted(config_.seed);
+  if (config_.count >= full_run) report_.missed = pairs_.missed();
+  report_.pair_table = pairs_.text();
+  report_.extras = fmt::format(
+      "other threads {}, through a plan {}, one sequence at a time {}, relative errors {}",
+      extras_.threads, extras_.plans, extras_.alone, extras_.relative);
+}
+
+}  // namespace
+
+Report run(const CheckConfig& config) { return Runner(config).run(); }
+
+std::string describe(uint64_t seed, int64_t index) { return draw(seed, index).text(); }
+
+}  // namespace fa::check

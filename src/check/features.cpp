@@ -1,0 +1,185 @@
+#include "check/features.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace fa::check {
+namespace {
+
+using F = Feature;
+
+struct Entry {
+  const char* name;
+  double chance;  ///< that a problem asks for it
+};
+
+constexpr std::array<Entry, feature_count> entries{{
+    {"fp32", 0},
+    {"fp16", 0},
+    {"bf16", 0},
+    {"backward", 0.75},
+    {"no_lse", 0.1},
+    {"gqa", 0.4},
+    {"causal", 0.3},
+    {"window", 0.25},
+    {"softcap", 0.2},
+    {"scale", 0.4},
+    {"scale_not_positive", 0.1},
+    {"dropout", 0.2},
+    {"dropout_state", 0.1},
+    {"alibi", 0.2},
+    {"bias", 0.1},
+    {"bias_broadcast", 0.1},
+    {"bias_inf", 0.05},
+    {"dbias", 0.1},
+    {"sinks", 0.25},
+    {"sink_inf", 0.05},
+    {"dsinks", 0.15},
+    {"dlse", 0.3},
+    {"packed_q", 0.4},
+    {"packed_k", 0.4},
+    {"used_q", 0.2},
+    {"used_k", 0.2},
+    {"v_dim", 0.3},
+    {"d576", 0.01},
+    {"strided", 0.5},
+    {"unaligned", 0.3},
+    {"threads", 0.2},
+    {"tile_edges", 0.33},
+    {"many_keys", 0.04},
+    {"empty_rows", 0.15},
+    {"zero_length", 0.1},
+    {"large", 0.1},
+    {"tiny", 0.1},
+}};
+
+constexpr std::pair<F, F> needs[] = {
+    {F::dropout_state, F::dropout},
+    {F::scale_not_positive, F::scale},
+    {F::bias_broadcast, F::bias},
+    {F::bias_inf, F::bias},
+    {F::dbias, F::bias},
+    {F::dbias, F::backward},
+    {F::sink_inf, F::sinks},
+    {F::dsinks, F::sinks},
+    {F::dsinks, F::backward},
+    {F::dlse, F::backward},
+    {F::d576, F::v_dim},
+};
+
+struct Exclusion {
+  F a, b;
+  Meeting why;
+};
+constexpr Exclusion exclusions[] = {
+    {F::fp32, F::fp16, Meeting::never},
+    {F::fp32, F::bf16, Meeting::never},
+    {F::fp16, F::bf16, Meeting::never},
+    {F::backward, F::no_lse, Meeting::never},  // which reads LSE
+    {F::large, F::tiny, Meeting::never},
+    {F::tile_edges, F::many_keys, Meeting::never},  // many rows, and few
+    {F::bias, F::packed_q, Meeting::refused},
+    {F::bias, F::packed_k, Meeting::refused},
+};
+
+/// `features` with all that they need.
+Features closed(Features features) {
+  for (const auto& [f, needed] : needs) {
+    if (features[bit(f)]) features.set(bit(needed));
+  }
+  return features;
+}
+
+Meeting worst_meeting(const Features& features) {
+  for (const Exclusion& e : exclusions) {
+    if (features[bit(e.a)] && features[bit(e.b)]) return e.why;
+  }
+  return Meeting::allowed;
+}
+
+}  // namespace
+
+const char* name(Feature f) { return entries[bit(f)].name; }
+
+Features with_needs(Pair pair) {
+  Features features;
+  features.set(bit(pair.a));
+  features.set(bit(pair.b));
+  return closed(features);
+}
+
+Meeting meeting(Feature a, Feature b) { return worst_meeting(with_needs({a, b})); }
+
+const std::vector<Pair>& allowed_pairs() {
+  static const std::vector<Pair> pairs = [] {
+    std::vector<Pair> all;
+    for (int a = 0; a < feature_count; ++a) {
+      for (int b = 0; b < a; ++b) {
+        const Pair pair{static_cast<F>(a), static_cast<F>(b)};
+        if (meeting(pair.a, pair.b) == Meeting::allowed) all.push_back(pair);
+      }
+    }
+    return all;
+  }();
+  return pairs;
+}
+
+Features draw_features(Pair pair, Random& random) {
+  Features features = with_needs(pair);
+  const auto add_if_possible = [&features](F f) {
+    Features more = features;
+    more.set(bit(f));
+    more = closed(more);
+    if (worst_meeting(more) == Meeting::allowed) features = more;
+  };
+  // From a random start, so that of two features that exclude each other either may come first.
+  const int64_t start = random.below(feature_count);
+  for (int n = 0; n < feature_count; ++n) {
+    const auto f = static_cast<F>((start + n) % feature_count);
+    if (random.chance(entries[bit(f)].chance)) add_if_possible(f);
+  }
+  // Of the dtypes exactly one: what is there already keeps the others out.
+  const int64_t dtype = random.below(3);
+  for (int64_t n = 0; n < 3; ++n) add_if_possible(static_cast<F>((dtype + n) % 3));
+  return features;
+}
+
+void PairTable::add(const Features& features) {
+  for (int a = 0; a < feature_count; ++a) {
+    for (int b = 0; b <= a; ++b) count_[a][b] += features[a] && features[b] ? 1 : 0;
+  }
+}
+
+void PairTable::add(const PairTable& other) {
+  for (int a = 0; a < feature_count; ++a) {
+    for (int b = 0; b <= a; ++b) count_[a][b] += other.count_[a][b];
+  }
+}
+
+std::vector<std::string> PairTable::missed() const {
+  std::vector<std::string> pairs;
+  for (const Pair& pair : allowed_pairs()) {
+    if (count_[bit(pair.a)][bit(pair.b)] == 0) {
+      pairs.push_back(fmt::format("{} x {}", name(pair.a), name(pair.b)));
+    }
+  }
+  return pairs;
+}
+
+std::string PairTable::text() const {
+  std::string text = fmt::format("{:>23}", "");
+  for (int b = 0; b < feature_count; ++b) text += fmt::format("{:>5}", b + 1);
+  for (int a = 0; a < feature_count; ++a) {
+    text += fmt::format("\n{:>3} {:<19}", a + 1, entries[a].name);
+    for (int b = 0; b <= a; ++b) {
+      const Meeting m = meeting(static_cast<F>(a), static_cast<F>(b));
+      const char* no = m == Meeting::refused ? "no" : "-";
+      text += m == Meeting::allowed ? fmt::format("{:>5}", count_[a][b]) : fmt::format("{:>5}", no);
+    }
+  }
+  return text + "\n(no: must be refused; -: cannot meet; the diagonal counts problems)\n";
+}
+
+}  // namespace fa::check

@@ -1,0 +1,91 @@
+// What a random problem may have, and which of these may meet in one problem.
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "check/random.hpp"
+
+namespace fa::check {
+
+enum class Feature : uint8_t {
+  fp32,
+  fp16,
+  bf16,
+  backward,
+  no_lse,
+  gqa,
+  causal,
+  window,
+  softcap,
+  scale,
+  scale_not_positive,
+  dropout,
+  dropout_state,
+  alibi,
+  bias,
+  bias_broadcast,
+  bias_inf,
+  dbias,
+  sinks,
+  sink_inf,
+  dsinks,
+  dlse,
+  packed_q,
+  packed_k,
+  used_q,
+  used_k,
+  v_dim,  ///< V's head_dim is not Q's
+  d576,   ///< head_dim 576 with 512
+  strided,
+  unaligned,  ///< some tensor's rows are not aligned to 16 bytes
+  threads,
+  tile_edges,  ///< more rows than a tile of queries and more keys than a tile of keys
+  many_keys,   ///< so few queries and so many keys that the keys may be split
+  empty_rows,  ///< rows that see no key
+  zero_length,
+  large,  ///< magnitudes
+  tiny,
+};
+inline constexpr int feature_count = static_cast<int>(Feature::tiny) + 1;
+
+using Features = std::bitset<feature_count>;
+
+inline size_t bit(Feature f) { return static_cast<size_t>(f); }
+const char* name(Feature f);
+
+enum class Meeting : uint8_t {
+  allowed,
+  refused,  ///< the library must say no
+  never     ///< no problem can have both
+};
+Meeting meeting(Feature a, Feature b);
+
+struct Pair {
+  Feature a, b;
+};
+/// Every pair that may meet, in a fixed order.
+const std::vector<Pair>& allowed_pairs();
+
+/// A pair and all that it needs.
+Features with_needs(Pair pair);
+
+/// Random features that go together, `pair` (and what it needs) among them.
+Features draw_features(Pair pair, Random& random);
+
+/// How often each pair met.
+class PairTable {
+ public:
+  void add(const Features& features);
+  void add(const PairTable& other);
+  std::vector<std::string> missed() const;
+  std::string text() const;
+
+ private:
+  std::array<std::array<int64_t, feature_count>, feature_count> count_{};
+};
+
+}  // namespace fa::check

@@ -1,0 +1,275 @@
+#include "check/generate.hpp"
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace fa::check {
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+/// Which rows of the tensor lie within a length.
+std::vector<bool> counting_rows(const SideSpec& side) {
+  std::vector<bool> counts(static_cast<size_t>(side.total()));
+  for (int64_t b = 0; b < static_cast<int64_t>(side.extent.size()); ++b) {
+    for (int64_t i = 0; i < side.length(b); ++i)
+      counts[static_cast<size_t>(side.first(b) + i)] = true;
+  }
+  return counts;
+}
+
+IntArray<int32_t> cu_seqlens(const SideSpec& side) {
+  std::vector<int32_t> cu{0};
+  for (const int64_t extent : side.extent) cu.push_back(cu.back() + static_cast<int32_t>(extent));
+  return IntArray<int32_t>(std::move(cu));
+}
+
+IntArray<int32_t> seqused(const SideSpec& side) {
+  return IntArray<int32_t>({side.used.begin(), side.used.end()});
+}
+
+}  // namespace
+
+Case::Case(const Spec& s)
+    : spec(s),
+      random_(s.seed ^ 0x7ab1e5, static_cast<uint64_t>(s.index)),
+      row_counts_(counting_rows(s.rows)),
+      key_counts_(counting_rows(s.keys)) {
+  place_inputs();
+  place_outputs();
+  fill_inputs();
+  poison_beyond();
+}
+
+std::vector<int64_t> Case::shape(const SideSpec& side, int64_t heads, int64_t width) const {
+  if (side.packed) return {side.total(), heads, width};
+  return {spec.batch, side.seqlen, heads, width};
+}
+
+std::vector<int64_t> Case::lse_shape() const {
+  if (spec.rows.packed) return {spec.heads_q, spec.rows.total()};
+  return {spec.batch, spec.heads_q, spec.rows.seqlen};
+}
+
+Array Case::place(std::vector<int64_t> shape, DType dtype, bool unaligned) {
+  const Layout layout = random_layout(shape, dtype, spec.strided, unaligned, random_);
+  return Array(std::move(shape), dtype, layout);
+}
+
+std::vector<Array> Case::place_together(const std::vector<std::vector<int64_t>>& shapes) {
+  std::vector<int64_t> whole = shapes[0];
+  int64_t& heads = whole[whole.size() - 2];
+  for (size_t n = 1; n < shapes.size(); ++n) heads += shapes[n][whole.size() - 2];
+  Layout layout = random_layout(whole, spec.dtype, false, spec.unaligned, random_);
+  layout.null_strides = false;
+  const auto memory = std::make_shared<Memory>(layout.size * spec.dtype.bits / 8);
+  std::vector<Array> arrays;
+  for (const std::vector<int64_t>& shape : shapes) {
+    arrays.emplace_back(shape, spec.dtype, layout, memory);
+    layout.offset += shape[shape.size() - 2] * shape.back();
+  }
+  return arrays;
+}
+
+void Case::place_qkv(Array& a, Array& b, Array& c) {
+  const std::vector<int64_t> qs = shape(spec.rows, spec.heads_q, spec.dim);
+  const std::vector<int64_t> ks = shape(spec.keys, spec.heads_k, spec.dim);
+  const std::vector<int64_t> vs = shape(spec.keys, spec.heads_k, spec.dim_v);
+  const bool same_rows =
+      spec.rows.packed == spec.keys.packed && spec.rows.total() == spec.keys.total();
+  const bool together = spec.strided && spec.dim == spec.dim_v && random_.chance(0.4);
+  if (together && same_rows) {
+    const std::vector<Array> all = place_together({qs, ks, vs});
+    a = all[0];
+    b = all[1];
+    c = all[2];
+    return;
+  }
+  a = place(qs, spec.dtype, spec.unaligned);
+  if (together) {
+    const std::vector<Array> both = place_together({ks, vs});
+    b = both[0];
+    c = both[1];
+  } else {
+    b = place(ks, spec.dtype, spec.unaligned && random_.chance(0.5));
+    c = place(vs, spec.dtype, spec.unaligned && random_.chance(0.5));
+  }
+}
+
+void Case::place_inputs() {
+  place_qkv(q, k, v);
+  if (spec.backward)
+    dout = place(shape(spec.rows, spec.heads_q, spec.dim_v), spec.dtype, spec.unaligned);
+  if (spec.dlse) dlse = place(lse_shape(), float32, spec.unaligned);
+  if (!spec.bias.empty()) bias = place(spec.bias, spec.bias_dtype, spec.unaligned);
+  if (!spec.alibi.empty()) alibi = place(spec.alibi, float32, spec.unaligned);
+  if (spec.sinks) sinks = place({spec.heads_q}, spec.sinks_dtype, spec.unaligned);
+  if (spec.rows.packed) cu_seqlens_q = cu_seqlens(spec.rows);
+  if (spec.keys.packed) cu_seqlens_k = cu_seqlens(spec.keys);
+  if (spec.rows.seqused) seqused_q = seqused(spec.rows);
+  if (spec.keys.seqused) seqused_k = seqused(spec.keys);
+  dropout_state = IntArray<int64_t>(
+      {static_cast<int64_t>(spec.dropout_seed), static_cast<int64_t>(spec.dropout_offset)});
+}
+
+void Case::place_outputs() {
+  out = place(shape(spec.rows, spec.heads_q, spec.dim_v), spec.dtype, spec.unaligned);
+  if (spec.lse) lse = place(lse_shape(), float32, spec.unaligned);
+  if (!spec.backward) return;
+  place_qkv(dq, dk, dv);
+  if (spec.dbias) dbias = place(spec.bias, spec.dbias_dtype, spec.unaligned);
+  if (spec.dsinks) dsinks = place({spec.heads_q}, spec.dsinks_dtype, spec.unaligned);
+}
+
+void Case::fill_inputs() {
+  const auto fill = [this](const Array& a, double size) {
+    if (a.given()) a.fill([this, size](int64_t) { return size * random_.normal(); });
+  };
+  fill(q, spec.score_size);
+  fill(k, 1);
+  fill(v, spec.value_size);
+  fill(dout, spec.dout_size);
+  fill(dlse, spec.dout_size);
+  fill(sinks, 2);
+  if (spec.sink_inf) {
+    sinks.fill([this](int64_t h) { return h == 0 || random_.chance(0.5) ? -infinity : 1.5; });
+  }
+  if (alibi.given()) {
+    alibi.fill([this](int64_t) {
+      return random_.chance(0.1) ? 0 : std::exp2(static_cast<double>(-random_.below(9)));
+    });
+  }
+  if (bias.given()) fill_bias();
+}
+
+void Case::fill_bias() {
+  bool masked_row = false;  // sometimes a row has no key left
+  bias.fill([&](int64_t n) {
+    if (n % spec.bias[3] == 0) masked_row = spec.bias_inf && random_.chance(0.1);
+    const bool masked = masked_row || (spec.bias_inf && random_.chance(0.2));
+    return masked ? -infinity : random_.normal();
+  });
+}
+
+int64_t Case::lse_row(int64_t n) const {
+  const int64_t rows = lse_shape().back();
+  if (spec.rows.packed) return n % rows;
+  return n / (rows * spec.heads_q) * rows + n % rows;
+}
+
+bool Case::bias_counts(int64_t n) const {
+  const int64_t key = n % spec.bias[3];
+  const int64_t row = n / spec.bias[3] % spec.bias[2];
+  const int64_t batch = n / (spec.bias[3] * spec.bias[2] * spec.bias[1]);
+  for (int64_t b = 0; b < spec.batch; ++b) {
+    if (spec.bias[0] > 1 && b != batch) continue;
+    if (row < spec.rows.length(b) && key < spec.keys.length(b)) return true;
+  }
+  return false;
+}
+
+void Case::poison_beyond() {
+  const auto poison = [](const Array& a, const std::vector<bool>& counts) {
+    if (!a.given()) return;
+    const int64_t per_row = a.shape()[a.shape().size() - 2] * a.shape().back();
+    a.poison_where([&counts, per_row](int64_t n) { return !counts[n / per_row]; });
+  };
+  poison(q, row_counts_);
+  poison(dout, row_counts_);
+  poison(k, key_counts_);
+  poison(v, key_counts_);
+  if (dlse.given()) dlse.poison_where([this](int64_t n) { return !row_counts_[lse_row(n)]; });
+  if (bias.given()) bias.poison_where([this](int64_t n) { return !bias_counts(n); });
+}
+
+void Case::poison_empty_rows(const std::vector<double>& exact_lse) const {
+  if (!dout.given()) return;
+  std::vector<bool> empty(static_cast<size_t>(dout.numel() / spec.dim_v));
+  for (int64_t n = 0; n < static_cast<int64_t>(exact_lse.size()); ++n) {
+    const int64_t rows = lse_shape().back();
+    const int64_t head = n / rows % spec.heads_q;
+    empty[lse_row(n) * spec.heads_q + head] = exact_lse[n] == -infinity;
+  }
+  dout.poison_where([&](int64_t n) { return empty[n / spec.dim_v]; });
+  if (dlse.given()) dlse.poison_where([&](int64_t n) { return exact_lse[n] == -infinity; });
+}
+
+void Case::poison_results_beyond() const {
+  const int64_t per_row = spec.heads_q * spec.dim_v;
+  out.poison_where([&](int64_t n) { return !row_counts_[n / per_row]; });
+  lse.poison_where([&](int64_t n) { return !row_counts_[lse_row(n)]; });
+}
+
+ForwardArgs Case::forward_args() const {
+  return {q.tensor(), k.tensor(), v.tensor(), out.tensor(), lse.tensor()};
+}
+
+BackwardArgs Case::backward_args() const {
+  return {dout.tensor(), q.tensor(),  k.tensor(),  v.tensor(),    out.tensor(),   lse.tensor(),
+          dq.tensor(),   dk.tensor(), dv.tensor(), dlse.tensor(), dbias.tensor(), dsinks.tensor()};
+}
+
+Options Case::options() const {
+  Options o;
+  o.scale = spec.scale;
+  o.causal = spec.causal;
+  o.window_left = spec.window_left;
+  o.window_right = spec.window_right;
+  o.softcap = spec.softcap;
+  o.dropout_p = spec.dropout_p;
+  if (spec.dropout_state) {
+    o.dropout_state = dropout_state.tensor();
+  } else {
+    o.dropout_seed = spec.dropout_seed;
+    o.dropout_offset = spec.dropout_offset;
+  }
+  o.alibi_slopes = alibi.tensor();
+  o.bias = bias.tensor();
+  o.sinks = sinks.tensor();
+  if (spec.rows.packed) o.cu_seqlens_q = cu_seqlens_q.tensor();
+  if (spec.keys.packed) o.cu_seqlens_k = cu_seqlens_k.tensor();
+  o.max_seqlen_q = spec.rows.max_seqlen;
+  o.max_seqlen_k = spec.keys.max_seqlen;
+  if (spec.rows.seqused) o.seqused_q = seqused_q.tensor();
+  if (spec.keys.seqused) o.seqused_k = seqused_k.tensor();
+  o.deterministic = spec.deterministic;
+  o.batch_invariant = spec.batch_invariant;
+  o.num_threads = spec.num_threads;
+  return o;
+}
+
+std::vector<Output> Case::outputs(bool backward) const {
+  std::vector<Output> all;
+  const auto add = [&all](const char* name, const Array& array) {
+    if (array.given()) all.push_back({name, &array});
+  };
+  if (backward) {
+    add("dq", dq);
+    add("dk", dk);
+    add("dv", dv);
+    add("dbias", dbias);
+    add("dsinks", dsinks);
+  } else {
+    add("out", out);
+    add("lse", lse);
+  }
+  return all;
+}
+
+void Case::poison(bool backward) const {
+  for (const Output& output : outputs(backward)) output.array->memory().poison();
+}
+
+uint64_t Case::input_hash() const {
+  uint64_t hash = 0;
+  for (const Array* a : {&q, &k, &v, &dout, &dlse, &bias, &alibi, &sinks}) {
+    if (!a->given()) continue;
+    for (const std::byte x : a->memory().content()) {
+      hash = (hash ^ static_cast<uint64_t>(x)) * 0x100000001b3;
+    }
+  }
+  return hash;
+}
+
+}  // namespace fa::check

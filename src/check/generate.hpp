@@ -1,0 +1,72 @@
+// The tensors of a random problem: contents, memory layouts, and NaN wherever nobody may read.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "check/array.hpp"
+#include "check/spec.hpp"
+#include "fa/attention.hpp"
+
+namespace fa::check {
+
+/// An output and its name in a report.
+struct Output {
+  const char* name;
+  const Array* array;
+};
+
+/// A problem with its tensors. Inputs hold NaN in the rows and keys beyond every length and
+/// between rows; outputs hold NaN.
+class Case {
+ public:
+  explicit Case(const Spec& spec);
+
+  const Spec spec;
+  Array q, k, v, out, lse;
+  Array dout, dlse, dq, dk, dv;
+  Array bias, dbias, alibi, sinks, dsinks;
+  IntArray<int32_t> cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k;
+  IntArray<int64_t> dropout_state;
+
+  ForwardArgs forward_args() const;
+  BackwardArgs backward_args() const;
+  Options options() const;
+
+  /// Those of the forward or the backward pass that are asked for.
+  std::vector<Output> outputs(bool backward) const;
+  /// Refills the outputs of a pass with NaN.
+  void poison(bool backward) const;
+  /// Puts NaN into dO and dLSE of the rows without keys and sink (`lse` -inf): they pass nothing
+  /// on.
+  void poison_empty_rows(const std::vector<double>& exact_lse) const;
+  /// Puts NaN into O and LSE beyond the used rows, which the backward pass must not read.
+  void poison_results_beyond() const;
+  /// Hash of the memory of all inputs.
+  uint64_t input_hash() const;
+
+ private:
+  std::vector<int64_t> shape(const SideSpec& side, int64_t heads, int64_t width) const;
+  std::vector<int64_t> lse_shape() const;
+  Array place(std::vector<int64_t> shape, DType dtype, bool unaligned);
+  /// Tensors [.., heads, width] that differ in heads alone, head after head in one memory, as one
+  /// projection would write them.
+  std::vector<Array> place_together(const std::vector<std::vector<int64_t>>& shapes);
+  /// q, k and v or their gradients.
+  void place_qkv(Array& a, Array& b, Array& c);
+  void place_inputs();
+  void place_outputs();
+  void fill_inputs();
+  void fill_bias();
+  void poison_beyond();
+  /// The row, among all sequences' rows, of element n of LSE.
+  int64_t lse_row(int64_t n) const;
+  bool bias_counts(int64_t n) const;
+
+  Random random_;
+  std::vector<bool> row_counts_, key_counts_;  ///< not beyond a length, by row of the tensor
+};
+
+}  // namespace fa::check

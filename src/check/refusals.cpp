@@ -1,0 +1,59 @@
+#include "check/refusals.hpp"
+
+#include <fmt/format.h>
+
+#include "check/features.hpp"
+#include "check/generate.hpp"
+
+namespace fa::check {
+namespace {
+
+/// Every byte of the outputs is as it was made.
+bool untouched(const Case& c, bool backward) {
+  for (const Output& output : c.outputs(backward)) {
+    for (const std::byte x : output.array->memory().content()) {
+      if (x != std::byte{0xff}) return false;
+    }
+  }
+  return true;
+}
+
+/// What is wrong with the answer to a call that must be refused; empty when nothing is.
+template <typename Call>
+std::string wrong_answer(const Case& c, bool backward, const char* argument, const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    if (message.find(argument) == std::string::npos) {
+      return fmt::format("the error does not name {}: {}", argument, message);
+    }
+    return untouched(c, backward) ? "" : "refused after an output was written";
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+std::vector<std::string> wrongly_accepted(uint64_t seed) {
+  std::vector<std::string> wrong;
+  for (int a = 0; a < feature_count; ++a) {
+    for (int b = 0; b < a; ++b) {
+      const Pair pair{static_cast<Feature>(a), static_cast<Feature>(b)};
+      if (meeting(pair.a, pair.b) != Meeting::refused) continue;
+      const Case c(draw_refused(pair, seed));
+      const auto expect = [&](bool backward, const auto& call) {
+        // Every refused pair is one of a bias with packed sequences.
+        if (const std::string what = wrong_answer(c, backward, "bias", call); !what.empty()) {
+          wrong.push_back(fmt::format("{} x {}: {} {}", name(pair.a), name(pair.b),
+                                      backward ? "backward" : "forward", what));
+        }
+      };
+      expect(false, [&] { forward(c.forward_args(), c.options()); });
+      if (c.spec.backward) expect(true, [&] { fa::backward(c.backward_args(), c.options()); });
+    }
+  }
+  return wrong;
+}
+
+}  // namespace fa::check

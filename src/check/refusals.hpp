@@ -1,0 +1,14 @@
+// Pairs of options that the library must refuse, each asked once.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fa::check {
+
+/// The refused pairs that were not answered as they must be: with Error, naming the argument,
+/// before anything is written.
+std::vector<std::string> wrongly_accepted(uint64_t seed);
+
+}  // namespace fa::check

@@ -1,0 +1,423 @@
+#include "check/spec.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+namespace fa::check {
+namespace {
+
+using F = Feature;
+
+// Edges of the CPU backend's tiles, which a third of the problems cross both ways.
+constexpr int64_t tile_rows = 96;
+constexpr int64_t tile_keys = 128;
+constexpr int64_t split_keys = 1024;
+// Multiply-adds of one product: keeps a problem at some milliseconds in the reference.
+constexpr double work_limit = 1.5e6;
+
+/// Draws a Spec from the features asked for.
+class Draft {
+ public:
+  Draft(const Features& features, Random& random) : has_(features), random_(random) {}
+
+  Spec spec() {
+    draw_sizes();
+    draw_lengths();
+    limit_work();
+    draw_score_options();
+    draw_bias_and_sinks();
+    draw_the_rest();
+    return s_;
+  }
+
+ private:
+  bool has(F f) const { return has_[bit(f)]; }
+  bool long_sequences() const { return has(F::tile_edges) || has(F::many_keys); }
+  int64_t draw_dim() {
+    if (random_.chance(0.08)) return 8 * random_.between(1, 32);
+    return 8 * random_.pick({1, 1, 2, 2, 3, 4, 5, 8});
+  }
+  DType own_or_float32() { return random_.chance(0.5) ? s_.dtype : float32; }
+  /// Mostly small; what lies around 1, and what a vector register holds, more often than others.
+  int64_t small_length(int64_t limit) {
+    if (random_.chance(0.2)) return random_.pick({1, 1, 2, 7, 8, 9, 15, 16, 17});
+    return random_.between(1, limit);
+  }
+
+  void draw_sizes();
+  void draw_lengths();
+  void draw_side(SideSpec& side, bool packed, bool used, int64_t longest, int64_t edge);
+  void draw_zero_length();
+  void draw_empty_rows();
+  void limit_work();
+  void draw_score_options();
+  void draw_bias_and_sinks();
+  void draw_the_rest();
+  void draw_magnitudes();
+
+  const Features& has_;
+  Random& random_;
+  Spec s_;
+  int64_t longest_ = 0;  ///< the sequence that crosses the tiles' edges
+};
+
+void Draft::draw_sizes() {
+  s_.dtype = has(F::fp32) ? float32 : has(F::fp16) ? float16 : bfloat16;
+  s_.batch = long_sequences() ? random_.pick<int64_t>({1, 1, 2}) : random_.between(1, 3);
+  if (has(F::zero_length) || has(F::empty_rows)) s_.batch = random_.between(2, 3);
+  s_.heads_k = random_.pick<int64_t>({1, 1, 2, 3, 4});
+  int64_t group = 1;
+  if (has(F::gqa)) {
+    s_.heads_k = random_.pick<int64_t>({1, 1, 2});
+    group = random_.between(2, 8 / s_.heads_k);
+  }
+  s_.heads_q = s_.heads_k * group;
+  s_.dim = draw_dim();
+  s_.dim_v = s_.dim;
+  while (has(F::v_dim) && s_.dim_v == s_.dim) s_.dim_v = draw_dim();
+  if (has(F::d576)) {
+    s_.dim = 576;
+    s_.dim_v = 512;
+  }
+}
+
+void Draft::draw_side(SideSpec& side, bool packed, bool used, int64_t longest, int64_t edge) {
+  side.packed = packed;
+  side.seqused = used;
+  side.seqlen = longest;
+  for (int64_t b = 0; b < s_.batch; ++b) {
+    side.extent.push_back(
+        packed && b != longest_ ? random_.below(std::min<int64_t>(longest, 40) + 1) : longest);
+    if (!used) continue;
+    const int64_t extent = side.extent[b];
+    // The longest still crosses its edge.
+    const int64_t least = b == longest_ ? std::min(extent, edge + 1) : 0;
+    side.used.push_back(random_.chance(0.3) ? extent : random_.between(least, extent));
+  }
+  if (packed) {
+    side.tail = random_.chance(0.3) ? random_.between(1, 5) : 0;
+    side.max_seqlen = *std::max_element(side.extent.begin(), side.extent.end());
+    if (random_.chance(0.3)) side.max_seqlen += random_.between(1, 100);
+  }
+}
+
+void Draft::draw_lengths() {
+  longest_ = random_.below(s_.batch);
+  int64_t rows = small_length(48);
+  int64_t keys = random_.chance(0.2) ? rows : small_length(80);
+  if (has(F::tile_edges)) {
+    const bool second = random_.chance(0.2) && !has(F::d576);  // the tiles' next edges
+    rows = tile_rows + (second ? random_.between(90, 110) : random_.between(1, 40));
+    keys = tile_keys + (second ? random_.between(120, 140) : random_.between(1, 50));
+    if (random_.chance(0.03) && !has(F::d576)) keys = split_keys + random_.between(1, 60);
+  } else if (has(F::many_keys)) {
+    rows = random_.between(1, 4);
+    keys = split_keys * random_.between(1, 2) + random_.between(-1, 40);
+  }
+  const bool by_mask = has(F::empty_rows) && !has(F::many_keys) && random_.chance(0.5);
+  if (by_mask) {
+    s_.causal = true;
+    rows = keys + random_.between(1, 20);
+  }
+  const bool zero_keys = has(F::empty_rows) && !by_mask;
+  const bool zero = zero_keys || (has(F::zero_length) && long_sequences());
+  const bool ragged = has(F::packed_k) || has(F::used_k);
+  draw_side(s_.rows, has(F::packed_q), has(F::used_q), rows, has(F::tile_edges) ? tile_rows : 0);
+  draw_side(s_.keys, has(F::packed_k), has(F::used_k) || (zero && !ragged), keys,
+            has(F::tile_edges)  ? tile_keys
+            : has(F::many_keys) ? split_keys - 2
+                                : 0);
+  if (has(F::empty_rows) && !by_mask) draw_empty_rows();
+  if (has(F::zero_length)) draw_zero_length();
+}
+
+/// A sequence with rows and no keys.
+void Draft::draw_empty_rows() {
+  const int64_t b = (longest_ + 1) % s_.batch;
+  if (s_.keys.seqused) {
+    s_.keys.used[b] = 0;
+  } else {
+    s_.keys.extent[b] = 0;
+  }
+  if (s_.rows.packed && s_.rows.extent[b] == 0) {
+    s_.rows.extent[b] = 1;
+    s_.rows.max_seqlen = std::max<int64_t>(s_.rows.max_seqlen, 1);
+  }
+  if (s_.rows.seqused) s_.rows.used[b] = s_.rows.extent[b];
+}
+
+void Draft::draw_zero_length() {
+  const int64_t b = (longest_ + 1) % s_.batch;
+  SideSpec& side = has(F::empty_rows) || random_.chance(0.5) ? s_.keys : s_.rows;
+  if (side.seqused) {
+    side.used[b] = 0;
+  } else if (side.packed) {
+    side.extent[b] = 0;
+  } else if (!long_sequences()) {
+    side.seqlen = 0;
+    std::fill(side.extent.begin(), side.extent.end(), 0);
+  } else if (s_.keys.seqused) {
+    s_.keys.used[b] = 0;
+  } else {
+    s_.keys.extent[b] = 0;
+  }
+}
+
+void Draft::limit_work() {
+  double scores = 0;
+  for (int64_t b = 0; b < s_.batch; ++b) {
+    scores += static_cast<double>(s_.rows.length(b)) * static_cast<double>(s_.keys.length(b));
+  }
+  const auto work = [&] { return scores * static_cast<double>(s_.heads_q * (s_.dim + s_.dim_v)); };
+  while (work() > work_limit && s_.heads_k > 1) {
+    s_.heads_q -= s_.heads_q / s_.heads_k;
+    --s_.heads_k;
+  }
+  const int64_t least = has(F::gqa) ? 2 : 1;
+  while (work() > work_limit && s_.heads_q > least) --s_.heads_q;
+  if (has(F::d576) || random_.chance(0.02)) return;
+  while (work() > work_limit && std::max(s_.dim, s_.dim_v) > 16) {
+    int64_t& larger = s_.dim > s_.dim_v ? s_.dim : s_.dim_v;
+    larger -= 8;
+    if (!has(F::v_dim)) s_.dim = s_.dim_v = std::min(s_.dim, s_.dim_v);
+  }
+}
+
+void Draft::draw_score_options() {
+  if (has(F::scale)) {
+    s_.scale = random_.pick({1.0, 0.3, 0.0625, 0.1234567});
+    if (has(F::scale_not_positive)) s_.scale = random_.pick({0.0, -0.25, -0.6});
+  }
+  s_.causal = s_.causal || has(F::causal);
+  if (has(F::window)) {
+    const auto side = [&] {
+      if (random_.chance(0.05)) return std::numeric_limits<int64_t>::max();
+      return random_.chance(0.3) ? random_.between(-3, -1) : random_.below(s_.keys.seqlen / 2 + 8);
+    };
+    s_.window_left = side();
+    s_.window_right = side();
+    if (s_.window_left < 0 && s_.window_right < 0) s_.window_left = random_.below(20);
+  }
+  if (has(F::softcap)) s_.softcap = random_.pick({0.5, 2.0, 15.0, 50.0});
+  if (has(F::dropout)) {
+    s_.dropout_p = random_.pick({0.1, 0.1, 0.5, 0.9, 1e-11, 0.999});
+    if (s_.dtype == float16) s_.dropout_p = std::min(s_.dropout_p, 0.9);  // see draw_magnitudes
+    s_.dropout_seed = random_.next();
+    s_.dropout_offset = random_.chance(0.5) ? random_.next() : random_.next() % 1000;
+    s_.dropout_state = has(F::dropout_state);
+  }
+  if (has(F::alibi)) {
+    s_.alibi = {s_.heads_q};
+    if (random_.chance(0.5)) s_.alibi = {s_.batch, s_.heads_q};
+  }
+}
+
+void Draft::draw_bias_and_sinks() {
+  if (has(F::bias)) {
+    s_.bias = {s_.batch, s_.heads_q, s_.rows.seqlen, s_.keys.seqlen};
+    const int64_t kinds = has(F::bias_broadcast) ? random_.between(1, 7) : 0;
+    for (int64_t d = 0; d < 3; ++d) {
+      if ((kinds >> d) % 2 == 1) s_.bias[d] = 1;
+    }
+    s_.bias_dtype = own_or_float32();
+    s_.bias_inf = has(F::bias_inf);
+    s_.dbias = has(F::dbias);
+    s_.dbias_dtype = random_.chance(0.5) ? s_.bias_dtype : float32;
+  }
+  if (has(F::sinks)) {
+    s_.sinks = true;
+    s_.sinks_dtype = own_or_float32();
+    s_.sink_inf = has(F::sink_inf);
+    s_.dsinks = has(F::dsinks);
+    s_.dsinks_dtype = random_.chance(0.5) ? s_.sinks_dtype : float32;
+  }
+}
+
+void Draft::draw_the_rest() {
+  s_.backward = has(F::backward);
+  s_.lse = !has(F::no_lse);
+  s_.dlse = has(F::dlse);
+  s_.strided = has(F::strided);
+  s_.unaligned = has(F::unaligned);
+  s_.num_threads = has(F::threads) ? static_cast<int32_t>(random_.between(2, 4)) : 1;
+  s_.deterministic = random_.chance(0.3);
+  s_.batch_invariant = random_.chance(0.3);
+  draw_magnitudes();
+}
+
+void Draft::draw_magnitudes() {
+  // In float16 no gradient, nor dP of the plain formula, may come near 65504: there one size at a
+  // time is large, and not by much. Elsewhere squares of the sizes must fit float32.
+  const bool half = s_.dtype == float16;
+  const double limit = half ? 4 : 1e13;
+  const auto some = [&] { return half ? int64_t{1} << random_.below(3) : random_.between(1, 7); };
+  if (has(F::large)) {
+    const int64_t which = some();
+    if ((which & 1) != 0) s_.score_size = random_.pick({8.0, 30.0});
+    if ((which & 2) != 0) s_.value_size = std::pow(limit, random_.uniform());
+    if ((which & 4) != 0) s_.dout_size = std::pow(limit, random_.uniform());
+  }
+  if (has(F::tiny)) {
+    const int64_t which = random_.between(1, 7);
+    if ((which & 1) != 0) s_.score_size = 1e-3;
+    if ((which & 2) != 0) s_.value_size = 1e-3;
+    if ((which & 4) != 0) s_.dout_size = 1e-3;
+  }
+}
+
+void empty_the_batch(Spec& s) {
+  s.batch = 0;
+  for (SideSpec* side : {&s.rows, &s.keys}) {
+    side->extent.clear();
+    side->used.clear();
+  }
+  if (!s.bias.empty() && s.bias[0] > 1) s.bias[0] = 0;
+  if (s.alibi.size() == 2) s.alibi[0] = 0;
+}
+
+bool has_empty_row(const Spec& s) {
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t rows = s.rows.length(b), keys = s.keys.length(b);
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto diagonal = static_cast<double>(i + keys - rows);
+      double from = 0, to = static_cast<double>(keys - 1);
+      if (s.window_left >= 0) from = std::max(from, diagonal - static_cast<double>(s.window_left));
+      if (s.window_right >= 0) to = std::min(to, diagonal + static_cast<double>(s.window_right));
+      if (s.causal) to = std::min(to, diagonal);
+      if (from > to) return true;
+    }
+  }
+  return false;
+}
+
+std::string side_text(const char* name, const SideSpec& side) {
+  std::string text = side.packed ? fmt::format(" {}=packed{}", name, side.extent)
+                                 : fmt::format(" {}={}", name, side.seqlen);
+  if (side.tail > 0) text += fmt::format("+{}", side.tail);
+  if (side.seqused) text += fmt::format(" used{}", side.used);
+  return text;
+}
+
+const char* dtype_text(DType dtype) {
+  return dtype == float32 ? "fp32" : dtype == float16 ? "fp16" : "bf16";
+}
+
+}  // namespace
+
+int64_t SideSpec::total() const {
+  if (!packed) return seqlen * static_cast<int64_t>(extent.size());
+  return std::accumulate(extent.begin(), extent.end(), tail);
+}
+
+int64_t SideSpec::first(int64_t b) const {
+  return std::accumulate(extent.begin(), extent.begin() + b, int64_t{0});
+}
+
+Features Spec::features() const {
+  Features f;
+  if (batch == 0) return f;
+  const auto set = [&f](Feature feature, bool has) { f.set(bit(feature), has); };
+  set(dtype == float32 ? F::fp32 : dtype == float16 ? F::fp16 : F::bf16, true);
+  set(F::backward, backward);
+  set(F::no_lse, !lse);
+  set(F::gqa, heads_q > heads_k);
+  set(F::causal, causal);
+  set(F::window, window_left >= 0 || window_right >= 0);
+  set(F::softcap, softcap > 0);
+  set(F::scale, scale.has_value());
+  set(F::scale_not_positive, scale.has_value() && *scale <= 0);
+  set(F::dropout, dropout_p > 0);
+  set(F::dropout_state, dropout_state);
+  set(F::alibi, !alibi.empty());
+  set(F::bias, !bias.empty());
+  if (!bias.empty()) {
+    set(F::bias_broadcast, bias[0] < batch || bias[1] < heads_q || bias[2] < rows.seqlen);
+  }
+  set(F::bias_inf, bias_inf);
+  set(F::dbias, dbias);
+  set(F::sinks, sinks);
+  set(F::sink_inf, sink_inf);
+  set(F::dsinks, dsinks);
+  set(F::dlse, dlse);
+  set(F::packed_q, rows.packed);
+  set(F::packed_k, keys.packed);
+  set(F::used_q, rows.seqused);
+  set(F::used_k, keys.seqused);
+  set(F::v_dim, dim_v != dim);
+  set(F::d576, dim == 576);
+  set(F::strided, strided);
+  set(F::unaligned, unaligned);
+  set(F::threads, num_threads > 1);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t n = rows.length(b), m = keys.length(b);
+    if (n > tile_rows && m > tile_keys) set(F::tile_edges, true);
+    if (n > 0 && n < 8 && m >= split_keys - 1) set(F::many_keys, true);
+    if (n == 0 || m == 0) set(F::zero_length, true);
+  }
+  set(F::empty_rows, has_empty_row(*this));
+  const auto sizes = {score_size, value_size, dout_size};
+  set(F::large, std::max(sizes) > 1);
+  set(F::tiny, std::min(sizes) < 1);
+  return f;
+}
+
+std::string Spec::text() const {
+  std::string t =
+      fmt::format("{} {} b={} heads={}/{} dim={}/{}", dtype_text(dtype),
+                  backward ? "backward" : "forward", batch, heads_q, heads_k, dim, dim_v);
+  t += side_text("q", rows) + side_text("k", keys);
+  if (!lse) t += " no_lse";
+  if (scale) t += fmt::format(" scale={}", *scale);
+  if (causal) t += " causal";
+  if (window_left >= 0 || window_right >= 0) {
+    t += fmt::format(" window={},{}", window_left, window_right);
+  }
+  if (softcap > 0) t += fmt::format(" softcap={}", softcap);
+  if (dropout_p > 0) {
+    t += fmt::format(" dropout={} seed={} offset={}{}", dropout_p, dropout_seed, dropout_offset,
+                     dropout_state ? " in memory" : "");
+  }
+  if (!alibi.empty()) t += fmt::format(" alibi{}", alibi);
+  if (!bias.empty()) {
+    t += fmt::format(" bias{} {}{}{}", bias, dtype_text(bias_dtype), bias_inf ? " -inf" : "",
+                     dbias ? fmt::format(" dbias {}", dtype_text(dbias_dtype)) : "");
+  }
+  if (sinks) {
+    t += fmt::format(" sinks {}{}{}", dtype_text(sinks_dtype), sink_inf ? " -inf" : "",
+                     dsinks ? fmt::format(" dsinks {}", dtype_text(dsinks_dtype)) : "");
+  }
+  if (dlse) t += " dlse";
+  if (strided) t += " strided";
+  if (unaligned) t += " unaligned";
+  t += fmt::format(" threads={}", num_threads);
+  if (score_size != 1 || value_size != 1 || dout_size != 1) {
+    t += fmt::format(" sizes q={:.3g} v={:.3g} dout={:.3g}", score_size, value_size, dout_size);
+  }
+  return t;
+}
+
+Spec draw(uint64_t seed, int64_t index) {
+  const std::vector<Pair>& pairs = allowed_pairs();
+  const Pair pair = pairs[static_cast<size_t>(index) % pairs.size()];
+  Random random(seed, static_cast<uint64_t>(index));
+  Spec spec = Draft(draw_features(pair, random), random).spec();
+  if (random.chance(0.01)) empty_the_batch(spec);
+  spec.seed = seed;
+  spec.index = index;
+  return spec;
+}
+
+Spec draw_refused(Pair pair, uint64_t seed) {
+  Random random(seed);
+  Spec spec = Draft(with_needs(pair), random).spec();
+  // A bias that would fit if the sequences were not packed.
+  spec.bias[2] = 1;
+  spec.bias[3] = spec.keys.packed ? spec.keys.total() : spec.keys.seqlen;
+  return spec;
+}
+
+}  // namespace fa::check

@@ -1,0 +1,83 @@
+// One random problem in numbers: everything but the contents and places of its tensors.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "check/features.hpp"
+#include "fa/attention.hpp"
+
+namespace fa::check {
+
+/// The queries or the keys of all sequences.
+struct SideSpec {
+  bool packed = false;
+  std::vector<int64_t> extent;  ///< of each sequence; all the same unless packed
+  bool seqused = false;
+  std::vector<int64_t> used;  ///< rows that count, where seqused is given
+  int64_t seqlen = 0;         ///< of the batched tensor
+  int64_t tail = 0;           ///< packed rows after the last sequence
+  int64_t max_seqlen = 0;     ///< as passed for packed sequences
+
+  int64_t length(int64_t b) const { return seqused ? used[b] : extent[b]; }
+  int64_t total() const;           ///< rows in the tensor
+  int64_t first(int64_t b) const;  ///< of a sequence, among all rows
+};
+
+struct Spec {
+  uint64_t seed = 0;
+  int64_t index = 0;
+  DType dtype{};
+  bool backward = false;
+  bool lse = true;
+  int64_t batch = 0;
+  int64_t heads_q = 0;
+  int64_t heads_k = 0;
+  int64_t dim = 0;
+  int64_t dim_v = 0;
+  SideSpec rows, keys;
+
+  std::optional<double> scale;
+  bool causal = false;
+  int64_t window_left = -1;
+  int64_t window_right = -1;
+  double softcap = 0;
+  double dropout_p = 0;
+  uint64_t dropout_seed = 0;
+  uint64_t dropout_offset = 0;
+  bool dropout_state = false;
+  std::vector<int64_t> alibi;  ///< shapes; empty is "not given"
+  std::vector<int64_t> bias;
+  DType bias_dtype{}, dbias_dtype{};
+  bool bias_inf = false;
+  bool dbias = false;
+  bool sinks = false;
+  DType sinks_dtype{}, dsinks_dtype{};
+  bool sink_inf = false;
+  bool dsinks = false;
+  bool dlse = false;
+  bool deterministic = false;
+  bool batch_invariant = false;
+  int32_t num_threads = 1;
+
+  bool strided = false;
+  bool unaligned = false;
+  double score_size = 1;  ///< standard deviation of q's numbers; k's is 1
+  double value_size = 1;  ///< of v's
+  double dout_size = 1;
+
+  /// What the problem has in fact, not what was asked for.
+  Features features() const;
+  /// Shapes, options and magnitudes in one line.
+  std::string text() const;
+};
+
+/// Problem `index` of `seed`. Its index modulo the number of allowed pairs is a pair it must have.
+Spec draw(uint64_t seed, int64_t index);
+
+/// A problem with a pair that must be refused.
+Spec draw_refused(Pair pair, uint64_t seed);
+
+}  // namespace fa::check

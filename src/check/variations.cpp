@@ -1,0 +1,250 @@
+#include "check/variations.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+namespace fa::check {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+std::vector<Bytes> contents(const Case& c, bool backward) {
+  std::vector<Bytes> all;
+  for (const Output& output : c.outputs(backward)) all.push_back(output.array->memory().content());
+  return all;
+}
+
+/// Runs `pass` into fresh outputs, which must come out as they were.
+template <typename Function>
+void expect_same(const Case& c, bool backward, const std::string& how, Verdict& verdict,
+                 const Function& pass) {
+  const std::vector<Bytes> before = contents(c, backward);
+  c.poison(backward);
+  pass();
+  const std::vector<Output> outputs = c.outputs(backward);
+  const std::vector<Bytes> after = contents(c, backward);
+  for (size_t n = 0; n < outputs.size(); ++n) {
+    if (before[n] != after[n]) verdict.fail(fmt::format("{}: other bits {}", outputs[n].name, how));
+  }
+}
+
+/// `bytes` bytes on a 64-byte boundary, with canaries around them.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) : memory_(bytes + 2 * guard), bytes_(bytes) {
+    memory_.claim(guard, bytes);
+  }
+  void* data() { return memory_.data() + guard; }
+  size_t bytes() const { return bytes_; }
+  bool intact() const { return memory_.intact(); }
+
+ private:
+  static constexpr size_t guard = 64;
+  Memory memory_;
+  size_t bytes_;
+};
+
+template <typename Args>
+void run_plan(const Plan& plan, const Args& args, const Options& options, Verdict& verdict) {
+  Workspace workspace(plan.workspace_bytes());
+  plan.run(args, options, workspace.data(), workspace.bytes());
+  if (!workspace.intact()) verdict.fail("written outside of the workspace");
+}
+
+/// A view of part of a tensor; strides are those of the whole.
+struct Part {
+  std::vector<int64_t> shape, strides;
+  Tensor whole;
+  int64_t offset = 0;
+
+  operator Tensor() const {  // NOLINT(google-explicit-constructor): passed where a Tensor is asked
+    Tensor t = whole;
+    if (!t.given()) return t;
+    t.ndim = static_cast<int32_t>(shape.size());
+    t.shape = shape.data();
+    t.strides = strides.data();
+    t.byte_offset += static_cast<uint64_t>(offset * t.dtype.bits / 8);
+    return t;
+  }
+};
+
+std::vector<int64_t> strides_of(const Tensor& t) {
+  if (t.strides != nullptr) return {t.strides, t.strides + t.ndim};
+  std::vector<int64_t> strides(static_cast<size_t>(t.ndim), 1);
+  for (int32_t d = t.ndim - 1; d > 0; --d) strides[d - 1] = strides[d] * t.shape[d];
+  return strides;
+}
+
+/// Sequence b of [B, S, H, width] or [T, H, width], `count` rows, as [1, count, H, width].
+Part sequence_of(const Tensor& t, const SideSpec& side, int64_t b, int64_t count) {
+  Part part{{}, {}, t, 0};
+  if (!t.given()) return part;
+  const std::vector<int64_t> s = strides_of(t);
+  part.offset = side.packed ? side.first(b) * s[0] : b * s[0];
+  part.shape = {1, count, t.shape[t.ndim - 2], t.shape[t.ndim - 1]};
+  part.strides = {0, s[s.size() - 3], s[s.size() - 2], 1};
+  return part;
+}
+
+/// Sequence b of [B, H, S] or [H, T] as [1, H, count].
+Part lse_of(const Tensor& t, const SideSpec& side, int64_t b, int64_t count) {
+  Part part{{}, {}, t, 0};
+  if (!t.given()) return part;
+  const std::vector<int64_t> s = strides_of(t);
+  part.offset = side.packed ? side.first(b) : b * s[0];
+  part.shape = {1, t.shape[t.ndim - 2], count};
+  part.strides = {0, s[s.size() - 2], 1};
+  return part;
+}
+
+/// Sequence b's part of a bias, or of its gradient.
+Part bias_of(const Tensor& t, int64_t b, int64_t rows, int64_t keys) {
+  Part part{{}, {}, t, 0};
+  if (!t.given()) return part;
+  part.strides = strides_of(t);
+  part.offset = t.shape[0] == 1 ? 0 : b * part.strides[0];
+  part.shape = {1, t.shape[1], t.shape[2] == 1 ? 1 : rows, keys};
+  return part;
+}
+
+/// One sequence of a problem as a problem of its own.
+struct Alone {
+  Alone(const Case& c, int64_t b);
+
+  void run(Verdict& verdict) const;
+
+  const Case& whole;
+  int64_t b, rows, keys;
+  Part q, k, v, alibi, bias;
+  Array out, lse, dq, dk, dv, dbias;
+};
+
+Alone::Alone(const Case& c, int64_t sequence)
+    : whole(c), b(sequence), rows(c.spec.rows.length(b)), keys(c.spec.keys.length(b)) {
+  const Spec& s = c.spec;
+  q = sequence_of(c.q.tensor(), s.rows, b, rows);
+  k = sequence_of(c.k.tensor(), s.keys, b, keys);
+  v = sequence_of(c.v.tensor(), s.keys, b, keys);
+  bias = bias_of(c.bias.tensor(), b, rows, keys);
+  alibi.whole = c.alibi.tensor();
+  if (c.alibi.given()) {
+    alibi.strides = {1};
+    alibi.shape = {s.heads_q};
+    if (s.alibi.size() == 2) alibi.offset = b * strides_of(alibi.whole)[0];
+  }
+  const auto fresh = [](std::vector<int64_t> shape, DType dtype) {
+    const Layout layout = contiguous(shape);
+    return Array(std::move(shape), dtype, layout);
+  };
+  out = fresh({1, rows, s.heads_q, s.dim_v}, s.dtype);
+  if (s.lse) lse = fresh({1, s.heads_q, rows}, float32);
+  if (!s.backward) return;
+  dq = fresh({1, rows, s.heads_q, s.dim}, s.dtype);
+  dk = fresh({1, keys, s.heads_k, s.dim}, s.dtype);
+  dv = fresh({1, keys, s.heads_k, s.dim_v}, s.dtype);
+  if (s.dbias) dbias = fresh(bias.shape, s.dbias_dtype);
+}
+
+/// The bytes of all rows of a view, one after the other.
+Bytes bytes_of(const Tensor& t) {
+  Bytes all;
+  const std::vector<int64_t> strides = strides_of(t);
+  int64_t rows = 1;
+  for (int32_t d = 0; d < t.ndim - 1; ++d) rows *= t.shape[d];
+  const int64_t width = t.shape[t.ndim - 1];
+  for (int64_t row = 0; row < rows && width > 0; ++row) {
+    int64_t place = 0;
+    int64_t rest = row;
+    for (int32_t d = t.ndim - 2; d >= 0; --d) {
+      place += rest % t.shape[d] * strides[d];
+      rest /= t.shape[d];
+    }
+    const auto* p =
+        static_cast<const std::byte*>(t.data) + t.byte_offset + place * t.dtype.bits / 8;
+    all.insert(all.end(), p, p + width * t.dtype.bits / 8);
+  }
+  return all;
+}
+
+void Alone::run(Verdict& verdict) const {
+  const Spec& s = whole.spec;
+  Options o = whole.options();
+  o.cu_seqlens_q = o.cu_seqlens_k = o.seqused_q = o.seqused_k = {};
+  o.max_seqlen_q = o.max_seqlen_k = 0;
+  o.bias = bias;
+  o.alibi_slopes = alibi;
+  o.dropout_state = {};
+  o.dropout_seed = s.dropout_seed;
+  // The counter holds (sequence * heads + head) XOR the offset's upper half.
+  o.dropout_offset = s.dropout_offset ^ static_cast<uint64_t>(b * s.heads_q) << 32;
+
+  const auto expect = [&](const char* name, const Tensor& part, const Array& got) {
+    if (got.given() && bytes_of(part) != bytes_of(got.tensor())) {
+      verdict.fail(fmt::format("{}: other bits when sequence {} stands alone", name, b));
+    }
+  };
+  const auto row_part = [&](const Array& a) { return sequence_of(a.tensor(), s.rows, b, rows); };
+  const auto key_part = [&](const Array& a) { return sequence_of(a.tensor(), s.keys, b, keys); };
+  const auto lse_part = [&](const Array& a) { return lse_of(a.tensor(), s.rows, b, rows); };
+
+  forward({q, k, v, out.tensor(), lse.tensor()}, o);
+  expect("out", row_part(whole.out), out);
+  if (s.lse) expect("lse", lse_part(whole.lse), lse);
+  if (!s.backward) return;
+  const Part dout = row_part(whole.dout);
+  const Part dlse = lse_part(whole.dlse);
+  const Part whole_out = row_part(whole.out);
+  const Part whole_lse = lse_part(whole.lse);
+  backward({dout, q, k, v, whole_out, whole_lse, dq.tensor(), dk.tensor(), dv.tensor(), dlse,
+            dbias.tensor()},
+           o);
+  expect("dq", row_part(whole.dq), dq);
+  expect("dk", key_part(whole.dk), dk);
+  expect("dv", key_part(whole.dv), dv);
+  if (s.dbias && s.bias[0] == s.batch) {
+    expect("dbias", bias_of(whole.dbias.tensor(), b, rows, keys), dbias);
+  }
+}
+
+}  // namespace
+
+void check_threads(const Case& c, Verdict& verdict) {
+  Options options = c.options();
+  for (const int32_t threads : {1, 2, 3}) {
+    if (threads == c.spec.num_threads) continue;
+    options.num_threads = threads;
+    const std::string how =
+        fmt::format("with {} threads than with {}", threads, c.spec.num_threads);
+    expect_same(c, false, how, verdict, [&] { forward(c.forward_args(), options); });
+    if (!c.spec.backward) continue;
+    expect_same(c, true, how, verdict, [&] { backward(c.backward_args(), options); });
+  }
+}
+
+void check_plan(const Case& c, Verdict& verdict) {
+  const Options options = c.options();
+  expect_same(c, false, "through a plan", verdict, [&] {
+    const ForwardArgs args = c.forward_args();
+    run_plan(plan_forward(args, options), args, options, verdict);
+  });
+  if (!c.spec.backward) return;
+  expect_same(c, true, "through a plan", verdict, [&] {
+    const BackwardArgs args = c.backward_args();
+    run_plan(plan_backward(args, options), args, options, verdict);
+  });
+}
+
+bool can_stand_alone(const Spec& spec) {
+  return spec.dropout_p == 0 || std::has_single_bit(static_cast<uint64_t>(spec.heads_q));
+}
+
+void check_alone(const Case& c, Verdict& verdict) {
+  for (int64_t b = 0; b < c.spec.batch; ++b) Alone(c, b).run(verdict);
+}
+
+}  // namespace fa::check

@@ -1,0 +1,60 @@
+// Random problems on one instruction set: property_test TARGET COUNT SEED.
+// TARGET is a name of fa::cpu_targets(), or "best". Exits with 77 where the CPU lacks it.
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <sstream>
+#include <string>
+
+#include "check/check.hpp"
+#include "fa/attention.hpp"
+
+namespace {
+
+constexpr int skipped = 77;
+
+bool has_target(const std::string& wanted) {
+  std::istringstream names(fa::cpu_targets());
+  for (std::string name; names >> name;) {
+    if (name == wanted) return true;
+  }
+  return false;
+}
+
+void print(const fa::check::Report& report, uint64_t seed) {
+  fmt::print("{}\n{} problems on {}; {}\n", report.pair_table, report.problems, fa::cpu_target(),
+             report.extras);
+  fmt::print("largest error / bound {:.3f}: {} of seed {} index {}: {}\n", report.worst_ratio,
+             report.worst_tensor, seed, report.worst_index, report.worst_problem);
+  for (const std::string& pair : report.missed) fmt::print("never met: {}\n", pair);
+  for (const std::string& pair : report.wrongly_accepted) fmt::print("must be refused: {}\n", pair);
+  fmt::print("{} failures\n", report.failures.size());
+  for (const fa::check::Failure& failure : report.failures) {
+    fmt::print("FAILED seed {} index {}: {}\n{}", seed, failure.index, failure.problem,
+               failure.what);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) {
+    fmt::print("usage: property_test TARGET|best COUNT SEED\n");
+    return 2;
+  }
+  const std::string target = argv[1];
+  if (target != "best") {
+    if (!has_target(target)) {
+      fmt::print("skipped: this CPU lacks {}; it has {}\n", target, fa::cpu_targets());
+      return skipped;
+    }
+    // Read when the library first needs it, which is after this.
+    setenv("FA_CPU_TARGET", target.c_str(), 1);
+  }
+  fa::check::CheckConfig config;
+  config.count = std::stoll(argv[2]);
+  config.seed = std::stoull(argv[3]);
+  const fa::check::Report report = fa::check::run(config);
+  print(report, config.seed);
+  return report.passed() ? 0 : 1;
+}
