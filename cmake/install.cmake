@@ -1,0 +1,41 @@
+# What `cmake --install` lays down: the library, its public headers, the program, and how CMake and
+# pkg-config find them. The tree can be moved: nothing in it is an absolute path.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+option(FA_INSTALL_HWY "Install libhwy beside libfa, so that it runs where Highway is missing" ON)
+
+set_target_properties(fa PROPERTIES INSTALL_RPATH "$ORIGIN")
+install(TARGETS fa EXPORT fa LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES include/fa/attention.hpp include/fa/fa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fa)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+if(FA_BUILD_CLI)
+  file(RELATIVE_PATH lib_from_bin /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
+  set_target_properties(fa_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${lib_from_bin}")
+  install(TARGETS fa_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+# The file that the loader asks for: libhwy.so.1, whatever it links to.
+if(FA_INSTALL_HWY)
+  list(GET HWY_LINK_LIBRARIES 0 hwy)
+  file(REAL_PATH ${hwy} hwy)
+  if(hwy MATCHES "/(libhwy\\.so\\.[0-9]+)[^/]*$")
+    install(FILES ${hwy} DESTINATION ${CMAKE_INSTALL_LIBDIR} RENAME ${CMAKE_MATCH_1})
+    install(FILES /usr/share/doc/libhwy1/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR}
+      RENAME libhwy.copyright OPTIONAL)
+  endif()
+endif()
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fa)
+install(EXPORT fa NAMESPACE fa:: FILE faTargets.cmake DESTINATION ${package_dir})
+configure_package_config_file(cmake/faConfig.cmake.in ${PROJECT_BINARY_DIR}/faConfig.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/faConfigVersion.cmake
+  COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/faConfig.cmake ${PROJECT_BINARY_DIR}/faConfigVersion.cmake
+  DESTINATION ${package_dir})
+
+file(RELATIVE_PATH prefix_from_pc /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+configure_file(cmake/fa.pc.in ${PROJECT_BINARY_DIR}/fa.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/fa.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
