@@ -1,0 +1,120 @@
+#include "bench/report.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "common/text.hpp"
+#include "fa/attention.hpp"
+#include "hwy/highway.h"
+#include "io/file.hpp"
+#include "measure/machine.hpp"
+
+namespace fa::cli {
+namespace {
+
+bool right(const CellResult& cell) {
+  return std::ranges::all_of(cell.verdicts, &Verdict::right);
+}
+
+std::string heads_text(const Cell& c) {
+  return c.heads_q == c.heads_k ? fmt::format("{}", c.heads_q)
+                                : fmt::format("{}/{}", c.heads_q, c.heads_k);
+}
+
+void print_cell(const BenchResult& result, const CellResult& r) {
+  const Cell& c = r.cell;
+  const double seconds = median(r.seconds);
+  const bool decode = c.work == Work::decode;
+  const std::string length = c.seqlen_q == c.seqlen_k
+                                 ? length_text(c.seqlen_k)
+                                 : fmt::format("{}/{}", c.seqlen_q, length_text(c.seqlen_k));
+  fmt::print("{:<9} {:<9} {:>5} {:>7} {:>4} {:>6} {:<6} {:>9} {:>8.1f} {:<7} {:>4.0f}%  {}{}\n",
+             to_text(c.work), dtype_text(c.dtype), c.batch, heads_text(c), c.head_dim, length,
+             c.causal ? "causal" : "", seconds_text(seconds), c.amount() / seconds / 1e9,
+             decode ? "GB/s" : "GFLOP/s", 100 * result.share(r), c.name,
+             right(r) ? "" : "  WRONG");
+}
+
+nlohmann::json versions() {
+  return {{"fa", version()},
+          {"commit", FA_COMMIT},
+          {"highway", fmt::format("{}.{}.{}", HWY_MAJOR, HWY_MINOR, HWY_PATCH)},
+          {"compiler", __VERSION__}};
+}
+
+nlohmann::json to_json(const BenchResult& result, const CellResult& r) {
+  nlohmann::json json = to_json(r.cell);
+  json["seconds"] = r.seconds;
+  json["median_seconds"] = median(r.seconds);
+  json["share_of_machine"] = result.share(r);
+  json["right"] = right(r);
+  for (const Verdict& v : r.verdicts) {
+    json["errors"][v.tensor()] = {{"ours", v.error()},
+                                  {"plain", v.plain_error()},
+                                  {"error_over_bound", v.ratio()}};
+  }
+  return json;
+}
+
+}  // namespace
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::ranges::sort(values);
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+double BenchResult::share(const CellResult& r) const {
+  const std::vector<double>& machine_rates = r.cell.work == Work::decode ? bandwidths : peaks;
+  std::vector<double> shares;
+  for (size_t round = 0; round < r.seconds.size(); ++round) {
+    shares.push_back(r.cell.amount() / r.seconds[round] / machine_rates[round]);
+  }
+  return median(shares);
+}
+
+bool BenchResult::right() const {
+  return std::ranges::all_of(cells, [](const CellResult& r) { return cli::right(r); });
+}
+
+void print_result(const BenchResult& result) {
+  fmt::print("FlashAttention.cpp {} ({}) on {}, {} threads, {}\n", version(), FA_COMMIT,
+             cpu_model(), result.machine.threads, cpu_target());
+  fmt::print("peak       {:.1f} GFLOP/s of float32 multiply-adds, median of {} rounds ({}: {:.2f} "
+             "GHz implied by {} of {} floats a cycle)\n",
+             median(result.peaks) / 1e9, result.peaks.size(), result.machine.target,
+             result.machine.implied_ghz(), result.machine.per_cycle, result.machine.lanes);
+  if (!result.bandwidths.empty()) {
+    fmt::print("bandwidth  {:.1f} GB/s read, rotating over {} (last cache: {})\n",
+               median(result.bandwidths) / 1e9,
+               bytes_text(static_cast<double>(result.rotation_bytes)),
+               bytes_text(static_cast<double>(last_level_cache())));
+  }
+  fmt::print("\n{:<9} {:<9} {:>5} {:>7} {:>4} {:>6} {:<6} {:>9} {:>16} {:>5}\n", "work", "dtype",
+             "batch", "heads", "d", "length", "", "time", "rate", "share");
+  for (const CellResult& cell : result.cells) print_cell(result, cell);
+  fmt::print("time: median; share: median over the rounds of the rate by the peak (decode: by the "
+             "bandwidth) of the same round\n");
+}
+
+void write_json(const std::string& path, const BenchResult& result) {
+  nlohmann::json json{{"device", cpu_model()},
+                      {"threads", result.machine.threads},
+                      {"target", cpu_target()},
+                      {"versions", versions()},
+                      {"peak_flops_per_second", result.peaks},
+                      {"read_bytes_per_second", result.bandwidths},
+                      {"implied_ghz", result.machine.implied_ghz()},
+                      {"vector_floats", result.machine.lanes},
+                      {"last_level_cache_bytes", last_level_cache()},
+                      {"rotation_bytes", result.rotation_bytes}};
+  for (const CellResult& cell : result.cells) json["cells"].push_back(to_json(result, cell));
+  io::OutputFile file(path);
+  file.write(json.dump(2) + "\n");
+  file.commit();
+}
+
+}  // namespace fa::cli

@@ -1,0 +1,37 @@
+// What a benchmark found.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/cell.hpp"
+#include "measure/peak.hpp"
+#include "verify/verdict.hpp"
+
+namespace fa::cli {
+
+struct CellResult {
+  Cell cell;
+  std::vector<Verdict> verdicts;
+  std::vector<double> seconds;  ///< of every round
+};
+
+struct BenchResult {
+  FmaPeak machine;                ///< of a longer run before the rounds
+  std::vector<double> peaks;      ///< operations per second, of every round
+  std::vector<double> bandwidths;  ///< bytes per second, of every round
+  int64_t rotation_bytes = 0;
+  std::vector<CellResult> cells;
+
+  /// The median over the rounds of a cell's rate by the machine's in the same round.
+  double share(const CellResult& cell) const;
+  bool right() const;
+};
+
+double median(std::vector<double> values);
+
+void print_result(const BenchResult& result);
+void write_json(const std::string& path, const BenchResult& result);
+
+}  // namespace fa::cli

@@ -1,0 +1,56 @@
+#include "common/progress.hpp"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace fa::cli {
+namespace {
+
+size_t terminal_columns() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+std::string time_left(double elapsed, double share) {
+  if (share <= 0 || elapsed < 1) return "";
+  const auto seconds = static_cast<int64_t>(elapsed / share - elapsed + 0.5);
+  return fmt::format("{}:{:02} left", seconds / 60, seconds % 60);
+}
+
+}  // namespace
+
+Progress::Progress(int64_t total)
+    : total_(std::max<int64_t>(total, 1)), terminal_(isatty(STDERR_FILENO) == 1) {}
+
+Progress::~Progress() { clear(); }
+
+void Progress::show(int64_t done, const std::string& what) {
+  if (!terminal_) return;
+  const auto now = Clock::now();
+  if (what.empty() && now - last_ < std::chrono::milliseconds(100)) return;
+  last_ = now;
+  constexpr int64_t width = 24;
+  const double share = static_cast<double>(done) / static_cast<double>(total_);
+  const auto filled = static_cast<size_t>(std::clamp<int64_t>(done * width / total_, 0, width));
+  const std::chrono::duration<double> elapsed = now - started_;
+  std::string line = fmt::format("[{}{}] {:3.0f}% {} {}", std::string(filled, '#'),
+                                 std::string(width - filled, '.'), 100 * share,
+                                 time_left(elapsed.count(), share), what);
+  line.resize(std::min(line.size(), terminal_columns() - 1));
+  fmt::print(stderr, "\r\x1b[K{}", line);
+  std::fflush(stderr);
+  drawn_ = true;
+}
+
+void Progress::clear() {
+  if (!drawn_) return;
+  fmt::print(stderr, "\r\x1b[K");
+  std::fflush(stderr);
+  drawn_ = false;
+}
+
+}  // namespace fa::cli

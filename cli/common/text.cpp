@@ -1,0 +1,44 @@
+#include "common/text.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "common/exit.hpp"
+
+namespace fa::cli {
+
+std::string bytes_text(double bytes) {
+  constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < units.size(); ++unit) bytes /= 1024;
+  return fmt::format("{:.{}f} {}", bytes, unit > 0 && bytes < 10 ? 1 : 0, units[unit]);
+}
+
+std::string seconds_text(double seconds) {
+  if (seconds >= 1) return fmt::format("{:.2f} s", seconds);
+  if (seconds >= 1e-3) return fmt::format("{:.1f} ms", seconds * 1e3);
+  return fmt::format("{:.0f} us", seconds * 1e6);
+}
+
+std::string length_text(int64_t length) {
+  return length >= 1024 && length % 1024 == 0 ? fmt::format("{}k", length / 1024)
+                                              : fmt::format("{}", length);
+}
+
+std::string dtype_text(DType dtype) {
+  if (dtype == float32) return "float32";
+  if (dtype == float16) return "float16";
+  if (dtype == bfloat16) return "bfloat16";
+  return fmt::format("int{}", dtype.bits);
+}
+
+DType parse_dtype(const std::string& name) {
+  if (name == "float32" || name == "fp32") return float32;
+  if (name == "float16" || name == "fp16") return float16;
+  if (name == "bfloat16" || name == "bf16") return bfloat16;
+  throw UsageError(
+      fmt::format("dtype: is \"{}\"; float32, float16 and bfloat16 are allowed", name));
+}
+
+}  // namespace fa::cli

@@ -1,0 +1,152 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "commands.hpp"
+#include "common/exit.hpp"
+#include "common/progress.hpp"
+#include "common/text.hpp"
+#include "demo/growth.hpp"
+#include "demo/model_run.hpp"
+#include "fa/attention.hpp"
+#include "io/file.hpp"
+#include "measure/machine.hpp"
+#include "measure/peak.hpp"
+
+namespace fa::cli {
+namespace {
+
+constexpr const char* examples = R"(Every number is measured or computed here and now. Errors are relative Frobenius errors against
+float64; the plain formula rounds each step to the same dtype. GFLOP/s as the paper counts:
+4 Sq Sk D H, half of it when causal, backward 2.5 times that.
+
+Examples:
+  fa demo
+  fa demo --length 4096 --max-growth 32768
+  fa demo --seed 7 --json demo.json)";
+
+struct DemoFlags {
+  int threads = 0;
+  int64_t length = 0;
+  int64_t max_growth = 16384;
+  uint64_t seed = 1;
+  std::string json;
+};
+
+struct DemoResult {
+  FmaPeak peak;
+  std::vector<ModelResult> models;
+  std::vector<GrowthRow> growth;
+  double seconds = 0;
+};
+
+void print_machine(const FmaPeak& peak) {
+  fmt::print("FlashAttention.cpp {} on {}, {} threads, {}\n", version(), cpu_model(), peak.threads,
+             cpu_target());
+  fmt::print("measured peak: {:.0f} GFLOP/s of float32 multiply-adds ({}, {:.2f} GHz implied)\n\n",
+             peak.flops / 1e9, peak.target, peak.implied_ghz());
+  std::fflush(stdout);
+}
+
+/// Lengths from 1k, doubling.
+std::vector<int64_t> growth_lengths(int64_t most) {
+  std::vector<int64_t> lengths;
+  for (int64_t length = 1024; length <= most; length *= 2) lengths.push_back(length);
+  return lengths;
+}
+
+std::vector<ModelResult> run_models(const DemoFlags& flags) {
+  std::vector<ModelResult> results;
+  Progress progress(static_cast<int64_t>(models.size()));
+  for (const Model& model : models) {
+    progress.show(static_cast<int64_t>(results.size()), model.name);
+    results.push_back(run_model(model, flags.length > 0 ? flags.length : model.demo_length,
+                                flags.threads, flags.seed));
+  }
+  return results;
+}
+
+std::vector<GrowthRow> run_growth(const DemoFlags& flags) {
+  const auto lengths = growth_lengths(flags.max_growth);
+  std::vector<GrowthRow> rows;
+  Progress progress(static_cast<int64_t>(lengths.size()));
+  for (const int64_t length : lengths) {
+    progress.show(static_cast<int64_t>(rows.size()), "length " + length_text(length));
+    rows.push_back(measure_growth(length));
+  }
+  return rows;
+}
+
+/// Prints each part as it is done.
+DemoResult run_parts(const DemoFlags& flags) {
+  const auto start = std::chrono::steady_clock::now();
+  DemoResult result;
+  result.peak = measure_fma_peak(flags.threads > 0 ? flags.threads : default_threads(), 0.5);
+  print_machine(result.peak);
+  result.models = run_models(flags);
+  print_speed(result.models, result.peak.flops);
+  print_errors(result.models);
+  result.growth = run_growth(flags);
+  if (!result.growth.empty()) print_growth(result.growth);
+  result.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+void write_json(const std::string& path, const DemoResult& result) {
+  nlohmann::json json{{"version", version()},
+                      {"commit", FA_COMMIT},
+                      {"cpu", cpu_model()},
+                      {"threads", result.peak.threads},
+                      {"target", cpu_target()},
+                      {"peak_flops_per_second", result.peak.flops},
+                      {"seconds", result.seconds}};
+  for (const ModelResult& model : result.models) {
+    json["models"].push_back(to_json(model, result.peak.flops));
+  }
+  for (const GrowthRow& row : result.growth) json["growth"].push_back(to_json(row));
+  io::OutputFile file(path);
+  file.write(json.dump(2) + "\n");
+  file.commit();
+}
+
+int run(const DemoFlags& flags) {
+  const DemoResult result = run_parts(flags);
+  if (!flags.json.empty()) write_json(flags.json, result);
+  for (const ModelResult& model : result.models) {
+    if (model.right()) continue;
+    fmt::print("\nWRONG: {}\n{}", model.model.name, to_text(model.verdicts));
+  }
+  const bool right = std::ranges::all_of(result.models, &ModelResult::right);
+  fmt::print("\n{} ({:.0f} s)\n",
+             right ? "demo passed: every error is within its bound"
+                   : "demo FAILED: an error is beyond its bound",
+             result.seconds);
+  return right ? exit_right : exit_wrong_result;
+}
+
+}  // namespace
+
+Command add_demo(CLI::App& program) {
+  auto flags = std::make_shared<DemoFlags>();
+  CLI::App* app = program.add_subcommand(
+      "demo", "Attention of famous models: checked, timed, and its memory against the plain way");
+  app->add_option("--threads", flags->threads, "CPU threads; 0: one for each core")
+      ->check(CLI::Range(0, 1024));
+  app->add_option("--length", flags->length, "sequence length of every model; 0: one for each")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  app->add_option("--max-growth", flags->max_growth, "longest sequence of the second table")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  app->add_option("--seed", flags->seed, "seed of tensors and samples");
+  app->add_option("--json", flags->json, "write all numbers to FILE")->type_name("FILE");
+  app->footer(examples);
+  return {app, [flags] { return run(*flags); }};
+}
+
+}  // namespace fa::cli

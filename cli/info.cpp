@@ -1,0 +1,142 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "commands.hpp"
+#include "common/exit.hpp"
+#include "common/option_flags.hpp"
+#include "common/text.hpp"
+#include "fa/attention.hpp"
+#include "hwy/highway.h"
+#include "measure/machine.hpp"
+
+namespace fa::cli {
+namespace {
+
+constexpr const char* examples = R"(Examples:
+  fa info
+  fa info --plan --batch 2 --seqlen 8192 --heads 32 --heads-k 8 --head-dim 128 --causal
+  fa info --plan --packed --batch 8 --seqlen 4096 --sinks --dropout-p 0.1
+  FA_CPU_TARGET=avx2 fa info)";
+
+struct InfoFlags {
+  bool plan = false;
+  int64_t batch = 1;
+  int64_t seqlen = 4096;
+  std::optional<int64_t> seqlen_k;
+  int64_t heads = 32;
+  std::optional<int64_t> heads_k;
+  int64_t head_dim = 128;
+  std::optional<int64_t> head_dim_v;
+  std::string dtype = "bfloat16";
+  bool packed = false;
+  bool bias = false;
+  bool sinks = false;
+  bool alibi = false;
+  bool dlse = false;
+  Options options;
+};
+
+/// A problem in shapes alone: no tensor has data, but for the lengths of packed sequences.
+class PlannedProblem {
+ public:
+  explicit PlannedProblem(const InfoFlags& f) : flags_(f), options_(f.options) {
+    const int64_t seqlen_k = f.seqlen_k.value_or(f.seqlen);
+    const int64_t heads_k = f.heads_k.value_or(f.heads);
+    const int64_t head_dim_v = f.head_dim_v.value_or(f.head_dim);
+    const DType dtype = parse_dtype(f.dtype);
+    const auto rows = [&](int64_t seqlen, int64_t heads, int64_t width) {
+      return f.packed ? add(dtype, {f.batch * seqlen, heads, width})
+                      : add(dtype, {f.batch, seqlen, heads, width});
+    };
+    const Tensor q = rows(f.seqlen, f.heads, f.head_dim);
+    const Tensor k = rows(seqlen_k, heads_k, f.head_dim);
+    const Tensor v = rows(seqlen_k, heads_k, head_dim_v);
+    const Tensor out = rows(f.seqlen, f.heads, head_dim_v);
+    const Tensor lse = f.packed ? add(float32, {f.heads, f.batch * f.seqlen})
+                                : add(float32, {f.batch, f.heads, f.seqlen});
+    args_ = {out, q, k, v, out, lse, q, k, v};
+    if (f.dlse) args_.dlse = lse;
+    if (f.bias) args_.dbias = options_.bias = add(dtype, {1, f.heads, f.seqlen, seqlen_k});
+    if (f.sinks) args_.dsinks = options_.sinks = add(float32, {f.heads});
+    if (f.alibi) options_.alibi_slopes = add(float32, {f.heads});
+    if (f.packed) pack(seqlen_k);
+  }
+
+  std::string text() const {
+    const ForwardArgs forward{args_.q, args_.k, args_.v, args_.out, args_.lse};
+    return fmt::format("forward\n{}\nbackward\n{}", plan_forward(forward, options_).text(),
+                       plan_backward(args_, options_).text());
+  }
+
+ private:
+  Tensor add(DType dtype, std::vector<int64_t> shape, void* data = nullptr) {
+    const auto& kept = shapes_.emplace_back(std::make_unique<std::vector<int64_t>>(shape));
+    return {data, {}, static_cast<int32_t>(kept->size()), dtype, kept->data(), nullptr, 0};
+  }
+
+  void pack(int64_t seqlen_k) {
+    for (int64_t b = 0; b <= flags_.batch; ++b) {
+      cu_seqlens_q_.push_back(static_cast<int32_t>(b * flags_.seqlen));
+      cu_seqlens_k_.push_back(static_cast<int32_t>(b * seqlen_k));
+    }
+    options_.cu_seqlens_q = add(int32, {flags_.batch + 1}, cu_seqlens_q_.data());
+    options_.cu_seqlens_k = add(int32, {flags_.batch + 1}, cu_seqlens_k_.data());
+    options_.max_seqlen_q = flags_.seqlen;
+    options_.max_seqlen_k = seqlen_k;
+  }
+
+  const InfoFlags& flags_;
+  Options options_;
+  BackwardArgs args_;
+  std::vector<std::unique_ptr<std::vector<int64_t>>> shapes_;
+  std::vector<int32_t> cu_seqlens_q_, cu_seqlens_k_;
+};
+
+int run(const InfoFlags& flags) {
+  if (flags.plan) {
+    fmt::print("{}", PlannedProblem(flags).text());
+    return exit_right;
+  }
+  fmt::print("version          {} ({})\n", version(), FA_COMMIT);
+  fmt::print("cpu              {}\n", cpu_model());
+  fmt::print("threads          {}\n", default_threads());
+  fmt::print("instruction set  {}\n", cpu_target());
+  fmt::print("available        {}\n", cpu_targets());
+  fmt::print("highway          {}.{}.{}\n", HWY_MAJOR, HWY_MINOR, HWY_PATCH);
+  return exit_right;
+}
+
+}  // namespace
+
+Command add_info(CLI::App& program) {
+  auto flags = std::make_shared<InfoFlags>();
+  CLI::App* app = program.add_subcommand("info", "The library and this machine; plans of problems");
+  app->add_flag("--plan", flags->plan, "print how a problem would be run, forward and backward");
+  const auto extent = [&](const char* flag, auto& value, const char* help) {
+    app->add_option(flag, value, help)->group("Problem")->check(CLI::Range(0L, 1L << 30));
+  };
+  extent("--batch", flags->batch, "sequences");
+  extent("--seqlen", flags->seqlen, "queries of each sequence");
+  extent("--seqlen-k", flags->seqlen_k, "keys of each sequence; --seqlen when not given");
+  extent("--heads", flags->heads, "query heads");
+  extent("--heads-k", flags->heads_k, "key heads; --heads when not given");
+  extent("--head-dim", flags->head_dim, "head_dim of q and k");
+  extent("--head-dim-v", flags->head_dim_v, "head_dim of v; --head-dim when not given");
+  app->add_option("--dtype", flags->dtype, "float32, float16 or bfloat16")->group("Problem");
+  const auto with = [&](const char* flag, bool& value, const char* help) {
+    app->add_flag(flag, value, help)->group("Problem");
+  };
+  with("--packed", flags->packed, "packed sequences with cu_seqlens");
+  with("--bias", flags->bias, "a bias [1, heads, seqlen, seqlen_k] and its gradient");
+  with("--sinks", flags->sinks, "sinks and their gradient");
+  with("--alibi", flags->alibi, "ALiBi slopes");
+  with("--dlse", flags->dlse, "a gradient through LSE");
+  add_option_flags(*app, flags->options);
+  app->footer(examples);
+  return {app, [flags] { return run(*flags); }};
+}
+
+}  // namespace fa::cli

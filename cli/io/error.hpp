@@ -1,0 +1,17 @@
+// What the readers and writers of files throw.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace fa::io {
+
+/// A file that cannot be read, is not what it claims to be, or cannot be written. what() begins
+/// with the file's name.
+class FileError : public std::runtime_error {
+ public:
+  FileError(const std::string& file, const std::string& problem)
+      : std::runtime_error(file + ": " + problem) {}
+};
+
+}  // namespace fa::io

@@ -1,0 +1,54 @@
+// Files: read at given offsets, written aside and renamed when complete.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace fa::io {
+
+/// A regular file that is open for reading. Throws FileError.
+class InputFile {
+ public:
+  explicit InputFile(const std::string& path);
+  ~InputFile();
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  uint64_t size() const { return size_; }
+  /// Fills `to` from `offset` on; a file that ends before that is an error.
+  void read(uint64_t offset, std::span<std::byte> to) const;
+  /// The first bytes, at most `count`.
+  std::vector<std::byte> head(uint64_t count) const;
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+  uint64_t size_ = 0;
+};
+
+/// A file that is written under a temporary name beside `path` and takes that name by `commit`.
+/// Destroyed before that, it leaves nothing behind. Throws FileError.
+class OutputFile {
+ public:
+  explicit OutputFile(const std::string& path);
+  ~OutputFile();
+  OutputFile(OutputFile&& other) noexcept;
+  OutputFile& operator=(OutputFile&&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(const std::string& text) { write(std::as_bytes(std::span(text))); }
+  /// All bytes are on the way to the disk: a full disk is noticed here, before any rename.
+  void close();
+  void commit();
+
+ private:
+  std::string path_;
+  std::string temporary_;
+  int descriptor_ = -1;
+};
+
+}  // namespace fa::io

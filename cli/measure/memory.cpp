@@ -1,0 +1,39 @@
+#include "measure/memory.hpp"
+
+#include <fstream>
+#include <limits>
+#include <string>
+
+namespace fa::cli {
+namespace {
+
+/// The number after `key` in a file of lines "Key:   123 kB", in bytes; -1 when it is not there.
+int64_t read_kilobytes(const char* file, const std::string& key) {
+  std::ifstream stream(file);
+  for (std::string word; stream >> word;) {
+    int64_t kilobytes = 0;
+    if (word == key && stream >> kilobytes) return kilobytes * 1024;
+    stream.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return -1;
+}
+
+int64_t peak() { return read_kilobytes("/proc/self/status", "VmHWM:"); }
+
+}  // namespace
+
+PeakMemory::PeakMemory() {
+  std::ofstream stream("/proc/self/clear_refs");
+  stream << "5" << std::flush;  // proc(5): resets the peak resident set size
+  reset_ = stream.good();
+  resident_ = read_kilobytes("/proc/self/status", "VmRSS:");
+}
+
+std::optional<int64_t> PeakMemory::growth() const {
+  if (!reset_ || resident_ < 0) return std::nullopt;
+  return peak() - resident_;
+}
+
+int64_t available_memory() { return read_kilobytes("/proc/meminfo", "MemAvailable:"); }
+
+}  // namespace fa::cli

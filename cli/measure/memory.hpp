@@ -1,0 +1,25 @@
+// Memory of this process, as Linux counts it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace fa::cli {
+
+/// Peak of resident memory beyond what is resident now.
+class PeakMemory {
+ public:
+  /// Sets the process's peak back to what is resident now.
+  PeakMemory();
+  /// Growth since then in bytes; nothing where the kernel does not let us set the peak back.
+  std::optional<int64_t> growth() const;
+
+ private:
+  bool reset_ = false;
+  int64_t resident_ = 0;
+};
+
+/// Memory that can be taken without swapping (MemAvailable), in bytes.
+int64_t available_memory();
+
+}  // namespace fa::cli

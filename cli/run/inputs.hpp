@@ -1,0 +1,51 @@
+// The tensors and options of `fa run`, from flags to what the library takes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "fa/attention.hpp"
+#include "io/array.hpp"
+#include "run/results.hpp"
+
+namespace fa::cli {
+
+/// Flags that name a tensor each (see Sources), and the numbers of fa::Options.
+struct RunFlags {
+  std::string tensors;
+  std::string q = "q", k = "k", v = "v";
+  std::string bias, sinks, alibi_slopes, dropout_state;
+  std::string cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k;
+  std::string dout, dlse;
+  Options options;
+
+  void add_to(CLI::App& app);
+};
+
+/// Everything that is read. Tensors of 3 dimensions that are not packed are one sequence: they get
+/// a batch of 1 here, and results lose it again.
+class RunInputs {
+ public:
+  explicit RunInputs(const RunFlags& flags);
+
+  const Options& options() const { return options_; }
+  bool gradients() const { return dout.given(); }
+  bool one_sequence_q() const { return one_sequence_q_; }
+  bool one_sequence_k() const { return one_sequence_k_; }
+  const std::vector<int64_t>& bias_shape() const { return bias_shape_; }  ///< as it was read
+
+  io::Array q, k, v, dout, dlse, bias, sinks;
+
+ private:
+  void set_lengths(const RunFlags& flags);
+
+  io::Array alibi_slopes_, dropout_state_;
+  io::Array cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_;
+  bool one_sequence_q_ = false;
+  bool one_sequence_k_ = false;
+  std::vector<int64_t> bias_shape_;
+  Options options_;  ///< points into the arrays
+};
+
+}  // namespace fa::cli

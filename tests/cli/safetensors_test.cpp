@@ -1,0 +1,176 @@
+// Safetensors files: those of the reference implementation, and those that nobody should write.
+#include "io/safetensors.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+#include "files.hpp"
+#include "io/error.hpp"
+
+namespace fa::test {
+namespace {
+
+const std::string one = R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}})";
+
+std::string error_of(const std::string& json, uint64_t data_size) {
+  try {
+    io::parse_safetensors(json, data_size, "a.safetensors");
+  } catch (const io::FileError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+std::string error_of_file(const std::string& bytes) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a.safetensors";
+  write_bytes(path, bytes);
+  try {
+    const io::Safetensors file(path);
+    for (const auto& [name, entry] : file.header()) file.read(name);
+  } catch (const io::FileError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
+                  const std::string& offsets) {
+  return "\"" + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape +
+         R"(,"data_offsets":)" + offsets + "}";
+}
+
+TEST(Safetensors, ReadsHeaders) {
+  const auto header = io::parse_safetensors(
+      R"({"__metadata__":{"format":"pt"},)" + entry("b", "BF16", "[0,4]", "[0,0]") + "," +
+          entry("a", "F8_NEW", "[3]", "[0,5]") + "," + entry("c", "U8", "[]", "[5,6]") + "}   ",
+      6, "a");
+  ASSERT_EQ(header.size(), 3u);
+  EXPECT_EQ(header.at("b").shape, (std::vector<int64_t>{0, 4}));
+  EXPECT_EQ(header.at("a").end, 5u) << "a type that we do not know is no error until it is read";
+}
+
+TEST(Safetensors, RefusesWhatIsWrongAndSaysWhat) {
+  const auto with = [](const std::string& shape, const std::string& offsets) {
+    return "{" + entry("a", "F32", shape, offsets) + "}";
+  };
+  const struct {
+    std::string json;
+    uint64_t size;
+    const char* message;
+  } cases[] = {
+      {"", 0, "not JSON"},
+      {"{", 0, "not JSON"},
+      {"[]", 0, "not a JSON object"},
+      {std::string(100000, '['), 0, "not JSON"},
+      {R"({"a":1})", 0, "not described by an object"},
+      {R"({"a":{}})", 0, "no 'dtype'"},
+      {R"({"a":{"dtype":"F32"}})", 0, "no 'shape'"},
+      {R"({"a":{"dtype":"F32","shape":[]}})", 0, "no 'data_offsets'"},
+      {R"({"a":{"dtype":1,"shape":[],"data_offsets":[0,4]}})", 4, "'dtype' that is not a string"},
+      {with("6", "[0,24]"), 24, "'shape' that is not an array"},
+      {with("[-6]", "[0,24]"), 24, "not a whole number"},
+      {with("[6.0]", "[0,24]"), 24, "not a whole number"},
+      {with("[1e30]", "[0,24]"), 24, "not a whole number"},
+      {with("[18446744073709551615]", "[0,24]"), 24, "not a whole number"},
+      {with("[6]", "[0]"), 24, "array of two"},
+      {with("[6]", "[24,0]"), 24, "bytes 24 to 0"},
+      {with("[6]", "[0,25]"), 24, "of the 24 bytes"},
+      {with("[5]", "[0,24]"), 24, "not what its shape"},
+      {with("[4611686018427387904,4]", "[0,0]"), 0, "not what its shape"},
+      {with("[6]", "[0,24]"), 32, "its tensors need 24"},
+      {"{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[2,6]") + "}", 6,
+       "'b' starts at byte 2"},
+      {"{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[5,9]") + "}", 9,
+       "'b' starts at byte 5"},
+      {"{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("a", "U8", "[1]", "[1,2]") + "}", 2,
+       "'a' is described twice"},
+  };
+  for (const auto& wrong : cases) {
+    const std::string message = error_of(wrong.json, wrong.size);
+    EXPECT_NE(message.find(wrong.message), message.npos) << message << "\n" << wrong.json;
+    EXPECT_TRUE(message.starts_with("a.safetensors: ")) << message;
+  }
+}
+
+TEST(Safetensors, RefusesFilesThatAreCutOffOrForeign) {
+  const std::string whole = little_endian(one.size(), 8) + one + std::string(24, 'x');
+  ASSERT_EQ(error_of_file(whole), "accepted");
+  for (size_t length = 0; length < whole.size(); ++length) {
+    EXPECT_NE(error_of_file(whole.substr(0, length)), "accepted") << length;
+  }
+  EXPECT_NE(error_of_file(little_endian(UINT64_MAX, 8) + one).find("claims a header"),
+            std::string::npos);
+  EXPECT_NE(error_of_file("PK\x03\x04 a zip file of some length").find("claims a header"),
+            std::string::npos);
+}
+
+TEST(Safetensors, AnyChangedByteIsReadOrRefused) {
+  for (size_t at = 0; at < one.size(); ++at) {
+    for (int value = 0; value < 256; ++value) {
+      std::string changed = one;
+      changed[at] = static_cast<char>(value);
+      if (error_of(changed, 24) != "accepted") continue;
+      for (const auto& [name, tensor] : io::parse_safetensors(changed, 24, "a")) {
+        EXPECT_LE(tensor.end, 24u) << changed;
+      }
+    }
+  }
+}
+
+TEST(Safetensors, SaysWhichTensorsThereAre) {
+  const std::string header =
+      "{" + entry("a", "F64", "[1]", "[0,8]") + "," + entry("b", "U8", "[1]", "[8,9]") + "}";
+  const TemporaryFolder folder;
+  const std::string path = folder / "a.safetensors";
+  write_bytes(path, little_endian(header.size(), 8) + header + "123456789");
+  const io::Safetensors file(path);
+  const auto error = [&](const char* name) -> std::string {
+    try {
+      file.read(name);
+    } catch (const io::FileError& e) {
+      return e.what();
+    }
+    return "read";
+  };
+  EXPECT_EQ(error("q"), path + ": has no tensor 'q'; it has a, b");
+  EXPECT_NE(error("a").find("is of type F64"), std::string::npos);
+}
+
+TEST(Safetensors, RoundTrip) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a.safetensors";
+  io::Array half(bfloat16, {3});
+  io::Array wide(float32, {2, 2});
+  io::Array empty(float16, {0, 8});
+  std::memcpy(half.data(), "abcdef", 6);
+  std::memcpy(wide.data(), "0123456789abcdef", 16);
+  io::OutputFile file(path);
+  const std::vector<std::pair<std::string, const io::Array*>> tensors{
+      {"half", &half}, {"wide", &wide}, {"empty", &empty}};
+  io::write_safetensors(file, tensors);
+  file.commit();
+
+  const io::Safetensors read(path);
+  ASSERT_EQ(read.header().size(), 3u);
+  for (const auto& [name, array] : tensors) {
+    const io::Array back = read.read(name);
+    EXPECT_EQ(back.dtype(), array->dtype());
+    EXPECT_EQ(back.shape(), array->shape());
+    EXPECT_EQ(std::memcmp(back.data(), array->data(), static_cast<size_t>(array->bytes())), 0);
+    EXPECT_EQ(read.header().at(name).begin % static_cast<uint64_t>(array->dtype().bits / 8), 0u);
+  }
+}
+
+/// Written by the format's own Python package (tools/capture_qkv.py).
+TEST(Safetensors, ReadsThePythonPackagesFile) {
+  const io::Safetensors file(FA_TEST_DATA "/minilm_qkv.safetensors");
+  for (const char* name : {"q", "k", "v", "o"}) {
+    EXPECT_EQ(file.read(name).shape(), (std::vector<int64_t>{97, 3, 32}));
+  }
+}
+
+}  // namespace
+}  // namespace fa::test
