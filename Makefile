@@ -1,0 +1,61 @@
+# `make demo` and `make test` do everything from a fresh Debian 12 on; `make help` lists the rest.
+JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
+.DEFAULT_GOAL := build
+
+.PHONY: help build demo test format format-check lint bench docs sanitize mutants install clean
+.PHONY: build-packages lint-packages
+
+help: ## Lists the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 | \2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+build: build/build.ninja ## Builds build/libfa.so, build/fa and the tests
+	@cmake --build build -j $(JOBS)
+
+demo: build/build.ninja ## Builds and runs the demo: famous models' attention, checked and timed
+	@cmake --build build -j $(JOBS) --target fa_cli
+	build/fa demo
+
+test: build ## Builds and runs all tests
+	@tools/run_tests build --parallel $(JOBS)
+
+sanitize: build-sanitize/build.ninja ## Tests and 500 random problems under ASan and UBSan
+	@cmake --build build-sanitize -j $(JOBS)
+	@tools/run_tests build-sanitize --parallel $(JOBS)
+	build-sanitize/fa check --count 500 --seed 1
+
+mutants: build-packages lint-packages ## Breaks each option in turn; a named test must notice
+	@tools/mutants.py --jobs $(JOBS)
+
+bench: build ## Times this library; see `build/fa bench --help`
+	build/fa bench
+
+docs: build lint-packages ## Checks links, commands and code in the Markdown files
+	@tools/check_docs.py
+
+format: lint-packages ## Formats the sources
+	@tools/format
+
+format-check: lint-packages ## Says which sources are not formatted
+	@tools/format --check
+
+lint: build/build.ninja lint-packages ## clang-tidy and ruff
+	@tools/lint --jobs $(JOBS)
+
+install: build ## Installs under PREFIX (/usr/local)
+	cmake --install build --prefix $(PREFIX)
+
+clean: ## Removes what the targets above built
+	rm -rf build build-sanitize build-mutants
+
+build/build.ninja: CMakePresets.json | build-packages
+	cmake --preset release
+
+build-sanitize/build.ninja: CMakePresets.json | build-packages
+	cmake --preset sanitize
+
+build-packages:
+	@tools/bootstrap build
+
+lint-packages:
+	@tools/bootstrap lint
