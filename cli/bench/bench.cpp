@@ -17,7 +17,8 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples = R"(Each round runs every cell once, in shuffled order, and the machine's own peaks beside them. Results
+constexpr const char* examples =
+    R"(Each round runs every cell once, in shuffled order, and the machine's own peaks beside them. Results
 are compared with float64 on random rows first. FLOPs as the paper counts: 4 Sq Sk D H B, half of it
 when causal, backward 2.5 times that; decoding is measured by the bytes of K and V that it reads.
 
@@ -90,8 +91,8 @@ class Bench {
         result_.peaks.push_back(measure_fma_peak(threads_, 0.1).flops);
       } else {
         const io::Array& pages = buffers_->rotation();
-        result_.bandwidths.push_back(measure_read_bandwidth(
-            {pages.data(), static_cast<size_t>(pages.bytes())}, threads_));
+        result_.bandwidths.push_back(
+            measure_read_bandwidth({pages.data(), static_cast<size_t>(pages.bytes())}, threads_));
       }
     }
   }

@@ -16,8 +16,8 @@ namespace {
 
 /// Elements that a cell needs for `use`; decoding takes K and V from the rotation.
 int64_t elements(const Cell& c, Buffers::Use use) {
-  const bool of_keys = use == Buffers::k || use == Buffers::v || use == Buffers::dk ||
-                       use == Buffers::dv;
+  const bool of_keys =
+      use == Buffers::k || use == Buffers::v || use == Buffers::dk || use == Buffers::dv;
   if (use >= Buffers::dout && c.work != Work::backward) return 0;
   if (of_keys && c.work == Work::decode) return 0;
   return c.batch * c.head_dim * (of_keys ? c.seqlen_k * c.heads_k : c.seqlen_q * c.heads_q);

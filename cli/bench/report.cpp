@@ -14,9 +14,7 @@
 namespace fa::cli {
 namespace {
 
-bool right(const CellResult& cell) {
-  return std::ranges::all_of(cell.verdicts, &Verdict::right);
-}
+bool right(const CellResult& cell) { return std::ranges::all_of(cell.verdicts, &Verdict::right); }
 
 std::string heads_text(const Cell& c) {
   return c.heads_q == c.heads_k ? fmt::format("{}", c.heads_q)
@@ -33,8 +31,7 @@ void print_cell(const BenchResult& result, const CellResult& r) {
   fmt::print("{:<9} {:<9} {:>5} {:>7} {:>4} {:>6} {:<6} {:>9} {:>8.1f} {:<7} {:>4.0f}%  {}{}\n",
              to_text(c.work), dtype_text(c.dtype), c.batch, heads_text(c), c.head_dim, length,
              c.causal ? "causal" : "", seconds_text(seconds), c.amount() / seconds / 1e9,
-             decode ? "GB/s" : "GFLOP/s", 100 * result.share(r), c.name,
-             right(r) ? "" : "  WRONG");
+             decode ? "GB/s" : "GFLOP/s", 100 * result.share(r), c.name, right(r) ? "" : "  WRONG");
 }
 
 nlohmann::json versions() {
@@ -51,9 +48,8 @@ nlohmann::json to_json(const BenchResult& result, const CellResult& r) {
   json["share_of_machine"] = result.share(r);
   json["right"] = right(r);
   for (const Verdict& v : r.verdicts) {
-    json["errors"][v.tensor()] = {{"ours", v.error()},
-                                  {"plain", v.plain_error()},
-                                  {"error_over_bound", v.ratio()}};
+    json["errors"][v.tensor()] = {
+        {"ours", v.error()}, {"plain", v.plain_error()}, {"error_over_bound", v.ratio()}};
   }
   return json;
 }
@@ -83,10 +79,11 @@ bool BenchResult::right() const {
 void print_result(const BenchResult& result) {
   fmt::print("FlashAttention.cpp {} ({}) on {}, {} threads, {}\n", version(), FA_COMMIT,
              cpu_model(), result.machine.threads, cpu_target());
-  fmt::print("peak       {:.1f} GFLOP/s of float32 multiply-adds, median of {} rounds ({}: {:.2f} "
-             "GHz implied by {} of {} floats a cycle)\n",
-             median(result.peaks) / 1e9, result.peaks.size(), result.machine.target,
-             result.machine.implied_ghz(), result.machine.per_cycle, result.machine.lanes);
+  fmt::print(
+      "peak       {:.1f} GFLOP/s of float32 multiply-adds, median of {} rounds ({}: {:.2f} "
+      "GHz implied by {} of {} floats a cycle)\n",
+      median(result.peaks) / 1e9, result.peaks.size(), result.machine.target,
+      result.machine.implied_ghz(), result.machine.per_cycle, result.machine.lanes);
   if (!result.bandwidths.empty()) {
     fmt::print("bandwidth  {:.1f} GB/s read, rotating over {} (last cache: {})\n",
                median(result.bandwidths) / 1e9,
@@ -96,8 +93,9 @@ void print_result(const BenchResult& result) {
   fmt::print("\n{:<9} {:<9} {:>5} {:>7} {:>4} {:>6} {:<6} {:>9} {:>16} {:>5}\n", "work", "dtype",
              "batch", "heads", "d", "length", "", "time", "rate", "share");
   for (const CellResult& cell : result.cells) print_cell(result, cell);
-  fmt::print("time: median; share: median over the rounds of the rate by the peak (decode: by the "
-             "bandwidth) of the same round\n");
+  fmt::print(
+      "time: median; share: median over the rounds of the rate by the peak (decode: by the "
+      "bandwidth) of the same round\n");
 }
 
 void write_json(const std::string& path, const BenchResult& result) {

@@ -22,7 +22,8 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples = R"(Every number is measured or computed here and now. Errors are relative Frobenius errors against
+constexpr const char* examples =
+    R"(Every number is measured or computed here and now. Errors are relative Frobenius errors against
 float64; the plain formula rounds each step to the same dtype. GFLOP/s as the paper counts:
 4 Sq Sk D H, half of it when causal, backward 2.5 times that.
 
@@ -94,18 +95,14 @@ DemoResult run_parts(const DemoFlags& flags) {
   print_errors(result.models);
   result.growth = run_growth(flags);
   if (!result.growth.empty()) print_growth(result.growth);
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
 void write_json(const std::string& path, const DemoResult& result) {
-  nlohmann::json json{{"version", version()},
-                      {"commit", FA_COMMIT},
-                      {"cpu", cpu_model()},
-                      {"threads", result.peak.threads},
-                      {"target", cpu_target()},
-                      {"peak_flops_per_second", result.peak.flops},
+  nlohmann::json json{{"version", version()},     {"commit", FA_COMMIT},
+                      {"cpu", cpu_model()},       {"threads", result.peak.threads},
+                      {"target", cpu_target()},   {"peak_flops_per_second", result.peak.flops},
                       {"seconds", result.seconds}};
   for (const ModelResult& model : result.models) {
     json["models"].push_back(to_json(model, result.peak.flops));

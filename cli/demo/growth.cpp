@@ -25,7 +25,8 @@ PassCost measure(int64_t seqlen, bool plain, bool backward) {
 }
 
 PassCost measure_plain(int64_t seqlen, bool backward) {
-  const int64_t bytes = (backward ? 2 : 1) * growth_heads * seqlen * seqlen * int64_t{sizeof(float)};
+  const int64_t bytes =
+      (backward ? 2 : 1) * growth_heads * seqlen * seqlen * int64_t{sizeof(float)};
   const int64_t most = std::min(available_memory() / 3, int64_t{2} << 30);
   PassCost cost;
   if (bytes <= most) cost = measure(seqlen, true, backward);
@@ -78,8 +79,9 @@ void print_growth(const std::vector<GrowthRow>& rows) {
                plain_bytes(row.plain_forward), time_of(row.plain_backward),
                plain_bytes(row.plain_backward));
   }
-  fmt::print("memory: growth of the process's peak beyond inputs and outputs, measured; "
-             "* counted, not run\n");
+  fmt::print(
+      "memory: growth of the process's peak beyond inputs and outputs, measured; "
+      "* counted, not run\n");
 }
 
 nlohmann::json to_json(const GrowthRow& row) {

@@ -14,7 +14,7 @@ inline constexpr int64_t growth_head_dim = 64;
 
 /// Bytes are those beyond inputs and outputs.
 struct PassCost {
-  std::optional<double> seconds;   ///< nothing: not run
+  std::optional<double> seconds;    ///< nothing: not run
   std::optional<int64_t> measured;  ///< growth of peak resident memory in a process of its own
   int64_t told = 0;                 ///< by the plan; for the plain way, counted: S and dS whole
 };

@@ -50,9 +50,7 @@ Options causal() {
   return options;
 }
 
-void run_forward(const BackwardArgs& a) {
-  forward({a.q, a.k, a.v, a.out, a.lse}, causal());
-}
+void run_forward(const BackwardArgs& a) { forward({a.q, a.k, a.v, a.out, a.lse}, causal()); }
 
 /// Peak memory after the first run, seconds of the second, whose pages are there already.
 template <typename Pass>
@@ -85,10 +83,10 @@ nlohmann::json measure_ours(const MeasureFlags& flags) {
       run_forward(args);
     }
   });
-  result["told"] = flags.backward
-                       ? plan_backward(args, causal()).workspace_bytes()
-                       : plan_forward({args.q, args.k, args.v, args.out, args.lse}, causal())
-                             .workspace_bytes();
+  result["told"] =
+      flags.backward
+          ? plan_backward(args, causal()).workspace_bytes()
+          : plan_forward({args.q, args.k, args.v, args.out, args.lse}, causal()).workspace_bytes();
   return result;
 }
 

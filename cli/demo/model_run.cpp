@@ -45,9 +45,8 @@ double ModelResult::flops(bool backward) const {
 }
 
 bool ModelResult::right() const {
-  return std::ranges::all_of(verdicts, [](const Verdict& v) {
-    return v.right() && v.error() < normal_limit(v.dtype());
-  });
+  return std::ranges::all_of(
+      verdicts, [](const Verdict& v) { return v.right() && v.error() < normal_limit(v.dtype()); });
 }
 
 ModelResult run_model(const Model& model, int64_t seqlen, int threads, uint64_t seed) {
@@ -101,9 +100,10 @@ void print_speed(const std::vector<ModelResult>& results, double peak) {
 }
 
 void print_errors(const std::vector<ModelResult>& results) {
-  fmt::print("\nRelative error against float64 on random heads and rows (in brackets: the plain "
-             "formula's, in the same dtype)\n\n{:<15} {:>9}",
-             "model", "dtype");
+  fmt::print(
+      "\nRelative error against float64 on random heads and rows (in brackets: the plain "
+      "formula's, in the same dtype)\n\n{:<15} {:>9}",
+      "model", "dtype");
   for (const Verdict& v : results.front().verdicts) fmt::print(" {:^18}", v.tensor());
   fmt::print("\n");
   for (const ModelResult& r : results) {
@@ -116,20 +116,23 @@ void print_errors(const std::vector<ModelResult>& results) {
 }
 
 nlohmann::json to_json(const ModelResult& r, double peak) {
-  nlohmann::json json{{"model", r.model.name},         {"heads_q", r.model.heads_q},
-                      {"heads_k", r.model.heads_k},    {"head_dim", r.model.head_dim},
-                      {"dtype", dtype_text(r.model.dtype)}, {"seqlen", r.seqlen},
+  nlohmann::json json{{"model", r.model.name},
+                      {"heads_q", r.model.heads_q},
+                      {"heads_k", r.model.heads_k},
+                      {"head_dim", r.model.head_dim},
+                      {"dtype", dtype_text(r.model.dtype)},
+                      {"seqlen", r.seqlen},
                       {"right", r.right()}};
   for (const bool backward : {false, true}) {
     const double seconds = r.seconds(backward);
-    json[backward ? "backward" : "forward"] = {{"seconds", seconds},
-                                               {"flops_per_second", r.flops(backward) / seconds},
-                                               {"share_of_peak", r.flops(backward) / seconds / peak}};
+    json[backward ? "backward" : "forward"] = {
+        {"seconds", seconds},
+        {"flops_per_second", r.flops(backward) / seconds},
+        {"share_of_peak", r.flops(backward) / seconds / peak}};
   }
   for (const Verdict& v : r.verdicts) {
-    json["errors"][v.tensor()] = {{"ours", v.error()},
-                                  {"plain", v.plain_error()},
-                                  {"error_over_bound", v.ratio()}};
+    json["errors"][v.tensor()] = {
+        {"ours", v.error()}, {"plain", v.plain_error()}, {"error_over_bound", v.ratio()}};
   }
   return json;
 }

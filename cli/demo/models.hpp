@@ -18,10 +18,10 @@ struct Model {
   int64_t demo_length;  ///< what two cores do in seconds; GPT-2's is its whole context
 };
 
-inline constexpr std::array models{
-    Model{"GPT-2", 12, 12, 64, float32, 1024}, Model{"Llama 2 7B", 32, 32, 128, float16, 2048},
-    Model{"Qwen2.5 72B", 64, 8, 128, bfloat16, 2048},
-    Model{"Llama 3.1 405B", 128, 8, 128, bfloat16, 1024}};
+inline constexpr std::array models{Model{"GPT-2", 12, 12, 64, float32, 1024},
+                                   Model{"Llama 2 7B", 32, 32, 128, float16, 2048},
+                                   Model{"Qwen2.5 72B", 64, 8, 128, bfloat16, 2048},
+                                   Model{"Llama 3.1 405B", 128, 8, 128, bfloat16, 1024}};
 
 /// Floating-point operations as the paper counts them: 4 Sq Sk D H B forward, half of it when
 /// causal, 2.5 times that backward.

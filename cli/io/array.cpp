@@ -26,8 +26,8 @@ Array::Array(DType dtype, std::vector<int64_t> shape) : dtype_(dtype), shape_(st
   const auto bytes = byte_size(dtype_, shape_);
   if (!bytes) throw std::bad_array_new_length();
   bytes_ = *bytes;
-  data_.reset(static_cast<std::byte*>(
-      ::operator new[](static_cast<size_t>(bytes_), std::align_val_t{64})));
+  data_.reset(
+      static_cast<std::byte*>(::operator new[](static_cast<size_t>(bytes_), std::align_val_t{64})));
 }
 
 int64_t Array::elements() const {

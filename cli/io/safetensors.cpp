@@ -94,17 +94,18 @@ SafetensorsEntry parse_entry(const json& object, uint64_t data_size, const std::
   entry.begin = whole_number(offsets[0], file, name, "data_offsets");
   entry.end = whole_number(offsets[1], file, name, "data_offsets");
   if (entry.begin > entry.end || entry.end > data_size) {
-    fail(file, name, fmt::format("lies at bytes {} to {} of the {} bytes that follow the header",
-                                 entry.begin, entry.end, data_size));
+    fail(file, name,
+         fmt::format("lies at bytes {} to {} of the {} bytes that follow the header", entry.begin,
+                     entry.end, data_size));
   }
   if (const Kind* kind = kind_of(entry.dtype)) {
     const DType element{0, static_cast<uint8_t>(8 * kind->bytes), 1};
     const auto bytes = byte_size(element, entry.shape);
     if (!bytes || static_cast<uint64_t>(*bytes) != entry.end - entry.begin) {
-      fail(file, name, fmt::format("has {} bytes, which is not what its shape [{}] of {} needs",
-                                   entry.end - entry.begin,
-                                   shown(fmt::format("{}", fmt::join(entry.shape, ", "))),
-                                   entry.dtype));
+      fail(file, name,
+           fmt::format("has {} bytes, which is not what its shape [{}] of {} needs",
+                       entry.end - entry.begin,
+                       shown(fmt::format("{}", fmt::join(entry.shape, ", "))), entry.dtype));
     }
   }
   return entry;
@@ -114,20 +115,19 @@ SafetensorsEntry parse_entry(const json& object, uint64_t data_size, const std::
 void check_layout(const SafetensorsHeader& header, uint64_t data_size, const std::string& file) {
   std::vector<std::pair<const std::string*, const SafetensorsEntry*>> order;
   for (const auto& [name, entry] : header) order.emplace_back(&name, &entry);
-  std::ranges::sort(order, {}, [](const auto& item) {
-    return std::pair(item.second->begin, item.second->end);
-  });
+  std::ranges::sort(
+      order, {}, [](const auto& item) { return std::pair(item.second->begin, item.second->end); });
   uint64_t end = 0;
   for (const auto& [name, entry] : order) {
     if (entry->begin != end) {
-      fail(file, *name, fmt::format("starts at byte {} where the one before it ends at {}",
-                                    entry->begin, end));
+      fail(file, *name,
+           fmt::format("starts at byte {} where the one before it ends at {}", entry->begin, end));
     }
     end = entry->end;
   }
   if (end != data_size) {
-    throw FileError(file, fmt::format("has {} bytes after its header, its tensors need {}",
-                                      data_size, end));
+    throw FileError(
+        file, fmt::format("has {} bytes after its header, its tensors need {}", data_size, end));
   }
 }
 

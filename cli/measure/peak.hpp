@@ -10,14 +10,14 @@ namespace fa::cli {
 struct FmaPeak {
   double flops = 0;  ///< float32 operations per second; a multiply-add is two
   int threads = 0;
-  int lanes = 0;             ///< floats in a vector
-  int per_cycle = 0;         ///< multiply-adds of a vector that a core is taken to do in a cycle
-  std::string target;        ///< Highway's name of the instruction set
+  int lanes = 0;               ///< floats in a vector
+  int per_cycle = 0;           ///< multiply-adds of a vector that a core is taken to do in a cycle
+  std::string target;          ///< Highway's name of the instruction set
   double implied_ghz() const;  ///< the clock at which `per_cycle` gives `flops`
 };
 
-/// All threads at work for `seconds`. 12 independent chains of multiply-adds in each: with a latency
-/// of 4 to 5 cycles and two units, 8 to 10 keep a core busy.
+/// All threads at work for `seconds`. 12 independent chains of multiply-adds in each: with a
+/// latency of 4 to 5 cycles and two units, 8 to 10 keep a core busy.
 FmaPeak measure_fma_peak(int threads, double seconds = 0.2);
 
 /// Bytes per second of one pass over `buffer`, whose pages must have been written before: untouched

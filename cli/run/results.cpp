@@ -44,9 +44,10 @@ class NewFolder {
 ResultPath::ResultPath(std::string path)
     : path_(std::move(path)), folder_(!path_.ends_with(".safetensors")) {
   if (path_.ends_with(".npy")) {
-    throw UsageError(fmt::format("--out: \"{}\": there are several results; name a folder for "
-                                 ".npy files, or FILE.safetensors",
-                                 path_));
+    throw UsageError(
+        fmt::format("--out: \"{}\": there are several results; name a folder for "
+                    ".npy files, or FILE.safetensors",
+                    path_));
   }
 }
 

@@ -16,7 +16,8 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples = R"(A SRC is FILE.npy, FILE.safetensors:NAME, or a NAME in --tensors. Types: float32, float16, bfloat16
+constexpr const char* examples =
+    R"(A SRC is FILE.npy, FILE.safetensors:NAME, or a NAME in --tensors. Types: float32, float16, bfloat16
 (safetensors only); lengths int32 or int64. Tensors of 3 dimensions without --cu-seqlens are one
 sequence. Results: out, lse [B, Hq, Sq] (packed [Hq, Tq]), with --dout also dq, dk, dv, and dbias and
 dsinks where bias and sinks are given. --out is a folder (for .npy) or FILE.safetensors; nothing is
@@ -60,9 +61,9 @@ class RunOutputs {
   }
 
   BackwardArgs args(const RunInputs& in) const {
-    return {in.dout.tensor(), in.q.tensor(), in.k.tensor(),  in.v.tensor(), out_.tensor(),
-            lse_.tensor(),    dq_.tensor(),  dk_.tensor(),   dv_.tensor(),  in.dlse.tensor(),
-            dbias_.tensor(),  dsinks_.tensor()};
+    return {in.dout.tensor(), in.q.tensor(),    in.k.tensor(),   in.v.tensor(),
+            out_.tensor(),    lse_.tensor(),    dq_.tensor(),    dk_.tensor(),
+            dv_.tensor(),     in.dlse.tensor(), dbias_.tensor(), dsinks_.tensor()};
   }
 
   /// Results of a single sequence lose the batch of 1 that the inputs were given.
@@ -80,8 +81,8 @@ class RunOutputs {
   }
 
   std::vector<NamedArray> named() const {
-    std::vector<NamedArray> all{{"out", &out_},     {"lse", &lse_}, {"dq", &dq_},
-                                {"dk", &dk_},       {"dv", &dv_},   {"dbias", &dbias_},
+    std::vector<NamedArray> all{{"out", &out_},      {"lse", &lse_}, {"dq", &dq_},
+                                {"dk", &dk_},        {"dv", &dv_},   {"dbias", &dbias_},
                                 {"dsinks", &dsinks_}};
     std::erase_if(all, [](const NamedArray& result) { return !result.second->given(); });
     return all;
@@ -142,8 +143,8 @@ int run(const RunCommand& command) {
   if (path && path->is_folder() && inputs.q.dtype() == bfloat16) {
     throw UsageError("--out: npy files cannot hold bfloat16; name a FILE.safetensors");
   }
-  for (const auto& [name, array] : {std::pair("q", &inputs.q), std::pair("k", &inputs.k),
-                                    std::pair("v", &inputs.v)}) {
+  for (const auto& [name, array] :
+       {std::pair("q", &inputs.q), std::pair("k", &inputs.k), std::pair("v", &inputs.v)}) {
     fmt::print("{:<9} {} [{}]\n", name, dtype_text(array->dtype()),
                fmt::join(array->shape(), ", "));
   }

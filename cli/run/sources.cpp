@@ -44,9 +44,10 @@ io::Array Sources::read(const std::string& flag, const std::string& source) {
   } else if (!default_file_.empty()) {
     array = open(default_file_).read(source);
   } else {
-    throw UsageError(fmt::format("{}: \"{}\" is neither FILE.npy nor FILE.safetensors:NAME, and "
-                                 "a bare name needs --tensors",
-                                 flag, source));
+    throw UsageError(
+        fmt::format("{}: \"{}\" is neither FILE.npy nor FILE.safetensors:NAME, and "
+                    "a bare name needs --tensors",
+                    flag, source));
   }
   if (array.shape().empty()) throw UsageError(flag + ": is a single number, not a tensor");
   return array;

@@ -34,8 +34,7 @@ double Verdict::plain_error() const { return relative(plain_, exact_); }
 
 double Verdict::ratio() const {
   if (ours_ == 0) return 0;
-  const double bound =
-      2 * std::sqrt(plain_) + 4 * reference::epsilon(dtype_) * std::sqrt(scale_);
+  const double bound = 2 * std::sqrt(plain_) + 4 * reference::epsilon(dtype_) * std::sqrt(scale_);
   const double ratio = std::sqrt(ours_) / bound;
   return std::isnan(ratio) ? std::numeric_limits<double>::infinity() : ratio;
 }

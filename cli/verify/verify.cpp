@@ -120,12 +120,12 @@ class Sampler {
   void check_row(const RowTask& task) {
     const auto [batch, head, row] = task;
     const int64_t position = shapes_.rows.span(batch).first + row;
-    const auto at = [&](int64_t width) { return Shapes::at(position, head, shapes_.heads_q, width); };
+    const auto at = [&](int64_t width) {
+      return Shapes::at(position, head, shapes_.heads_q, width);
+    };
     const ForwardArgs forward{args_.q, args_.k, args_.v, args_.out, args_.lse};
-    const auto exact =
-        reference::forward_row(forward, options_, batch, head, row, Rounding::exact);
-    const auto plain =
-        reference::forward_row(forward, options_, batch, head, row, Rounding::plain);
+    const auto exact = reference::forward_row(forward, options_, batch, head, row, Rounding::exact);
+    const auto plain = reference::forward_row(forward, options_, batch, head, row, Rounding::plain);
     compare(out_, args_.out, at(shapes_.dim_v), exact.out, plain.out);
     if (args_.lse.given()) {
       compare(lse_, args_.lse, shapes_.lse_at(batch, head, row), {exact.lse}, {plain.lse});

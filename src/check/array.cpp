@@ -24,7 +24,7 @@ void Memory::Free::operator()(std::byte* p) const { ::operator delete(p, alignme
 Memory::Memory(size_t bytes)
     : size_(bytes),
       data_(static_cast<std::byte*>(::operator new(std::max<size_t>(bytes, 1), alignment))),
-      claimed_(bytes) {
+      watched_(bytes, std::byte{0xff}) {
   poison();
 }
 
@@ -35,14 +35,13 @@ void Memory::restore(const std::vector<std::byte>& content) {
 void Memory::poison() { std::memset(data_.get(), 0xff, size_); }
 
 void Memory::claim(size_t begin, size_t count) {
-  std::fill_n(claimed_.begin() + static_cast<std::ptrdiff_t>(begin), count, true);
+  std::fill_n(watched_.begin() + static_cast<std::ptrdiff_t>(begin), count, std::byte{0});
 }
 
 bool Memory::intact() const {
-  for (size_t i = 0; i < size_; ++i) {
-    if (!claimed_[i] && data_.get()[i] != std::byte{0xff}) return false;
-  }
-  return true;
+  std::byte changed{0};
+  for (size_t i = 0; i < size_; ++i) changed |= watched_[i] & ~data_.get()[i];
+  return changed == std::byte{0};
 }
 
 Layout contiguous(const std::vector<int64_t>& shape) {

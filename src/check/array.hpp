@@ -18,6 +18,7 @@ class Memory {
  public:
   explicit Memory(size_t bytes);
   std::byte* data() { return data_.get(); }
+  const std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }
   /// From now on these bytes belong to a tensor.
   void claim(size_t begin, size_t count);
@@ -34,7 +35,7 @@ class Memory {
   };
   size_t size_;
   std::unique_ptr<std::byte, Free> data_;
-  std::vector<bool> claimed_;
+  std::vector<std::byte> watched_;  ///< 0xff for each byte of no tensor
 };
 
 /// Where the elements of a tensor lie: strides and the first element's place, in elements.

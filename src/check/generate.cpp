@@ -1,6 +1,8 @@
 #include "check/generate.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -72,6 +74,14 @@ std::vector<Array> Case::place_together(const std::vector<std::vector<int64_t>>&
   return arrays;
 }
 
+Array Case::place_repeated(const std::vector<int64_t>& shape) {
+  std::vector<int64_t> one_head = shape;
+  one_head[shape.size() - 2] = 1;
+  Layout layout = random_layout(one_head, spec.dtype, true, spec.unaligned, random_);
+  layout.strides[shape.size() - 2] = 0;
+  return Array(shape, spec.dtype, layout);
+}
+
 void Case::place_qkv(Array& a, Array& b, Array& c) {
   const std::vector<int64_t> qs = shape(spec.rows, spec.heads_q, spec.dim);
   const std::vector<int64_t> ks = shape(spec.keys, spec.heads_k, spec.dim);
@@ -99,6 +109,8 @@ void Case::place_qkv(Array& a, Array& b, Array& c) {
 
 void Case::place_inputs() {
   place_qkv(q, k, v);
+  if (spec.strided && random_.chance(0.1)) k = place_repeated(k.shape());
+  if (spec.strided && random_.chance(0.1)) v = place_repeated(v.shape());
   if (spec.backward)
     dout = place(shape(spec.rows, spec.heads_q, spec.dim_v), spec.dtype, spec.unaligned);
   if (spec.dlse) dlse = place(lse_shape(), float32, spec.unaligned);
@@ -265,8 +277,12 @@ uint64_t Case::input_hash() const {
   uint64_t hash = 0;
   for (const Array* a : {&q, &k, &v, &dout, &dlse, &bias, &alibi, &sinks}) {
     if (!a->given()) continue;
-    for (const std::byte x : a->memory().content()) {
-      hash = (hash ^ static_cast<uint64_t>(x)) * 0x100000001b3;
+    const Memory& memory = a->memory();
+    for (size_t i = 0; i < memory.size(); i += sizeof(uint64_t)) {
+      uint64_t word = 0;
+      std::memcpy(&word, memory.data() + i, std::min(sizeof(word), memory.size() - i));
+      hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+      hash ^= hash >> 29;
     }
   }
   return hash;

@@ -54,6 +54,8 @@ class Case {
   /// Tensors [.., heads, width] that differ in heads alone, head after head in one memory, as one
   /// projection would write them.
   std::vector<Array> place_together(const std::vector<std::vector<int64_t>>& shapes);
+  /// An input [.., heads, width] whose heads are one and the same memory (stride 0).
+  Array place_repeated(const std::vector<int64_t>& shape);
   /// q, k and v or their gradients.
   void place_qkv(Array& a, Array& b, Array& c);
   void place_inputs();

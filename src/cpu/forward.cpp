@@ -2,7 +2,7 @@
 //
 // Key heads are worked on a few at a time (the "wave"): first their K and V are packed once for all
 // query tiles of the group, then the tiles are handed out, then chunks are joined; a barrier stands
-// between. A wave is as long as shared memory allows, which the plan sized for 8 items a thread.
+// between. A wave is as long as shared memory allows, which the plan sized for 32 items a thread.
 #include <omp.h>
 
 #include <algorithm>
@@ -81,6 +81,7 @@ class Forward {
     for (int64_t b = 0; b < p_.batch; ++b) {
       const Sequence seq = call_.sequence(b);
       const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
+      splits_ = splits_ || cut.chunks > 1;
       shared_.items[b + 1] = shared_.items[b] + p_.heads_k * cut.items();
       shared_.packs[b + 1] = shared_.packs[b] + p_.heads_k * cut.pack_blocks;
       shared_.floats[b + 1] = shared_.floats[b] + p_.heads_k * cut.floats;
@@ -121,6 +122,7 @@ class Forward {
     for (int64_t number = items_.first(begin); number < items_.first(end); ++number) {
       tile(items_.find(number), begin, scratch);
     }
+    if (!splits_) return;
 #pragma omp for schedule(dynamic)
     for (int64_t unit = begin; unit < end; ++unit) combine(unit, begin, scratch);
   }
@@ -180,6 +182,7 @@ class Forward {
   Numbered items_;
   Numbered packs_;
   Numbered floats_;
+  bool splits_ = false;  ///< some key head is cut in chunks
 };
 
 }  // namespace

@@ -11,8 +11,9 @@ namespace {
 // Below this many multiply-adds a parallel region costs more than it saves (a few microseconds,
 // and up to milliseconds beside a second OpenMP runtime that spins).
 constexpr double one_thread_work = 1 << 19;
-// Work items for each thread between two barriers: the last item then idles 1/16 of the time at most.
-constexpr int64_t items_per_thread = 8;
+// Work items for each thread between two barriers. With 8 instead, a machine that runs other programs
+// beside loses half at 512 keys: a thread that is not running holds up all others at a barrier.
+constexpr int64_t items_per_thread = 32;
 // Backward items wanted of one sequence when it stands alone.
 constexpr int64_t backward_items = 16;
 constexpr int64_t min_backward_chunk = 480;

@@ -91,8 +91,7 @@ TEST(Npy, RefusesWhatIsWrongAndSaysWhat) {
       {npy(1, header("'<f4'", "(99999999999999999999,)"), data24), "not a whole number"},
       {npy(1, header("'<f4'", "(4611686018427387904, 4)"), ""), "not what its shape"},
       {npy(1, header("'<f4'", "(0, 9223372036854775807, 2)"), ""), "not what its shape"},
-      {npy(1, "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3)}", data24),
-       "Fortran order"},
+      {npy(1, "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3)}", data24), "Fortran order"},
   };
   for (const auto& wrong : cases) {
     const std::string message = error_of(wrong.bytes);

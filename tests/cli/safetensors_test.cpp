@@ -1,6 +1,8 @@
 // Safetensors files: those of the reference implementation, and those that nobody should write.
 #include "io/safetensors.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -38,14 +40,19 @@ std::string error_of_file(const std::string& bytes) {
 
 std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
                   const std::string& offsets) {
-  return "\"" + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape +
-         R"(,"data_offsets":)" + offsets + "}";
+  return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":{}}})", name, dtype, shape,
+                     offsets);
+}
+
+std::string object(const std::vector<std::string>& entries) {
+  return fmt::format("{{{}}}", fmt::join(entries, ","));
 }
 
 TEST(Safetensors, ReadsHeaders) {
   const auto header = io::parse_safetensors(
-      R"({"__metadata__":{"format":"pt"},)" + entry("b", "BF16", "[0,4]", "[0,0]") + "," +
-          entry("a", "F8_NEW", "[3]", "[0,5]") + "," + entry("c", "U8", "[]", "[5,6]") + "}   ",
+      object({R"("__metadata__":{"format":"pt"})", entry("b", "BF16", "[0,4]", "[0,0]"),
+              entry("a", "F8_NEW", "[3]", "[0,5]"), entry("c", "U8", "[]", "[5,6]")}) +
+          "   ",
       6, "a");
   ASSERT_EQ(header.size(), 3u);
   EXPECT_EQ(header.at("b").shape, (std::vector<int64_t>{0, 4}));
@@ -54,7 +61,7 @@ TEST(Safetensors, ReadsHeaders) {
 
 TEST(Safetensors, RefusesWhatIsWrongAndSaysWhat) {
   const auto with = [](const std::string& shape, const std::string& offsets) {
-    return "{" + entry("a", "F32", shape, offsets) + "}";
+    return object({entry("a", "F32", shape, offsets)});
   };
   const struct {
     std::string json;
@@ -81,11 +88,11 @@ TEST(Safetensors, RefusesWhatIsWrongAndSaysWhat) {
       {with("[5]", "[0,24]"), 24, "not what its shape"},
       {with("[4611686018427387904,4]", "[0,0]"), 0, "not what its shape"},
       {with("[6]", "[0,24]"), 32, "its tensors need 24"},
-      {"{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[2,6]") + "}", 6,
+      {object({entry("a", "U8", "[4]", "[0,4]"), entry("b", "U8", "[4]", "[2,6]")}), 6,
        "'b' starts at byte 2"},
-      {"{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[5,9]") + "}", 9,
+      {object({entry("a", "U8", "[4]", "[0,4]"), entry("b", "U8", "[4]", "[5,9]")}), 9,
        "'b' starts at byte 5"},
-      {"{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("a", "U8", "[1]", "[1,2]") + "}", 2,
+      {object({entry("a", "U8", "[1]", "[0,1]"), entry("a", "U8", "[1]", "[1,2]")}), 2,
        "'a' is described twice"},
   };
   for (const auto& wrong : cases) {
@@ -122,7 +129,7 @@ TEST(Safetensors, AnyChangedByteIsReadOrRefused) {
 
 TEST(Safetensors, SaysWhichTensorsThereAre) {
   const std::string header =
-      "{" + entry("a", "F64", "[1]", "[0,8]") + "," + entry("b", "U8", "[1]", "[8,9]") + "}";
+      object({entry("a", "F64", "[1]", "[0,8]"), entry("b", "U8", "[1]", "[8,9]")});
   const TemporaryFolder folder;
   const std::string path = folder / "a.safetensors";
   write_bytes(path, little_endian(header.size(), 8) + header + "123456789");
