@@ -66,7 +66,7 @@ View::View(const void* data, DType dtype, std::initializer_list<int64_t> shape,
            static_cast<int32_t>(std::min(shape.size(), size_t{max_dims} + 1)), device) {}
 
 View::operator Tensor() const {
-  return {const_cast<void*>(data_), device_, ndim_, dtype_, shape_,
+  return {const_cast<void*>(data_),          device_, ndim_, dtype_, shape_,
           has_strides_ ? strides_ : nullptr, 0};
 }
 
@@ -133,8 +133,8 @@ void run_planned(const detail::PlanState& state, const Args& args, const Options
     throw Error(Status::invalid_argument, fmt::format("workspace: has {} bytes; the plan needs {}",
                                                       bytes, plan.workspace_bytes));
   }
-  if (plan.workspace_bytes > 0 && (workspace == nullptr ||
-                                   reinterpret_cast<uintptr_t>(workspace) % 64 != 0)) {
+  if (plan.workspace_bytes > 0 &&
+      (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 64 != 0)) {
     throw Error(Status::invalid_argument,
                 fmt::format("workspace: lies at {}; it must be a multiple of 64", workspace));
   }

@@ -1,5 +1,5 @@
-// The backward pass over all sequences and heads: delta, then dK, dV and partial dQ, then dQ and the
-// gradients of what is shared (bias, sinks).
+// The backward pass over all sequences and heads: delta, then dK, dV and partial dQ, then dQ and
+// the gradients of what is shared (bias, sinks).
 #include <omp.h>
 
 #include <algorithm>
@@ -66,9 +66,9 @@ class Backward {
     const int64_t block = plan_.tuning.backward_keys;
     const int64_t keys = ceil_div(ceil_div(seq.k_len, count), block) * block;
     const int64_t begin = std::min(chunk * keys, seq.k_len);
-    backward_kernels().item({plan_, call_, seq, unit % p_.heads_k, begin,
-                             std::min(begin + keys, seq.k_len), chunk},
-                            shared_, scratch);
+    backward_kernels().item(
+        {plan_, call_, seq, unit % p_.heads_k, begin, std::min(begin + keys, seq.k_len), chunk},
+        shared_, scratch);
   }
 
   void bias_gradient(const BackwardScratch& scratch) const {

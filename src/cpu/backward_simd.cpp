@@ -50,7 +50,7 @@ HWY_ATTR HWY_INLINE void add_row(const float* x, int64_t n, float* acc) {
 
 /// Packed key blocks of a slab.
 struct KeyBlock {
-  int64_t key;   ///< first key, in the sequence
+  int64_t key;  ///< first key, in the sequence
   int64_t keys;
   float* k_t;
   float* v_t;
@@ -277,8 +277,9 @@ class Slab {
   }
 
   HWY_ATTR HWY_INLINE void add_dq(int64_t head, int64_t i, const float* dq) const {
-    const int64_t at = ((item_.chunk * p_.heads_q + head) * p_.tokens_q +
-                        token(p_, item_.sequence) + i) * p_.head_dim;
+    const int64_t at =
+        ((item_.chunk * p_.heads_q + head) * p_.tokens_q + token(p_, item_.sequence) + i) *
+        p_.head_dim;
     const D8 d;  // rows of the partial sums are not padded
     for (int64_t c = 0; c < p_.head_dim; c += static_cast<int64_t>(hn::Lanes(d))) {
       float* sum = shared_.dq + at + c;
@@ -292,7 +293,8 @@ class Slab {
     for (int64_t j = 0; j < end_ - begin_; ++j) {
       float* dk = s_.dk + j * row_stride(p_.head_dim);
       for (int64_t c = 0; c < p_.head_dim; ++c) dk[c] *= factor;
-      store_row(p_.dtype, dk, p_.head_dim, k_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
+      store_row(p_.dtype, dk, p_.head_dim,
+                k_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
       store_row(p_.dtype, s_.dv + j * row_stride(p_.head_dim_v), p_.head_dim_v,
                 k_row(call.dv, item_.sequence, begin_ + j, item_.head_k));
     }
@@ -314,7 +316,8 @@ void Item(const BackwardItem& item, const BackwardShared& shared, const Backward
                 item.sequence.q_len * p.head_dim * sizeof(float));
   }
   for (int64_t key = item.key_begin; key < item.key_end; key += item.plan.tuning.slab_keys) {
-    Slab(item, shared, scratch, key, std::min(key + item.plan.tuning.slab_keys, item.key_end)).run();
+    Slab(item, shared, scratch, key, std::min(key + item.plan.tuning.slab_keys, item.key_end))
+        .run();
   }
 }
 
@@ -419,8 +422,7 @@ namespace fa::cpu {
 HWY_EXPORT(GetBackwardKernels);
 
 const BackwardKernels& backward_kernels() {
-  static const BackwardKernels kernels =
-      HWY_DISPATCH_TABLE(GetBackwardKernels)[target_index()]();
+  static const BackwardKernels kernels = HWY_DISPATCH_TABLE(GetBackwardKernels)[target_index()]();
   return kernels;
 }
 

@@ -34,8 +34,8 @@ HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, i
   const Problem& p = call.problem;
   const auto row_of = [&](const Rows& rows) {
     return [&rows, &seq, head_k, key](int64_t j) {
-      return rows.at<char>(0, 0, 0) + rows.offset(seq.index, seq.k_begin + key + j, head_k) *
-                                          bytes_of(rows.dtype);
+      return rows.at<char>(0, 0, 0) +
+             rows.offset(seq.index, seq.k_begin + key + j, head_k) * bytes_of(rows.dtype);
     };
   };
   load_transposed(p.dtype, row_of(call.k), keys, p.head_dim, 1.0f, line, packed, score_stride);
@@ -93,20 +93,21 @@ class TileForward {
     const auto [begin, end] = keys_in_sight();
     const int64_t first = t_.key_begin + (begin - t_.key_begin) / block * block;
     for (int64_t j0 = first; j0 < end; j0 += block) {
-      const int64_t n = std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
+      const int64_t n =
+          std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
       step(j0, n, key_block(j0, n));
     }
     store();
   }
 
  private:
-  int64_t head(int64_t r) const {
-    return t_.head_k * p_.group() + t_.tile.head + r / t_.tile.rows;
-  }
+  int64_t head(int64_t r) const { return t_.head_k * p_.group() + t_.tile.head + r / t_.tile.rows; }
   int64_t row(int64_t r) const { return t_.tile.row + r % t_.tile.rows; }
 
   HWY_ATTR void load_queries() {
-    const auto row_at = [&](int64_t r) { return output_row(t_.call.q, t_.sequence, row(r), head(r)); };
+    const auto row_at = [&](int64_t r) {
+      return output_row(t_.call.q, t_.sequence, row(r), head(r));
+    };
     load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.line, s_.q, q_stride_);
     std::memset(s_.o, 0, rows_ * o_stride_ * sizeof(float));
     std::memset(s_.sum, 0, rows_ * lane_pad * sizeof(float));
@@ -208,7 +209,8 @@ class TileForward {
       } else {
         const Call& c = t_.call;
         store_row(p_.dtype, o, p_.head_dim_v, output_row(c.out, t_.sequence, row(r), head(r)));
-        if (p_.lse) *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse;
+        if (p_.lse)
+          *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse;
       }
     }
   }
@@ -299,8 +301,7 @@ namespace fa::cpu {
 HWY_EXPORT(GetForwardKernels);
 
 const ForwardKernels& forward_kernels() {
-  static const ForwardKernels kernels =
-      HWY_DISPATCH_TABLE(GetForwardKernels)[target_index()]();
+  static const ForwardKernels kernels = HWY_DISPATCH_TABLE(GetForwardKernels)[target_index()]();
   return kernels;
 }
 

@@ -1,9 +1,9 @@
 // The one matrix product of the CPU kernels: register tiles of C = A B, A's elements broadcast,
 // B's rows in vectors.
 //
-// A register tile is `tile_rows` x 2 vectors: with AVX-512 12 x 2 accumulators, 2 vectors of B and a
-// broadcast fill 27 of 32 registers, and each step of k loads 14 values for 24 multiply-adds, under
-// the two loads a cycle that a core has for its two multiply-adds. With 16 registers: 6 x 2.
+// A register tile is `tile_rows` x 2 vectors: with AVX-512 12 x 2 accumulators, 2 vectors of B and
+// a broadcast fill 27 of 32 registers, and each step of k loads 14 values for 24 multiply-adds,
+// under the two loads a cycle that a core has for its two multiply-adds. With 16 registers: 6 x 2.
 #if defined(FA_CPU_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_GEMM_INL
 #undef FA_CPU_GEMM_INL
@@ -59,8 +59,8 @@ HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_
     for (int v = 0; v < vectors; ++v) b_row[v] = hn::Load(d, b + k * b_stride + v * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const auto a_ik = hn::Set(
-          d, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
+      const auto a_ik =
+          hn::Set(d, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sum[i][v] = hn::MulAdd(a_ik, b_row[v], sum[i][v]);
     }

@@ -40,8 +40,8 @@ HWY_INLINE V exp_negative(D d, V x) {
 /// tanh(x) within 2 ulp; NaN stays NaN. A softcap multiplies its error into the score, so it has to
 /// be better than the 4 ulp of Highway's.
 ///
-/// |x| < 0.625: x + x^3 p(x^2), relative error 4e-9 (fitted as above); beyond, (1 - e) / (1 + e) with
-/// e = exp(-2 |x|) < 0.29, where the subtraction loses nothing.
+/// |x| < 0.625: x + x^3 p(x^2), relative error 4e-9 (fitted as above); beyond, (1 - e) / (1 + e)
+/// with e = exp(-2 |x|) < 0.29, where the subtraction loses nothing.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V tanh_of(D d, V x) {
   const V one = hn::Set(d, 1.0f);

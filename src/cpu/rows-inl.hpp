@@ -31,8 +31,7 @@ HWY_INLINE hn::Vec<hn::Rebind<float, DI>> widen_f16(DI di, hn::Vec<DI> h) {
   const auto shifted = hn::ShiftLeft<13>(magnitude);
   const auto normal = hn::Add(shifted, hn::Set(di, 112 << 23));
   // Subnormal: an integer times 2^-24, exact and free of subnormal float32 numbers.
-  const auto small =
-      hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, 0x1p-24f)));
+  const auto small = hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, 0x1p-24f)));
   const auto special = hn::Or(shifted, hn::Set(di, 0x7F800000));
   auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 0x0400)), small, normal);
   bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x7BFF)), special, bits);
@@ -46,12 +45,12 @@ HWY_INLINE hn::Vec<DI> narrow_f16(DI di, hn::Vec<DI> x) {
   const auto magnitude = hn::And(x, hn::Set(di, 0x7FFFFFFF));
   const auto sign = hn::And(hn::ShiftRight<16>(x), hn::Set(di, 0x8000));
   const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(di, 1));
-  const auto normal = hn::ShiftRight<13>(
-      hn::Add(hn::Add(magnitude, odd), hn::Set(di, 0xFFF - (112 << 23))));
+  const auto normal =
+      hn::ShiftRight<13>(hn::Add(hn::Add(magnitude, odd), hn::Set(di, 0xFFF - (112 << 23))));
   // Adding 0.5 puts float16's subnormal step, 2^-24, at the last bit: the addition rounds.
   const auto half = hn::Set(df, 0.5f);
-  const auto small = hn::Sub(hn::BitCast(di, hn::Add(hn::BitCast(df, magnitude), half)),
-                             hn::BitCast(di, half));
+  const auto small =
+      hn::Sub(hn::BitCast(di, hn::Add(hn::BitCast(df, magnitude), half)), hn::BitCast(di, half));
   auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 0x38800000)), small, normal);
   bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x477FEFFF)), hn::Set(di, 0x7C00), bits);
   bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x7F800000)), hn::Set(di, 0x7E00), bits);

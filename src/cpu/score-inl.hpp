@@ -129,11 +129,12 @@ HWY_ATTR inline void ScoreRow::keep(int64_t j0, int64_t n, float* factors) const
   namespace px = fa::philox;
   const hn::CappedTag<uint64_t, 8> d;
   const hn::Repartition<uint32_t, decltype(d)> du32;
-  const uint64_t seed = call_.dropout_state != nullptr ? call_.dropout_state[0] : call_.dropout_seed;
+  const uint64_t seed =
+      call_.dropout_state != nullptr ? call_.dropout_state[0] : call_.dropout_seed;
   const uint64_t offset =
       call_.dropout_state != nullptr ? call_.dropout_state[1] : call_.dropout_offset;
-  const px::Stream stream = px::stream(
-      seed, offset, static_cast<uint32_t>(sequence_ * problem_.heads_q + head_));
+  const px::Stream stream =
+      px::stream(seed, offset, static_cast<uint32_t>(sequence_ * problem_.heads_q + head_));
   const auto product = [&](auto x, uint32_t multiplier) {
     return hn::MulEven(hn::BitCast(du32, x), hn::BitCast(du32, hn::Set(d, multiplier)));
   };

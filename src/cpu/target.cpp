@@ -35,7 +35,8 @@ std::vector<Target> supported() {
 Target choose() {
   const std::vector<Target> targets = supported();
   if (targets.empty()) {
-    throw Error(Status::unsupported, "this CPU lacks every instruction set the library was built for");
+    throw Error(Status::unsupported,
+                "this CPU lacks every instruction set the library was built for");
   }
   const char* wanted = std::getenv("FA_CPU_TARGET");
   if (wanted == nullptr || *wanted == '\0') return targets.front();

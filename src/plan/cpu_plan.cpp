@@ -11,8 +11,9 @@ namespace {
 // Below this many multiply-adds a parallel region costs more than it saves (a few microseconds,
 // and up to milliseconds beside a second OpenMP runtime that spins).
 constexpr double one_thread_work = 1 << 19;
-// Work items for each thread between two barriers. With 8 instead, a machine that runs other programs
-// beside loses half at 512 keys: a thread that is not running holds up all others at a barrier.
+// Work items for each thread between two barriers. With 8 instead, a machine that runs other
+// programs beside loses half at 512 keys: a thread that is not running holds up all others at a
+// barrier.
 constexpr int64_t items_per_thread = 32;
 // Backward items wanted of one sequence when it stands alone.
 constexpr int64_t backward_items = 16;
@@ -79,7 +80,7 @@ CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning) {
   CpuPlan plan;
   plan.problem = problem;
   plan.tuning = tuning;
-  plan.threads = problem.num_threads > 0          ? problem.num_threads
+  plan.threads = problem.num_threads > 0            ? problem.num_threads
                  : work(problem) <= one_thread_work ? 1
                                                     : std::max(threads, 1);
   if (problem.pass == Pass::forward) {
@@ -122,8 +123,8 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
 }
 
 int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
-  const int64_t wanted = std::clamp<int64_t>(backward_items / plan.problem.heads_k, 1,
-                                             max_backward_chunks);
+  const int64_t wanted =
+      std::clamp<int64_t>(backward_items / plan.problem.heads_k, 1, max_backward_chunks);
   return std::clamp<int64_t>(k_len / min_backward_chunk, 1, wanted);
 }
 
@@ -188,7 +189,8 @@ std::string to_text(const CpuPlan& plan) {
   const CpuTuning& t = plan.tuning;
   const bool forward = p.pass == Pass::forward;
   std::string text = fmt::format(
-      "pass: {}\ndevice: cpu\ndtype: {}\nbatch: {}\nheads: {} query, {} key\nhead_dim: {}, {} of v\n"
+      "pass: {}\ndevice: cpu\ndtype: {}\nbatch: {}\nheads: {} query, {} key\nhead_dim: {}, {} of "
+      "v\n"
       "seqlen: {} query, {} key{}\nthreads: {}\n",
       forward ? "forward" : "backward", name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
       p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",

@@ -29,8 +29,8 @@ struct CpuTuning {
 /// Widest vector, in floats: rows of scratch tiles are padded to it.
 inline constexpr int64_t lane_pad = 16;
 inline constexpr int64_t max_block_keys = 128;
-/// Row stride of score tiles. Known to the compiler, and not a multiple of 4 KB, so that a column of
-/// rows does not fall into one set of L1.
+/// Row stride of score tiles. Known to the compiler, and not a multiple of 4 KB, so that a column
+/// of rows does not fall into one set of L1.
 inline constexpr int64_t score_stride = max_block_keys + lane_pad;
 /// More chunks than this would make dQ's partial sums more than linear in the sequence.
 inline constexpr int64_t max_backward_chunks = 8;
@@ -115,16 +115,16 @@ int64_t packed_block_floats(const Problem& problem, int64_t block_keys);
 /// A thread's scratch for one forward tile.
 struct ForwardScratch {
   ForwardScratch(Arena& arena, const CpuPlan& plan);
-  float* q;       ///< [head_dim][rows], scaled: transposed, as the products read it
-  float* s;       ///< [rows][score_stride]
-  float* o;       ///< [rows][row_stride(head_dim_v)]
-  float* maximum; ///< [rows] so far
-  float* next;    ///< [rows] with this block
-  float* rescale; ///< [rows] exp(maximum - next)
-  float* sum;     ///< [rows][lane_pad] of exp(s - maximum), a partial sum in each lane
-  float* line;    ///< [lane_pad][row_stride(longest head_dim)], rows on their way
-  float* block;   ///< one packed key block
-  float* keep;    ///< [score_stride], dropout's factors of a row
+  float* q;        ///< [head_dim][rows], scaled: transposed, as the products read it
+  float* s;        ///< [rows][score_stride]
+  float* o;        ///< [rows][row_stride(head_dim_v)]
+  float* maximum;  ///< [rows] so far
+  float* next;     ///< [rows] with this block
+  float* rescale;  ///< [rows] exp(maximum - next)
+  float* sum;      ///< [rows][lane_pad] of exp(s - maximum), a partial sum in each lane
+  float* line;     ///< [lane_pad][row_stride(longest head_dim)], rows on their way
+  float* block;    ///< one packed key block
+  float* keep;     ///< [score_stride], dropout's factors of a row
 };
 
 /// A thread's scratch for one backward item.
@@ -153,9 +153,9 @@ struct BackwardScratch {
 /// What all threads of a forward pass share.
 struct ForwardShared {
   ForwardShared(Arena& arena, const CpuPlan& plan);
-  int64_t* items;  ///< [batch + 1] prefix sums over the sequences: work items,
-  int64_t* packs;  ///< key blocks to pack,
-  int64_t* floats; ///< and room in `data`
+  int64_t* items;   ///< [batch + 1] prefix sums over the sequences: work items,
+  int64_t* packs;   ///< key blocks to pack,
+  int64_t* floats;  ///< and room in `data`
   char* data;
 };
 

@@ -154,14 +154,16 @@ TEST(Arguments, Numbers) {
 
 TEST(Arguments, OptionalTensors) {
   static const Floats slopes({3}), bias({2, 4, 2, 5}), sinks({5}), state({2});
-  forward_fails([](Case& c) { c.options.alibi_slopes = slopes; }, invalid, {"alibi_slopes:", "[4]"});
+  forward_fails([](Case& c) { c.options.alibi_slopes = slopes; }, invalid,
+                {"alibi_slopes:", "[4]"});
   forward_fails([](Case& c) { c.options.bias = bias; }, invalid, {"bias:", "dimension 2"});
   forward_fails([](Case& c) { c.options.sinks = sinks; }, invalid, {"sinks:", "[4]"});
   forward_fails([](Case& c) { c.options.dropout_state = state; }, wrong_type,
                 {"dropout_state:", "int64"});
   static Floats dbias({2, 4, 3, 5}), dsinks({4});
   backward_fails([](Case& c) { c.backward.dbias = dbias; }, invalid, {"dbias:", "without bias"});
-  backward_fails([](Case& c) { c.backward.dsinks = dsinks; }, invalid, {"dsinks:", "without sinks"});
+  backward_fails([](Case& c) { c.backward.dsinks = dsinks; }, invalid,
+                 {"dsinks:", "without sinks"});
   static const Floats broad({1, 4, 3, 5});
   backward_fails(
       [](Case& c) {

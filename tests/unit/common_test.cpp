@@ -75,9 +75,8 @@ TEST(Float16, WidensEveryNumber) {
       EXPECT_EQ(std::signbit(widened), sign < 0);
       continue;
     }
-    const double expected = exponent == 0
-                                ? sign * std::ldexp(mantissa, -24)
-                                : sign * std::ldexp(1024 + mantissa, exponent - 25);
+    const double expected = exponent == 0 ? sign * std::ldexp(mantissa, -24)
+                                          : sign * std::ldexp(1024 + mantissa, exponent - 25);
     ASSERT_EQ(widened, expected) << h;
     ASSERT_EQ(std::signbit(widened), std::signbit(expected)) << h;
     ASSERT_EQ(fa::narrow::f32_bits_to_f16(std::bit_cast<uint32_t>(widened)), bits);

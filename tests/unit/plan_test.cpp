@@ -1,8 +1,8 @@
-#include "plan/cpu_plan.hpp"
-
 #include <gtest/gtest.h>
 
 #include <vector>
+
+#include "plan/cpu_plan.hpp"
 
 namespace {
 
@@ -94,7 +94,8 @@ TEST(Plan, SmallProblemsStayOnOneThread) {
 
 TEST(Plan, TextNamesWhatWasDecided) {
   const std::string text = to_text(plan_cpu(problem(8, 2, 1, 5000), 2));
-  for (const char* part : {"pass: forward", "heads: 8 query, 2 key", "key chunks: 5", "workspace:"}) {
+  for (const char* part :
+       {"pass: forward", "heads: 8 query, 2 key", "key chunks: 5", "workspace:"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   }
 }

@@ -141,9 +141,7 @@ void TestExp() {
   }
   EXPECT_LT(worst, 1.2e-7);  // 1 ulp is 6e-8 to 1.2e-7
   const float infinity = std::numeric_limits<float>::infinity();
-  const auto one = [&](float value) {
-    return hn::GetLane(exp_negative(d, hn::Set(d, value)));
-  };
+  const auto one = [&](float value) { return hn::GetLane(exp_negative(d, hn::Set(d, value))); };
   EXPECT_EQ(one(0.0f), 1.0f);
   EXPECT_EQ(one(-100.0f), 0.0f);
   EXPECT_EQ(one(-3.4e38f), 0.0f);
@@ -179,7 +177,8 @@ void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode) {
   auto c = hwy::AllocateAligned<float>((m + 1) * b_stride);
   std::vector<float> before((m + 1) * b_stride);
   std::vector<float> factors(m);
-  for (int64_t i = 0; i < std::max(m, depth) * a_stride; ++i) a[i] = static_cast<float>(small(random));
+  for (int64_t i = 0; i < std::max(m, depth) * a_stride; ++i)
+    a[i] = static_cast<float>(small(random));
   for (int64_t i = 0; i < depth * b_stride; ++i) b[i] = static_cast<float>(small(random));
   for (int64_t i = 0; i < (m + 1) * b_stride; ++i) {
     before[i] = c[i] = static_cast<float>(small(random));
@@ -193,12 +192,13 @@ void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode) {
       if (i < m && j < padded(n)) {
         expected *= mode == Accumulate::store ? 0 : mode == Accumulate::add ? 1 : factors[i];
         for (int64_t k = 0; k < depth; ++k) {
-          const float a_ik = layout == Layout::transposed ? a[k * a_stride + i] : a[i * a_stride + k];
+          const float a_ik =
+              layout == Layout::transposed ? a[k * a_stride + i] : a[i * a_stride + k];
           expected += a_ik * b[k * b_stride + j];
         }
       }
-      ASSERT_EQ(c[i * b_stride + j], expected) << m << " x " << n << " x " << depth << " at " << i
-                                               << ", " << j;
+      ASSERT_EQ(c[i * b_stride + j], expected)
+          << m << " x " << n << " x " << depth << " at " << i << ", " << j;
     }
   }
 }

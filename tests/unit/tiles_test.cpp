@@ -1,4 +1,5 @@
-// Tile sizes, splits and slabs change nothing beyond rounding; threads and neighbours change no bit.
+// Tile sizes, splits and slabs change nothing beyond rounding; threads and neighbours change no
+// bit.
 #include <gtest/gtest.h>
 
 #include <cmath>
