@@ -21,6 +21,7 @@ class Backward {
       : plan_(plan),
         call_(call),
         p_(plan.problem),
+        kernels_(backward_kernels()),
         arena_(workspace),
         shared_(arena_, plan),
         scratch_(static_cast<char*>(workspace) + arena_.bytes()) {}
@@ -35,15 +36,14 @@ class Backward {
 #pragma omp for schedule(static)
       for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
         const Sequence seq = call_.sequence(unit / p_.heads_q);
-        backward_kernels().delta(plan_, call_, seq, unit % p_.heads_q, shared_, scratch);
+        kernels_.delta(plan_, call_, seq, unit % p_.heads_q, shared_, scratch);
       }
 #pragma omp for schedule(dynamic)
       for (int64_t n = 0; n < p_.batch * p_.heads_k * plan_.backward_chunks; ++n) item(n, scratch);
 #pragma omp for schedule(static) nowait
       for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
         const Sequence seq = call_.sequence(unit / p_.heads_q);
-        backward_kernels().finish_dq(plan_, call_, seq, unit % p_.heads_q, chunks(seq), shared_,
-                                     scratch);
+        kernels_.finish_dq(plan_, call_, seq, unit % p_.heads_q, chunks(seq), shared_, scratch);
       }
       if (p_.dbias) bias_gradient(scratch);
       if (p_.dsinks) {
@@ -66,7 +66,7 @@ class Backward {
     const int64_t block = plan_.tuning.backward_keys;
     const int64_t keys = ceil_div(ceil_div(seq.k_len, count), block) * block;
     const int64_t begin = std::min(chunk * keys, seq.k_len);
-    backward_kernels().item(
+    kernels_.item(
         {plan_, call_, seq, unit % p_.heads_k, begin, std::min(begin + keys, seq.k_len), chunk},
         shared_, scratch);
   }
@@ -79,9 +79,9 @@ class Backward {
 #pragma omp for schedule(dynamic) nowait
     for (int64_t n = 0; n < slots * rows * blocks; ++n) {
       const int64_t slot = n / (rows * blocks);
-      backward_kernels().dbias(plan_, call_, slot / heads, slot % heads,
-                               n / blocks % rows * plan_.tuning.backward_rows,
-                               n % blocks * plan_.tuning.backward_keys, shared_, scratch);
+      kernels_.dbias(plan_, call_, slot / heads, slot % heads,
+                     n / blocks % rows * plan_.tuning.backward_rows,
+                     n % blocks * plan_.tuning.backward_keys, shared_, scratch);
     }
   }
 
@@ -113,6 +113,7 @@ class Backward {
   const CpuPlan& plan_;
   const Call& call_;
   const Problem& p_;
+  const BackwardKernels& kernels_;  // chosen before threads start: choosing may throw
   Arena arena_;
   BackwardShared shared_;
   char* scratch_;

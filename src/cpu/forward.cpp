@@ -51,6 +51,7 @@ class Forward {
       : plan_(plan),
         call_(call),
         p_(plan.problem),
+        kernels_(forward_kernels()),
         arena_(workspace),
         shared_(arena_, plan),
         scratch_(static_cast<char*>(workspace) + arena_.bytes()),
@@ -109,13 +110,12 @@ class Forward {
   }
 
   void wave(int64_t begin, int64_t end, const ForwardScratch& scratch) const {
-    const ForwardKernels& kernels = forward_kernels();
     if (packs_.first(begin) < packs_.first(end)) {
 #pragma omp for schedule(dynamic)
       for (int64_t number = packs_.first(begin); number < packs_.first(end); ++number) {
         const auto [b, head_k, block] = packs_.find(number);
         float* packed = shared_floats(b * p_.heads_k + head_k, begin);
-        kernels.pack(plan_, call_, call_.sequence(b), head_k, block, packed, scratch);
+        kernels_.pack(plan_, call_, call_.sequence(b), head_k, block, packed, scratch);
       }
     }
 #pragma omp for schedule(dynamic)
@@ -150,7 +150,7 @@ class Forward {
       task.partial_out = shared + chunk * rows * padded(p_.head_dim_v);
       task.partial_lse = partial_lse(shared, cut, rows) + chunk * rows;
     }
-    forward_kernels().tile(task, scratch);
+    kernels_.tile(task, scratch);
   }
 
   /// Behind the chunks' outputs.
@@ -163,8 +163,8 @@ class Forward {
     const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
     if (cut.chunks <= 1) return;
     float* shared = shared_floats(unit, wave_begin);
-    forward_kernels().combine(plan_, call_, seq, unit % p_.heads_k, cut.chunks, shared,
-                              partial_lse(shared, cut, p_.group() * seq.q_len), scratch);
+    kernels_.combine(plan_, call_, seq, unit % p_.heads_k, cut.chunks, shared,
+                     partial_lse(shared, cut, p_.group() * seq.q_len), scratch);
   }
 
   void clear_unused(int64_t b) const {
@@ -176,6 +176,7 @@ class Forward {
   const CpuPlan& plan_;
   const Call& call_;
   const Problem& p_;
+  const ForwardKernels& kernels_;  // chosen before threads start: choosing may throw
   Arena arena_;
   ForwardShared shared_;
   char* scratch_;
