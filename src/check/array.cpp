@@ -96,7 +96,7 @@ Layout random_layout(const std::vector<int64_t>& shape, DType dtype, bool stride
   return layout;
 }
 
-Array::Array(std::vector<int64_t> shape, DType dtype, Layout layout)
+Array::Array(std::vector<int64_t> shape, DType dtype, const Layout& layout)
     : Array(std::move(shape), dtype, layout,
             std::make_shared<Memory>(static_cast<size_t>(layout.size * dtype.bits / 8))) {}
 

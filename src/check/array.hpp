@@ -57,7 +57,7 @@ Layout random_layout(const std::vector<int64_t>& shape, DType dtype, bool stride
 class Array {
  public:
   Array() = default;
-  Array(std::vector<int64_t> shape, DType dtype, Layout layout);
+  Array(std::vector<int64_t> shape, DType dtype, const Layout& layout);
   /// Part of `memory`, which other tensors lie in as well.
   Array(std::vector<int64_t> shape, DType dtype, Layout layout, std::shared_ptr<Memory> memory);
 

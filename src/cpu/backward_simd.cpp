@@ -32,14 +32,6 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(Floats())); }
 
-char* q_row(const Rows& rows, const Sequence& seq, int64_t i, int64_t head) {
-  return rows.data + rows.offset(seq.index, seq.q_begin + i, head) * bytes_of(rows.dtype);
-}
-
-char* k_row(const Rows& rows, const Sequence& seq, int64_t j, int64_t head) {
-  return rows.data + rows.offset(seq.index, seq.k_begin + j, head) * bytes_of(rows.dtype);
-}
-
 /// acc += x, both padded to whole vectors.
 HWY_ATTR HWY_INLINE void add_row(const float* x, int64_t n, float* acc) {
   const Floats d;
@@ -76,8 +68,8 @@ KeyBlock key_block(const CpuPlan& plan, const BackwardScratch& s, int64_t slab_b
 HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
                              const KeyBlock& block, float* line) {
   const Problem& p = call.problem;
-  const auto key = [&](int64_t j) { return k_row(call.k, seq, block.key + j, head_k); };
-  const auto value = [&](int64_t j) { return k_row(call.v, seq, block.key + j, head_k); };
+  const auto key = [&](int64_t j) { return key_row(call.k, seq, block.key + j, head_k); };
+  const auto value = [&](int64_t j) { return key_row(call.v, seq, block.key + j, head_k); };
   load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, line, block.k_t, score_stride);
   load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, line, block.v_t, score_stride);
   for (int64_t j = 0; j < block.keys; ++j) {
@@ -106,7 +98,7 @@ class BackwardTile {
       const float lse = *call_.lse.at<float>(seq_.index, seq_.q_begin + row(r), head(r));
       s_.lse[r] = lse == -infinity ? infinity : lse;  // exp(s - inf) = 0: no key, no gradient
       s_.delta[r] = shared_.delta[head(r) * p_.tokens_q + token(p_, seq_) + row(r)];
-      load_row(p_.dtype, q_row(call_.q, seq_, row(r), head(r)), p_.head_dim, scale_.query,
+      load_row(p_.dtype, query_row(call_.q, seq_, row(r), head(r)), p_.head_dim, scale_.query,
                s_.q + r * row_stride(p_.head_dim));
       load_dout(r);
     }
@@ -147,7 +139,7 @@ class BackwardTile {
     float* out = s_.dout + r * row_stride(p_.head_dim_v);
     const bool live = s_.lse[r] != infinity && ScoreRow(call_, seq_, head(r), row(r)).sees_a_key();
     if (live) {
-      load_row(p_.dtype, q_row(call_.dout, seq_, row(r), head(r)), p_.head_dim_v, 1.0f, out);
+      load_row(p_.dtype, query_row(call_.dout, seq_, row(r), head(r)), p_.head_dim_v, 1.0f, out);
     } else {
       std::memset(out, 0, row_stride(p_.head_dim_v) * sizeof(float));
     }
@@ -212,8 +204,8 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
     const float lse = *call.lse.at<float>(seq.index, seq.q_begin + i, head);
     float delta = 0;
     if (lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key()) {
-      load_row(p.dtype, q_row(call.out, seq, i, head), p.head_dim_v, 1.0f, out);
-      load_row(p.dtype, q_row(call.dout, seq, i, head), p.head_dim_v, 1.0f, dout);
+      load_row(p.dtype, query_row(call.out, seq, i, head), p.head_dim_v, 1.0f, out);
+      load_row(p.dtype, query_row(call.dout, seq, i, head), p.head_dim_v, 1.0f, dout);
       auto sum = hn::Zero(d);
       for (int64_t c = 0; c < padded(p.head_dim_v); c += lanes()) {
         sum = hn::MulAdd(hn::Load(d, out + c), hn::Load(d, dout + c), sum);
@@ -294,9 +286,9 @@ class Slab {
       float* dk = s_.dk + j * row_stride(p_.head_dim);
       for (int64_t c = 0; c < p_.head_dim; ++c) dk[c] *= factor;
       store_row(p_.dtype, dk, p_.head_dim,
-                k_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
+                key_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
       store_row(p_.dtype, s_.dv + j * row_stride(p_.head_dim_v), p_.head_dim_v,
-                k_row(call.dv, item_.sequence, begin_ + j, item_.head_k));
+                key_row(call.dv, item_.sequence, begin_ + j, item_.head_k));
     }
   }
 
@@ -337,7 +329,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
       for (int64_t x = 0; x < p.head_dim; ++x) sum[x] += partial(c)[x];
     }
     for (int64_t x = 0; x < p.head_dim; ++x) sum[x] *= scale;
-    store_row(p.dtype, sum, p.head_dim, q_row(call.dq, seq, i, head));
+    store_row(p.dtype, sum, p.head_dim, query_row(call.dq, seq, i, head));
   }
 }
 

@@ -33,10 +33,7 @@ HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, i
                         int64_t keys, float* packed, float* line) {
   const Problem& p = call.problem;
   const auto row_of = [&](const Rows& rows) {
-    return [&rows, &seq, head_k, key](int64_t j) {
-      return rows.at<char>(0, 0, 0) +
-             rows.offset(seq.index, seq.k_begin + key + j, head_k) * bytes_of(rows.dtype);
-    };
+    return [&](int64_t j) { return key_row(rows, seq, key + j, head_k); };
   };
   load_transposed(p.dtype, row_of(call.k), keys, p.head_dim, 1.0f, line, packed, score_stride);
   float* v = packed + p.head_dim * score_stride;
@@ -72,10 +69,6 @@ float sink_of(const Call& call, int64_t head) {
   return load_number(call.problem.sinks_dtype, call.sinks.data, call.sinks.offset(0, 0, head));
 }
 
-char* output_row(const Rows& rows, const Sequence& seq, int64_t i, int64_t head) {
-  return rows.data + rows.offset(seq.index, seq.q_begin + i, head) * bytes_of(rows.dtype);
-}
-
 class TileForward {
  public:
   TileForward(const ForwardTile& task, const ForwardScratch& scratch)
@@ -106,7 +99,7 @@ class TileForward {
 
   HWY_ATTR void load_queries() {
     const auto row_at = [&](int64_t r) {
-      return output_row(t_.call.q, t_.sequence, row(r), head(r));
+      return query_row(t_.call.q, t_.sequence, row(r), head(r));
     };
     load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.line, s_.q, q_stride_);
     std::memset(s_.o, 0, rows_ * o_stride_ * sizeof(float));
@@ -208,7 +201,7 @@ class TileForward {
         t_.partial_lse[r] = end.lse;
       } else {
         const Call& c = t_.call;
-        store_row(p_.dtype, o, p_.head_dim_v, output_row(c.out, t_.sequence, row(r), head(r)));
+        store_row(p_.dtype, o, p_.head_dim_v, query_row(c.out, t_.sequence, row(r), head(r)));
         if (p_.lse)
           *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse;
       }
@@ -258,7 +251,7 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
     }
     const RowEnd end = end_row(maximum, sum, sink_of(call, head));
     for (int64_t x = 0; x < width; ++x) scratch.o[x] *= end.factor;
-    store_row(p.dtype, scratch.o, p.head_dim_v, output_row(call.out, seq, i, head));
+    store_row(p.dtype, scratch.o, p.head_dim_v, query_row(call.out, seq, i, head));
     if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse;
   }
 }

@@ -45,6 +45,16 @@ Longest longest_cuts(const CpuPlan& plan) {
           cut_forward(plan, vary ? std::min(p.seqlen_q, one_tile) : p.seqlen_q, p.seqlen_k)};
 }
 
+template <typename Scratch, typename Shared>
+void add_up(CpuPlan& plan) {
+  Arena thread;
+  const Scratch scratch(thread, plan);
+  plan.thread_bytes = thread.bytes();
+  Arena all;
+  const Shared shared(all, plan);
+  plan.workspace_bytes = all.bytes() + plan.threads * plan.thread_bytes;
+}
+
 void plan_forward(CpuPlan& plan) {
   const int64_t units = plan.problem.batch * plan.problem.heads_k;
   const auto [whole, split] = longest_cuts(plan);
@@ -56,22 +66,12 @@ void plan_forward(CpuPlan& plan) {
   plan.units_in_work = in_work(whole);
   plan.shared_bytes =
       sizeof(float) * std::max(in_work(whole) * whole.floats, in_work(split) * split.floats);
-  Arena thread;
-  ForwardScratch scratch(thread, plan);
-  plan.thread_bytes = thread.bytes();
-  Arena shared;
-  ForwardShared pieces(shared, plan);
-  plan.workspace_bytes = shared.bytes() + plan.threads * plan.thread_bytes;
+  add_up<ForwardScratch, ForwardShared>(plan);
 }
 
 void plan_backward(CpuPlan& plan) {
   plan.backward_chunks = cut_backward(plan, plan.problem.seqlen_k);
-  Arena thread;
-  BackwardScratch scratch(thread, plan);
-  plan.thread_bytes = thread.bytes();
-  Arena shared;
-  BackwardShared pieces(shared, plan);
-  plan.workspace_bytes = shared.bytes() + plan.threads * plan.thread_bytes;
+  add_up<BackwardScratch, BackwardShared>(plan);
 }
 
 }  // namespace
