@@ -22,7 +22,6 @@ test: build ## Builds and runs all tests
 sanitize: build-sanitize/build.ninja ## Tests and 500 random problems under ASan and UBSan
 	@cmake --build build-sanitize -j $(JOBS)
 	@tools/run_tests build-sanitize --parallel $(JOBS)
-	build-sanitize/fa check --count 500 --seed 1
 
 mutants: build-packages lint-packages ## Breaks each option in turn; a named test must notice
 	@tools/mutants.py --jobs $(JOBS)

@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "commands.hpp"
@@ -73,7 +75,8 @@ class PlannedProblem {
 
  private:
   Tensor add(DType dtype, std::vector<int64_t> shape, void* data = nullptr) {
-    const auto& kept = shapes_.emplace_back(std::make_unique<std::vector<int64_t>>(shape));
+    const auto& kept =
+        shapes_.emplace_back(std::make_unique<std::vector<int64_t>>(std::move(shape)));
     return {data, {}, static_cast<int32_t>(kept->size()), dtype, kept->data(), nullptr, 0};
   }
 

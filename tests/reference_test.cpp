@@ -91,7 +91,8 @@ struct Tiny {
   Floats q, k, v, dout;
   Options options{.scale = 1.0};
 
-  Tiny(std::vector<float> queries, std::vector<float> keys, std::vector<float> values)
+  Tiny(const std::vector<float>& queries, const std::vector<float>& keys,
+       const std::vector<float>& values)
       : q(first(queries)), k(first(keys)), v(first(values)), dout(q.shape) {}
 
   static Floats first(const std::vector<float>& numbers) {
@@ -231,13 +232,33 @@ TEST(Reference, PackedRowsBeyondTheLastSequence) {
   EXPECT_EQ(r.out[24], 0) << "no sequence reaches the last row";
 }
 
-TEST(Reference, PlainRoundsToTheDtype) {
-  // P = 1/3 each: float32 sums and one rounding in float32, which is far from float64's.
-  const Tiny t({0}, {0, 0, 0}, {1, 1, 1});
-  const Result plain = forward({t.q, t.k, t.v, {}, {}}, t.options, Rounding::plain);
-  EXPECT_NEAR(plain.out[0], 1, 1e-7);
-  EXPECT_EQ(plain.lse[0], std::log(3.0f));
+/// The same tensor in bfloat16.
+struct Bfloat16 {
+  std::vector<uint16_t> data;
+  int64_t shape[4];
+
+  explicit Bfloat16(const Floats& t) : data(t.data.size()) {
+    std::copy_n(t.shape.begin(), 4, shape);
+    for (size_t i = 0; i < data.size(); ++i) store(bfloat16, &data[i], t.data[i]);
+  }
+  Tensor tensor() { return {data.data(), {}, 4, bfloat16, shape, nullptr, 0}; }
+};
+
+TEST(Reference, PlainRoundsEveryTensorToTheDtype) {
+  // Scores 1/3 of 1 + 2^-7 and 0: S, P and O are each rounded to 8 bits, LSE is not.
+  const Tiny t({1 + 0x1p-7f}, {1.0f / 3, 0}, {1, 0});
+  Bfloat16 q(t.q), k(t.k), v(t.v);
+  const ForwardArgs args{q.tensor(), k.tensor(), v.tensor(), {}, {}};
+  const float score = rounded(bfloat16, (1 + 0x1p-7f) * rounded(bfloat16, 1.0f / 3));
+  const float sum = 1 + std::exp(-score);
+  const Result plain = forward(args, t.options, Rounding::plain);
+  EXPECT_EQ(plain.out[0], rounded(bfloat16, 1 / sum));
+  EXPECT_EQ(plain.lse[0], score + std::log(sum));
   EXPECT_TRUE(plain.out_abs.empty());
+  const Result exact = forward(args, t.options, Rounding::exact);
+  const double s = (1 + 0x1p-7) * rounded(bfloat16, 1.0f / 3);
+  EXPECT_DOUBLE_EQ(exact.lse[0], std::log(std::exp(s) + 1));
+  EXPECT_DOUBLE_EQ(exact.out[0], std::exp(s) / (std::exp(s) + 1));
 }
 
 TEST(Reference, SpotChecksAreRowsOfTheWhole) {

@@ -66,6 +66,7 @@ double median(std::vector<double> values) {
 double BenchResult::share(const CellResult& r) const {
   const std::vector<double>& machine_rates = r.cell.work == Work::decode ? bandwidths : peaks;
   std::vector<double> shares;
+  shares.reserve(r.seconds.size());
   for (size_t round = 0; round < r.seconds.size(); ++round) {
     shares.push_back(r.cell.amount() / r.seconds[round] / machine_rates[round]);
   }

@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 namespace fa::cli {
 namespace {
+
+constexpr const char* wipe = "\r\x1b[K";
 
 size_t terminal_columns() {
   winsize size{};
@@ -17,7 +20,7 @@ size_t terminal_columns() {
 
 std::string time_left(double elapsed, double share) {
   if (share <= 0 || elapsed < 1) return "";
-  const auto seconds = static_cast<int64_t>(elapsed / share - elapsed + 0.5);
+  const int64_t seconds = std::llround(elapsed / share - elapsed);
   return fmt::format("{}:{:02} left", seconds / 60, seconds % 60);
 }
 
@@ -26,7 +29,9 @@ std::string time_left(double elapsed, double share) {
 Progress::Progress(int64_t total)
     : total_(std::max<int64_t>(total, 1)), terminal_(isatty(STDERR_FILENO) == 1) {}
 
-Progress::~Progress() { clear(); }
+Progress::~Progress() {
+  if (drawn_) std::fputs(wipe, stderr);
+}
 
 void Progress::show(int64_t done, const std::string& what) {
   if (!terminal_) return;
@@ -41,16 +46,8 @@ void Progress::show(int64_t done, const std::string& what) {
                                  std::string(width - filled, '.'), 100 * share,
                                  time_left(elapsed.count(), share), what);
   line.resize(std::min(line.size(), terminal_columns() - 1));
-  fmt::print(stderr, "\r\x1b[K{}", line);
-  std::fflush(stderr);
+  fmt::print(stderr, "{}{}", wipe, line);
   drawn_ = true;
-}
-
-void Progress::clear() {
-  if (!drawn_) return;
-  fmt::print(stderr, "\r\x1b[K");
-  std::fflush(stderr);
-  drawn_ = false;
 }
 
 }  // namespace fa::cli

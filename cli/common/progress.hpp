@@ -18,8 +18,6 @@ class Progress {
 
   /// `done` of `total`, and what is being worked on.
   void show(int64_t done, const std::string& what = "");
-  /// Wipes the line, so that something can be printed.
-  void clear();
 
  private:
   using Clock = std::chrono::steady_clock;

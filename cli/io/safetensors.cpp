@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -187,9 +188,11 @@ Array Safetensors::read(const std::string& name) const {
 void write_safetensors(OutputFile& file,
                        std::span<const std::pair<std::string, const Array*>> tensors) {
   // Wide elements first, so that every tensor starts at a multiple of its element size.
-  std::vector<std::pair<std::string, const Array*>> order(tensors.begin(), tensors.end());
-  std::ranges::stable_sort(order, std::greater{},
-                           [](const auto& item) { return item.second->dtype().bits; });
+  std::vector<std::pair<std::string, const Array*>> order;
+  for (const int bits : {64, 32, 16}) {
+    std::ranges::copy_if(tensors, std::back_inserter(order),
+                         [&](const auto& item) { return item.second->dtype().bits == bits; });
+  }
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   int64_t end = 0;
   for (const auto& [name, array] : order) {

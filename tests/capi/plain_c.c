@@ -45,7 +45,7 @@ static fa_tensor tensor(void* data, int32_t ndim, const int64_t* shape) {
 static void test_mean(void) {
   const int64_t shape[] = {1, S, 1, D}, lse_shape[] = {1, 1, S};
   float q[S * D] = {0}, k[S * D], v[S * D], out[S * D], lse[S];
-  for (int i = 0; i < S * D; ++i) k[i] = v[i] = (float)(i / D);
+  for (int i = 0; i < S * D; ++i) k[i] = v[i] = (float)(i - i % D) / D;
   fa_tensor tq = tensor(q, 4, shape), tk = tensor(k, 4, shape), tv = tensor(v, 4, shape);
   fa_tensor tout = tensor(out, 4, shape), tlse = tensor(lse, 3, lse_shape);
   const fa_forward_args args = {sizeof args, &tq, &tk, &tv, &tout, &tlse};

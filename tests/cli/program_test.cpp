@@ -1,0 +1,146 @@
+// The commands of fa and their exit codes: 0 right, 1 a wrong result, 2 wrong usage.
+#include "program.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "fa/attention.hpp"
+#include "verify/verdict.hpp"
+
+namespace fa::test {
+namespace {
+
+using nlohmann::json;
+
+TEST(Program, HelpsWithExamples) {
+  EXPECT_EQ(fa("--help").code, 0);
+  EXPECT_EQ(fa("--version").out, std::string("fa ") + version() + "\n");
+  for (const std::string command : {"demo", "run", "check", "bench", "info"}) {
+    const Ended help = fa(command + " --help");
+    EXPECT_EQ(help.code, 0);
+    EXPECT_TRUE(contains(help.out, "Examples:\n  fa " + command) || command == "check") << help.out;
+    EXPECT_TRUE(contains(help.out, "Examples:")) << help.out;
+  }
+}
+
+TEST(Program, WrongUsageIsTwo) {
+  for (const char* wrong :
+       {"", "nothing", "run --no-such-flag", "check --count 0", "check --count many",
+        "demo --threads -1", "bench --dtype int8", "bench --work sideways", "info --plan --dtype x",
+        "info --plan --head-dim 7", "info --plan --heads 3 --heads-k 2", "demo --json"}) {
+    const Ended run = fa(wrong);
+    EXPECT_EQ(run.code, 2) << wrong << run.out << run.err;
+    EXPECT_FALSE(run.err.empty()) << wrong;
+  }
+}
+
+TEST(Program, ShowsNoProgressBarToFiles) {
+  const Ended run = fa("check --count 30");
+  EXPECT_EQ(run.code, 0);
+  EXPECT_TRUE(run.err.empty()) << run.err;
+}
+
+TEST(Program, Info) {
+  const Ended info = fa("info");
+  EXPECT_EQ(info.code, 0);
+  EXPECT_TRUE(contains(info.out, version()));
+  EXPECT_TRUE(contains(info.out, std::string("instruction set  ") + cpu_target())) << info.out;
+  const Ended plan = fa("info --plan --packed --batch 3 --seqlen 100 --sinks --alibi --softcap 9");
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_TRUE(contains(plan.out, "pass: forward")) << plan.out;
+  EXPECT_TRUE(contains(plan.out, "pass: backward")) << plan.out;
+  EXPECT_TRUE(contains(plan.out, "workspace")) << plan.out;
+}
+
+TEST(Program, Check) {
+  const Ended run = fa("check --count 60 --seed 5 --pairs");
+  EXPECT_EQ(run.code, 0) << run.out;
+  const std::string replay = "replay: fa check";
+  ASSERT_TRUE(contains(run.out, replay)) << run.out;
+  const size_t begin = run.out.find(replay) + std::string("replay: fa ").size();
+  const Ended again = fa(run.out.substr(begin, run.out.find('\n', begin) - begin));
+  EXPECT_EQ(again.code, 0) << again.out;
+  const auto worst = [](const std::string& text) {
+    const size_t at = text.find("worst: ");
+    return text.substr(at, text.find('\n', at) - at);
+  };
+  EXPECT_EQ(worst(again.out), worst(run.out));
+}
+
+TEST(Program, Demo) {
+  const TemporaryFolder folder;
+  const std::string file = folder / "demo.json";
+  const Ended run = fa("demo --length 128 --max-growth 1024 --json " + file);
+  ASSERT_EQ(run.code, 0) << run.out << run.err;
+  EXPECT_TRUE(contains(run.out, "demo passed")) << run.out;
+  const json result = json::parse(read_bytes(file));
+  ASSERT_EQ(result.at("models").size(), 4u);
+  for (const json& model : result.at("models")) {
+    for (const char* tensor : {"out", "lse", "dq", "dk", "dv"}) {
+      EXPECT_LE(model.at("errors").at(tensor).at("error_over_bound"), 1) << model.dump(2);
+    }
+  }
+  const json& growth = result.at("growth").at(0);
+  EXPECT_EQ(growth.at("plain_forward").at("told_bytes"), 4 * 1024 * 1024 * 4);
+  if (!growth.at("forward").at("measured_bytes").is_null()) {
+    EXPECT_GT(growth.at("plain_forward").at("measured_bytes"), 4 * 1024 * 1024 * 4);
+  }
+}
+
+TEST(Program, Bench) {
+  const TemporaryFolder folder;
+  const std::string file = folder / "bench.json";
+  const Ended run =
+      fa("bench --dtype bfloat16 --seqlen 128 --tokens 128 --hidden 128 --head-dim 64 --rounds 2 "
+         "--rotation 300 --json " +
+         file);
+  ASSERT_EQ(run.code, 0) << run.out << run.err;
+  const json result = json::parse(read_bytes(file));
+  EXPECT_EQ(result.at("peak_flops_per_second").size(), 2u);
+  EXPECT_EQ(result.at("cells").size(), 2u + 2u + 2u) << "forward, backward, decode";
+  for (const json& cell : result.at("cells")) {
+    EXPECT_EQ(cell.at("seconds").size(), 2u);
+    EXPECT_TRUE(cell.at("right").get<bool>());
+  }
+  EXPECT_EQ(fa("bench --work decode --rotation 1").code, 2) << "keys longer than the rotation";
+}
+
+#ifdef FA_WRONG_LIBRARY
+/// With a library in between whose forward pass is wrong, everything that compares must notice.
+TEST(Program, WrongResultIsOne) {
+  const std::string preload = "LD_PRELOAD='" FA_WRONG_LIBRARY "'";
+  const TemporaryFolder folder;
+  const std::string tensors = "run --tensors " FA_TEST_DATA "/minilm_qkv.safetensors --check";
+  const Ended run = fa(tensors + " --out " + (folder / "out"), preload);
+  EXPECT_EQ(run.code, 1) << run.out << run.err;
+  EXPECT_TRUE(contains(run.out, "WRONG")) << run.out;
+  EXPECT_EQ(folder.entries(), 0u) << "nothing is written";
+  EXPECT_EQ(fa("demo --length 128 --max-growth 0", preload).code, 1);
+  EXPECT_EQ(fa("check --count 20", preload).code, 1);
+  EXPECT_EQ(fa("bench --work forward --seqlen 64 --rounds 1", preload).code, 1);
+}
+#endif
+
+TEST(Verdict, HoldsErrorsAgainstTheirBound) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto ratio = [](double ours, double exact, double plain) {
+    cli::Verdict verdict("x", float32);
+    verdict.add(ours, exact, plain, exact);
+    return verdict.ratio();
+  };
+  EXPECT_EQ(ratio(1, 1, 1), 0);
+  EXPECT_LT(ratio(1.001, 1, 1.001), 1);
+  EXPECT_GT(ratio(1.003, 1, 1.001), 1);
+  EXPECT_LT(ratio(1 + 0x1p-22, 1, 1), 1) << "a few roundings are allowed";
+  EXPECT_EQ(ratio(std::nan(""), 1, 1), infinity);
+  EXPECT_EQ(ratio(infinity, 1, 1), infinity);
+  EXPECT_EQ(ratio(1, 0, 0), infinity);
+  EXPECT_EQ(ratio(-infinity, -infinity, -infinity), 0);
+  EXPECT_EQ(ratio(1, -infinity, -infinity), infinity);
+}
+
+}  // namespace
+}  // namespace fa::test

@@ -1,0 +1,251 @@
+// `fa run`: from files to files.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "fa/attention.hpp"
+#include "files.hpp"
+#include "io/npy.hpp"
+#include "io/safetensors.hpp"
+#include "program.hpp"
+#include "reference/number.hpp"
+
+namespace fa::test {
+namespace {
+
+io::Array random(DType dtype, const std::vector<int64_t>& shape, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  io::Array array(dtype, shape);
+  for (int64_t i = 0; i < array.elements(); ++i) {
+    reference::store(dtype, array.data() + i * dtype.bits / 8, normal(generator));
+  }
+  return array;
+}
+
+template <typename T>
+io::Array list(DType dtype, const std::vector<T>& values) {
+  io::Array array(dtype, {static_cast<int64_t>(values.size())});
+  std::memcpy(array.data(), values.data(), static_cast<size_t>(array.bytes()));
+  return array;
+}
+
+bool same_bits(const io::Array& a, const io::Array& b) {
+  return a.dtype() == b.dtype() && a.shape() == b.shape() &&
+         std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())) == 0;
+}
+
+/// A folder with tensors as files, which runs go to.
+class RunTest : public testing::Test {
+ protected:
+  void npy(const std::string& name, const io::Array& array) {
+    const std::string path = folder_ / (name + ".npy");
+    io::OutputFile file(path);
+    io::write_npy(file, path, array);
+    file.commit();
+  }
+  void safetensors(const std::string& name,
+                   const std::vector<std::pair<std::string, const io::Array*>>& tensors) {
+    io::OutputFile file(folder_ / name);
+    io::write_safetensors(file, tensors);
+    file.commit();
+  }
+  void npy_qkv(DType dtype = float32) {
+    npy("q", random(dtype, {2, 40, 4, 16}, 1));
+    npy("k", random(dtype, {2, 70, 2, 16}, 2));
+    npy("v", random(dtype, {2, 70, 2, 24}, 3));
+    npy("dout", random(dtype, {2, 40, 4, 24}, 4));
+  }
+  /// "--flag <folder>/name.npy"
+  std::string flag(const std::string& name, const std::string& file = "") {
+    return " --" + name + " " + (folder_ / ((file.empty() ? name : file) + ".npy"));
+  }
+  std::string qkv() { return "run" + flag("q") + flag("k") + flag("v"); }
+  std::string out(const std::string& name) { return " --out " + (folder_ / name); }
+  io::Array read(const std::string& name) { return io::read_npy(folder_ / (name + ".npy")); }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(RunTest, RealTensorsOfALanguageModel) {
+  const std::string data = FA_TEST_DATA "/minilm_qkv.safetensors";
+  const Ended run = fa("run --tensors " + data + " --dout v --check" + out("o.safetensors"));
+  ASSERT_EQ(run.code, 0) << run.out << run.err;
+  const io::Array ours = io::Safetensors(folder_ / "o.safetensors").read("out");
+  const io::Array model = io::Safetensors(data).read("o");
+  ASSERT_EQ(ours.shape(), model.shape());
+  for (int64_t i = 0; i < ours.elements(); ++i) {
+    EXPECT_NEAR(ours.as<float>()[i], model.as<float>()[i], 1e-5f);
+  }
+}
+
+TEST_F(RunTest, NpyAndSafetensorsGiveTheSameBits) {
+  npy_qkv();
+  const io::Array q = read("q");
+  const io::Array k = read("k");
+  const io::Array v = read("v");
+  safetensors("in.safetensors", {{"queries", &q}, {"k", &k}, {"v", &v}});
+  ASSERT_EQ(fa(qkv() + " --causal" + out("results")).code, 0);
+  ASSERT_EQ(fa("run --causal --q queries --tensors " + (folder_ / "in.safetensors") +
+               out("out.safetensors"))
+                .code,
+            0);
+  ASSERT_EQ(fa("run --causal --q " + (folder_ / "in.safetensors:queries") + flag("k") + flag("v") +
+               out("mixed.safetensors"))
+                .code,
+            0);
+  const io::Array lse = read("results/lse");
+  EXPECT_EQ(read("results/out").shape(), (std::vector<int64_t>{2, 40, 4, 24}));
+  EXPECT_EQ(lse.shape(), (std::vector<int64_t>{2, 4, 40}));
+  for (const char* name : {"out.safetensors", "mixed.safetensors"}) {
+    const io::Safetensors file(folder_ / name);
+    EXPECT_EQ(file.header().size(), 2u);
+    EXPECT_TRUE(same_bits(file.read("out"), read("results/out")));
+    EXPECT_TRUE(same_bits(file.read("lse"), lse));
+  }
+}
+
+TEST_F(RunTest, EveryDtype) {
+  npy_qkv(float16);
+  EXPECT_EQ(fa(qkv() + flag("dout") + " --check" + out("results")).code, 0);
+  EXPECT_EQ(read("results/dk").dtype(), float16);
+
+  const io::Array q = random(bfloat16, {1, 33, 2, 8}, 1);
+  safetensors("bf16.safetensors", {{"q", &q}});
+  const std::string bf16 =
+      "run --k q --v q --dout q --check --tensors " + (folder_ / "bf16.safetensors");
+  EXPECT_EQ(fa(bf16 + out("o.safetensors")).code, 0);
+  EXPECT_EQ(io::Safetensors(folder_ / "o.safetensors").read("dv").dtype(), bfloat16);
+  const Ended run = fa(bf16 + out("folder"));
+  EXPECT_EQ(run.code, 2);
+  EXPECT_TRUE(contains(run.err, "npy files cannot hold bfloat16")) << run.err;
+}
+
+TEST_F(RunTest, GradientsOfEverything) {
+  npy_qkv();
+  npy("dlse", random(float32, {2, 4, 40}, 5));
+  npy("bias", random(float32, {1, 4, 1, 70}, 6));
+  npy("sinks", random(float32, {4}, 7));
+  npy("slopes", random(float32, {2, 4}, 8));
+  const Ended run = fa(qkv() + flag("dout") + flag("dlse") + flag("bias") + flag("sinks") +
+                       flag("alibi-slopes", "slopes") +
+                       " --window-left 30 --window-right 5 --softcap 4 --scale 0.3 --dropout-p 0.2 "
+                       "--dropout-seed 7 --dropout-offset 9 --check" +
+                       out("results"));
+  ASSERT_EQ(run.code, 0) << run.out << run.err;
+  for (const char* tensor : {"out", "lse", "dq", "dk", "dv", "dbias", "dsinks"}) {
+    EXPECT_TRUE(contains(run.out, tensor)) << run.out;
+    EXPECT_NO_THROW(read(std::string("results/") + tensor));
+  }
+  EXPECT_EQ(read("results/dq").shape(), read("q").shape());
+  EXPECT_EQ(read("results/dv").shape(), read("v").shape());
+  EXPECT_EQ(read("results/dbias").shape(), read("bias").shape());
+  EXPECT_EQ(read("results/dsinks").shape(), read("sinks").shape());
+
+  npy("state", list<int64_t>(int64, {7, 9}));
+  npy("results/unused", read("q"));
+  ASSERT_EQ(fa(qkv() + " --dropout-p 0.2 --dropout-seed 7 --dropout-offset 9" + out("a")).code, 0);
+  ASSERT_EQ(fa(qkv() + " --dropout-p 0.2" + flag("dropout-state", "state") + out("b")).code, 0);
+  EXPECT_TRUE(same_bits(read("a/out"), read("b/out")));
+}
+
+TEST_F(RunTest, PackedSequencesAreEachOnTheirOwn) {
+  npy("q", random(float32, {30, 2, 8}, 1));
+  npy("cu", list<int64_t>(int64, {0, 10, 30}));  // int64 is what NumPy makes of a list
+  ASSERT_EQ(fa("run --causal" + flag("q") + flag("k", "q") + flag("v", "q") + flag("dout", "q") +
+               flag("cu-seqlens-q", "cu") + flag("cu-seqlens-k", "cu") + " --check" + out("packed"))
+                .code,
+            0);
+  const io::Array packed = read("packed/out");
+  EXPECT_EQ(packed.shape(), (std::vector<int64_t>{30, 2, 8}));
+  EXPECT_EQ(read("packed/lse").shape(), (std::vector<int64_t>{2, 30}));
+
+  const io::Array q = read("q");
+  io::Array second(float32, {20, 2, 8});
+  std::memcpy(second.data(), q.data() + 10 * 2 * 8 * 4, static_cast<size_t>(second.bytes()));
+  npy("second", second);
+  ASSERT_EQ(fa("run --causal" + flag("q", "second") + flag("k", "second") + flag("v", "second") +
+               out("alone"))
+                .code,
+            0);
+  const io::Array alone = read("alone/out");
+  EXPECT_EQ(alone.shape(), (std::vector<int64_t>{20, 2, 8})) << "3 dimensions stay 3";
+  EXPECT_EQ(read("alone/lse").shape(), (std::vector<int64_t>{2, 20}));
+  EXPECT_EQ(
+      std::memcmp(alone.data(), packed.data() + 10 * 2 * 8 * 4, static_cast<size_t>(alone.bytes())),
+      0);
+}
+
+TEST_F(RunTest, UsedLengths) {
+  npy_qkv();
+  npy("used", list<int32_t>(int32, {70, 3}));
+  ASSERT_EQ(fa(qkv() + flag("dout") + flag("seqused-k", "used") + " --check" + out("results")).code,
+            0);
+  npy("used", list<int64_t>(int64, {70, int64_t{1} << 40}));
+  const Ended run = fa(qkv() + flag("seqused-k", "used") + " --check");
+  EXPECT_EQ(run.code, 2);
+  EXPECT_TRUE(contains(run.err, "--seqused-k: element 1 is 1099511627776")) << run.err;
+}
+
+TEST_F(RunTest, WritesNothingOnAnError) {
+  npy_qkv();
+  npy("bad", random(float32, {2, 70, 3, 16}, 1));
+  npy("flat", random(float32, {64}, 1));
+  npy("scalar", random(float32, {}, 1));
+  write_bytes(folder_ / "cut.npy", read_bytes(folder_ / "q.npy").substr(0, 1000));
+  write_bytes(folder_ / "old.safetensors", "old");
+  const std::string k = flag("k");
+  const std::string v = flag("v");
+  const size_t before = folder_.entries();
+  const struct {
+    std::string arguments;
+    const char* message;
+  } cases[] = {
+      {"run" + flag("q") + flag("k", "bad") + v, "k: "},
+      {"run" + flag("q", "cut") + k + v, "cut.npy: has "},
+      {"run" + flag("q", "missing") + k + v, "missing.npy: cannot be opened"},
+      {"run" + flag("q", "flat") + k + v, "--q: has the shape [64]"},
+      {"run" + flag("q") + k + v + flag("sinks", "scalar"), "--sinks: is a single number"},
+      {"run" + k + v, "--q: \"q\" is neither FILE.npy"},
+      {qkv() + flag("dlse", "q"), "--dlse: needs --dout"},
+      {qkv() + " --dropout-p 1", "dropout_p"},
+      {qkv() + " --tensors missing.safetensors --bias b", "missing.safetensors: cannot be opened"},
+  };
+  for (const auto& wrong : cases) {
+    for (const char* name : {"results", "old.safetensors"}) {
+      const Ended run = fa(wrong.arguments + out(name));
+      EXPECT_EQ(run.code, 2) << wrong.arguments;
+      EXPECT_TRUE(contains(run.err, wrong.message)) << run.err;
+      EXPECT_EQ(folder_.entries(), before) << wrong.arguments;
+      EXPECT_EQ(read_bytes(folder_ / "old.safetensors"), "old");
+    }
+  }
+}
+
+TEST_F(RunTest, RefusesNamesThatItCannotWriteTo) {
+  npy_qkv();
+  const io::Array q = read("q");
+  safetensors("in.safetensors", {{"q", &q}});
+  const std::string in = folder_ / "in.safetensors";
+  EXPECT_EQ(fa(qkv()).code, 2) << "neither --out nor --check";
+  EXPECT_EQ(fa(qkv() + out("o.npy")).code, 2);
+  EXPECT_EQ(fa(qkv() + out("no/such/folder")).code, 2);
+  const Ended run = fa("run --k q --v q --tensors " + in + " --out " + in);
+  EXPECT_EQ(run.code, 2);
+  EXPECT_TRUE(contains(run.err, "is an input")) << run.err;
+}
+
+TEST_F(RunTest, FullDiskLeavesNothing) {
+  npy_qkv();
+  const size_t before = folder_.entries();
+  const Ended run = fa(qkv() + out("results"), "trap '' XFSZ; ulimit -f 8;");
+  EXPECT_EQ(run.code, 2) << run.err;
+  EXPECT_TRUE(contains(run.err, "cannot be written")) << run.err;
+  EXPECT_EQ(folder_.entries(), before);
+}
+
+}  // namespace
+}  // namespace fa::test
