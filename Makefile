@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 .PHONY: build-packages lint-packages
 
 help: ## Lists the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 | \2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: build/build.ninja ## Builds build/libfa.so, build/fa and the tests
 	@cmake --build build -j $(JOBS)

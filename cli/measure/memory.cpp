@@ -1,5 +1,6 @@
 #include "measure/memory.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -34,6 +35,15 @@ std::optional<int64_t> PeakMemory::growth() const {
   return peak() - resident_;
 }
 
-int64_t available_memory() { return read_kilobytes("/proc/meminfo", "MemAvailable:"); }
+int64_t available_memory() {
+  int64_t available = read_kilobytes("/proc/meminfo", "MemAvailable:");
+  // In a container the group's limit may be far less than the machine has; "max" is no number.
+  std::ifstream limit_file("/sys/fs/cgroup/memory.max");
+  std::ifstream used_file("/sys/fs/cgroup/memory.current");
+  int64_t limit = 0;
+  int64_t used = 0;
+  if (limit_file >> limit && used_file >> used) available = std::min(available, limit - used);
+  return available;
+}
 
 }  // namespace fa::cli

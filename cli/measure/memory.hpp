@@ -19,7 +19,7 @@ class PeakMemory {
   int64_t resident_ = 0;
 };
 
-/// Memory that can be taken without swapping (MemAvailable), in bytes.
+/// Bytes that can be taken without swapping, and within the limit of the process's group.
 int64_t available_memory();
 
 }  // namespace fa::cli
