@@ -78,7 +78,11 @@ HWY_ATTR uint64_t ReadAll(const uint64_t* HWY_RESTRICT words, size_t count) {
     c = hn::Xor(c, hn::LoadU(d, words + i + 2 * lanes));
     e = hn::Xor(e, hn::LoadU(d, words + i + 3 * lanes));
   }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(a, b), hn::Add(c, e))));
+  HWY_ALIGN uint64_t sums[HWY_MAX_BYTES / sizeof(uint64_t)];
+  hn::Store(hn::Xor(hn::Xor(a, b), hn::Xor(c, e)), d, sums);
+  uint64_t sum = 0;
+  for (size_t i = 0; i < lanes; ++i) sum ^= sums[i];
+  return sum;
 }
 
 }  // namespace fa::cli::HWY_NAMESPACE

@@ -215,7 +215,8 @@ class FA_API Plan {
   std::string text() const;
   /// Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may
   /// differ from call to call; shapes, dtypes and the other options may not. Throws Error when
-  /// they do, or when `bytes` is less than workspace_bytes().
+  /// they do, or when `bytes` is less than workspace_bytes(). Name the struct in the call:
+  /// `plan.run(fa::ForwardArgs{q, k, v, out, lse}, options, workspace, bytes)`.
   void run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
            Stream stream = nullptr) const;
   void run(const BackwardArgs& args, const Options& options, void* workspace, size_t bytes,

@@ -95,9 +95,9 @@ class BackwardTile {
 
   HWY_ATTR void load() const {
     for (int64_t r = 0; r < rows_; ++r) {
-      const float lse = *call_.lse.at<float>(seq_.index, seq_.q_begin + row(r), head(r));
-      s_.lse[r] = lse == -infinity ? infinity : lse;  // exp(s - inf) = 0: no key, no gradient
-      s_.delta[r] = shared_.delta[head(r) * p_.tokens_q + token(p_, seq_) + row(r)];
+      const int64_t at = head(r) * p_.tokens_q + token(p_, seq_) + row(r);
+      s_.lse[r] = shared_.lse[at];  // +inf: exp(s - inf) = 0
+      s_.delta[r] = shared_.delta[at];
       load_row(p_.dtype, query_row(call_.q, seq_, row(r), head(r)), p_.head_dim, scale_.query,
                s_.q + r * row_stride(p_.head_dim));
       load_dout(r);
@@ -137,8 +137,7 @@ class BackwardTile {
   /// Rows without a key have no gradient, whatever dO holds.
   HWY_ATTR void load_dout(int64_t r) const {
     float* out = s_.dout + r * row_stride(p_.head_dim_v);
-    const bool live = s_.lse[r] != infinity && ScoreRow(call_, seq_, head(r), row(r)).sees_a_key();
-    if (live) {
+    if (s_.lse[r] != infinity) {
       load_row(p_.dtype, query_row(call_.dout, seq_, row(r), head(r)), p_.head_dim_v, 1.0f, out);
     } else {
       std::memset(out, 0, row_stride(p_.head_dim_v) * sizeof(float));
@@ -193,7 +192,8 @@ class BackwardTile {
   const int64_t t_stride_;
 };
 
-/// delta = <dO, O> - dLSE; 0 where the row has neither key nor sink, -dLSE where only a sink.
+/// delta = <dO, O> - dLSE. Without a key: 0, or -dLSE where there is a sink, and LSE = +inf for the
+/// main pass, so that nothing of dO is read.
 HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head,
                     const BackwardShared& shared, const BackwardScratch& scratch) {
   const Floats d;
@@ -202,8 +202,9 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
   float* dout = scratch.line + row_stride(p.head_dim_v);
   for (int64_t i = 0; i < seq.q_len; ++i) {
     const float lse = *call.lse.at<float>(seq.index, seq.q_begin + i, head);
+    const bool live = lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key();
     float delta = 0;
-    if (lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key()) {
+    if (live) {
       load_row(p.dtype, query_row(call.out, seq, i, head), p.head_dim_v, 1.0f, out);
       load_row(p.dtype, query_row(call.dout, seq, i, head), p.head_dim_v, 1.0f, dout);
       auto sum = hn::Zero(d);
@@ -213,7 +214,9 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
       delta = hn::GetLane(hn::SumOfLanes(d, sum));
     }
     if (lse != -infinity && p.dlse) delta -= *call.dlse.at<float>(seq.index, seq.q_begin + i, head);
-    shared.delta[head * p.tokens_q + token(p, seq) + i] = delta;
+    const int64_t at = head * p.tokens_q + token(p, seq) + i;
+    shared.delta[at] = delta;
+    shared.lse[at] = live ? lse : infinity;
   }
 }
 

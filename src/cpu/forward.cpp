@@ -147,8 +147,10 @@ class Forward {
                      nullptr,
                      nullptr};
     if (cut.chunks > 1) {
-      task.partial_out = shared + chunk * rows * padded(p_.head_dim_v);
-      task.partial_lse = partial_lse(shared, cut, rows) + chunk * rows;
+      const int64_t first =
+          chunk * rows + task.tile.head * seq.q_len;  // its rows are all of a head
+      task.partial_out = shared + first * padded(p_.head_dim_v);
+      task.partial_lse = partial_lse(shared, cut, rows) + first;
     }
     kernels_.tile(task, scratch);
   }

@@ -47,8 +47,18 @@ class ScoreRow {
         head_(head),
         sequence_(sequence.index) {}
 
-  /// Whether the mask leaves the row a key.
-  bool sees_a_key() const { return keys_.begin < keys_.end; }
+  /// Whether mask and bias leave the row a key.
+  bool sees_a_key() const {
+    if (!problem_.bias) return keys_.begin < keys_.end;
+    const int64_t first = call_.bias.offset(sequence_, row_, head_);
+    for (int64_t j = keys_.begin; j < keys_.end; ++j) {
+      if (load_number(problem_.bias_dtype, call_.bias.data, first + j) !=
+          -std::numeric_limits<float>::infinity()) {
+        return true;
+      }
+    }
+    return false;
+  }
 
   /// Turns s, the products of keys [j0, j0 + n), into scores; -inf where masked and up to
   /// padded(n). cap, when wanted: the derivative of softcap. line: scratch for a row of bias.

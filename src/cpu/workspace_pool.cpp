@@ -23,6 +23,7 @@ struct Block {
 constexpr size_t max_idle = 8;
 
 struct Pool {
+  Pool() { idle.reserve(max_idle); }  // giving a block back never allocates, so never throws
   std::mutex mutex;
   std::vector<Block> idle;  // smallest first
 };

@@ -15,6 +15,8 @@ constexpr double one_thread_work = 1 << 19;
 // programs beside loses half at 512 keys: a thread that is not running holds up all others at a
 // barrier.
 constexpr int64_t items_per_thread = 32;
+// What packed keys or partial outputs may take for each thread, if one key head does not need more.
+constexpr int64_t thread_share_bytes = 16 << 20;
 // Backward items wanted of one sequence when it stands alone.
 constexpr int64_t backward_items = 16;
 constexpr int64_t min_backward_chunk = 480;
@@ -31,18 +33,29 @@ int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
   return chunks * rows * (padded(p.head_dim_v) + 1);
 }
 
-/// Work items of a key head that the sizes of shared memory are planned for: the longest sequence,
-/// and the longest whose rows fit one tile (which any sequence may be when lengths vary).
+/// A key head with few query rows: its keys are cut in chunks, and each tile packs what it reads.
+/// Beyond one tile (96 rows) only while decoding: 128 query heads may share one key head.
+bool few_queries(const TileShape& tiles, int64_t q_len) {
+  return tiles.count() == 1 || (tiles.count() <= 4 && q_len <= 16);
+}
+
+/// The cuts that the size of shared memory is planned for: the longest sequence, and the most
+/// queries that count as few (which any sequence may have when lengths vary).
 struct Longest {
   ForwardCut whole;
-  ForwardCut split;
+  ForwardCut few;
 };
 Longest longest_cuts(const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  const bool vary = p.packed_q || p.used_q;
-  const int64_t one_tile = plan.tuning.forward_rows / p.group();
-  return {cut_forward(plan, p.seqlen_q, p.seqlen_k),
-          cut_forward(plan, vary ? std::min(p.seqlen_q, one_tile) : p.seqlen_q, p.seqlen_k)};
+  int64_t q_len = p.seqlen_q;
+  if (p.packed_q || p.used_q) {
+    q_len = std::min(q_len, std::max<int64_t>(plan.tuning.forward_rows / p.group(), 16));
+    while (q_len > 1 &&
+           !few_queries(tile_shape(p.group(), q_len, plan.tuning.forward_rows), q_len)) {
+      --q_len;
+    }
+  }
+  return {cut_forward(plan, p.seqlen_q, p.seqlen_k), cut_forward(plan, q_len, p.seqlen_k)};
 }
 
 template <typename Scratch, typename Shared>
@@ -55,17 +68,22 @@ void add_up(CpuPlan& plan) {
   plan.workspace_bytes = all.bytes() + plan.threads * plan.thread_bytes;
 }
 
+/// Key heads between two barriers, as far as memory allows; at least one.
+int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
+  const int64_t units = std::max<int64_t>(plan.problem.batch * plan.problem.heads_k, 1);
+  int64_t wanted = ceil_div(items_per_thread * plan.threads, std::max<int64_t>(cut.items(), 1));
+  if (cut.floats > 0) {
+    const int64_t limit = thread_share_bytes * plan.threads / static_cast<int64_t>(sizeof(float));
+    wanted = std::min(wanted, limit / cut.floats);
+  }
+  return std::clamp<int64_t>(wanted, 1, units);
+}
+
 void plan_forward(CpuPlan& plan) {
-  const int64_t units = plan.problem.batch * plan.problem.heads_k;
-  const auto [whole, split] = longest_cuts(plan);
-  const auto in_work = [&](const ForwardCut& cut) {
-    const int64_t items = std::max<int64_t>(cut.items(), 1);
-    return std::clamp<int64_t>(ceil_div(items_per_thread * plan.threads, items), 1,
-                               std::max<int64_t>(units, 1));
-  };
-  plan.units_in_work = in_work(whole);
-  plan.shared_bytes =
-      sizeof(float) * std::max(in_work(whole) * whole.floats, in_work(split) * split.floats);
+  const auto [whole, few] = longest_cuts(plan);
+  plan.units_in_work = in_work(plan, whole);
+  plan.shared_bytes = sizeof(float) * std::max(in_work(plan, whole) * whole.floats,
+                                               in_work(plan, few) * few.floats);
   add_up<ForwardScratch, ForwardShared>(plan);
 }
 
@@ -112,12 +130,13 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
   const Problem& p = plan.problem;
   const CpuTuning& t = plan.tuning;
   ForwardCut cut{tile_shape(p.group(), q_len, t.forward_rows), 1, 0, 0};
-  if (cut.tiles.count() > 1) {
+  if (cut.tiles.count() == 0) return cut;
+  if (few_queries(cut.tiles, q_len)) {
+    cut.chunks = std::max<int64_t>(ceil_div(k_len, t.split_keys), 1);
+    if (cut.chunks > 1) cut.floats = padded(partial_floats(p, p.group() * q_len, cut.chunks));
+  } else {
     cut.pack_blocks = ceil_div(k_len, t.forward_keys);
     cut.floats = cut.pack_blocks * packed_block_floats(p, t.forward_keys);
-  } else if (cut.tiles.count() == 1 && k_len > t.split_keys) {
-    cut.chunks = ceil_div(k_len, t.split_keys);
-    cut.floats = padded(partial_floats(p, p.group() * q_len, cut.chunks));
   }
   return cut;
 }
@@ -181,6 +200,7 @@ ForwardShared::ForwardShared(Arena& arena, const CpuPlan& plan) {
 BackwardShared::BackwardShared(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
   delta = arena.take<float>(p.heads_q * p.tokens_q);
+  lse = arena.take<float>(p.heads_q * p.tokens_q);
   dq = arena.take<float>(plan.backward_chunks * p.heads_q * p.tokens_q * p.head_dim);
 }
 

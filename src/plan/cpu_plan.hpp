@@ -18,8 +18,8 @@ struct CpuTuning {
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
-  /// A key head whose query rows fit one tile is cut along its keys in chunks of this many, so that
-  /// decoding keeps all threads busy.
+  /// A key head with few query rows is cut along its keys in chunks of this many, so that decoding
+  /// keeps all threads busy.
   int64_t split_keys = 1024;
   /// Keys that a backward item holds at once, packed, with their dK and dV: 2.9 MB at head_dim 128.
   int64_t slab_keys = 960;
@@ -99,7 +99,7 @@ Tile tile_at(const TileShape& shape, int64_t group, int64_t q_len, int64_t index
 /// What the forward pass does with one key head of a sequence.
 struct ForwardCut {
   TileShape tiles;
-  int64_t chunks;       ///< along the keys; more than 1 only with a single tile
+  int64_t chunks;       ///< along the keys; more than 1 only with few queries
   int64_t pack_blocks;  ///< key blocks packed once for all tiles; 0: the tile packs its own
   int64_t floats;       ///< room in the shared part of the workspace
   int64_t items() const { return tiles.count() * chunks; }
@@ -137,7 +137,7 @@ struct BackwardScratch {
   float* p;       ///< [rows][score_stride]
   float* ds;      ///< [rows][score_stride]
   float* dq;      ///< [rows][row_stride(head_dim)]
-  float* lse;     ///< [rows], +inf in place of -inf
+  float* lse;     ///< [rows], as in BackwardShared
   float* delta;   ///< [rows]
   float* line;    ///< [lane_pad][row_stride(longest head_dim)]
   float* keep;    ///< [score_stride]
@@ -163,6 +163,7 @@ struct ForwardShared {
 struct BackwardShared {
   BackwardShared(Arena& arena, const CpuPlan& plan);
   float* delta;  ///< [heads_q][tokens_q]
+  float* lse;    ///< [heads_q][tokens_q], +inf where the row sees no key
   float* dq;     ///< [backward_chunks][heads_q][tokens_q][head_dim], partial sums
 };
 

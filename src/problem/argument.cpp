@@ -1,7 +1,7 @@
 #include "problem/argument.hpp"
 
-#include <cstring>
 #include <string_view>
+#include <vector>
 
 namespace fa {
 
@@ -18,14 +18,22 @@ struct Dim {
 };
 
 /// The dimensions that matter, largest stride first.
-std::vector<Dim> by_stride(const Tensor& tensor, const std::vector<int64_t>& strides) {
-  std::vector<Dim> dims;
+struct Dims {
+  std::array<Dim, View::max_dims> dim;
+  size_t count = 0;
+};
+Dims by_stride(const Tensor& tensor, std::span<const int64_t> strides) {
+  Dims dims;
   for (int d = 0; d < tensor.ndim; ++d) {
-    if (tensor.shape[d] > 1) dims.push_back({std::abs(strides[d]), tensor.shape[d]});
+    if (tensor.shape[d] > 1) dims.dim[dims.count++] = {std::abs(strides[d]), tensor.shape[d]};
   }
-  std::sort(dims.begin(), dims.end(), [](Dim a, Dim b) { return a.stride > b.stride; });
+  std::sort(dims.dim.begin(), dims.dim.begin() + dims.count,
+            [](Dim a, Dim b) { return a.stride > b.stride; });
   return dims;
 }
+
+// No address space holds more; sums of reaches stay far from 2^63.
+constexpr int64_t farthest = int64_t{1} << 56;
 
 /// Whether two views of the same strides, the second `delta` elements behind the first, have an
 /// element in common. Exact where every stride spans what lies inside it, as in any permuted dense
@@ -55,7 +63,6 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
          device_text(tensor.device), device_text(device));
   }
   int64_t dense_stride = bytes_of(tensor.dtype) > 0 ? 1 : 0;
-  strides_.resize(tensor.ndim);
   for (int d = tensor.ndim - 1; d >= 0; --d) {
     if (tensor.shape[d] < 0) {
       fail(Status::invalid_argument, name, "has the shape {}; extents are never negative",
@@ -71,30 +78,32 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
   }
   elements_ = empty_ ? 0 : dense_stride;
   if (tensor.ndim > 0 && tensor.shape[tensor.ndim - 1] > 1 && strides_[tensor.ndim - 1] != 1) {
-    fail(Status::invalid_argument, name, "has the strides {}; the last must be 1",
-         fmt::format("[{}]", fmt::join(strides_, ", ")));
+    fail(Status::invalid_argument, name, "has the strides {}; the last must be 1", strides_text());
   }
   if (empty_) return;
 
   int64_t low = 0;
   int64_t high = 0;
   for (int d = 0; d < tensor.ndim; ++d) {
+    if (tensor.shape[d] == 1) continue;
     int64_t reach = 0;
-    int64_t& end = strides_[d] < 0 ? low : high;
-    if (__builtin_mul_overflow(tensor.shape[d] - 1, strides_[d], &reach) ||
-        __builtin_add_overflow(end, reach, &end) || std::max(high, -low) > (int64_t{1} << 56)) {
+    if (__builtin_mul_overflow(tensor.shape[d] - 1, strides_[d], &reach) || reach > farthest ||
+        reach < -farthest) {
       fail(Status::invalid_argument, name, "has the strides {}: it reaches beyond 2^56 elements",
-           fmt::format("[{}]", fmt::join(strides_, ", ")));
+           strides_text());
     }
+    (reach < 0 ? low : high) += reach;
   }
-  const auto dims = by_stride(tensor, strides_);
-  for (size_t d = 0; d < dims.size() && use == Use::output; ++d) {
+  const Dims dims = by_stride(tensor, strides_);
+  for (size_t d = 0; d < dims.count && use == Use::output; ++d) {
     int64_t inside = 0;
-    for (size_t e = d + 1; e < dims.size(); ++e) inside += (dims[e].extent - 1) * dims[e].stride;
-    if (dims[d].stride <= inside) {
+    for (size_t e = d + 1; e < dims.count; ++e) {
+      inside += (dims.dim[e].extent - 1) * dims.dim[e].stride;
+    }
+    if (dims.dim[d].stride <= inside) {
       fail(Status::invalid_argument, name,
            "has the shape {} and the strides {}: elements of an output may not share memory",
-           shape_text(), fmt::format("[{}]", fmt::join(strides_, ", ")));
+           shape_text(), strides_text());
     }
   }
   if (tensor.data == nullptr) {
@@ -115,9 +124,13 @@ std::string Argument::shape_text() const {
   return fmt::format("[{}]", fmt::join(tensor_.shape, tensor_.shape + tensor_.ndim, ", "));
 }
 
+std::string Argument::strides_text() const {
+  return fmt::format("[{}]", fmt::join(strides_.begin(), strides_.begin() + tensor_.ndim, ", "));
+}
+
 void Argument::need_dtype(std::initializer_list<DType> allowed) const {
   if (std::find(allowed.begin(), allowed.end(), tensor_.dtype) != allowed.end()) return;
-  std::vector<std::string> names;
+  std::vector<std::string> names;  // of the error's text
   for (const DType dtype : allowed) {
     if (std::find(names.begin(), names.end(), fa::name(dtype)) == names.end()) {
       names.push_back(fa::name(dtype));
@@ -164,16 +177,16 @@ bool Argument::overlaps(const Argument& other) const {
   if (low_ == other.low_) return true;
   if (dense() && (covers(other.low_) || covers(other.high_ - 1))) return true;
   if (other.dense() && (other.covers(low_) || other.covers(high_ - 1))) return true;
-  const auto dims = by_stride(tensor_, strides_);
-  const auto other_dims = by_stride(other.tensor_, other.strides_);
+  const Dims dims = by_stride(tensor_, strides_);
+  const Dims other_dims = by_stride(other.tensor_, other.strides_);
   const auto equal = [](Dim a, Dim b) { return a.stride == b.stride; };
   const int64_t bytes = bytes_of(dtype());
-  if (bytes != bytes_of(other.dtype()) || dims.size() != other_dims.size() ||
-      !std::equal(dims.begin(), dims.end(), other_dims.begin(), equal) ||
+  if (bytes != bytes_of(other.dtype()) || dims.count != other_dims.count ||
+      !std::equal(dims.dim.begin(), dims.dim.begin() + dims.count, other_dims.dim.begin(), equal) ||
       (other.low_ - low_) % bytes != 0) {
     return false;  // cannot be seen
   }
-  return meet((other.low_ - low_) / bytes, dims.data(), other_dims.data(), dims.size());
+  return meet((other.low_ - low_) / bytes, dims.dim.data(), other_dims.dim.data(), dims.count);
 }
 
 Rows Argument::rows(int batch_dim, int row_dim, int head_dim) const {
@@ -183,7 +196,7 @@ Rows Argument::rows(int batch_dim, int row_dim, int head_dim) const {
   return {data_, dtype(), stride_of(batch_dim), stride_of(row_dim), stride_of(head_dim)};
 }
 
-void need_disjoint(const std::vector<Argument>& arguments,
+void need_disjoint(std::span<const Argument> arguments,
                    std::initializer_list<std::pair<const char*, const char*>> in_place) {
   for (size_t a = 0; a < arguments.size(); ++a) {
     for (size_t b = 0; b < arguments.size(); ++b) {

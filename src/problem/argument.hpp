@@ -6,10 +6,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "problem/problem.hpp"
 
@@ -22,9 +23,12 @@ template <typename... T>
               fmt::format("{}: {}", argument, fmt::format(format, std::forward<T>(args)...)));
 }
 
+/// Takes no memory of its own: a call's arguments are checked without allocating.
 class Argument {
  public:
   enum class Use : uint8_t { input, output };
+
+  Argument() = default;
 
   /// Checks what holds for every tensor: extents, strides, address, size below 2^63 bytes; of an
   /// output also that no two of its elements share memory.
@@ -58,10 +62,12 @@ class Argument {
   bool dense() const;
   bool covers(const char* address) const { return address >= low_ && address < high_; }
 
-  const char* name_;
+  std::string strides_text() const;
+
+  const char* name_ = nullptr;
   Tensor tensor_;
-  Use use_;
-  std::vector<int64_t> strides_;
+  Use use_ = Use::input;
+  std::array<int64_t, View::max_dims> strides_{};
   char* data_ = nullptr;
   const char* low_ = nullptr;   ///< first byte of the lowest element
   const char* high_ = nullptr;  ///< behind the last byte of the highest
@@ -71,7 +77,7 @@ class Argument {
 
 /// Throws when an output shares memory with an input or another output.
 /// `in_place` lists pairs of names that may be the very same view.
-void need_disjoint(const std::vector<Argument>& arguments,
+void need_disjoint(std::span<const Argument> arguments,
                    std::initializer_list<std::pair<const char*, const char*>> in_place = {});
 
 }  // namespace fa

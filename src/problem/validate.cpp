@@ -35,7 +35,7 @@ class Validator {
   void bias_gradient(const Tensor& dbias);
   void sinks_gradient(const Tensor& dsinks);
   Call finish() {
-    need_disjoint(arguments_);
+    need_disjoint({arguments_.data(), count_});
     return call_;
   }
 
@@ -44,7 +44,7 @@ class Validator {
 
  private:
   const Argument& add(const char* name, const Tensor& tensor, Use use) {
-    return arguments_.emplace_back(name, tensor, device_, use, data_);
+    return arguments_[count_++] = Argument(name, tensor, device_, use, data_);
   }
   void side(const char* name, const Argument& tensor, const char* cu_name, const Tensor& cu_seqlens,
             const char* max_name, int64_t max, bool& packed, int64_t& seqlen, int64_t& tokens);
@@ -57,7 +57,8 @@ class Validator {
   Data data_;
   Device device_;
   Call call_;
-  std::vector<Argument> arguments_;
+  std::array<Argument, 24> arguments_;  // a backward pass with everything has 20
+  size_t count_ = 0;
 };
 
 void need_finite(const char* name, double value) {
@@ -150,7 +151,6 @@ void Validator::side(const char* name, const Argument& tensor, const char* cu_na
 }
 
 void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options) {
-  arguments_.reserve(24);  // references into it are kept below
   Problem& p = problem();
   const Argument& query = add("q", q, Use::input);
   const Argument& key = add("k", k, Use::input);
@@ -203,9 +203,9 @@ Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, in
                         "[batch, seqlen, heads, head_dim]");
   }
   if (!argument.empty()) problem().alignment = std::min(p.alignment, argument.alignment());
-  const bool known = std::any_of(arguments_.begin(), arguments_.end(),
+  const bool known = std::any_of(arguments_.begin(), arguments_.begin() + count_,
                                  [&](const Argument& a) { return a.name() == argument.name(); });
-  if (!known) arguments_.push_back(argument);
+  if (!known) arguments_[count_++] = argument;
   return packed ? argument.rows(-1, 0, 1) : argument.rows(0, 1, 2);
 }
 
@@ -411,10 +411,10 @@ MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor&
     fail(Status::unsupported, "out_a", "lies on device type {}; this build serves the CPU (type 1)",
          out_a.device.type);
   }
-  std::vector<Argument> arguments;
-  arguments.reserve(6);
+  std::array<Argument, 6> arguments;
+  size_t count = 0;
   const auto add = [&](const char* name, const Tensor& tensor, Use use) -> const Argument& {
-    return arguments.emplace_back(name, tensor, out_a.device, use, Data::required);
+    return arguments[count++] = Argument(name, tensor, out_a.device, use, Data::required);
   };
   const Argument& first = add("out_a", out_a, Use::input);
   first.need_dtype({float32, float16, bfloat16});

@@ -119,6 +119,8 @@ TEST(Arguments, Strides) {
   forward_fails([](Case& c) { c.forward.q.byte_offset = 2; }, invalid, {"q:", "multiple of its 4"});
   static const int64_t far[] = {int64_t{1} << 60, 4 * 16, 16, 1};
   forward_fails([](Case& c) { c.forward.q.strides = far; }, invalid, {"q:", "2^56"});
+  static const int64_t least[] = {std::numeric_limits<int64_t>::min(), 4 * 16, 16, 1};
+  forward_fails([](Case& c) { c.forward.q.strides = least; }, invalid, {"q:", "2^56"});
 }
 
 TEST(Arguments, Overlaps) {
@@ -227,6 +229,20 @@ TEST(Arguments, Merge) {
   const fa::View start(all.data.data(), fa::float32, {2, 3, 4, 8});
   expect_error({invalid, {"out:", "shares memory with out_a"}},
                [&] { fa::merge(start, lse_a, b, lse_b, shifted, lse_a); });
+}
+
+TEST(Arguments, PlansMadeWithoutDataTakeAnyAlignment) {
+  Case c;
+  std::vector<float> shifted(c.q.data.size() + 1, 1.0f);
+  fa::ForwardArgs nothing = c.forward;
+  for (Tensor* t : {&nothing.q, &nothing.k, &nothing.v, &nothing.out, &nothing.lse}) {
+    t->data = nullptr;
+  }
+  const fa::Plan plan = fa::plan_forward(nothing, c.options);
+  std::vector<char> room(plan.workspace_bytes() + 64);
+  void* aligned = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) % 64;
+  c.forward.q.data = shifted.data() + 1;
+  EXPECT_NO_THROW(plan.run(c.forward, c.options, aligned, plan.workspace_bytes()));
 }
 
 TEST(Arguments, PlansKeepToTheirProblem) {

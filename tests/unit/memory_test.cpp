@@ -93,6 +93,13 @@ TEST_P(Memory, StaysWithinThePlanAndGrowsLinearly) {
     EXPECT_LE(bytes.peak, bytes.tensors + bytes.planned + slack);
     all.push_back(bytes);
   }
+  // Forward: K and V widened and padded, and 2 MB of scratch a thread. Backward: one fp32 dQ for
+  // each of at most 8 chunks, delta and LSE, and 4 MB a thread.
+  const long threads = sysconf(_SC_NPROCESSORS_ONLN);
+  const int64_t rows = 4 * 16384, keys = 2 * 16384;
+  const int64_t most = GetParam() ? 4 * rows * (8 * 64 + 2) + (threads * 4 << 20)
+                                  : 4 * keys * 2 * (64 + 16) * 2 + (threads * 2 << 20);
+  EXPECT_LE(all.back().planned, most);
   // Once all chunks are in use (4k), twice the sequence is at most twice the workspace.
   for (size_t i = 3; i < all.size(); ++i) EXPECT_LE(all[i].planned, 2 * all[i - 1].planned);
 }

@@ -53,6 +53,28 @@ TEST(Cut, FewQueriesAreCutAlongTheKeysAndManyShareAPack) {
   EXPECT_EQ(many.pack_blocks, 40);
 }
 
+TEST(Cut, ManyHeadsOnOneKeyHeadAreCutAlongTheKeysWhileDecoding) {
+  Problem p = problem(128, 1, 1, 32768);
+  p.head_dim = 576;
+  p.head_dim_v = 512;
+  const CpuPlan plan = plan_cpu(p, 2);
+  const ForwardCut cut = cut_forward(plan, 1, 32768);
+  EXPECT_EQ(cut.tiles.count(), 2);
+  EXPECT_EQ(cut.chunks, 32);
+  EXPECT_EQ(cut.pack_blocks, 0);
+  // Partial outputs of two sequences: 32 chunks x 128 rows x 513 floats each.
+  EXPECT_LE(plan.shared_bytes, 2 * 32 * 128 * 514 * sizeof(float));
+}
+
+TEST(Plan, ManyKeyHeadsAreWorkedOnAFewAtATime) {
+  Problem p = problem(32, 32, 4096, 4096);
+  p.batch = 64;
+  p.tokens_q = p.tokens_k = 64 * 4096;
+  const CpuPlan plan = plan_cpu(p, 4);
+  EXPECT_LE(plan.shared_bytes, size_t{4} * 16 << 20);
+  EXPECT_GT(plan.units_in_work, 1);
+}
+
 TEST(Cut, DependsOnTheSequenceAloneNotOnBatchOrThreads) {
   Problem a = problem(8, 2, 200, 5000);
   Problem b = a;

@@ -112,6 +112,13 @@ TEST(Tiles, ChangeNothingBeyondRounding) {
   }
 }
 
+TEST(Tiles, ManyHeadsOnOneKeyHeadWhileDecoding) {
+  const Inputs in = make_inputs(1, 2, 2100, 128, 1, 4);  // three tiles x three chunks
+  CpuTuning whole;
+  whole.split_keys = 4096;
+  expect_close(run(in, {}, 2), run(in, whole, 1));
+}
+
 TEST(Threads, ChangeNoBit) {
   for (const auto& [q_len, k_len] : {std::pair<int64_t, int64_t>{300, 1500}, {5, 4000}}) {
     const Inputs in = make_inputs(2, q_len, k_len, 4, 2, 2);
