@@ -116,6 +116,25 @@ HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, 
   for (; i < n; ++i) store_number(dtype, source[i], target, i);
 }
 
+/// Four columns of four rows; in 128-bit vectors, which every target has. Element by element,
+/// packing took 9% of a forward pass at 1k.
+HWY_ATTR HWY_INLINE void transpose_4x4(const float* in, int64_t in_stride, float* out,
+                                       int64_t out_stride) {
+  const hn::FixedTag<float, 4> d;
+  const auto a = hn::Load(d, in);
+  const auto b = hn::Load(d, in + in_stride);
+  const auto c = hn::Load(d, in + 2 * in_stride);
+  const auto e = hn::Load(d, in + 3 * in_stride);
+  const auto low_ab = hn::InterleaveLower(d, a, b);  // a0 b0 a1 b1
+  const auto low_ce = hn::InterleaveLower(d, c, e);
+  const auto high_ab = hn::InterleaveUpper(d, a, b);  // a2 b2 a3 b3
+  const auto high_ce = hn::InterleaveUpper(d, c, e);
+  hn::Store(hn::ConcatLowerLower(d, low_ce, low_ab), d, out);
+  hn::Store(hn::ConcatUpperUpper(d, low_ce, low_ab), d, out + out_stride);
+  hn::Store(hn::ConcatLowerLower(d, high_ce, high_ab), d, out + 2 * out_stride);
+  hn::Store(hn::ConcatUpperUpper(d, high_ce, high_ab), d, out + 3 * out_stride);
+}
+
 /// out[c * stride + r] = scale * row r's element c, for r < padded(rows); 0 beyond `rows`.
 /// line: [lane_pad][row_stride(width)]. Sixteen rows at a time fill whole cache lines of `out`.
 template <class RowAt>
@@ -130,8 +149,10 @@ HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, in
         std::memset(line + r * line_stride, 0, width * sizeof(float));
       }
     }
-    for (int64_t c = 0; c < width; ++c) {
-      for (int64_t r = 0; r < lane_pad; ++r) out[c * stride + r0 + r] = line[r * line_stride + c];
+    for (int64_t c = 0; c < width; c += 4) {
+      for (int64_t r = 0; r < lane_pad; r += 4) {
+        transpose_4x4(line + r * line_stride + c, line_stride, out + c * stride + r0 + r, stride);
+      }
     }
   }
 }
