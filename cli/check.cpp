@@ -6,6 +6,7 @@
 
 #include "commands.hpp"
 #include "common/exit.hpp"
+#include "common/option_flags.hpp"
 #include "common/progress.hpp"
 
 namespace fa::cli {
@@ -84,7 +85,7 @@ Command add_check(CLI::App& program) {
   CLI::App* app = program.add_subcommand("check", "Random problems against float64");
   app->add_option("--count", flags->count, "how many problems")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app->add_option("--seed", flags->seed, "seed of the problems");
+  app->add_option("--seed", flags->seed, "seed of the problems")->check(not_negative());
   app->add_option("--index", flags->index, "only this problem")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
   app->add_option("--threads", flags->threads, "problems at a time; 0: one for each core")

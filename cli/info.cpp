@@ -117,7 +117,8 @@ int run(const InfoFlags& flags) {
 Command add_info(CLI::App& program) {
   auto flags = std::make_shared<InfoFlags>();
   CLI::App* app = program.add_subcommand("info", "The library and this machine; plans of problems");
-  app->add_flag("--plan", flags->plan, "print how a problem would be run, forward and backward");
+  CLI::Option* plan = app->add_flag("--plan", flags->plan,
+                                    "print how a problem would be run, forward and backward");
   const auto extent = [&](const char* flag, auto& value, const char* help) {
     app->add_option(flag, value, help)->group("Problem")->check(CLI::Range(0L, 1L << 30));
   };
@@ -138,6 +139,9 @@ Command add_info(CLI::App& program) {
   with("--alibi", flags->alibi, "ALiBi slopes");
   with("--dlse", flags->dlse, "a gradient through LSE");
   add_option_flags(*app, flags->options);
+  for (CLI::Option* option : app->get_options()) {
+    if (option != plan && option != app->get_help_ptr()) option->needs(plan);
+  }
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};
 }

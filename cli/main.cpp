@@ -1,7 +1,10 @@
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <new>
+#include <system_error>
 #include <vector>
 
 #include "commands.hpp"
@@ -33,9 +36,21 @@ int run_command(const Command& command) {
     return fail(error.what(), exit_wrong_usage);
   } catch (const std::bad_alloc&) {
     return fail("not enough memory", exit_wrong_usage);
+  } catch (const std::system_error& error) {
+    // fmt throws it when it cannot print, which `finish` tells.
+    if (std::ferror(stdout) != 0) return exit_wrong_usage;
+    return fail(fmt::format("internal error: {}", error.what()), exit_wrong_result);
   } catch (const std::exception& error) {
     return fail(fmt::format("internal error: {}", error.what()), exit_wrong_result);
   }
+}
+
+/// The exit code, once everything is printed: a full disk may be noticed only here.
+int finish(int code) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  const std::string why = errno == 0 ? "" : fmt::format(": {}", std::strerror(errno));
+  return fail("the results cannot be printed" + why, code == exit_right ? exit_wrong_usage : code);
 }
 
 int main(int argc, char** argv) {
@@ -46,6 +61,14 @@ int main(int argc, char** argv) {
                                       add_bench(program), add_info(program), add_measure(program)};
   try {
     program.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    const std::vector<std::string> unknown = program.remaining();
+    if (!unknown.empty()) {
+      return fail(fmt::format("\"{}\" is not a command; fa --help lists them", unknown.front()),
+                  exit_wrong_usage);
+    }
+    program.exit(error);
+    return exit_wrong_usage;
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? exit_right : exit_wrong_usage;
   }
@@ -58,4 +81,4 @@ int main(int argc, char** argv) {
 }  // namespace
 }  // namespace fa::cli
 
-int main(int argc, char** argv) { return fa::cli::main(argc, argv); }
+int main(int argc, char** argv) { return fa::cli::finish(fa::cli::main(argc, argv)); }

@@ -10,6 +10,7 @@
 
 #include "commands.hpp"
 #include "common/exit.hpp"
+#include "common/option_flags.hpp"
 #include "common/progress.hpp"
 #include "common/text.hpp"
 #include "demo/growth.hpp"
@@ -140,7 +141,7 @@ Command add_demo(CLI::App& program) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   app->add_option("--max-growth", flags->max_growth, "longest sequence of the second table")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of tensors and samples");
+  app->add_option("--seed", flags->seed, "seed of tensors and samples")->check(not_negative());
   app->add_option("--json", flags->json, "write all numbers to FILE")->type_name("FILE");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

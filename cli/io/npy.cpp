@@ -145,10 +145,11 @@ DType dtype_of(const std::string& descr, const std::string& file) {
   for (const Descr& known : descrs) {
     if (descr == known.text) return known.dtype;
   }
-  throw FileError(file, fmt::format("holds elements of type '{}'; allowed are float32 '<f4', "
-                                    "float16 '<f2', int32 '<i4' and int64 '<i8' (bfloat16 comes "
-                                    "in safetensors files)",
-                                    descr.substr(0, 32)));
+  throw FileError(
+      file, fmt::format("holds elements of type '{}'; allowed are float32 '<f4', "
+                        "float16 '<f2' and, for lengths, int32 '<i4' and int64 '<i8' (bfloat16 "
+                        "comes in safetensors files)",
+                        descr.substr(0, 32)));
 }
 
 }  // namespace

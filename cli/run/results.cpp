@@ -51,6 +51,16 @@ ResultPath::ResultPath(std::string path)
   }
 }
 
+void ResultPath::try_writing() const {
+  if (folder_) {
+    const NewFolder folder(path_);
+    const io::OutputFile file((fs::path(path_) / "out.npy").string());
+  } else {
+    if (fs::is_directory(path_)) throw io::FileError(path_, "is a folder");
+    const io::OutputFile file(path_);
+  }
+}
+
 void ResultPath::write(std::span<const NamedArray> results) const {
   if (folder_) return write_folder(results);
   io::OutputFile file(path_);

@@ -17,6 +17,9 @@ class ResultPath {
  public:
   explicit ResultPath(std::string path);
   bool is_folder() const { return folder_; }
+  /// Whether `write` has a place to write to, found out by trying; leaves nothing behind. Throws
+  /// io::FileError.
+  void try_writing() const;
   /// Everything is written under temporary names first, and renamed when all is complete: on an
   /// error nothing is left. Throws io::FileError.
   void write(std::span<const NamedArray> results) const;

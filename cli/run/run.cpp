@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include "commands.hpp"
 #include "common/exit.hpp"
 #include "common/text.hpp"
+#include "reference/number.hpp"
 #include "run/inputs.hpp"
 #include "run/results.hpp"
 #include "verify/verify.hpp"
@@ -118,6 +120,32 @@ bool check(const BackwardArgs& args, const Options& options) {
   return true;
 }
 
+bool all_finite(const io::Array& array) {
+  const DType dtype = array.dtype();
+  if (dtype != float32 && dtype != float16 && dtype != bfloat16) return true;
+  for (int64_t i = 0; i < array.elements(); ++i) {
+    if (!std::isfinite(reference::load(dtype, array.data() + i * dtype.bits / 8))) return false;
+  }
+  return true;
+}
+
+/// Results of NaN and infinity cannot be held against float64. Rows beyond the used lengths may
+/// hold anything, so tensors with such lengths are not looked at.
+void refuse_non_finite(const RunInputs& in) {
+  const auto refuse = [](const char* flag, const io::Array& array) {
+    if (!array.given() || all_finite(array)) return;
+    throw UsageError(fmt::format("{}: holds NaN or infinity, which --check cannot compare", flag));
+  };
+  if (!in.options().seqused_q.given()) {
+    refuse("--q", in.q);
+    refuse("--dout", in.dout);
+  }
+  if (!in.options().seqused_k.given()) {
+    refuse("--k", in.k);
+    refuse("--v", in.v);
+  }
+}
+
 void refuse_overwriting_inputs(const RunCommand& command) {
   const RunFlags& f = command.flags;
   for (std::string source : {f.tensors, f.q, f.k, f.v, f.bias, f.sinks, f.dout, f.dlse}) {
@@ -136,6 +164,7 @@ int run(const RunCommand& command) {
   if (!command.out.empty()) {
     path.emplace(command.out);
     refuse_overwriting_inputs(command);
+    path->try_writing();
   } else if (!command.check) {
     throw UsageError("--out or --check is needed");
   }
@@ -148,6 +177,7 @@ int run(const RunCommand& command) {
     fmt::print("{:<9} {} [{}]\n", name, dtype_text(array->dtype()),
                fmt::join(array->shape(), ", "));
   }
+  if (command.check) refuse_non_finite(inputs);
   RunOutputs outputs(inputs);
   const BackwardArgs args = outputs.args(inputs);
   compute(args, inputs.options());

@@ -30,10 +30,30 @@ TEST(Program, WrongUsageIsTwo) {
   for (const char* wrong :
        {"", "nothing", "run --no-such-flag", "check --count 0", "check --count many",
         "demo --threads -1", "bench --dtype int8", "bench --work sideways", "info --plan --dtype x",
-        "info --plan --head-dim 7", "info --plan --heads 3 --heads-k 2", "demo --json"}) {
+        "info --plan --head-dim 7", "info --causal", "check --seed -3", "demo --seed -3",
+        "bench --seed -3", "run --check --dropout-seed -3", "info --plan --dropout-offset -3",
+        "info --plan --heads 3 --heads-k 2", "demo --json"}) {
     const Ended run = fa(wrong);
     EXPECT_EQ(run.code, 2) << wrong << run.out << run.err;
     EXPECT_FALSE(run.err.empty()) << wrong;
+  }
+}
+
+TEST(Program, NamesWhatIsWrong) {
+  EXPECT_TRUE(contains(fa("nonsense").err, "\"nonsense\" is not a command"));
+  EXPECT_TRUE(contains(fa("info --causal").err, "--plan"));
+  EXPECT_TRUE(contains(fa("check --count 1 --seed -3").err, "--seed"));
+  EXPECT_EQ(fa("check --count 1 --seed 18446744073709551615").code, 0);
+}
+
+TEST(Program, FullDiskBehindStdoutIsTwo) {
+  const TemporaryFolder folder;
+  for (const std::string command : {"info", "--help", "check --count 1"}) {
+    const int status =
+        std::system(("'" FA_PROGRAM "' " + command + " >/dev/full 2>" + (folder / "err")).c_str());
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 2) << command;
+    EXPECT_TRUE(contains(read_bytes(folder / "err"), "cannot be printed")) << command;
   }
 }
 

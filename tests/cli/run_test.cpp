@@ -232,10 +232,44 @@ TEST_F(RunTest, RefusesNamesThatItCannotWriteTo) {
   const std::string in = folder_ / "in.safetensors";
   EXPECT_EQ(fa(qkv()).code, 2) << "neither --out nor --check";
   EXPECT_EQ(fa(qkv() + out("o.npy")).code, 2);
-  EXPECT_EQ(fa(qkv() + out("no/such/folder")).code, 2);
+  const size_t before = folder_.entries();
+  std::filesystem::create_directory(folder_ / "taken.safetensors");
+  for (const char* name : {"no/such/folder", "no/o.safetensors", "taken.safetensors", "q.npy/o"}) {
+    const Ended early = fa(qkv() + out(name));
+    EXPECT_EQ(early.code, 2) << name;
+    EXPECT_FALSE(contains(early.out, "forward")) << name << " is found before computing";
+  }
+  EXPECT_EQ(folder_.entries(), before + 1);
   const Ended run = fa("run --k q --v q --tensors " + in + " --out " + in);
   EXPECT_EQ(run.code, 2);
   EXPECT_TRUE(contains(run.err, "is an input")) << run.err;
+}
+
+TEST_F(RunTest, CheckNeedsFiniteNumbers) {
+  for (const char* name : {"q", "k", "v", "dout"}) {
+    for (const DType dtype : {float32, float16}) {
+      npy_qkv(dtype);
+      io::Array array = read(name);
+      reference::store(dtype, array.data() + 77 * dtype.bits / 8, name[0] == 'q' ? NAN : INFINITY);
+      npy(name, array);
+      const Ended run = fa(qkv() + flag("dout") + " --check" + out("results"));
+      EXPECT_EQ(run.code, 2) << run.out;
+      EXPECT_TRUE(contains(run.err, std::string("--") + name + ": holds NaN")) << run.err;
+    }
+  }
+  EXPECT_EQ(fa(qkv() + flag("dout") + out("results")).code, 0) << "without --check";
+
+  npy_qkv();
+  npy("used", list<int32_t>(int32, {70, 3}));
+  io::Array k = read("k");
+  k.as<float>()[k.elements() - 1] = NAN;
+  npy("k", k);
+  EXPECT_EQ(fa(qkv() + flag("seqused-k", "used") + " --check").code, 0) << "beyond what is used";
+  npy_qkv();
+  io::Array bias = random(float32, {1, 1, 1, 70}, 5);
+  bias.as<float>()[3] = -INFINITY;
+  npy("bias", bias);
+  EXPECT_EQ(fa(qkv() + flag("bias") + " --check").code, 0) << "-inf masks";
 }
 
 TEST_F(RunTest, FullDiskLeavesNothing) {
