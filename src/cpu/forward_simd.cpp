@@ -76,6 +76,7 @@ class TileForward {
         s_(scratch),
         p_(task.plan.problem),
         scale_(p_.scale),
+        plain_(scale_.score == 1 && p_.softcap == 0 && !p_.alibi && !p_.bias),
         rows_(task.tile.heads * task.tile.rows),
         q_stride_(row_stride(task.plan.tuning.forward_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
@@ -107,16 +108,20 @@ class TileForward {
     std::fill_n(s_.maximum, padded(rows_), minus_infinity);
   }
 
+  mask::KeyRange keys_of_row(int64_t i) const {
+    const Sequence& seq = t_.sequence;
+    return mask::key_range(i, seq.q_len, seq.k_len, p_.window_left, p_.window_right);
+  }
+  mask::KeyRange keys_of_first_row() const { return keys_of_row(t_.tile.row); }
+  mask::KeyRange keys_of_last_row() const { return keys_of_row(t_.tile.row + t_.tile.rows - 1); }
+
   /// The keys that some row of the tile sees. Both ends of a row's range never fall as rows grow.
   mask::KeyRange keys_in_sight() const {
-    const Sequence& seq = t_.sequence;
-    const auto range = [&](int64_t i) {
-      return mask::key_range(i, seq.q_len, seq.k_len, p_.window_left, p_.window_right);
-    };
-    const int64_t begin = range(t_.tile.row).begin;
-    const int64_t end = range(t_.tile.row + t_.tile.rows - 1).end;
-    return {std::clamp<int64_t>(begin, t_.key_begin, t_.key_end),
-            std::min<int64_t>(end, t_.key_end)};
+    return {std::clamp<int64_t>(keys_of_first_row().begin, t_.key_begin, t_.key_end),
+            std::min<int64_t>(keys_of_last_row().end, t_.key_end)};
+  }
+  bool all_rows_see(int64_t begin, int64_t end) const {
+    return keys_of_last_row().begin <= begin && keys_of_first_row().end >= end;
   }
 
   HWY_ATTR const float* key_block(int64_t j0, int64_t n) const {
@@ -130,7 +135,12 @@ class TileForward {
   HWY_ATTR void step(int64_t j0, int64_t n, const float* packed) {
     gemm<Layout::transposed>(rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
                              score_stride, {Accumulate::store});
-    for (int64_t r = 0; r < rows_; ++r) find_maximum(r, j0, n);
+    const bool product_is_score = plain_ && n % lane_pad == 0 && all_rows_see(j0, j0 + n);
+    for (int64_t r = 0; r < rows_; ++r) {
+      // `keep` is not in use yet: it lends its room to a row of bias.
+      if (!product_is_score) score_row(r).finish(scale_, j0, n, s_.s + r * score_stride, s_.keep);
+      find_maximum(r, n);
+    }
     find_rescale();
     for (int64_t r = 0; r < rows_; ++r) exponentiate(r, j0, n);
     gemm<Layout::scores>(rows_, p_.head_dim_v, n, s_.s, score_stride,
@@ -138,11 +148,11 @@ class TileForward {
                          {Accumulate::rescale, s_.rescale});
   }
 
-  HWY_ATTR HWY_INLINE void find_maximum(int64_t r, int64_t j0, int64_t n) {
+  ScoreRow score_row(int64_t r) const { return ScoreRow(t_.call, t_.sequence, head(r), row(r)); }
+
+  HWY_ATTR HWY_INLINE void find_maximum(int64_t r, int64_t n) {
     const Floats d;
-    float* s = s_.s + r * score_stride;
-    // The row's sums are not needed before the maximum is known: `keep` lends its room to a bias.
-    ScoreRow(t_.call, t_.sequence, head(r), row(r)).finish(scale_, j0, n, s, s_.keep);
+    const float* s = s_.s + r * score_stride;
     auto maximum = hn::Set(d, s_.maximum[r]);
     for (int64_t j = 0; j < padded(n); j += lanes()) {
       maximum = hn::Max(maximum, hn::Load(d, s + j));
@@ -178,7 +188,7 @@ class TileForward {
     }
     hn::Store(sum, d, sums);
     if (p_.dropout_p == 0) return;
-    ScoreRow(t_.call, t_.sequence, head(r), row(r)).keep(j0, n, s_.keep);
+    score_row(r).keep(j0, n, s_.keep);
     for (int64_t j = 0; j < padded(n); j += lanes()) {
       hn::Store(hn::Mul(hn::Load(d, s + j), hn::Load(d, s_.keep + j)), d, s + j);
     }
@@ -214,6 +224,7 @@ class TileForward {
   const ForwardScratch& s_;
   const Problem& p_;
   const Scale scale_;
+  const bool plain_;  ///< a score is the product, but for the mask
   const int64_t rows_;
   const int64_t q_stride_;
   const int64_t o_stride_;

@@ -22,7 +22,10 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp_negative(D d, V x) {
   const hn::Rebind<int32_t, D> di;
   x = hn::Max(hn::Set(d, -88.0f), x);  // in this order the x86 instruction keeps a NaN of x
-  const V n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
+  // 1.5 * 2^23 leaves no bit for a fraction: the addition rounds, and the last bits are n + 127.
+  const V shift = hn::Set(d, 12582912.0f + 127.0f);
+  const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), shift);
+  const V n = hn::Sub(shifted, shift);
   V f = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
   f = hn::NegMulAdd(n, hn::Set(d, 1.42860677e-6f), f);
   V p = hn::Set(d, 0.0013814462581649423f);
@@ -33,8 +36,7 @@ HWY_INLINE V exp_negative(D d, V x) {
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
   // 2^n by its exponent bits; n = -127 gives the bits of 0.
-  const auto power = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
-  return hn::Mul(p, hn::BitCast(d, power));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
 /// tanh(x) within 2 ulp; NaN stays NaN. A softcap multiplies its error into the score, so it has to
