@@ -111,6 +111,10 @@ class FA_API Error : public std::runtime_error {
   Status status_;
 };
 
+/// Kernels of CUDA devices: chosen by the plan, mma.sync (A100 and later), or wgmma (Hopper). The
+/// CPU takes any and has its own.
+enum class Family : int32_t { automatic = 0, sm80 = 1, sm90 = 2 };
+
 /// What is computed. Default: softmax(q k^T / sqrt(D)) v, every query sees every key.
 ///
 /// Score of query i and key j (numbered within their own sequence, Sq and Sk after `seqused`):
@@ -157,6 +161,7 @@ struct Options {
   bool batch_invariant = false;
   /// CPU threads; 0 is OpenMP's default.
   int32_t num_threads = 0;
+  Family family = Family::automatic;
 };
 
 /// The tensors of a forward pass. `lse` may be left out.

@@ -123,7 +123,7 @@ typedef struct fa_options {
   int32_t deterministic;   /* same bits run to run (always so on the CPU) */
   int32_t batch_invariant; /* same bits whatever stands beside a sequence (always so on the CPU) */
   int32_t num_threads;     /* CPU threads; 0 is OpenMP's default */
-  int32_t reserved;        /* 0 */
+  int32_t family;          /* CUDA kernels: 0 as planned, 1 sm80, 2 sm90; any on the CPU */
 } fa_options;
 /* clang-format off */
 #define FA_OPTIONS_INIT \

@@ -85,7 +85,6 @@ fa::Options read(const fa_options* given) {
   constexpr fa_options defaults = FA_OPTIONS_INIT;
   if (given == nullptr) return {};
   const fa_options c = versioned("options", *given, defaults);
-  if (c.reserved != 0) fail("options.reserved: is {}; it must be 0", c.reserved);
   fa::Options options;
   if (c.has_scale != 0) options.scale = c.scale;
   options.causal = c.causal != 0;
@@ -108,6 +107,7 @@ fa::Options read(const fa_options* given) {
   options.deterministic = c.deterministic != 0;
   options.batch_invariant = c.batch_invariant != 0;
   options.num_threads = c.num_threads;
+  options.family = static_cast<fa::Family>(c.family);
   return options;
 }
 

@@ -52,6 +52,7 @@ struct Problem {
   bool deterministic = false;
   bool batch_invariant = false;
   int32_t num_threads = 0;
+  Family family = Family::automatic;
 
   int64_t group() const { return heads_q / heads_k; }
   friend bool operator==(const Problem&, const Problem&) = default;

@@ -115,6 +115,11 @@ void Validator::numbers(const Options& options) {
          options.num_threads);
   }
   p.num_threads = options.num_threads;
+  if (options.family < Family::automatic || options.family > Family::sm90) {
+    fail(Status::invalid_argument, "family", "is {}; allowed are 0 (automatic), 1 (sm80), 2 (sm90)",
+         static_cast<int32_t>(options.family));
+  }
+  p.family = options.family;
 }
 
 void Validator::side(const char* name, const Argument& tensor, const char* cu_name,

@@ -28,7 +28,7 @@ static_assert(int{FA_UNSUPPORTED} == int(fa::Status::unsupported));
 static_assert(int{FA_OUT_OF_MEMORY} == int(fa::Status::out_of_memory));
 static_assert(int{FA_INTERNAL} == int(fa::Status::internal));
 // A later field must not hide in padding at the end of what older callers pass.
-static_assert(sizeof(fa_options) == offsetof(fa_options, reserved) + sizeof(int32_t));
+static_assert(sizeof(fa_options) == offsetof(fa_options, family) + sizeof(int32_t));
 
 /// A tensor that owns its memory, seen by both APIs.
 struct Array {
@@ -382,8 +382,11 @@ TEST_F(CApi, StructsOfOtherVersions) {
   short_args.size = offsetof(fa_forward_args, lse);  // lse is optional
   EXPECT_EQ(fa_forward(&short_args, nullptr, nullptr), FA_OK) << fa_last_error();
   fa_options options = FA_OPTIONS_INIT;
-  options.reserved = 1;
+  options.family = 3;
   EXPECT_EQ(fa_forward(&args, &options, nullptr), FA_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(fa_last_error()).substr(0, 7), "family:");
+  options.family = 2;  // the CPU takes any
+  EXPECT_EQ(fa_forward(&args, &options, nullptr), FA_OK) << fa_last_error();
 }
 
 TEST_F(CApi, CpuTargets) {

@@ -152,6 +152,7 @@ TEST(Arguments, Numbers) {
   forward_fails([&](Case& c) { c.options.dropout_p = -0.1; }, invalid, {"dropout_p:", "-0.1"});
   forward_fails([&](Case& c) { c.options.dropout_p = std::nan(""); }, invalid, {"dropout_p:"});
   forward_fails([&](Case& c) { c.options.num_threads = -1; }, invalid, {"num_threads:", "-1"});
+  forward_fails([&](Case& c) { c.options.family = fa::Family{-1}; }, invalid, {"family:", "-1"});
 }
 
 TEST(Arguments, OptionalTensors) {

@@ -1,0 +1,211 @@
+// The library's C ABI as functions of apache-tvm-ffi: called from any Python with any tensors that
+// speak DLPack. What Python users see is made of these in python/flashattn; _binding.py lists the
+// arguments of each in their order.
+#include <dlpack/dlpack.h>
+#include <tvm/ffi/tvm_ffi.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "fa/fa.h"
+#include "reference/reference.hpp"
+
+namespace {
+
+/// How the library's errors arrive in Python (there a NotImplementedError is a RuntimeError).
+void check(fa_status status) {
+  if (status == FA_OK) return;
+  const char* kind = status == FA_INVALID_ARGUMENT ? "ValueError"
+                     : status == FA_WRONG_TYPE     ? "TypeError"
+                     : status == FA_UNSUPPORTED    ? "NotImplementedError"
+                     : status == FA_OUT_OF_MEMORY  ? "MemoryError"
+                                                   : "RuntimeError";
+  throw tvm::ffi::Error(kind, fa_last_error(), "");
+}
+
+/// A tensor as the library takes it, or none.
+class Tensor {
+ public:
+  explicit Tensor(const DLTensor* given) : given_(given != nullptr) {
+    if (!given_) return;
+    // NumPy has no bfloat16: its bits come as uint16, for which the library has no other use.
+    const bool bits_of_bfloat16 = given->dtype.code == kDLUInt && given->dtype.bits == 16;
+    const uint8_t code = bits_of_bfloat16 ? uint8_t{kDLBfloat} : given->dtype.code;
+    tensor_ = {given->data,
+               {given->device.device_type, given->device.device_id},
+               given->ndim,
+               {code, given->dtype.bits, given->dtype.lanes},
+               given->ndim == 0 ? &no_extent : given->shape,  // null would mean "not given"
+               given->strides,
+               given->byte_offset};
+  }
+  operator const fa_tensor*() const {  // NOLINT(google-explicit-constructor): it stands for it
+    return given_ ? &tensor_ : nullptr;
+  }
+
+ private:
+  static constexpr int64_t no_extent = 0;
+  bool given_;
+  fa_tensor tensor_{};
+};
+
+/// A call's arguments, one after the other.
+class Arguments {
+ public:
+  Arguments(const TVMFFIAny* values, int32_t count)
+      : values_(reinterpret_cast<const tvm::ffi::AnyView*>(values)), count_(count) {}
+
+  Tensor tensor(const char* name) {
+    const auto given = next(name).try_cast<tvm::ffi::Optional<DLTensor*>>();
+    if (!given.has_value()) fail(name, "a tensor on which DLPack works");
+    return Tensor(given->has_value() ? **given : nullptr);
+  }
+  template <typename T>
+  T number(const char* name) {
+    const auto given = next(name).try_cast<T>();
+    if (!given.has_value()) fail(name, "a number");
+    return *given;
+  }
+  fa_stream stream() { return reinterpret_cast<fa_stream>(number<int64_t>("stream")); }  // NOLINT
+
+ private:
+  tvm::ffi::AnyView next(const char* name) {
+    if (at_ == count_) fail(name, "one more argument");
+    return values_[at_++];
+  }
+  [[noreturn]] void fail(const char* name, const char* expected) const {
+    const std::string got = at_ > 0 ? values_[at_ - 1].GetTypeKey() : "nothing";
+    throw tvm::ffi::Error("TypeError",
+                          std::string(name) + ": is " + got + "; expected " + expected, "");
+  }
+
+  const tvm::ffi::AnyView* values_;
+  int32_t count_;
+  int32_t at_ = 0;
+};
+
+/// What forward and backward have in common; members are read in the order of their declaration.
+class Options {
+ public:
+  explicit Options(Arguments& in)
+      : alibi_slopes_(in.tensor("alibi_slopes")),
+        bias_(in.tensor("bias")),
+        sinks_(in.tensor("sinks")),
+        dropout_state_(in.tensor("dropout_state")),
+        cu_seqlens_q_(in.tensor("cu_seqlens_q")),
+        cu_seqlens_k_(in.tensor("cu_seqlens_k")),
+        seqused_q_(in.tensor("seqused_q")),
+        seqused_k_(in.tensor("seqused_k")) {
+    options_.alibi_slopes = alibi_slopes_;
+    options_.bias = bias_;
+    options_.sinks = sinks_;
+    options_.dropout_state = dropout_state_;
+    options_.cu_seqlens_q = cu_seqlens_q_;
+    options_.cu_seqlens_k = cu_seqlens_k_;
+    options_.seqused_q = seqused_q_;
+    options_.seqused_k = seqused_k_;
+    options_.max_seqlen_q = in.number<int64_t>("max_seqlen_q");
+    options_.max_seqlen_k = in.number<int64_t>("max_seqlen_k");
+    const auto scale = in.number<tvm::ffi::Optional<double>>("scale");
+    options_.has_scale = scale.has_value() ? 1 : 0;
+    options_.scale = scale.value_or(0);
+    options_.causal = in.number<bool>("causal") ? 1 : 0;
+    options_.window_left = in.number<int64_t>("window_left");
+    options_.window_right = in.number<int64_t>("window_right");
+    options_.softcap = in.number<double>("softcap");
+    options_.dropout_p = in.number<double>("dropout_p");
+    options_.deterministic = in.number<bool>("deterministic") ? 1 : 0;
+    options_.batch_invariant = in.number<bool>("batch_invariant") ? 1 : 0;
+    options_.family = in.number<int32_t>("family");
+    options_.num_threads = in.number<int32_t>("num_threads");
+  }
+  Options(const Options&) = delete;
+  Options& operator=(const Options&) = delete;
+  operator const fa_options*() const { return &options_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  Tensor alibi_slopes_, bias_, sinks_, dropout_state_;
+  Tensor cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_;
+  fa_options options_ = FA_OPTIONS_INIT;
+};
+
+void forward(Arguments in) {
+  const Tensor q = in.tensor("q"), k = in.tensor("k"), v = in.tensor("v");
+  const Tensor out = in.tensor("out"), lse = in.tensor("lse");
+  const fa_stream stream = in.stream();
+  const Options options(in);
+  const fa_forward_args args = {sizeof args, q, k, v, out, lse};
+  check(fa_forward(&args, options, stream));
+}
+
+void backward(Arguments in) {
+  const Tensor dout = in.tensor("dout"), q = in.tensor("q"), k = in.tensor("k");
+  const Tensor v = in.tensor("v"), out = in.tensor("out"), lse = in.tensor("lse");
+  const Tensor dq = in.tensor("dq"), dk = in.tensor("dk"), dv = in.tensor("dv");
+  const Tensor dlse = in.tensor("dlse"), dbias = in.tensor("dbias"), dsinks = in.tensor("dsinks");
+  const fa_stream stream = in.stream();
+  const Options options(in);
+  const fa_backward_args args = {sizeof args, dout, q,  k,    v,     out,   lse,
+                                 dq,          dk,   dv, dlse, dbias, dsinks};
+  check(fa_backward(&args, options, stream));
+}
+
+void merge(Arguments in) {
+  const Tensor out_a = in.tensor("out_a"), lse_a = in.tensor("lse_a");
+  const Tensor out_b = in.tensor("out_b"), lse_b = in.tensor("lse_b");
+  const Tensor out = in.tensor("out"), lse = in.tensor("lse");
+  check(fa_merge(out_a, lse_a, out_b, lse_b, out, lse, in.stream()));
+}
+
+/// keep [batch, heads, seqlen_q, seqlen_k] uint8 := 1 where dropout keeps the element. For tests and
+/// for flash_attn's return_attn_probs, hence by the plain reference.
+void dropout_keep(Arguments in) {
+  const auto* keep = static_cast<const DLTensor*>(in.number<DLTensor*>("keep"));
+  const auto seed = static_cast<uint64_t>(in.number<int64_t>("seed"));
+  const auto offset = static_cast<uint64_t>(in.number<int64_t>("offset"));
+  const auto p = in.number<double>("dropout_p");
+  auto* element = static_cast<uint8_t*>(keep->data) + keep->byte_offset;
+  for (int64_t b = 0; b < keep->shape[0]; ++b) {
+    for (int64_t h = 0; h < keep->shape[1]; ++h) {
+      for (int64_t i = 0; i < keep->shape[2]; ++i) {
+        for (int64_t j = 0; j < keep->shape[3]; ++j) {
+          *element++ = fa::reference::keeps(p, seed, offset, b, h, keep->shape[1], i, j) ? 1 : 0;
+        }
+      }
+    }
+  }
+}
+
+std::string info(Arguments) {
+  const char* target = nullptr;
+  check(fa_cpu_target(&target));
+  return std::string(fa_version()) + " " + target;
+}
+
+}  // namespace
+
+// The name that tvm-ffi looks a module's function up by.
+#define FA_EXPORT(function)                                                                      \
+  extern "C" __attribute__((visibility("default"))) int __tvm_ffi_##function(                    \
+      void*, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {                          \
+    TVM_FFI_SAFE_CALL_BEGIN();                                                                   \
+    call(function, Arguments(args, count), reinterpret_cast<tvm::ffi::Any*>(result));            \
+    TVM_FFI_SAFE_CALL_END();                                                                     \
+  }
+
+namespace {
+void call(void (*function)(Arguments), const Arguments& in, tvm::ffi::Any* result) {
+  function(in);
+  *result = nullptr;
+}
+void call(std::string (*function)(Arguments), const Arguments& in, tvm::ffi::Any* result) {
+  *result = tvm::ffi::String(function(in));
+}
+}  // namespace
+
+FA_EXPORT(forward)
+FA_EXPORT(backward)
+FA_EXPORT(merge)
+FA_EXPORT(dropout_keep)
+FA_EXPORT(info)

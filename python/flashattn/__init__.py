@@ -1,0 +1,52 @@
+"""FlashAttention.cpp: exact attention, forward and backward, in memory linear in the sequence.
+
+`attention`, `attention_backward` and `merge` take NumPy arrays and any DLPack tensors. With PyTorch
+there are also the functions of flash_attn 2.8 by their names (`flash_attn_func`, ...),
+`install_as_flash_attn` for programs written for it, and `flashattn.hf.register` for transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+from ._array import AttentionOptions, attention, attention_backward, merge
+from ._install import install_as_flash_attn
+
+if TYPE_CHECKING:
+    from .flash_attn_interface import (
+        flash_attn_func,
+        flash_attn_kvpacked_func,
+        flash_attn_qkvpacked_func,
+        flash_attn_varlen_func,
+        flash_attn_varlen_kvpacked_func,
+        flash_attn_varlen_qkvpacked_func,
+        flash_attn_with_kvcache,
+    )
+
+__version__ = importlib.metadata.version("flashattn")
+
+__all__ = [
+    "AttentionOptions",
+    "attention",
+    "attention_backward",
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+    "flash_attn_with_kvcache",
+    "install_as_flash_attn",
+    "merge",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs PyTorch is imported when it is asked for."""
+    if name in ("bert_padding", "flash_attn_interface", "hf", "layers"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name.startswith("flash_attn_"):
+        return getattr(importlib.import_module(f"{__name__}.flash_attn_interface"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,335 @@
+"""attention, attention_backward and merge for NumPy arrays and whatever else speaks DLPack."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypedDict
+
+import tvm_ffi
+from typing_extensions import Unpack
+
+from . import _binding
+from ._options import TENSORS, Options, family_number, window_sides
+
+
+class AttentionOptions(TypedDict, total=False):
+    """What attention and attention_backward have in common; all of it optional."""
+
+    scale: float | None
+    causal: bool
+    window: tuple[int, int] | None
+    softcap: float
+    alibi_slopes: Any
+    bias: Any
+    sinks: Any
+    dropout_p: float
+    dropout_seed: int
+    dropout_offset: int
+    cu_seqlens_q: Any
+    cu_seqlens_k: Any
+    max_seqlen_q: int
+    max_seqlen_k: int
+    seqused_q: Any
+    seqused_k: Any
+    deterministic: bool
+    batch_invariant: bool
+    family: str
+    num_threads: int
+
+
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    out: Any = None,
+    return_lse: bool = False,
+    **options: Unpack[AttentionOptions],
+) -> Any:
+    """softmax(scale q k^T) v.
+
+    Tensors are NumPy arrays (bfloat16 as of ml_dtypes), torch tensors, or any others that speak
+    DLPack and lie in the CPU's memory. Torch tensors keep their gradients, as in flash_attn_func.
+
+    Args:
+        q, k, v: float32, float16 or bfloat16, [B, Sq, Hq, D], [B, Sk, Hk, D], [B, Sk, Hk, Dv], or
+            packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head sizes are multiples of
+            8 up to 256 (or 576 with 512).
+        out: a NumPy array or torch tensor that is written in place.
+        return_lse: returns (out, lse).
+        scale: factor of the scores, 1 / sqrt(D) by default.
+        causal: query i sees key j only if j <= i + Sk - Sq.
+        window: (left, right), query i sees i + Sk - Sq - left <= j <= i + Sk - Sq + right; -1 is
+            unbounded.
+        softcap: scores become softcap * tanh(score / softcap); 0 is off.
+        alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
+        bias: float32 or q's dtype, [B or 1, Hq or 1, Sq or 1, Sk], added; -inf masks.
+        sinks: float32 or q's dtype, [Hq], logits in the softmax's denominator only.
+        dropout_p, dropout_seed, dropout_offset: what is dropped is a function of the two 64-bit
+            numbers, the element's place and p (docs/numerics.md).
+        cu_seqlens_q, cu_seqlens_k: int32 [B + 1], where packed sequences begin.
+        max_seqlen_q, max_seqlen_k: at least the longest packed sequence, which is the default.
+        seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
+        deterministic, batch_invariant: always so on the CPU.
+        family: "auto", "sm80", "sm90": the kernels of CUDA devices.
+        num_threads: 0 is OpenMP's default.
+
+    Returns:
+        out [B, Sq, Hq, Dv] or [Tq, Hq, Dv], of q's kind and dtype; lse float32 [B, Hq, Sq] or
+        [Hq, Tq]. For a q that is neither of NumPy nor of torch they are made by its namespace
+        (the array API's __array_namespace__), or NumPy arrays if it has none.
+
+    Raises:
+        ValueError, TypeError: an argument, by name.
+    """
+    given = _read(**options)
+    if _is_torch(q):
+        return _attention_of_torch(q, k, v, out, return_lse, given)
+    kind = _Kind(q)
+    shape, dtype = kind.shape_and_dtype("q", q)
+    value_shape, _ = kind.shape_and_dtype("v", v)
+    result = out if out is not None else kind.empty((*shape[:-1], *value_shape[-1:]), dtype)
+    lse = kind.empty((*shape[:-3], *shape[-2:-1], *shape[-3:-2]), "float32")
+    _binding.forward(
+        *_exported(q=q, k=k, v=v),
+        *_exported(writable=True, out=result, lse=lse),
+        0,
+        *_exported_options(given),
+    )
+    result = kind.finished(result) if out is None else out
+    return (result, kind.finished(lse)) if return_lse else result
+
+
+def attention_backward(
+    dout: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    *,
+    dlse: Any = None,
+    **options: Unpack[AttentionOptions],
+) -> dict[str, Any]:
+    """The gradients of attention.
+
+    Args:
+        dout: the loss's gradient by out: its shape and dtype.
+        q, k, v, out, lse: as passed to and returned by attention.
+        dlse: the loss's gradient by lse, float32, its shape.
+        options: those of attention.
+
+    Returns:
+        {"dq", "dk", "dv"} and, with bias and sinks, {"dbias", "dsinks"}: each of its argument's shape
+        and dtype, and of q's kind.
+
+    Raises:
+        ValueError, TypeError: an argument, by name.
+    """
+    given = _read(**options)
+    kind = _Kind(q)
+    of = dict(dq=q, dk=k, dv=v, dbias=given.bias, dsinks=given.sinks)
+    gradients = {
+        name: None if argument is None else kind.empty(*kind.shape_and_dtype(name[1:], argument))
+        for name, argument in of.items()
+    }
+    dbias, dsinks = gradients.pop("dbias"), gradients.pop("dsinks")
+    _binding.backward(
+        *_exported(dout=dout, q=q, k=k, v=v, out=out, lse=lse),
+        *_exported(writable=True, **gradients),
+        *_exported(dlse=dlse),
+        *_exported(writable=True, dbias=dbias, dsinks=dsinks),
+        0,
+        *_exported_options(given),
+    )
+    gradients.update(dbias=dbias, dsinks=dsinks)
+    return {name: kind.finished(g) for name, g in gradients.items() if g is not None}
+
+
+def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
+    """Joins two attentions of the same queries over disjoint keys (ring attention, cascades, splits):
+
+        lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b.
+
+    Shapes as attention's out and lse. Torch tensors keep their gradients.
+    """
+    if _is_torch(out_a):
+        from ._torch import merge as merge_of_torch
+
+        return merge_of_torch(out_a, lse_a, out_b, lse_b)
+    kind = _Kind(out_a)
+    out = kind.empty(*kind.shape_and_dtype("out_a", out_a))
+    lse = kind.empty(kind.shape_and_dtype("lse_a", lse_a)[0], "float32")
+    _binding.merge(
+        *_exported(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b),
+        *_exported(writable=True, out=out, lse=lse),
+        0,
+    )
+    return kind.finished(out), kind.finished(lse)
+
+
+def _attention_of_torch(
+    q: Any, k: Any, v: Any, out: Any, return_lse: bool, given: Options
+) -> Any:
+    import torch
+
+    from ._torch import attend_with
+
+    if given.dropout_state is not None:
+        state = torch.from_numpy(given.dropout_state).to(q.device)
+        given = given._replace(dropout_state=state)
+    result, lse, _ = attend_with(q, k, v, out, given)
+    return (result, lse) if return_lse else result
+
+
+def _read(
+    *,
+    scale: float | None = None,
+    window: tuple[int, int] | None = None,
+    family: str = "auto",
+    dropout_p: float = 0.0,
+    dropout_seed: int = 0,
+    dropout_offset: int = 0,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    **others: Any,
+) -> Options:
+    """AttentionOptions as the binding takes them, tensors still as they were given."""
+    unknown = sorted(set(others) - set(Options._fields))
+    if unknown:
+        raise TypeError(f"{unknown[0]}: is no option of attention")
+    left, right = window_sides(window)
+    return Options(
+        scale=scale,
+        window_left=left,
+        window_right=right,
+        family=family_number(family),
+        dropout_p=dropout_p,
+        dropout_state=_dropout_state(dropout_seed, dropout_offset) if dropout_p != 0 else None,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=_longest(cu_seqlens_q) if max_seqlen_q is None else max_seqlen_q,
+        max_seqlen_k=_longest(cu_seqlens_k) if max_seqlen_k is None else max_seqlen_k,
+        **others,
+    )
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError:
+        raise ImportError("flashattn.attention needs NumPy for all but torch tensors") from None
+    return numpy
+
+
+def _dropout_state(seed: int, offset: int) -> Any:
+    np = _numpy()
+    for name, number in (("dropout_seed", seed), ("dropout_offset", offset)):
+        if not 0 <= number < 2**64:
+            raise ValueError(f"{name}: is {number}; allowed are 0 to 2**64 - 1")
+    return np.array([seed, offset], dtype=np.uint64).view(np.int64)
+
+
+def _longest(cu_seqlens: Any) -> int:
+    """The longest of packed sequences; the library checks that cu_seqlens is what it should be."""
+    if cu_seqlens is None:
+        return 0
+    np = _numpy()
+    bounds = np.asarray(cu_seqlens if hasattr(cu_seqlens, "__array__") else list(cu_seqlens))
+    return max(0, int(np.diff(bounds).max())) if bounds.ndim == 1 and bounds.size > 1 else 0
+
+
+def _is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+class _Kind:
+    """Makes outputs of the same kind as an input."""
+
+    def __init__(self, example: Any) -> None:
+        self._torch = _is_torch(example)
+        self._device = example.device if self._torch else None
+        self._namespace = None
+        if not self._torch and not isinstance(example, _numpy().ndarray):
+            self._namespace = getattr(example, "__array_namespace__", lambda: None)()
+
+    def shape_and_dtype(self, name: str, x: Any) -> tuple[tuple[int, ...], str]:
+        if _is_torch(x):
+            return tuple(x.shape), str(x.dtype).removeprefix("torch.")
+        if isinstance(x, _numpy().ndarray):
+            return x.shape, x.dtype.name
+        t = _from_dlpack(name, x)
+        return tuple(t.shape), str(t.dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        if self._torch:
+            import torch
+
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=self._device)
+        np = _numpy()
+        if dtype == "bfloat16":
+            import ml_dtypes
+
+            return np.empty(shape, dtype=ml_dtypes.bfloat16)
+        return np.empty(shape, dtype=dtype)
+
+    def finished(self, x: Any) -> Any:
+        return x if self._namespace is None else self._namespace.asarray(x)
+
+
+def _from_dlpack(name: str, x: Any) -> Any:
+    try:
+        return tvm_ffi.from_dlpack(x)
+    except Exception as error:  # a producer raises what it likes
+        raise TypeError(f"{name}: is {type(x).__name__}; DLPack cannot take it: {error}") from None
+
+
+def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
+    """Arguments for the binding. Inputs are copied where the library or DLPack wants them otherwise:
+    a last stride of 1, native and writable memory."""
+    np = _numpy()
+    result = []
+    for name, x in tensors.items():
+        if x is None:
+            result.append(None)
+        elif isinstance(x, np.ndarray):
+            result.append(_from_dlpack(name, _plain_array(name, x, writable)))
+        elif _is_torch(x):
+            result.append(x if writable else _plain_torch(x))
+        elif writable:
+            raise TypeError(
+                f"{name}: is {type(x).__name__}; expected a NumPy array or a torch.Tensor to write to"
+            )
+        else:
+            result.append(_from_dlpack(name, x))
+    return result
+
+
+def _plain_array(name: str, x: Any, writable: bool) -> Any:
+    np = _numpy()
+    if x.dtype.name == "uint16":
+        raise TypeError(f"{name}: is uint16; expected float32, float16 or bfloat16 (of ml_dtypes)")
+    if writable:
+        if not x.flags.writeable:
+            raise ValueError(f"{name}: is read-only; it would be written to")
+    else:
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+        strided = all(s % x.itemsize == 0 for s in x.strides)
+        last = x.ndim == 0 or x.shape[-1] <= 1 or x.strides[-1] == x.itemsize
+        if not (strided and last and x.flags.writeable and x.flags.aligned):
+            x = np.array(x, order="C")
+    return x.view(np.uint16) if x.dtype.name == "bfloat16" else x
+
+
+def _plain_torch(x: Any) -> Any:
+    from ._torch import dense
+
+    return dense(x.detach())
+
+
+def _exported_options(given: Options) -> tuple[Any, ...]:
+    tensors = dict(zip(Options._fields[:TENSORS], given))
+    return (*_exported(**tensors), *given[TENSORS:])

@@ -1,0 +1,25 @@
+"""The compiled functions, in the order of their arguments.
+
+Tensors are anything that speaks DLPack, or None; `stream` is a CUDA stream's handle, 0 on the CPU.
+
+    forward(q, k, v, out, lse, stream, *options)
+    backward(dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, stream, *options)
+    merge(out_a, lse_a, out_b, lse_b, out, lse, stream)
+    dropout_keep(keep, seed, offset, dropout_p)        keep: uint8 [batch, heads, seqlen_q, seqlen_k]
+    info() -> "version instruction-set"
+
+`options` is a `flashattn._options.Options`.
+"""
+
+import pathlib
+
+import tvm_ffi
+
+tvm_ffi.register_error("NotImplementedError", NotImplementedError)
+
+_module = tvm_ffi.load_module(str(pathlib.Path(__file__).with_name("flashattn_ffi.so")))
+forward = _module.get_function("forward")
+backward = _module.get_function("backward")
+merge = _module.get_function("merge")
+dropout_keep = _module.get_function("dropout_keep")
+info = _module.get_function("info")

@@ -1,0 +1,66 @@
+"""What forward and backward have in common, as the binding takes it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+FAMILIES = {"auto": 0, "sm80": 1, "sm90": 2}
+
+
+class Options(NamedTuple):
+    """The trailing arguments of `_binding.forward` and `_binding.backward`, in their order."""
+
+    alibi_slopes: Any = None
+    bias: Any = None
+    sinks: Any = None
+    dropout_state: Any = None
+    cu_seqlens_q: Any = None
+    cu_seqlens_k: Any = None
+    seqused_q: Any = None
+    seqused_k: Any = None
+    max_seqlen_q: int = 0
+    max_seqlen_k: int = 0
+    scale: float | None = None
+    causal: bool = False
+    window_left: int = -1
+    window_right: int = -1
+    softcap: float = 0.0
+    dropout_p: float = 0.0
+    deterministic: bool = False
+    batch_invariant: bool = False
+    family: int = 0
+    num_threads: int = 0
+
+
+TENSORS = 8  # of Options' fields, the first ones
+
+
+def family_number(family: str) -> int:
+    """The C ABI's number of a kernel family."""
+    try:
+        return FAMILIES[family]
+    except (KeyError, TypeError):
+        raise ValueError(f"family: is {family!r}; allowed are {', '.join(FAMILIES)}") from None
+
+
+def window_sides(window: Any) -> tuple[int, int]:
+    """(left, right) of a window argument; None is unbounded on both sides."""
+    if window is None:
+        return -1, -1
+    try:
+        left, right = window
+        return (
+            -1 if left is None else operator.index(left),
+            -1 if right is None else operator.index(right),
+        )
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"window_size: is {window!r}; expected two integers (left, right), -1 for unbounded"
+        ) from None
+
+
+def scale_or_default(scale: float | None, head_dim: int) -> float:
+    """The factor of the scores; 1 / sqrt(head_dim) when not given."""
+    return 1 / math.sqrt(head_dim) if scale is None else scale

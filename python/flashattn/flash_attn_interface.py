@@ -1,0 +1,523 @@
+"""The functions of flash_attn 2.8 (flash_attn.flash_attn_interface): same signatures, defaults and
+returns, on every device and dtype that the library has, with more keywords at the end.
+
+Shapes (B batch, S sequence length, T tokens of all sequences, H heads, D head_dim):
+
+    q [B, Sq, Hq, D], k [B, Sk, Hk, D], v [B, Sk, Hk, Dv]    varlen: [Tq, Hq, D], [Tk, Hk, D], ...
+    out [B, Sq, Hq, Dv]                                      varlen: [Tq, Hq, Dv]
+    lse float32 [B, Hq, Sq], natural logarithm               varlen: [Hq, Tq]
+
+dtypes are float16, bfloat16 and, on the CPU, float32. Query head h reads key head h / (Hq / Hk). Where
+the two packages differ: a row that sees no key has lse = -inf (flash_attn 2: +inf); ALiBi under a
+causal mask is -slope * |i + Sk - Sq - j| as without one, which shifts lse; S_dmask is the
+probabilities themselves, [B, Hq, Sq, Sk] not rounded up.
+
+Keywords of all functions beyond flash_attn's: `bias` (added to the scores, [B or 1, Hq or 1, Sq or 1,
+Sk], differentiable, -inf masks; not with varlen), `sinks` ([Hq], a logit in the softmax's
+denominator only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA kernels),
+`out` (written in place, without gradients), `return_lse` (returns (out, lse); lse is differentiable).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._kvcache import flash_attn_with_kvcache
+from ._options import Options
+from ._probabilities import signed_probabilities
+from ._torch import attend, need_tensors, new_dropout_state
+
+__all__ = [
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+    "flash_attn_with_kvcache",
+]
+
+USE_TRITON_ROCM = False
+
+
+def _result(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    return_attn_probs: bool = False,
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
+    out, lse, given = attend(q, k, v, **options)
+    if return_attn_probs:
+        return out, lse, _dropout_mask_of(q, k, lse, given)
+    return (out, lse) if return_lse else out
+
+
+def _dropout_mask_of(q: Tensor, k: Tensor, lse: Tensor, given: Options) -> Tensor:
+    """S_dmask: as in flash_attn, only dropout makes it worth its quadratic memory."""
+    if given.dropout_p == 0:
+        return torch.empty((0,), dtype=q.dtype, device=q.device)
+    return signed_probabilities(q, k, lse, given)
+
+
+def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    *,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    batch_invariant: bool = False,
+    family: str = "auto",
+    out: Tensor | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """softmax(scale q k^T) v, differentiable; shapes and keywords as above.
+
+    Args:
+        q, k, v: the tensors; any strides.
+        dropout_p: probability with which an element of the softmax is dropped, 0 <= p < 1. The seed
+            comes from torch's generator.
+        softmax_scale: factor of the scores, 1 / sqrt(head_dim) by default.
+        causal: query i sees key j only if j <= i + Sk - Sq.
+        window_size: (left, right), query i sees i + Sk - Sq - left <= j <= i + Sk - Sq + right; -1 is
+            unbounded.
+        softcap: scores become softcap * tanh(score / softcap); 0 is off.
+        alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
+        deterministic: the same gradients bit by bit, run to run (the CPU's always are).
+        return_attn_probs: returns (out, lse, S_dmask); S_dmask is for tests, quadratic, negative where
+            dropped, and empty without dropout.
+        seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
+
+    Returns:
+        out, or (out, lse), or (out, lse, S_dmask).
+
+    Raises:
+        ValueError, TypeError: an argument, by name. NotImplementedError: a combination not offered.
+    """
+    return _result(
+        q,
+        k,
+        v,
+        return_attn_probs,
+        return_lse,
+        softmax_scale=softmax_scale,
+        window_size=window_size,
+        family=family,
+        out=out,
+        alibi_slopes=alibi_slopes,
+        bias=bias,
+        sinks=sinks,
+        seqused_q=seqused_q,
+        seqused_k=seqused_k,
+        causal=causal,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+        batch_invariant=batch_invariant,
+    )
+
+
+def _unpacked(name: str, packed: Tensor, parts: int, dims: int) -> tuple[Tensor, ...]:
+    """q, k, v (or k, v) of one tensor, whose extent `parts` stands before heads and head_dim."""
+    need_tensors(**{name: packed})
+    if packed.dim() != dims or packed.shape[-3] != parts:
+        shape = "[tokens" if dims == 4 else "[batch, seqlen"
+        raise ValueError(
+            f"{name}: has the shape {tuple(packed.shape)};"
+            f" expected {shape}, {parts}, heads, head_dim]"
+        )
+    return packed.unbind(-3)
+
+
+def flash_attn_qkvpacked_func(
+    qkv: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    **more: Any,
+) -> Any:
+    """flash_attn_func with qkv [B, S, 3, H, D]."""
+    return flash_attn_func(
+        *_unpacked("qkv", qkv, 3, 5),
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+        **more,
+    )
+
+
+def flash_attn_kvpacked_func(
+    q: Tensor,
+    kv: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    **more: Any,
+) -> Any:
+    """flash_attn_func with kv [B, Sk, 2, Hk, D]."""
+    return flash_attn_func(
+        q,
+        *_unpacked("kv", kv, 2, 5),
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+        **more,
+    )
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    block_table: Tensor | None = None,
+    *,
+    sinks: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    batch_invariant: bool = False,
+    family: str = "auto",
+    out: Tensor | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """flash_attn_func for sequences packed one after the other.
+
+    Args:
+        q, k, v: [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv].
+        cu_seqlens_q, cu_seqlens_k: int32 [B + 1], from 0, never falling: where sequences begin.
+        max_seqlen_q, max_seqlen_k: at least the longest sequence's length.
+        block_table: not offered (NotImplementedError).
+        The rest as flash_attn_func; lse is [Hq, Tq].
+    """
+    _refuse(block_table=block_table)
+    need_tensors(cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
+    return _result(
+        q,
+        k,
+        v,
+        return_attn_probs,
+        return_lse,
+        softmax_scale=softmax_scale,
+        window_size=window_size,
+        family=family,
+        out=out,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        seqused_q=seqused_q,
+        seqused_k=seqused_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        causal=causal,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+        batch_invariant=batch_invariant,
+    )
+
+
+def flash_attn_varlen_qkvpacked_func(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    **more: Any,
+) -> Any:
+    """flash_attn_varlen_func with qkv [T, 3, H, D]."""
+    return flash_attn_varlen_func(
+        *_unpacked("qkv", qkv, 3, 4),
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+        **more,
+    )
+
+
+def flash_attn_varlen_kvpacked_func(
+    q: Tensor,
+    kv: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    **more: Any,
+) -> Any:
+    """flash_attn_varlen_func with kv [Tk, 2, Hk, D]."""
+    return flash_attn_varlen_func(
+        q,
+        *_unpacked("kv", kv, 2, 4),
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+        **more,
+    )
+
+
+# --- flash_attn's private names, which ring attention, Megatron and others call.
+
+
+def _refuse(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise NotImplementedError(f"{name}: is not offered")
+
+
+def _get_block_size_n(
+    device: torch.device, head_dim: int, is_dropout: bool, is_causal: bool
+) -> int:
+    """Keys of a tile, by which flash_attn's own tests undo the scaling of S_dmask. Here S_dmask holds
+    the probabilities themselves: any number is right."""
+    return 128
+
+
+def _private_forward(
+    q: Tensor, k: Tensor, v: Tensor, return_softmax: bool, given: Options
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    state = given.dropout_state
+    if state is None:
+        state = torch.zeros(2, dtype=torch.int64, device=q.device)
+    out, lse = torch.ops.flashattn.forward(q, k, v, *given)
+    empty = torch.empty((0,), dtype=q.dtype, device=q.device)
+    return out, lse, _dropout_mask_of(q, k, lse, given) if return_softmax else empty, state
+
+
+def _flash_attn_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    return_softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+    )
+    return _private_forward(q, k, v, return_softmax, given)
+
+
+def _flash_attn_varlen_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int = -1,
+    window_size_right: int = -1,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    return_softmax: bool = False,
+    block_table: Tensor | None = None,
+    leftpad_k: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    zero_tensors: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
+    _refuse(block_table=block_table, leftpad_k=leftpad_k)
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        seqused_k=seqused_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+    )
+    return _private_forward(q, k, v, return_softmax, given)
+
+
+def _private_backward(
+    inputs: tuple[Tensor, ...], results: tuple[Tensor | None, ...], given: Options
+) -> Tensor:
+    """Writes dq, dk, dv where they are given. Returns delta, rows rounded up to 128."""
+    dout, q, k, v, out, lse = inputs
+    gradients = torch.ops.flashattn.backward(
+        dout, None, q, k, v, out, lse, False, False, *given
+    )
+    for result, gradient in zip(results, gradients):
+        if result is not None:
+            result.copy_(gradient)
+    delta = (dout.float() * out.float()).sum(-1).transpose(-1, -2)
+    return torch.nn.functional.pad(delta, (0, -delta.shape[-1] % 128)).contiguous()
+
+
+def _flash_attn_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    softmax_lse: Tensor,
+    dq: Tensor | None,
+    dk: Tensor | None,
+    dv: Tensor | None,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    deterministic: bool,
+    rng_state: Tensor | None = None,
+) -> Tensor:
+    """Writes dq, dk, dv; returns softmax_d = sum(dout * out), float32 [B, Hq, Sq rounded up to 128]."""
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=rng_state if dropout_p > 0 else None,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+    )
+    return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)
+
+
+def _flash_attn_varlen_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    softmax_lse: Tensor,
+    dq: Tensor | None,
+    dk: Tensor | None,
+    dv: Tensor | None,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    deterministic: bool,
+    rng_state: Tensor | None = None,
+    zero_tensors: bool = False,
+) -> Tensor:
+    """Writes dq, dk, dv; returns softmax_d = sum(dout * out), float32 [Hq, Tq rounded up to 128]."""
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=rng_state if dropout_p > 0 else None,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+    )
+    return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)
