@@ -43,6 +43,7 @@ lint: build/build.ninja lint-packages ## clang-tidy and ruff
 
 install: build ## Installs under PREFIX (/usr/local)
 	cmake --install build --prefix $(PREFIX)
+	@if [ "$$(id -u)" -eq 0 ]; then ldconfig; fi
 
 clean: ## Removes what the targets above built
 	rm -rf build build-sanitize build-mutants

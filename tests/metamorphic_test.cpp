@@ -85,6 +85,31 @@ TEST(Metamorphic, MergeOfEmptyRowsIsEmpty) {
   for (const float x : lse.data) EXPECT_EQ(x, -INFINITY);
 }
 
+TEST(Metamorphic, MergeKeepsANanOnEitherSide) {
+  const Floats out_part({1, 1, 1, 8}), none({1, 1, 1}, -INFINITY), nan({1, 1, 1}, NAN);
+  Floats out({1, 1, 1, 8}), lse({1, 1, 1});
+  for (const auto& [a, b] : {std::pair(&none, &nan), std::pair(&nan, &none)}) {
+    merge(out_part, *a, out_part, *b, out, lse);
+    EXPECT_TRUE(std::isnan(lse.data[0]));
+    EXPECT_TRUE(std::isnan(out.data[0]));
+  }
+}
+
+// dP = 8e28 times a key of 1e12 is beyond float32 before the scale of 1e-6 takes it back.
+TEST(Metamorphic, HugeKeysUnderASmallScaleHaveAFiniteGradient) {
+  const Floats q({1, 1, 1, 8}, 1e-7f), dout({1, 1, 1, 8}, 1e14f);
+  Floats k({1, 2, 1, 8}, 1e12f), v({1, 2, 1, 8}, 1e14f);
+  for (int d = 8; d < 16; ++d) k.data[d] = -k.data[d], v.data[d] = -v.data[d];
+  Options options;
+  options.scale = 1e-6;
+  Floats out(q.shape), lse({1, 1, 1}), dq(q.shape), dk(k.shape), dv(v.shape);
+  forward(q, k, v, out, lse, options);
+  backward(dout, q, k, v, out, lse, dq, dk, dv, options);
+  const double score = 1e-6 * 8 * 1e-7 * 1e12, p = 1 / (1 + std::exp(-2 * score));
+  const double exact = 1e-6 * p * (1 - p) * 2 * (8 * 1e14 * 1e14) * 2 * 1e12;
+  for (const float x : dq.data) EXPECT_NEAR(x / exact, 1, 1e-5);
+}
+
 TEST(Metamorphic, NanInAQueryStaysInItsRow) {
   const Inputs in(130, 200, 2, 2, 16);
   const int64_t row = 97, head = 1;

@@ -200,7 +200,8 @@ FA_API void backward(const BackwardArgs& args, const Options& options = {},
 /// Joins two attentions of the same queries over disjoint keys (ring attention, cascades, splits):
 ///   lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b.
 /// Shapes as `out` and `lse` above, [B, Sq, Hq, Dv] and [B, Hq, Sq] or [Tq, Hq, Dv] and [Hq, Tq].
-/// out may be the very tensor out_a or out_b, and lse lse_a or lse_b. Throws Error.
+/// out may be the very tensor out_a or out_b, and lse lse_a or lse_b. A sink belongs to one of the
+/// parts only, or it would count twice. Throws Error.
 FA_API void merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,
                   const Tensor& lse_b, const Tensor& out, const Tensor& lse,
                   Stream stream = nullptr);
@@ -210,7 +211,8 @@ struct PlanState;
 }
 
 /// How a problem will be run: decided once from shapes, dtypes and options, run often on any
-/// tensors of these. Copies share their state; a Plan may be used by many threads at once.
+/// tensors of these. Copies share their state; a Plan may be used by many threads at once. One that
+/// no plan_* function has made is empty: its functions throw.
 class FA_API Plan {
  public:
   /// Bytes that `run` needs beside the tensors. The workspace must be 64-byte aligned; its content
@@ -220,7 +222,8 @@ class FA_API Plan {
   std::string text() const;
   /// Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may
   /// differ from call to call; shapes, dtypes and the other options may not. Throws Error when
-  /// they do, or when `bytes` is less than workspace_bytes(). Name the struct in the call:
+  /// they do, when `bytes` is less than workspace_bytes(), or when the workspace shares memory with a
+  /// tensor. Name the struct in the call:
   /// `plan.run(fa::ForwardArgs{q, k, v, out, lse}, options, workspace, bytes)`.
   void run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
            Stream stream = nullptr) const;
@@ -230,6 +233,7 @@ class FA_API Plan {
  private:
   friend FA_API Plan plan_forward(const ForwardArgs&, const Options&);
   friend FA_API Plan plan_backward(const BackwardArgs&, const Options&);
+  const detail::PlanState& state() const;
   std::shared_ptr<const detail::PlanState> state_;
 };
 

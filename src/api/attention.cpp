@@ -126,7 +126,9 @@ template <typename Args>
 void run_planned(const detail::PlanState& state, const Args& args, const Options& options,
                  void* workspace, size_t bytes) {
   const CpuPlan& plan = state.plan;
-  const Call call = validate(args, options, Data::required);
+  const int64_t extent = static_cast<int64_t>(std::min(bytes, plan.workspace_bytes));
+  const Tensor room{workspace, args.q.device, 1, {1, 8, 1}, &extent, nullptr, 0};
+  const Call call = validate(args, options, Data::required, workspace ? room : Tensor{});
   need_same(plan.problem, call.problem);
   if (bytes < plan.workspace_bytes) {
     throw Error(Status::invalid_argument, fmt::format("workspace: has {} bytes; the plan needs {}",
@@ -149,17 +151,22 @@ std::shared_ptr<const detail::PlanState> make_plan(const Args& args, const Optio
 
 }  // namespace
 
-size_t Plan::workspace_bytes() const { return state_->plan.workspace_bytes; }
-std::string Plan::text() const { return to_text(state_->plan); }
+const detail::PlanState& Plan::state() const {
+  if (state_ == nullptr) throw Error(Status::invalid_argument, "plan: is empty; plan a pass first");
+  return *state_;
+}
+
+size_t Plan::workspace_bytes() const { return state().plan.workspace_bytes; }
+std::string Plan::text() const { return to_text(state().plan); }
 
 void Plan::run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
                Stream) const {
-  run_planned(*state_, args, options, workspace, bytes);
+  run_planned(state(), args, options, workspace, bytes);
 }
 
 void Plan::run(const BackwardArgs& args, const Options& options, void* workspace, size_t bytes,
                Stream) const {
-  run_planned(*state_, args, options, workspace, bytes);
+  run_planned(state(), args, options, workspace, bytes);
 }
 
 Plan plan_forward(const ForwardArgs& args, const Options& options) {

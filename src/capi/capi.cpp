@@ -58,7 +58,7 @@ void need(const char* name, const T* pointer) {
 template <typename T>
 T versioned(const char* name, const T& given, T result) {
   constexpr size_t largest = 4096;  // more is no size, but a field that was never set
-  if (given.size < sizeof(size_t) || given.size > largest) {
+  if (given.size < sizeof(size_t) || given.size > largest || given.size % alignof(T) != 0) {
     fail("{}.size: is {}; set it to the struct's sizeof (here {})", name, given.size, sizeof(T));
   }
   const auto* bytes = reinterpret_cast<const unsigned char*>(&given);

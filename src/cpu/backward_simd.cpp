@@ -65,15 +65,18 @@ KeyBlock key_block(const CpuPlan& plan, const BackwardScratch& s, int64_t slab_b
           s.dv + first * row_stride(p.head_dim_v)};
 }
 
+/// K^T and V^T as they are; K's rows, which dQ is made of, with q's part of the scale: dS K of huge
+/// keys would overflow before a small scale.
 HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
                              const KeyBlock& block, float* line) {
   const Problem& p = call.problem;
+  const float scale = Scale(p.scale).query;
   const auto key = [&](int64_t j) { return key_row(call.k, seq, block.key + j, head_k); };
   const auto value = [&](int64_t j) { return key_row(call.v, seq, block.key + j, head_k); };
   load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, line, block.k_t, score_stride);
   load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, line, block.v_t, score_stride);
   for (int64_t j = 0; j < block.keys; ++j) {
-    load_row(p.dtype, key(j), p.head_dim, 1.0f, block.k + j * row_stride(p.head_dim));
+    load_row(p.dtype, key(j), p.head_dim, scale, block.k + j * row_stride(p.head_dim));
   }
 }
 
@@ -156,6 +159,11 @@ class BackwardTile {
     const ScoreRow score(call_, seq_, head(r), row(r));
     float* p_row = s_.p + r * score_stride;
     float* ds_row = s_.ds + r * score_stride;
+    if (s_.lse[r] == infinity) {  // no key: nothing of V may come through dP
+      std::memset(p_row, 0, padded(block.keys) * sizeof(float));
+      std::memset(ds_row, 0, padded(block.keys) * sizeof(float));
+      return;
+    }
     const bool capped = p_.softcap > 0 && of == Of::product;
     score.finish(scale_, block.key, block.keys, p_row, s_.keep, capped ? s_.cap : nullptr);
     const auto lse = hn::Set(d, s_.lse[r]);
@@ -316,12 +324,12 @@ void Item(const BackwardItem& item, const BackwardShared& shared, const Backward
   }
 }
 
-/// dq = scale * sum of the chunks' dS K, in the chunks' order.
+/// dq = the rest of the scale * sum of the chunks' dS K, in the chunks' order.
 HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head,
                        int64_t chunks, const BackwardShared& shared,
                        const BackwardScratch& scratch) {
   const Problem& p = plan.problem;
-  const float scale = static_cast<float>(p.scale);
+  const float scale = Scale(p.scale).score;
   for (int64_t i = 0; i < seq.q_len; ++i) {
     float* sum = scratch.line;
     const auto partial = [&](int64_t chunk) {

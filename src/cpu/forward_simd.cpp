@@ -203,6 +203,8 @@ class TileForward {
       const RowEnd end =
           end_row(s_.maximum[r], sum, partial ? minus_infinity : sink_of(t_.call, head(r)));
       float* o = s_.o + r * o_stride_;
+      const bool no_key = s_.maximum[r] == minus_infinity && sum == 0;
+      if (no_key) std::memset(o, 0, o_stride_ * sizeof(float));  // 0 x NaN of V would be NaN
       for (int64_t c = 0; c < padded(p_.head_dim_v); c += lanes()) {
         hn::Store(hn::Mul(hn::Load(d, o + c), hn::Set(d, end.factor)), d, o + c);
       }
@@ -278,7 +280,7 @@ HWY_ATTR void Merge(const MergeCall& call, int64_t batch, int64_t head) {
     const float lse_a = *call.lse_a.at<float>(batch, i, head);
     const float lse_b = *call.lse_b.at<float>(batch, i, head);
     const float top = std::max(lse_a, lse_b);
-    const bool empty = top == minus_infinity;
+    const bool empty = lse_a == minus_infinity && lse_b == minus_infinity;
     const float from_a = empty ? 0 : std::exp(lse_a - top);
     const float from_b = empty ? 0 : std::exp(lse_b - top);
     const float total = empty ? 1 : from_a + from_b;

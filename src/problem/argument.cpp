@@ -77,10 +77,10 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
     }
   }
   elements_ = empty_ ? 0 : dense_stride;
+  if (empty_) return;
   if (tensor.ndim > 0 && tensor.shape[tensor.ndim - 1] > 1 && strides_[tensor.ndim - 1] != 1) {
     fail(Status::invalid_argument, name, "has the strides {}; the last must be 1", strides_text());
   }
-  if (empty_) return;
 
   int64_t low = 0;
   int64_t high = 0;

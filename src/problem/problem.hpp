@@ -110,9 +110,12 @@ enum class Data : uint8_t {
 };
 
 /// Checks every argument against include/fa/attention.hpp. Throws Error naming the argument, its
-/// value and what is allowed; reads lengths (cu_seqlens, seqused) but no other data.
-Call validate(const ForwardArgs& args, const Options& options, Data data);
-Call validate(const BackwardArgs& args, const Options& options, Data data);
+/// value and what is allowed; reads lengths (cu_seqlens, seqused) but no other data. A workspace of
+/// the caller's is one more output that no tensor may share memory with.
+Call validate(const ForwardArgs& args, const Options& options, Data data,
+              const Tensor& workspace = {});
+Call validate(const BackwardArgs& args, const Options& options, Data data,
+              const Tensor& workspace = {});
 
 /// What `merge` works on, validated in the same way; packed tensors are a batch of one.
 struct MergeCall {

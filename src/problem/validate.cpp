@@ -34,7 +34,8 @@ class Validator {
   Rows lse(const char* name, const Tensor& tensor, Use use);
   void bias_gradient(const Tensor& dbias);
   void sinks_gradient(const Tensor& dsinks);
-  Call finish() {
+  Call finish(const Tensor& workspace) {
+    if (workspace.given()) add("workspace", workspace, Use::output);
     need_disjoint({arguments_.data(), count_});
     return call_;
   }
@@ -57,7 +58,7 @@ class Validator {
   Data data_;
   Device device_;
   Call call_;
-  std::array<Argument, 24> arguments_;  // a backward pass with everything has 20
+  std::array<Argument, 24> arguments_;  // a backward pass with everything has 21
   size_t count_ = 0;
 };
 
@@ -185,7 +186,7 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
          "has {} heads and q {}; q's must be a positive multiple of k's", p.heads_k, p.heads_q);
   }
   need_head_dims(p.head_dim, p.head_dim_v);
-  if (p.batch * p.heads_q > max_seqlen) {
+  if (p.batch > max_seqlen / p.heads_q) {
     fail(Status::invalid_argument, "q", "has batch {} x heads {}; allowed are up to {} together",
          p.batch, p.heads_q, max_seqlen);
   }
@@ -382,17 +383,19 @@ Validator start(Pass pass, const Tensor& q, const Tensor& k, const Tensor& v,
 
 }  // namespace
 
-Call validate(const ForwardArgs& args, const Options& options, Data data) {
+Call validate(const ForwardArgs& args, const Options& options, Data data,
+              const Tensor& workspace) {
   Validator validator = start(Pass::forward, args.q, args.k, args.v, options, data);
   Call& call = validator.call();
   Problem& p = validator.problem();
   call.out = validator.rows("out", args.out, true, p.heads_q, p.head_dim_v, Use::output);
   p.lse = args.lse.given();
   if (p.lse) call.lse = validator.lse("lse", args.lse, Use::output);
-  return validator.finish();
+  return validator.finish(workspace);
 }
 
-Call validate(const BackwardArgs& args, const Options& options, Data data) {
+Call validate(const BackwardArgs& args, const Options& options, Data data,
+              const Tensor& workspace) {
   Validator validator = start(Pass::backward, args.q, args.k, args.v, options, data);
   Call& call = validator.call();
   Problem& p = validator.problem();
@@ -407,7 +410,7 @@ Call validate(const BackwardArgs& args, const Options& options, Data data) {
   if (p.dlse) call.dlse = validator.lse("dlse", args.dlse, Use::input);
   validator.bias_gradient(args.dbias);
   validator.sinks_gradient(args.dsinks);
-  return validator.finish();
+  return validator.finish(workspace);
 }
 
 MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,

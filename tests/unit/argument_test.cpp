@@ -155,6 +155,43 @@ TEST(Arguments, Numbers) {
   forward_fails([&](Case& c) { c.options.family = fa::Family{-1}; }, invalid, {"family:", "-1"});
 }
 
+TEST(Arguments, EmptyTensorsHaveAnyStrides) {
+  const int64_t zeros[] = {0, 0, 0, 0};  // as NumPy has it
+  const int64_t shape[] = {0, 3, 4, 16};
+  Case c;
+  for (Tensor* t : {&c.forward.q, &c.forward.k, &c.forward.v, &c.forward.out}) {
+    t->shape = shape;
+    t->strides = zeros;
+  }
+  c.forward.lse = {};
+  fa::forward(c.forward);
+}
+
+TEST(Arguments, BatchTimesHeadsMustNotOverflow) {
+  const int64_t many = int64_t{1} << 32;
+  const fa::View q(nullptr, fa::float32, {0, many, 8}), k(nullptr, fa::float32, {0, many, 8});
+  fa::Options options;
+  const fa::View cu(nullptr, fa::int32, {many + 1});
+  options.cu_seqlens_q = options.cu_seqlens_k = cu;
+  const fa::ForwardArgs args{q, k, k, q, {}};
+  expect_error({Status::invalid_argument, {"q:", "batch"}},
+               [&] { (void)fa::plan_forward(args, options); });
+}
+
+TEST(Arguments, PlansRefuse) {
+  expect_error({Status::invalid_argument, {"plan:", "empty"}},
+               [] { (void)fa::Plan().workspace_bytes(); });
+  const Case c;
+  const fa::Plan plan = fa::plan_forward(c.forward);
+  std::vector<char> memory(plan.workspace_bytes() + 4096);
+  void* workspace = memory.data() + 64 - reinterpret_cast<uintptr_t>(memory.data()) % 64;
+  const fa::View out(workspace, fa::float32, {2, 3, 4, 24});
+  fa::ForwardArgs args = c.forward;
+  args.out = out;
+  expect_error({Status::invalid_argument, {"out:", "shares memory with workspace"}},
+               [&] { plan.run(args, {}, workspace, plan.workspace_bytes()); });
+}
+
 TEST(Arguments, OptionalTensors) {
   static const Floats slopes({3}), bias({2, 4, 2, 5}), sinks({5}), state({2});
   forward_fails([](Case& c) { c.options.alibi_slopes = slopes; }, invalid,

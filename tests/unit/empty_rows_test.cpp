@@ -49,6 +49,18 @@ TEST(EmptyRow, ByMask) {
   EXPECT_EQ(t.lse.data[0], -infinity);
 }
 
+TEST(EmptyRow, WhateverVHolds) {
+  EmptyRow t;
+  t.options.causal = true;
+  for (int d = 0; d < 8; ++d) t.v.data[8 + d] = std::nanf("");  // seen by row 2 alone
+  t.run();
+  for (int d = 0; d < 8; ++d) {
+    EXPECT_EQ(t.out.data[d], 0);
+    EXPECT_EQ(t.dq.data[d], 0);
+    EXPECT_TRUE(std::isnan(t.out.data[16 + d]));
+  }
+}
+
 TEST(EmptyRow, ByBias) {
   EmptyRow t;
   t.bias.data[0] = t.bias.data[1] = -infinity;
