@@ -173,12 +173,12 @@ def _attention_of_torch(
 ) -> Any:
     import torch
 
-    from ._torch import attend_with
+    from ._torch import attend
 
     if given.dropout_state is not None:
         state = torch.from_numpy(given.dropout_state).to(q.device)
         given = given._replace(dropout_state=state)
-    result, lse, _ = attend_with(q, k, v, out, given)
+    result, lse, _ = attend(q, k, v, out, given)
     return (result, lse) if return_lse else result
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._options import Options, family_number, window_sides
 from ._torch import attend, need_tensors
 from .layers.rotary import apply_rotary_emb
 
@@ -75,29 +76,23 @@ def flash_attn_with_kvcache(
             _append(k_cache, k, lengths, cache_batch_idx, "k")
             _append(v_cache, v, lengths, cache_batch_idx, "v")
             lengths = lengths + k.shape[1]
-        options = dict(
-            softmax_scale=softmax_scale,
-            causal=causal,
-            window_size=window_size,
-            softcap=softcap,
+        window_left, window_right = window_sides(window_size)
+        options = Options(
+            alibi_slopes=alibi_slopes,
             sinks=sinks,
+            seqused_k=lengths,
+            scale=softmax_scale,
+            causal=causal,
+            window_left=window_left,
+            window_right=window_right,
+            softcap=softcap,
             batch_invariant=batch_invariant,
-            family=family,
+            family=family_number(family),
         )
         if cache_batch_idx is None:
-            result, lse, _ = attend(
-                q,
-                k_cache,
-                v_cache,
-                alibi_slopes=alibi_slopes,
-                seqused_k=lengths,
-                out=out,
-                **options,
-            )
+            result, lse, _ = attend(q, k_cache, v_cache, out, options)
         else:
-            result, lse = _one_by_one(
-                q, k_cache, v_cache, lengths, cache_batch_idx, alibi_slopes, options
-            )
+            result, lse = _one_by_one(q, k_cache, v_cache, cache_batch_idx, options)
             result = result if out is None else out.copy_(result)
     return (result, lse) if return_softmax_lse else result
 
@@ -147,13 +142,7 @@ class _Rotation:
 
 
 def _one_by_one(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    lengths: Tensor,
-    batch_idx: Tensor,
-    alibi_slopes: Tensor | None,
-    options: dict[str, Any],
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, batch_idx: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
     """Each sequence from its place in the cache, without a copy of the cache."""
     outs, lses = [], []
@@ -162,19 +151,12 @@ def _one_by_one(
             raise ValueError(
                 f"cache_batch_idx: is {place} for sequence {b}; the cache has {k_cache.shape[0]}"
             )
-        slopes = alibi_slopes
+        one, cached = slice(b, b + 1), slice(place, place + 1)
+        slopes = options.alibi_slopes
         if slopes is not None and slopes.dim() == 2:
-            slopes = slopes[b : b + 1]
-        one = slice(b, b + 1)
-        cached = slice(place, place + 1)
-        out, lse, _ = attend(
-            q[one],
-            k_cache[cached],
-            v_cache[cached],
-            alibi_slopes=slopes,
-            seqused_k=lengths[one],
-            **options,
-        )
+            slopes = slopes[one]
+        its = options._replace(alibi_slopes=slopes, seqused_k=options.seqused_k[one])
+        out, lse, _ = attend(q[one], k_cache[cached], v_cache[cached], None, its)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)

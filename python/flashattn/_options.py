@@ -37,6 +37,9 @@ class Options(NamedTuple):
 TENSORS = 8  # of Options' fields, the first ones
 
 
+_UNBOUNDED = (-1, -1)
+
+
 def family_number(family: str) -> int:
     """The C ABI's number of a kernel family."""
     try:
@@ -46,19 +49,16 @@ def family_number(family: str) -> int:
 
 
 def window_sides(window: Any) -> tuple[int, int]:
-    """(left, right) of a window argument; None is unbounded on both sides."""
-    if window is None:
-        return -1, -1
+    """(left, right) of a window argument; None is unbounded."""
+    if window is None or window == _UNBOUNDED:
+        return _UNBOUNDED
     try:
-        left, right = window
-        return (
-            -1 if left is None else operator.index(left),
-            -1 if right is None else operator.index(right),
-        )
+        left, right = (-1 if side is None else operator.index(side) for side in window)
     except (TypeError, ValueError):
         raise ValueError(
             f"window_size: is {window!r}; expected two integers (left, right), -1 for unbounded"
         ) from None
+    return left, right
 
 
 def scale_or_default(scale: float | None, head_dim: int) -> float:

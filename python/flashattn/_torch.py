@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _binding
-from ._options import TENSORS, Options, family_number, scale_or_default, window_sides
+from ._options import TENSORS, Options, scale_or_default
 
 _OPTIONS = (
     "Tensor? alibi_slopes, Tensor? bias, Tensor? sinks, Tensor? dropout_state,"
@@ -48,77 +48,94 @@ def dense(t: Tensor | None) -> Tensor | None:
 
 
 def _dense_options(options: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*map(dense, options[:TENSORS]), *options[TENSORS:])
+    tensors = options[:TENSORS]
+    if tensors == _NO_TENSORS:
+        return options
+    return (*map(dense, tensors), *options[TENSORS:])
+
+
+_NO_TENSORS = (None,) * TENSORS
 
 
 def _stream(t: Tensor) -> int:
     return torch.cuda.current_stream(t.device).cuda_stream if t.is_cuda else 0
 
 
-def _out_shape(q: Tensor, v: Tensor) -> tuple[Any, ...]:
-    return (*q.shape[:-1], v.shape[-1])
+def _new_out(q: Tensor, v: Tensor) -> Tensor:
+    """[batch, seqlen, heads, head_dim of v], or packed [tokens, heads, head_dim of v]; dense."""
+    return q.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
-def _lse_shape(q: Tensor) -> tuple[Any, ...]:
+def _new_lse(q: Tensor) -> Tensor:
     """[batch, heads, seqlen], or packed [heads, tokens]."""
-    return (*q.shape[:-3], q.shape[-2], q.shape[-3])
+    *batch, rows, heads, _ = q.shape
+    return q.new_empty((*batch, heads, rows), dtype=torch.float32)
 
 
 def _forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor:
-    lse = torch.empty(_lse_shape(q), dtype=torch.float32, device=q.device)
-    _binding.forward(
-        dense(q), dense(k), dense(v), out, lse, _stream(q), *_dense_options(options)
-    )
+    lse = _new_lse(q)
+    _run_forward(q, k, v, out, lse, options)
     return lse
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    out = torch.empty(_out_shape(q, v), dtype=q.dtype, device=q.device)
-    return out, _forward_out(q, k, v, out, *options)
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, *options: Any, needs_lse: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    out = _new_out(q, v)
+    lse = _new_lse(q) if needs_lse else None
+    _run_forward(q, k, v, out, lse, options)
+    return out, lse
 
 
-def _gradient_like(t: Tensor | None, wanted: bool, q: Tensor) -> Tensor:
-    """Room for the gradient of an optional tensor; of size 0 where nobody wants it."""
-    if t is None or not wanted:
-        return torch.empty((0,), dtype=torch.float32, device=q.device)
-    return torch.empty(t.shape, dtype=t.dtype, device=t.device)
+def _run_forward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None, options: tuple[Any, ...]
+) -> None:
+    stream = _stream(q)
+    _binding.forward(dense(q), dense(k), dense(v), out, lse, stream, *_dense_options(options))
 
 
-def _backward_buffers(
-    q: Tensor, k: Tensor, v: Tensor, needs_dbias: bool, needs_dsinks: bool, options: Options
-) -> tuple[Tensor, ...]:
-    dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
-    dbias = _gradient_like(options.bias, needs_dbias, q)
-    dsinks = _gradient_like(options.sinks, needs_dsinks, q)
-    return dq, dk, dv, dbias, dsinks
-
-
-def _backward(
-    dout: Tensor,
+def _run_backward(
+    tensors: tuple[Tensor, ...],
     dlse: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
     needs_dbias: bool,
     needs_dsinks: bool,
-    *options: Any,
-) -> tuple[Tensor, ...]:
-    results = _backward_buffers(q, k, v, needs_dbias, needs_dsinks, Options(*options))
-    dq, dk, dv, dbias, dsinks = results
+    options: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """dq, dk, dv, dbias, dsinks of tensors = (dout, q, k, v, out, lse)."""
+    dout, q, k, v, out, lse = tensors
+    gradients = _gradient_buffers(q, k, v, needs_dbias, needs_dsinks, options)
     _binding.backward(
-        *map(dense, (dout, q, k, v, out, lse)),
-        dq,
-        dk,
-        dv,
+        dense(dout),
+        dense(q),
+        dense(k),
+        dense(v),
+        dense(out),
+        dense(lse),
+        *gradients[:3],
         dense(dlse),
-        dbias if needs_dbias else None,
-        dsinks if needs_dsinks else None,
+        *gradients[3:],
         _stream(q),
         *_dense_options(options),
     )
-    return results
+    return gradients
+
+
+def _gradient_buffers(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    needs_dbias: bool,
+    needs_dsinks: bool,
+    options: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    given = Options._make(options)
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        given.bias.new_empty(given.bias.shape) if needs_dbias else None,
+        given.sinks.new_empty(given.sinks.shape) if needs_dsinks else None,
+    )
 
 
 def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,38 +148,67 @@ def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[
 # --- Gradients: one rule for eager code and for the operators.
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *options = inputs
+def _save(
+    ctx: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: tuple[Any, ...],
+    output: tuple[Tensor, Tensor],
+) -> None:
     ctx.save_for_backward(q, k, v, *output, *options[:TENSORS])
     ctx.numbers = options[TENSORS:]
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(
+    ctx: Any, dout: Tensor | None, dlse: Tensor | None, needs_dbias: bool, needs_dsinks: bool
+) -> tuple[Tensor | None, ...]:
+    """dq, dk, dv, dbias, dsinks."""
     q, k, v, out, lse, *tensors = ctx.saved_tensors
     if dout is None:
         dout = torch.zeros_like(out)
-    needs_dbias, needs_dsinks = ctx.needs_input_grad[4:6]
+    options = (*tensors, *ctx.numbers)
     # With create_graph the operator is called: its own gradient is the error to be seen.
-    direct = not torch.is_grad_enabled() and is_direct(dout, q, k, v)
-    run = _backward if direct else torch.ops.flashattn.backward
-    dq, dk, dv, dbias, dsinks = run(
-        dout, dlse, q, k, v, out, lse, needs_dbias, needs_dsinks, *tensors, *ctx.numbers
+    if not torch.is_grad_enabled() and is_direct(dout, q, k, v):
+        of = (dout, q, k, v, out, lse)
+        return _run_backward(of, dlse, needs_dbias, needs_dsinks, options)
+    dq, dk, dv, dbias, dsinks = torch.ops.flashattn.backward(
+        dout, dlse, q, k, v, out, lse, needs_dbias, needs_dsinks, *options
     )
-    optional = [None, dbias if needs_dbias else None, dsinks if needs_dsinks else None]
-    return (dq, dk, dv, *optional, *[None] * (len(Options._fields) - 3))
+    return dq, dk, dv, dbias if needs_dbias else None, dsinks if needs_dsinks else None
 
 
 class _Attend(torch.autograd.Function):
+    """For eager code; bias and sinks stand beside the options, of which they are part, as autograd
+    follows arguments only. (Options one by one would cost 10 us a call.)"""
+
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        sinks: Tensor | None,
+        given: Options,
+    ) -> tuple[Tensor, Tensor | None]:
+        out, lse = output = _forward(q, k, v, *given)
+        _save(ctx, q, k, v, given, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _gradients(ctx, *grads)
+        return (*_gradients(ctx, *grads, *ctx.needs_input_grad[3:5]), None)
+
+
+def _operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _save(ctx, *inputs[:3], inputs[3:], output)
+
+
+def _operator_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    dq, dk, dv, dbias, dsinks = _gradients(ctx, *grads, *ctx.needs_input_grad[4:6])
+    return (dq, dk, dv, None, dbias, dsinks, *[None] * (len(Options._fields) - 3))
 
 
 def _no_double_backward(ctx: Any, *grads: Any) -> Any:
@@ -206,11 +252,27 @@ class _Merge(torch.autograd.Function):
 
 
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(_out_shape(q, v)), q.new_empty(_lse_shape(q), dtype=torch.float32)
+    return _new_out(q, v), _new_lse(q)
 
 
 def _fake_forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor:
-    return q.new_empty(_lse_shape(q), dtype=torch.float32)
+    return _new_lse(q)
+
+
+def _backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    needs_dbias: bool,
+    needs_dsinks: bool,
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    of = (dout, q, k, v, out, lse)
+    return _nothing_for_none(q, _run_backward(of, dlse, needs_dbias, needs_dsinks, options))
 
 
 def _fake_backward(
@@ -225,7 +287,12 @@ def _fake_backward(
     needs_dsinks: bool,
     *options: Any,
 ) -> tuple[Tensor, ...]:
-    return _backward_buffers(q, k, v, needs_dbias, needs_dsinks, Options(*options))
+    return _nothing_for_none(q, _gradient_buffers(q, k, v, needs_dbias, needs_dsinks, options))
+
+
+def _nothing_for_none(q: Tensor, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """An operator returns tensors: of size 0 where nobody wants the gradient."""
+    return tuple(q.new_empty((0,)) if g is None else g for g in gradients)
 
 
 def _fake_merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,7 +324,7 @@ for _name, _function, _fake in (
 for _name in ("forward", "backward", "merge"):
     torch.library.register_vmap(f"flashattn::{_name}", _one_at_a_time(_name), lib=_library)
 torch.library.register_autograd(
-    "flashattn::forward", _gradients, setup_context=_save, lib=_library
+    "flashattn::forward", _operator_gradients, setup_context=_operator_save, lib=_library
 )
 torch.library.register_autograd("flashattn::backward", _no_double_backward, lib=_library)
 torch.library.register_autograd(
@@ -272,13 +339,17 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def is_direct(*tensors: Tensor | None) -> bool:
     """Whether nothing but autograd watches these tensors' operations."""
-    return (
-        not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._is_torch_function_mode_enabled()
-        and torch._C._functorch.maybe_current_level() is None
-        and all(t is None or (type(t) in _PLAIN_TYPES and not t.is_meta) for t in tensors)
-    )
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._functorch.maybe_current_level() is not None
+    ):
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_meta):
+            return False
+    return True
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -320,32 +391,17 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    *,
-    softmax_scale: float | None = None,
-    window_size: Any = None,
-    family: str = "auto",
-    out: Tensor | None = None,
-    **options: Any,
-) -> tuple[Tensor, Tensor, Options]:
-    """attend_with, by the names of flash_attn; `options` are fields of Options."""
-    left, right = window_sides(window_size)
-    given = Options(
-        scale=softmax_scale,
-        window_left=left,
-        window_right=right,
-        family=family_number(family),
-        **options,
-    )
-    return attend_with(q, k, v, out, given)
-
-
-def attend_with(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor | None, given: Options
-) -> tuple[Tensor, Tensor, Options]:
-    """Attention in all its forms. Returns out, lse, and the options as they were passed on (with
-    dropout's state, and the scale of a padded head_dim)."""
-    need_tensors(q=q, k=k, v=v)
-    q, k, v = _autocast(q, k, v)
+    out: Tensor | None,
+    given: Options,
+    needs_lse: bool = True,
+) -> tuple[Tensor, Tensor | None, Options]:
+    """Attention in all its forms. Returns out, lse (perhaps None where it is not needed), and the
+    options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
+    direct = is_direct(q, k, v, out, *given[:TENSORS])
+    if not direct:
+        need_tensors(q=q, k=k, v=v)
+    if not direct or torch._C._is_any_autocast_enabled():
+        q, k, v = _autocast(q, k, v)
     head_dim_v = v.shape[-1]
     padded = q.shape[-1] % 8 != 0 or head_dim_v % 8 != 0
     if padded:
@@ -353,7 +409,6 @@ def attend_with(
         q, k, v = _multiple_of_8(q), _multiple_of_8(k), _multiple_of_8(v)
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
-    direct = is_direct(q, k, v, out, *given[:TENSORS])
     gradient = needs_gradient(q, k, v, given.bias, given.sinks)
     if out is not None:
         if gradient:
@@ -361,10 +416,12 @@ def attend_with(
         if not padded:
             run_out = _forward_out if direct else torch.ops.flashattn.forward_out
             return out, run_out(q, k, v, out, *given), given
-    run = torch.ops.flashattn.forward
-    if direct:
-        run = _Attend.apply if gradient else _forward
-    result, lse = run(q, k, v, *given)
+    if not direct:
+        result, lse = torch.ops.flashattn.forward(q, k, v, *given)
+    elif gradient:
+        result, lse = _Attend.apply(q, k, v, given.bias, given.sinks, given)
+    else:
+        result, lse = _forward(q, k, v, *given, needs_lse=needs_lse)
     if padded:
         result = result[..., :head_dim_v]
     return result if out is None else out.copy_(result), lse, given

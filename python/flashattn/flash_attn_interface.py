@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ._kvcache import flash_attn_with_kvcache
-from ._options import Options
+from ._options import Options, family_number, window_sides
 from ._probabilities import signed_probabilities
 from ._torch import attend, need_tensors, new_dropout_state
 
@@ -43,18 +43,20 @@ __all__ = [
 USE_TRITON_ROCM = False
 
 
-def _result(
+def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    return_attn_probs: bool = False,
-    return_lse: bool = False,
-    **options: Any,
+    out: Tensor | None,
+    return_attn_probs: bool,
+    return_lse: bool,
+    options: Options,
 ) -> Any:
-    out, lse, given = attend(q, k, v, **options)
+    needs_lse = return_attn_probs or return_lse
+    result, lse, given = attend(q, k, v, out, options, needs_lse)
     if return_attn_probs:
-        return out, lse, _dropout_mask_of(q, k, lse, given)
-    return (out, lse) if return_lse else out
+        return result, lse, _dropout_mask_of(q, k, lse, given)
+    return (result, lse) if return_lse else result
 
 
 def _dropout_mask_of(q: Tensor, k: Tensor, lse: Tensor, given: Options) -> Tensor:
@@ -109,27 +111,24 @@ def flash_attn_func(
     Raises:
         ValueError, TypeError: an argument, by name. NotImplementedError: a combination not offered.
     """
-    return _result(
-        q,
-        k,
-        v,
-        return_attn_probs,
-        return_lse,
-        softmax_scale=softmax_scale,
-        window_size=window_size,
-        family=family,
-        out=out,
+    window_left, window_right = window_sides(window_size)
+    options = Options(
         alibi_slopes=alibi_slopes,
         bias=bias,
         sinks=sinks,
         seqused_q=seqused_q,
         seqused_k=seqused_k,
+        scale=softmax_scale,
         causal=causal,
+        window_left=window_left,
+        window_right=window_right,
         softcap=softcap,
         dropout_p=dropout_p,
         deterministic=deterministic,
         batch_invariant=batch_invariant,
+        family=family_number(family),
     )
+    return _attention(q, k, v, out, return_attn_probs, return_lse, options)
 
 
 def _unpacked(name: str, packed: Tensor, parts: int, dims: int) -> tuple[Tensor, ...]:
@@ -237,16 +236,8 @@ def flash_attn_varlen_func(
     """
     _refuse(block_table=block_table)
     need_tensors(cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
-    return _result(
-        q,
-        k,
-        v,
-        return_attn_probs,
-        return_lse,
-        softmax_scale=softmax_scale,
-        window_size=window_size,
-        family=family,
-        out=out,
+    window_left, window_right = window_sides(window_size)
+    options = Options(
         alibi_slopes=alibi_slopes,
         sinks=sinks,
         cu_seqlens_q=cu_seqlens_q,
@@ -255,12 +246,17 @@ def flash_attn_varlen_func(
         seqused_k=seqused_k,
         max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
+        scale=softmax_scale,
         causal=causal,
+        window_left=window_left,
+        window_right=window_right,
         softcap=softcap,
         dropout_p=dropout_p,
         deterministic=deterministic,
         batch_invariant=batch_invariant,
+        family=family_number(family),
     )
+    return _attention(q, k, v, out, return_attn_probs, return_lse, options)
 
 
 def flash_attn_varlen_qkvpacked_func(
