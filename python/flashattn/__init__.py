@@ -43,10 +43,18 @@ __all__ = [
 ]
 
 
+_OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers")
+
+
 def __getattr__(name: str) -> Any:
     """What needs PyTorch is imported when it is asked for."""
-    if name in ("bert_padding", "flash_attn_interface", "hf", "layers"):
-        return importlib.import_module(f"{__name__}.{name}")
-    if name.startswith("flash_attn_"):
+    if name not in _OF_TORCH and name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        if name in _OF_TORCH:
+            return importlib.import_module(f"{__name__}.{name}")
         return getattr(importlib.import_module(f"{__name__}.flash_attn_interface"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"flashattn.{name} needs PyTorch: pip install torch") from None

