@@ -3,8 +3,8 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 .DEFAULT_GOAL := build
 
-.PHONY: help build demo test format format-check lint bench docs sanitize mutants install clean
-.PHONY: build-packages lint-packages
+.PHONY: help build demo test test-cpp test-python wheel format format-check lint bench docs sanitize mutants install clean
+.PHONY: build-packages lint-packages python-packages
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,16 @@ demo: build/build.ninja ## Builds and runs the demo: famous models' attention, c
 	@cmake --build build -j $(JOBS) --target fa_cli
 	build/fa demo
 
-test: build ## Builds and runs all tests
+test: test-cpp test-python ## Builds and runs all tests
+
+test-cpp: build ## The library's and the program's tests
 	@tools/run_tests build --parallel $(JOBS)
+
+test-python: build-packages python-packages ## The Python package's, from its wheel
+	@tools/test_python
+
+wheel: build-packages python-packages ## The Python package's wheel, in build-python/dist
+	@tools/build_wheel
 
 sanitize: build-sanitize/build.ninja ## Tests and 500 random problems under ASan and UBSan
 	@cmake --build build-sanitize -j $(JOBS)
@@ -46,7 +54,7 @@ install: build ## Installs under PREFIX (/usr/local)
 	@if [ "$$(id -u)" -eq 0 ]; then ldconfig; fi
 
 clean: ## Removes what the targets above built
-	rm -rf build build-sanitize build-mutants
+	rm -rf build build-sanitize build-mutants build-python
 
 build/build.ninja: CMakePresets.json | build-packages
 	cmake --preset release
@@ -57,5 +65,5 @@ build-sanitize/build.ninja: CMakePresets.json | build-packages
 build-packages:
 	@tools/bootstrap build
 
-lint-packages:
-	@tools/bootstrap lint
+lint-packages python-packages:
+	@tools/bootstrap python

@@ -16,15 +16,11 @@ if(FA_BUILD_CLI)
   install(TARGETS fa_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
-# The file that the loader asks for: libhwy.so.1, whatever it links to.
 if(FA_INSTALL_HWY)
   list(GET HWY_LINK_LIBRARIES 0 hwy)
-  file(REAL_PATH ${hwy} hwy)
-  if(hwy MATCHES "/(libhwy\\.so\\.[0-9]+)[^/]*$")
-    install(FILES ${hwy} DESTINATION ${CMAKE_INSTALL_LIBDIR} RENAME ${CMAKE_MATCH_1})
-    install(FILES /usr/share/doc/libhwy1/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR}
-      RENAME libhwy.copyright OPTIONAL)
-  endif()
+  fa_install_runtime(${hwy} ${CMAKE_INSTALL_LIBDIR})
+  install(FILES /usr/share/doc/libhwy1/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR}
+    RENAME libhwy.copyright OPTIONAL)
 endif()
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fa)

@@ -53,8 +53,8 @@ def attention(
 
     Args:
         q, k, v: float32, float16 or bfloat16, [B, Sq, Hq, D], [B, Sk, Hk, D], [B, Sk, Hk, Dv], or
-            packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head sizes are multiples of
-            8 up to 256 (or 576 with 512).
+            packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head sizes are multiples
+            of 8 up to 256 (or 576 with 512).
         out: a NumPy array or torch tensor that is written in place.
         return_lse: returns (out, lse).
         scale: factor of the scores, 1 / sqrt(D) by default.
@@ -120,8 +120,8 @@ def attention_backward(
         options: those of attention.
 
     Returns:
-        {"dq", "dk", "dv"} and, with bias and sinks, {"dbias", "dsinks"}: each of its argument's shape
-        and dtype, and of q's kind.
+        {"dq", "dk", "dv"} and, with bias and sinks, {"dbias", "dsinks"}: each of its argument's
+        shape and dtype, and of q's kind.
 
     Raises:
         ValueError, TypeError: an argument, by name.
@@ -147,7 +147,7 @@ def attention_backward(
 
 
 def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
-    """Joins two attentions of the same queries over disjoint keys (ring attention, cascades, splits):
+    """Joins two attentions of the same queries over disjoint keys (ring attention, splits):
 
         lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b.
 
@@ -168,9 +168,7 @@ def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
     return kind.finished(out), kind.finished(lse)
 
 
-def _attention_of_torch(
-    q: Any, k: Any, v: Any, out: Any, return_lse: bool, given: Options
-) -> Any:
+def _attention_of_torch(q: Any, k: Any, v: Any, out: Any, return_lse: bool, given: Options) -> Any:
     import torch
 
     from ._torch import attend
@@ -288,10 +286,10 @@ def _from_dlpack(name: str, x: Any) -> Any:
 
 
 def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
-    """Arguments for the binding. Inputs are copied where the library or DLPack wants them otherwise:
-    a last stride of 1, native and writable memory."""
+    """Arguments for the binding. Inputs are copied where the library or DLPack wants them
+    otherwise: a last stride of 1, native and writable memory."""
     np = _numpy()
-    result = []
+    result: list[Any] = []
     for name, x in tensors.items():
         if x is None:
             result.append(None)
@@ -301,7 +299,7 @@ def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
             result.append(x if writable else _plain_torch(x))
         elif writable:
             raise TypeError(
-                f"{name}: is {type(x).__name__}; expected a NumPy array or a torch.Tensor to write to"
+                f"{name}: is {type(x).__name__}; only NumPy arrays and torch tensors are written to"
             )
         else:
             result.append(_from_dlpack(name, x))

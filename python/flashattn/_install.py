@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -10,7 +11,7 @@ import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 VERSION = "2.8.3"  # of flash_attn, whose functions these are and which libraries ask for
 _SUBMODULES = ("flash_attn_interface", "bert_padding", "layers", "layers.rotary")
@@ -19,9 +20,9 @@ _SUBMODULES = ("flash_attn_interface", "bert_padding", "layers", "layers.rotary"
 def install_as_flash_attn(force: bool = False) -> bool:
     """Makes `import flash_attn` and importlib.metadata answer with this package, as version 2.8.3.
 
-    Call it before anything asks for flash_attn; libraries remember what they found. A flash_attn that
-    is installed stays as it is, unless `force` is set; its part `flash_attn.cute` (FlashAttention-4)
-    can be imported either way.
+    Call it before anything asks for flash_attn; libraries remember what they found. A flash_attn
+    that is installed stays as it is, unless `force` is set; its part `flash_attn.cute`
+    (FlashAttention-4) can be imported either way.
 
     Returns:
         Whether `import flash_attn` now means this package.
@@ -37,7 +38,11 @@ def install_as_flash_attn(force: bool = False) -> bool:
     spec = importlib.machinery.ModuleSpec("flash_attn", _Loader(), is_package=True)
     spec.submodule_search_locations = locations
     attributes: dict[str, Any] = dict(
-        __flashattn__=True, __version__=VERSION, __spec__=spec, __path__=locations, __package__="flash_attn"
+        __flashattn__=True,
+        __version__=VERSION,
+        __spec__=spec,
+        __path__=locations,
+        __package__="flash_attn",
     )
     interface = importlib.import_module("flashattn.flash_attn_interface")
     attributes.update((name, getattr(interface, name)) for name in interface.__all__)
@@ -59,7 +64,7 @@ def _installed() -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.ModuleSpec("flash_attn", None, origin="sys.modules")
 
 
-class _Loader:
+class _Loader(importlib.abc.Loader):
     """find_spec's answer for a module that is there already."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
@@ -72,7 +77,7 @@ class _Loader:
 class _Distribution(importlib.metadata.Distribution):
     """Metadata of flash-attn, without a file."""
 
-    _files = {
+    _files: ClassVar = {
         "METADATA": f"Metadata-Version: 2.1\nName: flash-attn\nVersion: {VERSION}\n",
         "top_level.txt": "flash_attn\n",
     }

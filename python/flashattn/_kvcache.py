@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._options import Options, family_number, window_sides
+from ._options import Options, family_number, refuse, window_sides
 from ._torch import attend, need_tensors
 from .layers.rotary import apply_rotary_emb
 
@@ -55,9 +55,7 @@ def flash_attn_with_kvcache(
     Returns:
         out [B, Sq, Hq, Dv], or (out, lse [B, Hq, Sq]).
     """
-    for name, value in (("cache_leftpad", cache_leftpad), ("block_table", block_table)):
-        if value is not None:
-            raise NotImplementedError(f"{name}: is not offered")
+    refuse(cache_leftpad=cache_leftpad, block_table=block_table)
     need_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
     if (k is None) != (v is None):
         raise ValueError("k, v: only one is given; new keys come with their values")

@@ -64,3 +64,10 @@ def window_sides(window: Any) -> tuple[int, int]:
 def scale_or_default(scale: float | None, head_dim: int) -> float:
     """The factor of the scores; 1 / sqrt(head_dim) when not given."""
     return 1 / math.sqrt(head_dim) if scale is None else scale
+
+
+def refuse(**arguments: Any) -> None:
+    """NotImplementedError for an argument of flash_attn that this library does not offer."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise NotImplementedError(f"{name}: is not offered")

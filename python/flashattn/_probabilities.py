@@ -11,8 +11,15 @@ from . import _binding
 from ._options import Options, scale_or_default
 
 
-def signed_probabilities(q: Tensor, k: Tensor, lse: Tensor, given: Options) -> Tensor:
-    """P [batch, heads_q, seqlen_q, seqlen_k] in q's dtype before dropout, negative where dropped."""
+def dropout_mask(q: Tensor, k: Tensor, lse: Any, given: Options) -> Tensor:
+    """S_dmask: as in flash_attn, only dropout makes it worth its quadratic memory."""
+    if given.dropout_p == 0:
+        return torch.empty((0,), dtype=q.dtype, device=q.device)
+    return _signed_probabilities(q, k, lse, given)
+
+
+def _signed_probabilities(q: Tensor, k: Tensor, lse: Tensor, given: Options) -> Tensor:
+    """P [batch, heads_q, seqlen_q, seqlen_k] before dropout, negative where dropped."""
     with torch.no_grad():
         if given.cu_seqlens_q is None:
             size = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
@@ -55,9 +62,8 @@ def _scores(rows: Tensor, keys: Tensor, b: int, given: Options) -> Tensor:
     i = torch.arange(s.shape[1], device=s.device)[:, None] + s.shape[2] - s.shape[1]
     distance = torch.arange(s.shape[2], device=s.device)[None, :] - i
     if given.alibi_slopes is not None:
-        slopes = given.alibi_slopes.expand(b + 1, -1)[b] if given.alibi_slopes.dim() == 1 else (
-            given.alibi_slopes[b]
-        )
+        slopes = given.alibi_slopes
+        slopes = slopes if slopes.dim() == 1 else slopes[b]
         s = s - slopes[:, None, None] * distance.abs()
     if given.bias is not None:
         bias = given.bias[b if given.bias.shape[0] > 1 else 0]

@@ -7,30 +7,42 @@ Shapes (B batch, S sequence length, T tokens of all sequences, H heads, D head_d
     out [B, Sq, Hq, Dv]                                      varlen: [Tq, Hq, Dv]
     lse float32 [B, Hq, Sq], natural logarithm               varlen: [Hq, Tq]
 
-dtypes are float16, bfloat16 and, on the CPU, float32. Query head h reads key head h / (Hq / Hk). Where
-the two packages differ: a row that sees no key has lse = -inf (flash_attn 2: +inf); ALiBi under a
-causal mask is -slope * |i + Sk - Sq - j| as without one, which shifts lse; S_dmask is the
+dtypes are float16, bfloat16 and, on the CPU, float32. Query head h reads key head h / (Hq / Hk).
+Where the two packages differ: a row that sees no key has lse = -inf (flash_attn 2: +inf); ALiBi
+under a causal mask is -slope * |i + Sk - Sq - j| as without one, which shifts lse; S_dmask is the
 probabilities themselves, [B, Hq, Sq, Sk] not rounded up.
 
-Keywords of all functions beyond flash_attn's: `bias` (added to the scores, [B or 1, Hq or 1, Sq or 1,
-Sk], differentiable, -inf masks; not with varlen), `sinks` ([Hq], a logit in the softmax's
-denominator only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA kernels),
-`out` (written in place, without gradients), `return_lse` (returns (out, lse); lse is differentiable).
+Keywords of all functions beyond flash_attn's: `bias` ([B or 1, Hq or 1, Sq or 1, Sk], added to the
+scores, differentiable, -inf masks; not with varlen), `sinks` ([Hq], a logit in the softmax's
+denominator only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA
+kernels), `out` (written in place, without gradients), `return_lse` (returns (out, lse); lse is
+differentiable), `seqused_q` and `seqused_k`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ._kvcache import flash_attn_with_kvcache
-from ._options import Options, family_number, window_sides
-from ._probabilities import signed_probabilities
-from ._torch import attend, need_tensors, new_dropout_state
+from ._options import Options, family_number, refuse, window_sides
+from ._private import (
+    _flash_attn_backward,
+    _flash_attn_forward,
+    _flash_attn_varlen_backward,
+    _flash_attn_varlen_forward,
+    _get_block_size_n,
+)
+from ._probabilities import dropout_mask
+from ._torch import attend, need_tensors
 
 __all__ = [
+    "_flash_attn_backward",
+    "_flash_attn_forward",
+    "_flash_attn_varlen_backward",
+    "_flash_attn_varlen_forward",
+    "_get_block_size_n",
     "flash_attn_func",
     "flash_attn_kvpacked_func",
     "flash_attn_qkvpacked_func",
@@ -55,15 +67,8 @@ def _attention(
     needs_lse = return_attn_probs or return_lse
     result, lse, given = attend(q, k, v, out, options, needs_lse)
     if return_attn_probs:
-        return result, lse, _dropout_mask_of(q, k, lse, given)
+        return result, lse, dropout_mask(q, k, lse, given)
     return (result, lse) if return_lse else result
-
-
-def _dropout_mask_of(q: Tensor, k: Tensor, lse: Tensor, given: Options) -> Tensor:
-    """S_dmask: as in flash_attn, only dropout makes it worth its quadratic memory."""
-    if given.dropout_p == 0:
-        return torch.empty((0,), dtype=q.dtype, device=q.device)
-    return signed_probabilities(q, k, lse, given)
 
 
 def flash_attn_func(
@@ -96,13 +101,13 @@ def flash_attn_func(
             comes from torch's generator.
         softmax_scale: factor of the scores, 1 / sqrt(head_dim) by default.
         causal: query i sees key j only if j <= i + Sk - Sq.
-        window_size: (left, right), query i sees i + Sk - Sq - left <= j <= i + Sk - Sq + right; -1 is
-            unbounded.
+        window_size: (left, right), query i sees i + Sk - Sq - left <= j <= i + Sk - Sq + right; -1
+            is unbounded.
         softcap: scores become softcap * tanh(score / softcap); 0 is off.
         alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
         deterministic: the same gradients bit by bit, run to run (the CPU's always are).
-        return_attn_probs: returns (out, lse, S_dmask); S_dmask is for tests, quadratic, negative where
-            dropped, and empty without dropout.
+        return_attn_probs: returns (out, lse, S_dmask); S_dmask is for tests, quadratic, negative
+            where dropped, and empty without dropout.
         seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
 
     Returns:
@@ -156,8 +161,11 @@ def flash_attn_qkvpacked_func(
     **more: Any,
 ) -> Any:
     """flash_attn_func with qkv [B, S, 3, H, D]."""
+    q, k, v = _unpacked("qkv", qkv, 3, 5)
     return flash_attn_func(
-        *_unpacked("qkv", qkv, 3, 5),
+        q,
+        k,
+        v,
         dropout_p,
         softmax_scale,
         causal,
@@ -184,9 +192,11 @@ def flash_attn_kvpacked_func(
     **more: Any,
 ) -> Any:
     """flash_attn_func with kv [B, Sk, 2, Hk, D]."""
+    k, v = _unpacked("kv", kv, 2, 5)
     return flash_attn_func(
         q,
-        *_unpacked("kv", kv, 2, 5),
+        k,
+        v,
         dropout_p,
         softmax_scale,
         causal,
@@ -234,7 +244,7 @@ def flash_attn_varlen_func(
         block_table: not offered (NotImplementedError).
         The rest as flash_attn_func; lse is [Hq, Tq].
     """
-    _refuse(block_table=block_table)
+    refuse(block_table=block_table)
     need_tensors(cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
     window_left, window_right = window_sides(window_size)
     options = Options(
@@ -274,8 +284,11 @@ def flash_attn_varlen_qkvpacked_func(
     **more: Any,
 ) -> Any:
     """flash_attn_varlen_func with qkv [T, 3, H, D]."""
+    q, k, v = _unpacked("qkv", qkv, 3, 4)
     return flash_attn_varlen_func(
-        *_unpacked("qkv", qkv, 3, 4),
+        q,
+        k,
+        v,
         cu_seqlens,
         cu_seqlens,
         max_seqlen,
@@ -310,9 +323,11 @@ def flash_attn_varlen_kvpacked_func(
     **more: Any,
 ) -> Any:
     """flash_attn_varlen_func with kv [Tk, 2, Hk, D]."""
+    k, v = _unpacked("kv", kv, 2, 4)
     return flash_attn_varlen_func(
         q,
-        *_unpacked("kv", kv, 2, 4),
+        k,
+        v,
         cu_seqlens_q,
         cu_seqlens_k,
         max_seqlen_q,
@@ -327,193 +342,3 @@ def flash_attn_varlen_kvpacked_func(
         return_attn_probs,
         **more,
     )
-
-
-# --- flash_attn's private names, which ring attention, Megatron and others call.
-
-
-def _refuse(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise NotImplementedError(f"{name}: is not offered")
-
-
-def _get_block_size_n(
-    device: torch.device, head_dim: int, is_dropout: bool, is_causal: bool
-) -> int:
-    """Keys of a tile, by which flash_attn's own tests undo the scaling of S_dmask. Here S_dmask holds
-    the probabilities themselves: any number is right."""
-    return 128
-
-
-def _private_forward(
-    q: Tensor, k: Tensor, v: Tensor, return_softmax: bool, given: Options
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    state = given.dropout_state
-    if state is None:
-        state = torch.zeros(2, dtype=torch.int64, device=q.device)
-    out, lse = torch.ops.flashattn.forward(q, k, v, *given)
-    empty = torch.empty((0,), dtype=q.dtype, device=q.device)
-    return out, lse, _dropout_mask_of(q, k, lse, given) if return_softmax else empty, state
-
-
-def _flash_attn_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dropout_p: float,
-    softmax_scale: float,
-    causal: bool,
-    window_size_left: int,
-    window_size_right: int,
-    softcap: float,
-    alibi_slopes: Tensor | None,
-    return_softmax: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
-    given = Options(
-        alibi_slopes=alibi_slopes,
-        dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
-        softcap=softcap,
-        dropout_p=dropout_p,
-    )
-    return _private_forward(q, k, v, return_softmax, given)
-
-
-def _flash_attn_varlen_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float,
-    softmax_scale: float,
-    causal: bool,
-    window_size_left: int = -1,
-    window_size_right: int = -1,
-    softcap: float = 0.0,
-    alibi_slopes: Tensor | None = None,
-    return_softmax: bool = False,
-    block_table: Tensor | None = None,
-    leftpad_k: Tensor | None = None,
-    seqused_k: Tensor | None = None,
-    zero_tensors: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
-    _refuse(block_table=block_table, leftpad_k=leftpad_k)
-    given = Options(
-        alibi_slopes=alibi_slopes,
-        dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
-        cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
-        seqused_k=seqused_k,
-        max_seqlen_q=max_seqlen_q,
-        max_seqlen_k=max_seqlen_k,
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
-        softcap=softcap,
-        dropout_p=dropout_p,
-    )
-    return _private_forward(q, k, v, return_softmax, given)
-
-
-def _private_backward(
-    inputs: tuple[Tensor, ...], results: tuple[Tensor | None, ...], given: Options
-) -> Tensor:
-    """Writes dq, dk, dv where they are given. Returns delta, rows rounded up to 128."""
-    dout, q, k, v, out, lse = inputs
-    gradients = torch.ops.flashattn.backward(
-        dout, None, q, k, v, out, lse, False, False, *given
-    )
-    for result, gradient in zip(results, gradients):
-        if result is not None:
-            result.copy_(gradient)
-    delta = (dout.float() * out.float()).sum(-1).transpose(-1, -2)
-    return torch.nn.functional.pad(delta, (0, -delta.shape[-1] % 128)).contiguous()
-
-
-def _flash_attn_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    softmax_lse: Tensor,
-    dq: Tensor | None,
-    dk: Tensor | None,
-    dv: Tensor | None,
-    dropout_p: float,
-    softmax_scale: float,
-    causal: bool,
-    window_size_left: int,
-    window_size_right: int,
-    softcap: float,
-    alibi_slopes: Tensor | None,
-    deterministic: bool,
-    rng_state: Tensor | None = None,
-) -> Tensor:
-    """Writes dq, dk, dv; returns softmax_d = sum(dout * out), float32 [B, Hq, Sq rounded up to 128]."""
-    given = Options(
-        alibi_slopes=alibi_slopes,
-        dropout_state=rng_state if dropout_p > 0 else None,
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        deterministic=deterministic,
-    )
-    return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)
-
-
-def _flash_attn_varlen_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    softmax_lse: Tensor,
-    dq: Tensor | None,
-    dk: Tensor | None,
-    dv: Tensor | None,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float,
-    softmax_scale: float,
-    causal: bool,
-    window_size_left: int,
-    window_size_right: int,
-    softcap: float,
-    alibi_slopes: Tensor | None,
-    deterministic: bool,
-    rng_state: Tensor | None = None,
-    zero_tensors: bool = False,
-) -> Tensor:
-    """Writes dq, dk, dv; returns softmax_d = sum(dout * out), float32 [Hq, Tq rounded up to 128]."""
-    given = Options(
-        alibi_slopes=alibi_slopes,
-        dropout_state=rng_state if dropout_p > 0 else None,
-        cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
-        max_seqlen_q=max_seqlen_q,
-        max_seqlen_k=max_seqlen_k,
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        deterministic=deterministic,
-    )
-    return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)

@@ -1,8 +1,8 @@
-"""Hugging Face transformers: `register()`, then `from_pretrained(..., attn_implementation="fa_cpp")`.
+"""Hugging Face transformers: `register()`, then a model's `attn_implementation="fa_cpp"`.
 
-Memory stays linear: a padding mask becomes lengths, or a bias of [batch, 1, 1, seqlen_k], causal and
-sliding masks become the library's own. Only a mask that is none of these (packed sequences told by
-position_ids, a static cache, a custom 4D mask) is written out in full, as a bias.
+Memory stays linear: a padding mask becomes lengths, or a bias of [batch, 1, 1, seqlen_k], causal
+and sliding masks become the library's own. Only a mask that is none of these (packed sequences told
+by position_ids, a static cache, a custom 4D mask) is written out in full, as a bias.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def attention_mask(
             batch_size=batch_size,
             q_length=q_length,
             kv_length=kv_length,
-            q_offset=q_offset,
+            q_offset=q_offset,  # type: ignore[arg-type]  # a static cache has a tensor
             kv_offset=kv_offset,
             mask_function=function,
             attention_mask=attention_mask,
@@ -78,8 +78,8 @@ def _is_own_mask(function: Callable[..., Any]) -> bool:
     if function is causal_mask_function or _is_bidirectional(function):
         return True
     # sliding_window_causal_mask_function: and_masks(sliding_window_overlay(n), causal).
-    cells = getattr(function, "__closure__", None) or ()
-    parts = cells[0].cell_contents if len(cells) == 1 else ()
+    closed_over = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    parts = closed_over[0] if len(closed_over) == 1 else None
     return (
         isinstance(parts, tuple)
         and len(parts) == 2
@@ -117,7 +117,9 @@ def attention_forward(
     if cache is not None:
         raise NotImplementedError("cache: paged caches are not offered")
     if kwargs.get("output_attentions"):
-        raise NotImplementedError("output_attentions: the weights are never written out; use 'eager'")
+        raise NotImplementedError(
+            "output_attentions: the weights are never written out; use 'eager'"
+        )
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options: dict[str, Any] = dict(causal=causal)
@@ -149,7 +151,7 @@ def attention_forward(
 
 def _lengths(padding: Tensor, seqlen_q: int, seqlen_k: int) -> Tensor | None:
     """int32 [batch] where every sequence of a square problem is padded at its right end; nothing is
-    computed for padding then. Asking costs a look at the mask, which a compiled graph cannot take."""
+    computed for padding then. It takes a look at the mask, which a compiled graph cannot have."""
     if seqlen_q != seqlen_k or padding.shape[-1] != seqlen_k or torch.compiler.is_compiling():
         return None
     padding = padding.bool()

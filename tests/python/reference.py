@@ -5,7 +5,7 @@ import math
 import torch
 
 
-def attention(  # noqa: PLR0913
+def attention(
     q,
     k,
     v,

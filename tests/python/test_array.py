@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import tvm_ffi
-from reference import attention as exact_attention
-from reference import close
 
 import flashattn
+from reference import attention as exact_attention
+from reference import close
 
 
 def arrays(*shapes, dtype=np.float32):
@@ -86,7 +86,9 @@ def test_packed_and_used():
     bounds_q, bounds_k = (np.array(b, dtype=np.int32) for b in ([0, 4, 9], [0, 8, 11]))
     out = flashattn.attention(q, k, v, cu_seqlens_q=bounds_q, cu_seqlens_k=bounds_k)
     for rows, keys in ((slice(0, 4), slice(0, 8)), (slice(4, 9), slice(8, 11))):
-        assert np.array_equal(out[rows], flashattn.attention(q[None, rows], k[None, keys], v[None, keys])[0])
+        assert np.array_equal(
+            out[rows], flashattn.attention(q[None, rows], k[None, keys], v[None, keys])[0]
+        )
     used = np.array([5], dtype=np.int32)
     short = flashattn.attention(q[None], k[None], v[None], seqused_k=used)
     assert np.array_equal(short, flashattn.attention(q[None], k[None, :5], v[None, :5]))

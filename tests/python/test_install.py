@@ -47,12 +47,27 @@ def test_a_program_for_flash_attn_runs_unchanged():
     """)
 
 
+def test_one_openmp_in_the_process():
+    run("""
+        import flashattn, numpy, torch
+        q = torch.randn(1, 300, 8, 64)
+        flashattn.flash_attn_func(q, q, q)
+        with open("/proc/self/maps") as maps:
+            runtimes = {line.split()[-1] for line in maps if "libgomp" in line}
+        assert len(runtimes) == 1, runtimes
+        threads = torch.get_num_threads()
+        flashattn.attention(*[q.numpy()] * 3)
+        assert torch.get_num_threads() == threads
+    """)
+
+
 def test_transformers_find_the_version():
     run("""
         import flashattn
         flashattn.install_as_flash_attn()
         from transformers.utils import import_utils
-        assert import_utils._is_package_available("flash_attn", return_version=True) == (True, "2.8.3")
+        found = import_utils._is_package_available("flash_attn", return_version=True)
+        assert found == (True, "2.8.3")
     """)
 
 

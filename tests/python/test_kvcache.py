@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from reference import attention, close
-from test_flash_attn import normal
 
 import flashattn
 from flashattn.bert_padding import (
@@ -13,6 +11,8 @@ from flashattn.bert_padding import (
     unpad_input_for_concatenated_sequences,
 )
 from flashattn.layers.rotary import apply_rotary_emb
+from reference import attention, close
+from test_flash_attn import normal
 
 
 def rotated(x, cos, sin, positions, interleaved):
@@ -112,7 +112,8 @@ def test_kvcache_arguments():
     run = flashattn.flash_attn_with_kvcache
     assert torch.equal(run(q, cache, cache), flashattn.flash_attn_func(q, cache, cache))
     assert torch.equal(
-        run(q, cache, cache, cache_seqlens=4), flashattn.flash_attn_func(q, cache[:, :4], cache[:, :4])
+        run(q, cache, cache, cache_seqlens=4),
+        flashattn.flash_attn_func(q, cache[:, :4], cache[:, :4]),
     )
     for name in ("block_table", "cache_leftpad"):
         with pytest.raises(NotImplementedError, match=name):

@@ -1,4 +1,4 @@
-"""The operators among torch's own machinery: compile, fakes, functorch, autocast, threads, leaks."""
+"""The operators in torch's own machinery: compile, fakes, functorch, autocast, threads, leaks."""
 
 import gc
 import os
@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import torch
-from reference import attention, close
-from test_flash_attn import normal, tensors
 
 import flashattn
+from reference import attention, close
+from test_flash_attn import normal, tensors
 
 
 def rich_arguments(dtype=torch.float32):
@@ -92,7 +92,9 @@ def test_compile_fullgraph(backend):
 @pytest.mark.parametrize("dim", [16, 20])
 def test_compile_other_forms(dim):
     """Dropout draws anew each call; dynamic shapes; packed; no gradients; out=; autocast."""
-    run = torch.compile(flashattn.flash_attn_func, fullgraph=True, backend="aot_eager", dynamic=True)
+    run = torch.compile(
+        flashattn.flash_attn_func, fullgraph=True, backend="aot_eager", dynamic=True
+    )
     for rows in (5, 9):
         q, k, v = tensors(2, rows, 11, 2, 2, dim, dim)
         close(run(q, k, v, causal=True), attention(q, k, v, causal=True)[0], torch.float32)
@@ -179,9 +181,11 @@ def test_double_backward_is_a_clear_error():
     q = inputs[0]
     out = flashattn.flash_attn_func(*inputs, **options)
     (gradient,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
-    close(gradient, torch.autograd.grad(
-        flashattn.flash_attn_func(*inputs, **options).square().sum(), q
-    )[0], torch.float32)
+    close(
+        gradient,
+        torch.autograd.grad(flashattn.flash_attn_func(*inputs, **options).square().sum(), q)[0],
+        torch.float32,
+    )
     with pytest.raises(RuntimeError, match="double backward is not offered"):
         torch.autograd.grad(gradient.sum(), q)
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), as flash_attn.layers.rotary offers it."""
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), as flash_attn.layers.rotary."""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+"""flash_attn's private names, which ring attention, Megatron and others call: signatures and
+returns of flash_attn 2.8."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._options import Options, refuse
+from ._probabilities import dropout_mask
+from ._torch import new_dropout_state
+
+
+def _get_block_size_n(
+    device: torch.device, head_dim: int, is_dropout: bool, is_causal: bool
+) -> int:
+    """Keys of a tile, by which flash_attn's own tests undo the scaling of S_dmask. Here S_dmask
+    holds the probabilities themselves: any number is right."""
+    return 128
+
+
+def _private_forward(
+    q: Tensor, k: Tensor, v: Tensor, return_softmax: bool, given: Options
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    state = given.dropout_state
+    if state is None:
+        state = torch.zeros(2, dtype=torch.int64, device=q.device)
+    out, lse = torch.ops.flashattn.forward(q, k, v, *given)
+    empty = torch.empty((0,), dtype=q.dtype, device=q.device)
+    return out, lse, dropout_mask(q, k, lse, given) if return_softmax else empty, state
+
+
+def _flash_attn_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    return_softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+    )
+    return _private_forward(q, k, v, return_softmax, given)
+
+
+def _flash_attn_varlen_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int = -1,
+    window_size_right: int = -1,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    return_softmax: bool = False,
+    block_table: Tensor | None = None,
+    leftpad_k: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    zero_tensors: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
+    refuse(block_table=block_table, leftpad_k=leftpad_k)
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        seqused_k=seqused_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+    )
+    return _private_forward(q, k, v, return_softmax, given)
+
+
+def _private_backward(
+    inputs: tuple[Tensor, ...], results: tuple[Tensor | None, ...], given: Options
+) -> Tensor:
+    """Writes dq, dk, dv where they are given. Returns delta, rows rounded up to 128."""
+    dout, q, k, v, out, lse = inputs
+    gradients = torch.ops.flashattn.backward(dout, None, q, k, v, out, lse, False, False, *given)
+    for result, gradient in zip(results, gradients):
+        if result is not None:
+            result.copy_(gradient)
+    delta = (dout.float() * out.float()).sum(-1).transpose(-1, -2)
+    return torch.nn.functional.pad(delta, (0, -delta.shape[-1] % 128)).contiguous()
+
+
+def _flash_attn_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    softmax_lse: Tensor,
+    dq: Tensor | None,
+    dk: Tensor | None,
+    dv: Tensor | None,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    deterministic: bool,
+    rng_state: Tensor | None = None,
+) -> Tensor:
+    """Writes dq, dk, dv; returns sum(dout * out), float32 [B, Hq, Sq rounded up to 128]."""
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=rng_state if dropout_p > 0 else None,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+    )
+    return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)
+
+
+def _flash_attn_varlen_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    softmax_lse: Tensor,
+    dq: Tensor | None,
+    dk: Tensor | None,
+    dv: Tensor | None,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    deterministic: bool,
+    rng_state: Tensor | None = None,
+    zero_tensors: bool = False,
+) -> Tensor:
+    """Writes dq, dk, dv; returns sum(dout * out), float32 [Hq, Tq rounded up to 128]."""
+    given = Options(
+        alibi_slopes=alibi_slopes,
+        dropout_state=rng_state if dropout_p > 0 else None,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_size_left,
+        window_right=window_size_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+    )
+    return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)
