@@ -76,8 +76,8 @@ class Arguments {
   }
   [[noreturn]] void fail(const char* name, const char* expected) const {
     const std::string got = at_ > 0 ? values_[at_ - 1].GetTypeKey() : "nothing";
-    throw tvm::ffi::Error("TypeError",
-                          std::string(name) + ": is " + got + "; expected " + expected, "");
+    throw tvm::ffi::Error("TypeError", std::string(name) + ": is " + got + "; expected " + expected,
+                          "");
   }
 
   const tvm::ffi::AnyView* values_;
@@ -158,8 +158,8 @@ void merge(Arguments in) {
   check(fa_merge(out_a, lse_a, out_b, lse_b, out, lse, in.stream()));
 }
 
-/// keep [batch, heads, seqlen_q, seqlen_k] uint8 := 1 where dropout keeps the element. For tests and
-/// for flash_attn's return_attn_probs, hence by the plain reference.
+/// keep [batch, heads, seqlen_q, seqlen_k] uint8 := 1 where dropout keeps the element. For tests
+/// and for flash_attn's return_attn_probs, hence by the plain reference.
 void dropout_keep(Arguments in) {
   const auto* keep = static_cast<const DLTensor*>(in.number<DLTensor*>("keep"));
   const auto seed = static_cast<uint64_t>(in.number<int64_t>("seed"));
@@ -186,12 +186,12 @@ std::string info(Arguments) {
 }  // namespace
 
 // The name that tvm-ffi looks a module's function up by.
-#define FA_EXPORT(function)                                                                      \
-  extern "C" __attribute__((visibility("default"))) int __tvm_ffi_##function(                    \
-      void*, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {                          \
-    TVM_FFI_SAFE_CALL_BEGIN();                                                                   \
-    call(function, Arguments(args, count), reinterpret_cast<tvm::ffi::Any*>(result));            \
-    TVM_FFI_SAFE_CALL_END();                                                                     \
+#define FA_EXPORT(function)                                                           \
+  extern "C" __attribute__((visibility("default"))) int __tvm_ffi_##function(         \
+      void*, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {               \
+    TVM_FFI_SAFE_CALL_BEGIN();                                                        \
+    call(function, Arguments(args, count), reinterpret_cast<tvm::ffi::Any*>(result)); \
+    TVM_FFI_SAFE_CALL_END();                                                          \
   }
 
 namespace {

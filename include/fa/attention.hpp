@@ -222,9 +222,9 @@ class FA_API Plan {
   std::string text() const;
   /// Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may
   /// differ from call to call; shapes, dtypes and the other options may not. Throws Error when
-  /// they do, when `bytes` is less than workspace_bytes(), or when the workspace shares memory with a
-  /// tensor. Name the struct in the call:
-  /// `plan.run(fa::ForwardArgs{q, k, v, out, lse}, options, workspace, bytes)`.
+  /// they do, when `bytes` is less than workspace_bytes(), or when the workspace shares memory with
+  /// a tensor. Name the struct in the call: `plan.run(fa::ForwardArgs{q, k, v, out, lse}, options,
+  /// workspace, bytes)`.
   void run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
            Stream stream = nullptr) const;
   void run(const BackwardArgs& args, const Options& options, void* workspace, size_t bytes,

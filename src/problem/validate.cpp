@@ -383,8 +383,7 @@ Validator start(Pass pass, const Tensor& q, const Tensor& k, const Tensor& v,
 
 }  // namespace
 
-Call validate(const ForwardArgs& args, const Options& options, Data data,
-              const Tensor& workspace) {
+Call validate(const ForwardArgs& args, const Options& options, Data data, const Tensor& workspace) {
   Validator validator = start(Pass::forward, args.q, args.k, args.v, options, data);
   Call& call = validator.call();
   Problem& p = validator.problem();
