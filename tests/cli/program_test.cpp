@@ -7,8 +7,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "check/verdict.hpp"
 #include "fa/attention.hpp"
-#include "verify/verdict.hpp"
 
 namespace fa::test {
 namespace {
@@ -144,12 +144,18 @@ TEST(Program, WrongResultIsOne) {
 }
 #endif
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+check::TensorVerdict verdict_of(DType dtype, const check::Number& number) {
+  check::TensorVerdict verdict("x", dtype, dtype);
+  verdict.add(number);
+  EXPECT_EQ(verdict.right(), verdict.problem().empty()) << verdict.problem();
+  return verdict;
+}
+
 TEST(Verdict, HoldsErrorsAgainstTheirBound) {
-  const double infinity = std::numeric_limits<double>::infinity();
   const auto ratio = [](double ours, double exact, double plain) {
-    cli::Verdict verdict("x", float32);
-    verdict.add(ours, exact, plain, exact);
-    return verdict.ratio();
+    return verdict_of(float32, {ours, exact, plain, std::fabs(exact)}).ratio();
   };
   EXPECT_EQ(ratio(1, 1, 1), 0);
   EXPECT_LT(ratio(1.001, 1, 1.001), 1);
@@ -160,6 +166,33 @@ TEST(Verdict, HoldsErrorsAgainstTheirBound) {
   EXPECT_EQ(ratio(1, 0, 0), infinity);
   EXPECT_EQ(ratio(-infinity, -infinity, -infinity), 0);
   EXPECT_EQ(ratio(1, -infinity, -infinity), infinity);
+  EXPECT_LT(verdict_of(float32, {1.001, 1, infinity, 1e4}).ratio(), 1);
+  EXPECT_LT(verdict_of(float32, {1e300, 1e300, 1e300, 1e300}).ratio(), 1) << "squares overflow";
+}
+
+TEST(Verdict, HoldsEveryNumberAgainstItsOwnBound) {
+  check::TensorVerdict verdict("x", float32, float32);
+  for (int i = 0; i < 1000; ++i) verdict.add({1000, 1000, 1000, 1000});
+  verdict.add({1.01, 1, 1, 1});
+  EXPECT_LT(verdict.ratio(), 1);
+  EXPECT_FALSE(verdict.right());
+  EXPECT_TRUE(contains(verdict.problem(), "number 1000 is 1.01, expected 1"));
+}
+
+TEST(Verdict, TakesInfinityForWhatDoesNotFit) {
+  const auto right = [](DType dtype, double ours, double exact) {
+    return verdict_of(dtype, {ours, exact, exact, std::fabs(exact)}).right();
+  };
+  EXPECT_TRUE(right(float16, infinity, 65520));
+  EXPECT_TRUE(right(float16, -infinity, -120000));
+  EXPECT_FALSE(right(float16, -infinity, 120000));
+  EXPECT_FALSE(right(float16, std::nan(""), 120000));
+  EXPECT_FALSE(right(float16, infinity, 65504));
+  EXPECT_FALSE(right(float16, 1000, 120000));
+  EXPECT_FALSE(right(float32, infinity, 120000));
+  EXPECT_FALSE(right(bfloat16, infinity, 120000));
+  EXPECT_TRUE(right(bfloat16, infinity, 0x1.ffp127));
+  EXPECT_TRUE(right(float32, -infinity, -1e39));
 }
 
 }  // namespace

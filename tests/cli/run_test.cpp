@@ -16,14 +16,19 @@
 namespace fa::test {
 namespace {
 
-io::Array random(DType dtype, const std::vector<int64_t>& shape, uint32_t seed) {
+io::Array random(DType dtype, const std::vector<int64_t>& shape, uint32_t seed, double mean = 0,
+                 double deviation = 1) {
   std::mt19937 generator(seed);
-  std::normal_distribution<double> normal;
+  std::normal_distribution<double> normal(mean, deviation);
   io::Array array(dtype, shape);
   for (int64_t i = 0; i < array.elements(); ++i) {
     reference::store(dtype, array.data() + i * dtype.bits / 8, normal(generator));
   }
   return array;
+}
+
+io::Array constant(DType dtype, const std::vector<int64_t>& shape, double value) {
+  return random(dtype, shape, 1, value, 0);
 }
 
 template <typename T>
@@ -270,6 +275,43 @@ TEST_F(RunTest, CheckNeedsFiniteNumbers) {
   bias.as<float>()[3] = -INFINITY;
   npy("bias", bias);
   EXPECT_EQ(fa(qkv() + flag("bias") + " --check").code, 0) << "-inf masks";
+}
+
+TEST_F(RunTest, CheckKnowsTheSumsBehindSampledResults) {
+  // dV sums dO of both signs, weighted by a P that scores of 1e5 leave uncertain.
+  const std::vector<int64_t> shape{1, 1000, 32, 64};
+  npy("q", random(float32, shape, 1, 0, 100));
+  npy("k", random(float32, shape, 2, 100));
+  npy("v", random(float32, shape, 3, 1));
+  npy("dout", random(float32, shape, 4));
+  const Ended run = fa(qkv() + flag("dout") + " --causal --check");
+  EXPECT_TRUE(contains(run.out, "a random sample of rows")) << run.out;
+  EXPECT_EQ(run.code, 0) << run.out << run.err;
+}
+
+TEST_F(RunTest, CheckAllowsInfinityWhereTheResultDoesNotFit) {
+  npy("q", constant(float16, {1, 300, 1, 8}, 1));
+  npy("k", constant(float16, {1, 1, 1, 8}, 1));
+  for (const double size : {400.0, -400.0}) {
+    npy("dout", constant(float16, {1, 300, 1, 8}, size));
+    const Ended run =
+        fa("run" + flag("q") + flag("k") + flag("v", "k") + flag("dout") + " --check" + out("o"));
+    EXPECT_EQ(run.code, 0) << run.out;
+    const io::Array dv = read("o/dv");
+    EXPECT_EQ(reference::load(float16, dv.data()), std::copysign(INFINITY, size));
+  }
+}
+
+TEST_F(RunTest, CheckJudgesGradientsByTheDtypeOfTheQueries) {
+  for (uint32_t seed = 0; seed < 10; ++seed) {
+    npy("q", random(float16, {1, 40, 1, 16}, 4 * seed));
+    npy("k", random(float16, {1, 70, 1, 16}, 4 * seed + 1));
+    npy("dout", random(float16, {1, 40, 1, 16}, 4 * seed + 2));
+    npy("sinks", random(float32, {1}, 4 * seed + 3));
+    const Ended run = fa("run" + flag("q") + flag("k") + flag("v", "k") + flag("dout") +
+                         flag("sinks") + " --check");
+    EXPECT_EQ(run.code, 0) << run.out;
+  }
 }
 
 TEST_F(RunTest, FullDiskLeavesNothing) {
