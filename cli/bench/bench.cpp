@@ -13,6 +13,7 @@
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
+#include "io/file.hpp"
 #include "measure/machine.hpp"
 
 namespace fa::cli {
@@ -108,6 +109,7 @@ class Bench {
 };
 
 int run(const BenchFlags& flags) {
+  if (!flags.json.empty()) io::try_writing(flags.json);
   const BenchResult result = Bench(flags).run();
   if (!result.right()) {
     for (const CellResult& cell : result.cells) {

@@ -115,6 +115,7 @@ void write_json(const std::string& path, const DemoResult& result) {
 }
 
 int run(const DemoFlags& flags) {
+  if (!flags.json.empty()) io::try_writing(flags.json);
   const DemoResult result = run_parts(flags);
   if (!flags.json.empty()) write_json(flags.json, result);
   for (const ModelResult& model : result.models) {

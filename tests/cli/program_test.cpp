@@ -46,6 +46,27 @@ TEST(Program, NamesWhatIsWrong) {
   EXPECT_EQ(fa("check --count 1 --seed 18446744073709551615").code, 0);
 }
 
+/// Before anything is computed, and without a trace.
+TEST(Program, RefusesResultFilesThatItCannotWrite) {
+  const TemporaryFolder folder;
+  const std::string taken = folder / "taken";
+  std::filesystem::create_directory(taken);
+  for (const std::string command : {"demo --json ", "bench --json "}) {
+    for (const std::string& file : {folder / "no/such/folder", taken}) {
+      const Ended run = fa(command + file);
+      EXPECT_EQ(run.code, 2) << run.out;
+      EXPECT_TRUE(contains(run.err, file + ": ")) << run.err;
+      EXPECT_TRUE(run.out.empty()) << run.out;
+    }
+  }
+  const std::string old = folder / "old.json";
+  write_bytes(old, "old");
+  EXPECT_EQ(fa("bench --work decode --rotation 1 --json " + old).code, 2);
+  EXPECT_EQ(fa("bench --work decode --rotation 1 --json " + (folder / "new.json")).code, 2);
+  EXPECT_EQ(read_bytes(old), "old");
+  EXPECT_EQ(folder.entries(), 2U);
+}
+
 TEST(Program, FullDiskBehindStdoutIsTwo) {
   const TemporaryFolder folder;
   for (const std::string command : {"info", "--help", "check --count 1"}) {
