@@ -153,7 +153,8 @@ Command add_bench(CLI::App& program) {
                   "MiB from which decoding takes ever new keys; 0: 8 times the last cache, at most "
                   "4096 and half of the free memory")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of the order of the cells")->check(not_negative());
+  app->add_option("--seed", flags->seed, "seed of the order of the cells")
+      ->check(unsigned_number());
   app->add_option("--json", flags->json, "write every round to FILE")->type_name("FILE");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

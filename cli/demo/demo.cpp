@@ -142,7 +142,7 @@ Command add_demo(CLI::App& program) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   app->add_option("--max-growth", flags->max_growth, "longest sequence of the second table")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of tensors and samples")->check(not_negative());
+  app->add_option("--seed", flags->seed, "seed of tensors and samples")->check(unsigned_number());
   app->add_option("--json", flags->json, "write all numbers to FILE")->type_name("FILE");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

@@ -60,6 +60,11 @@ void RunFlags::add_to(CLI::App& app) {
   tensor("--dout", dout, "gradient of the loss by the output: asks for the gradients");
   tensor("--dlse", dlse, "gradient of the loss by LSE, float32; needs --dout");
   add_option_flags(app, options);
+  const auto longest = [&](const char* flag, int64_t& value, const char* help) {
+    app.add_option(flag, value, help)->group("Attention");
+  };
+  longest("--max-seqlen-q", options.max_seqlen_q, "longest of the packed sequences of queries");
+  longest("--max-seqlen-k", options.max_seqlen_k, "longest of the packed sequences of keys");
 }
 
 RunInputs::RunInputs(const RunFlags& flags) : options_(flags.options) {

@@ -27,12 +27,29 @@ TEST(Program, HelpsWithExamples) {
 }
 
 TEST(Program, WrongUsageIsTwo) {
-  for (const char* wrong :
-       {"", "nothing", "run --no-such-flag", "check --count 0", "check --count many",
-        "demo --threads -1", "bench --dtype int8", "bench --work sideways", "info --plan --dtype x",
-        "info --plan --head-dim 7", "info --causal", "check --seed -3", "demo --seed -3",
-        "bench --seed -3", "run --check --dropout-seed -3", "info --plan --dropout-offset -3",
-        "info --plan --heads 3 --heads-k 2", "demo --json"}) {
+  for (const char* wrong : {"",
+                            "nothing",
+                            "run --no-such-flag",
+                            "check --count 0",
+                            "check --count many",
+                            "demo --threads -1",
+                            "bench --dtype int8",
+                            "bench --work sideways",
+                            "info --plan --dtype x",
+                            "info --plan --head-dim 7",
+                            "info --causal",
+                            "check --seed -3",
+                            "demo --seed -3",
+                            "bench --seed -3",
+                            "run --check --dropout-seed -3",
+                            "info --plan --dropout-offset -3",
+                            "info --plan --heads 3 --heads-k 2",
+                            "demo --json",
+                            "check --index 3 --count 7",
+                            "info --plan --packed --max-seqlen-q 5",
+                            "check --count 1 --seed 18446744073709551616",
+                            "run --check --dropout-seed 99999999999999999999999",
+                            "demo --seed 0x10000000000000000"}) {
     const Ended run = fa(wrong);
     EXPECT_EQ(run.code, 2) << wrong << run.out << run.err;
     EXPECT_FALSE(run.err.empty()) << wrong;
@@ -44,6 +61,14 @@ TEST(Program, NamesWhatIsWrong) {
   EXPECT_TRUE(contains(fa("info --causal").err, "--plan"));
   EXPECT_TRUE(contains(fa("check --count 1 --seed -3").err, "--seed"));
   EXPECT_EQ(fa("check --count 1 --seed 18446744073709551615").code, 0);
+  const Ended seed = fa("check --seed 18446744073709551616");
+  EXPECT_TRUE(contains(seed.err, "--seed: is 18446744073709551616; allowed are 0 to")) << seed.err;
+  const Ended packed = fa("info --plan --packed --batch 3000 --seqlen 1000000");
+  EXPECT_EQ(packed.code, 2);
+  EXPECT_TRUE(contains(packed.err, "--batch: 3000 with --seqlen 1000000")) << packed.err;
+  const Ended keys = fa("info --plan --packed --batch 3000 --seqlen 1 --seqlen-k 1000000");
+  EXPECT_TRUE(contains(keys.err, "--batch: 3000 with --seqlen-k 1000000")) << keys.err;
+  EXPECT_EQ(fa("info --plan --packed --batch 2 --seqlen 1000000").code, 0);
 }
 
 /// Before anything is computed, and without a trace.
