@@ -147,8 +147,7 @@ Command add_bench(CLI::App& program) {
   number("--rounds", flags->rounds, "how often each cell is timed");
   app->add_option("--seconds", flags->seconds, "stop after the round in which this time is over")
       ->check(CLI::NonNegativeNumber);
-  app->add_option("--threads", flags->threads, "CPU threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024));
+  app->add_option("--threads", flags->threads, threads_help)->check(CLI::Range(0, 1024));
   app->add_option("--rotation", flags->rotation_mib,
                   "MiB from which decoding takes ever new keys; 0: 8 times the last cache, at most "
                   "4096 and half of the free memory")

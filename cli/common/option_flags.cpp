@@ -28,7 +28,7 @@ void add_option_flags(CLI::App& app, Options& options) {
   number("--dropout-offset", options.dropout_offset, "offset of dropout")->check(unsigned_number());
   on("--deterministic", options.deterministic, "the same bits run to run");
   on("--batch-invariant", options.batch_invariant, "the same bits whatever else is in the batch");
-  number("--threads", options.num_threads, "CPU threads; 0: one for each core");
+  number("--threads", options.num_threads, threads_help);
 }
 
 CLI::Validator unsigned_number() {

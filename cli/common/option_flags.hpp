@@ -1,4 +1,5 @@
-// Flags that several commands have: for those of fa::Options that are plain numbers, and seeds.
+// Flags that several commands have: for those of fa::Options that are plain numbers, seeds,
+// threads.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -13,5 +14,8 @@ void add_option_flags(CLI::App& app, Options& options);
 
 /// For numbers of 64 bits without sign: refuses "-3" and 2^64, which would become others.
 CLI::Validator unsigned_number();
+
+inline constexpr const char* threads_help =
+    "CPU threads; 0: OpenMP's default, OMP_NUM_THREADS or else one for each core";
 
 }  // namespace fa::cli

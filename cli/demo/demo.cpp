@@ -136,8 +136,7 @@ Command add_demo(CLI::App& program) {
   auto flags = std::make_shared<DemoFlags>();
   CLI::App* app = program.add_subcommand(
       "demo", "Attention of famous models: checked, timed, and its memory against the plain way");
-  app->add_option("--threads", flags->threads, "CPU threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024));
+  app->add_option("--threads", flags->threads, threads_help)->check(CLI::Range(0, 1024));
   app->add_option("--length", flags->length, "sequence length of every model; 0: one for each")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   app->add_option("--max-growth", flags->max_growth, "longest sequence of the second table")
