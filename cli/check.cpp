@@ -83,11 +83,12 @@ int run(const CheckFlags& flags) {
 Command add_check(CLI::App& program) {
   auto flags = std::make_shared<CheckFlags>();
   CLI::App* app = program.add_subcommand("check", "Random problems against float64");
-  app->add_option("--count", flags->count, "how many problems")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app->add_option("--seed", flags->seed, "seed of the problems")->check(not_negative());
+  CLI::Option* count = app->add_option("--count", flags->count, "how many problems")
+                           ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app->add_option("--seed", flags->seed, "seed of the problems")->check(unsigned_number());
   app->add_option("--index", flags->index, "only this problem")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->excludes(count);
   app->add_option("--threads", flags->threads, "problems at a time; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   app->add_flag("--pairs", flags->pairs, "print how often each pair of options met");

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -81,6 +82,8 @@ class PlannedProblem {
   }
 
   void pack(int64_t seqlen_k) {
+    need_positions("--seqlen", flags_.seqlen);
+    need_positions(flags_.seqlen_k ? "--seqlen-k" : "--seqlen", seqlen_k);
     for (int64_t b = 0; b <= flags_.batch; ++b) {
       cu_seqlens_q_.push_back(static_cast<int32_t>(b * flags_.seqlen));
       cu_seqlens_k_.push_back(static_cast<int32_t>(b * seqlen_k));
@@ -89,6 +92,13 @@ class PlannedProblem {
     options_.cu_seqlens_k = add(int32, {flags_.batch + 1}, cu_seqlens_k_.data());
     options_.max_seqlen_q = flags_.seqlen;
     options_.max_seqlen_k = seqlen_k;
+  }
+
+  /// cu_seqlens holds int32.
+  void need_positions(const char* flag, int64_t seqlen) const {
+    if (flags_.batch * seqlen <= INT32_MAX) return;
+    throw UsageError(fmt::format("--batch: {} with {} {} makes {} tokens; with --packed at most {}",
+                                 flags_.batch, flag, seqlen, flags_.batch * seqlen, INT32_MAX));
   }
 
   const InfoFlags& flags_;

@@ -13,6 +13,7 @@
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
+#include "io/file.hpp"
 #include "measure/machine.hpp"
 
 namespace fa::cli {
@@ -108,6 +109,7 @@ class Bench {
 };
 
 int run(const BenchFlags& flags) {
+  if (!flags.json.empty()) io::try_writing(flags.json);
   const BenchResult result = Bench(flags).run();
   if (!result.right()) {
     for (const CellResult& cell : result.cells) {
@@ -145,13 +147,13 @@ Command add_bench(CLI::App& program) {
   number("--rounds", flags->rounds, "how often each cell is timed");
   app->add_option("--seconds", flags->seconds, "stop after the round in which this time is over")
       ->check(CLI::NonNegativeNumber);
-  app->add_option("--threads", flags->threads, "CPU threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024));
+  app->add_option("--threads", flags->threads, threads_help)->check(CLI::Range(0, 1024));
   app->add_option("--rotation", flags->rotation_mib,
                   "MiB from which decoding takes ever new keys; 0: 8 times the last cache, at most "
                   "4096 and half of the free memory")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of the order of the cells")->check(not_negative());
+  app->add_option("--seed", flags->seed, "seed of the order of the cells")
+      ->check(unsigned_number());
   app->add_option("--json", flags->json, "write every round to FILE")->type_name("FILE");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

@@ -1,5 +1,11 @@
 #include "common/option_flags.hpp"
 
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
 #include <string>
 
 namespace fa::cli {
@@ -18,20 +24,21 @@ void add_option_flags(CLI::App& app, Options& options) {
   number("--window-right", options.window_right, "keys seen after the diagonal; -1: all");
   number("--softcap", options.softcap, "scores become cap * tanh(score / cap); 0: off");
   number("--dropout-p", options.dropout_p, "probability with which an element of P is dropped");
-  number("--dropout-seed", options.dropout_seed, "seed of dropout")->check(not_negative());
-  number("--dropout-offset", options.dropout_offset, "offset of dropout")->check(not_negative());
-  number("--max-seqlen-q", options.max_seqlen_q, "longest of the packed sequences of queries");
-  number("--max-seqlen-k", options.max_seqlen_k, "longest of the packed sequences of keys");
+  number("--dropout-seed", options.dropout_seed, "seed of dropout")->check(unsigned_number());
+  number("--dropout-offset", options.dropout_offset, "offset of dropout")->check(unsigned_number());
   on("--deterministic", options.deterministic, "the same bits run to run");
   on("--batch-invariant", options.batch_invariant, "the same bits whatever else is in the batch");
-  number("--threads", options.num_threads, "CPU threads; 0: one for each core");
+  number("--threads", options.num_threads, threads_help);
 }
 
-CLI::Validator not_negative() {
-  const auto problem = [](const std::string& text) {
-    return text.starts_with('-') ? "is " + text + "; it must not be negative" : std::string();
+CLI::Validator unsigned_number() {
+  const auto problem = [](const std::string& text) -> std::string {
+    errno = 0;
+    std::strtoull(text.c_str(), nullptr, 0);
+    if (errno != ERANGE && text.find('-') == text.npos) return {};
+    return fmt::format("is {}; allowed are 0 to {}", text, std::numeric_limits<uint64_t>::max());
   };
-  return {problem, "", "not_negative"};
+  return {problem, "", "unsigned_number"};
 }
 
 }  // namespace fa::cli

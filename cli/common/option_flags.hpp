@@ -1,4 +1,5 @@
-// Flags for those of fa::Options that are plain numbers, and what seeds must be.
+// Flags that several commands have: for those of fa::Options that are plain numbers, seeds,
+// threads.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -7,10 +8,14 @@
 
 namespace fa::cli {
 
-/// One flag for each number in `options`, which must outlive the parsing.
+/// One flag for each number in `options`, which must outlive the parsing; but not for the longest
+/// sequences, which only those who bring lengths can tell.
 void add_option_flags(CLI::App& app, Options& options);
 
-/// For unsigned numbers: refuses "-3", which would become a huge one.
-CLI::Validator not_negative();
+/// For numbers of 64 bits without sign: refuses "-3" and 2^64, which would become others.
+CLI::Validator unsigned_number();
+
+inline constexpr const char* threads_help =
+    "CPU threads; 0: OpenMP's default, OMP_NUM_THREADS or else one for each core";
 
 }  // namespace fa::cli

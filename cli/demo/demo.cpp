@@ -115,6 +115,7 @@ void write_json(const std::string& path, const DemoResult& result) {
 }
 
 int run(const DemoFlags& flags) {
+  if (!flags.json.empty()) io::try_writing(flags.json);
   const DemoResult result = run_parts(flags);
   if (!flags.json.empty()) write_json(flags.json, result);
   for (const ModelResult& model : result.models) {
@@ -135,13 +136,12 @@ Command add_demo(CLI::App& program) {
   auto flags = std::make_shared<DemoFlags>();
   CLI::App* app = program.add_subcommand(
       "demo", "Attention of famous models: checked, timed, and its memory against the plain way");
-  app->add_option("--threads", flags->threads, "CPU threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024));
+  app->add_option("--threads", flags->threads, threads_help)->check(CLI::Range(0, 1024));
   app->add_option("--length", flags->length, "sequence length of every model; 0: one for each")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   app->add_option("--max-growth", flags->max_growth, "longest sequence of the second table")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of tensors and samples")->check(not_negative());
+  app->add_option("--seed", flags->seed, "seed of tensors and samples")->check(unsigned_number());
   app->add_option("--json", flags->json, "write all numbers to FILE")->type_name("FILE");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

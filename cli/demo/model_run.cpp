@@ -13,6 +13,8 @@
 namespace fa::cli {
 namespace {
 
+using check::relative_limit;
+
 /// The shortest of three runs, or of two where one takes seconds.
 template <typename Pass>
 double shortest(const Pass& pass) {
@@ -45,8 +47,9 @@ double ModelResult::flops(bool backward) const {
 }
 
 bool ModelResult::right() const {
-  return std::ranges::all_of(
-      verdicts, [](const Verdict& v) { return v.right() && v.error() < normal_limit(v.dtype()); });
+  return std::ranges::all_of(verdicts, [](const Verdict& v) {
+    return v.right() && v.error() < relative_limit(v.dtype());
+  });
 }
 
 ModelResult run_model(const Model& model, int64_t seqlen, int threads, uint64_t seed) {

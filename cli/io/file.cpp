@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "io/error.hpp"
@@ -90,6 +92,15 @@ void OutputFile::commit() {
   close();
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "cannot be written");
   temporary_.clear();
+}
+
+void try_writing(const std::string& path) {
+  std::error_code not_there;
+  const auto status = std::filesystem::status(path, not_there);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw FileError(path, "is not a regular file");
+  }
+  const OutputFile file(path);
 }
 
 }  // namespace fa::io

@@ -51,4 +51,8 @@ class OutputFile {
   int descriptor_ = -1;
 };
 
+/// Throws FileError unless an OutputFile can take the name `path`. Leaves nothing behind, and what
+/// is there as it is.
+void try_writing(const std::string& path);
+
 }  // namespace fa::io

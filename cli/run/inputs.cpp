@@ -60,6 +60,11 @@ void RunFlags::add_to(CLI::App& app) {
   tensor("--dout", dout, "gradient of the loss by the output: asks for the gradients");
   tensor("--dlse", dlse, "gradient of the loss by LSE, float32; needs --dout");
   add_option_flags(app, options);
+  const auto longest = [&](const char* flag, int64_t& value, const char* help) {
+    app.add_option(flag, value, help)->group("Attention");
+  };
+  longest("--max-seqlen-q", options.max_seqlen_q, "longest of the packed sequences of queries");
+  longest("--max-seqlen-k", options.max_seqlen_k, "longest of the packed sequences of keys");
 }
 
 RunInputs::RunInputs(const RunFlags& flags) : options_(flags.options) {
@@ -72,12 +77,13 @@ RunInputs::RunInputs(const RunFlags& flags) : options_(flags.options) {
   dlse = sources.read("--dlse", flags.dlse);
   bias = sources.read("--bias", flags.bias);
   sinks = sources.read("--sinks", flags.sinks);
-  alibi_slopes_ = sources.read("--alibi-slopes", flags.alibi_slopes);
+  alibi_slopes = sources.read("--alibi-slopes", flags.alibi_slopes);
   dropout_state_ = sources.read("--dropout-state", flags.dropout_state);
   cu_seqlens_q_ = sources.read_lengths("--cu-seqlens-q", flags.cu_seqlens_q);
   cu_seqlens_k_ = sources.read_lengths("--cu-seqlens-k", flags.cu_seqlens_k);
   seqused_q_ = sources.read_lengths("--seqused-q", flags.seqused_q);
   seqused_k_ = sources.read_lengths("--seqused-k", flags.seqused_k);
+  files_ = sources.files();
   bias_shape_ = bias.shape();
   check_dims("--q", q);
   check_dims("--k", k);
@@ -97,7 +103,7 @@ RunInputs::RunInputs(const RunFlags& flags) : options_(flags.options) {
   }
   options_.bias = bias.tensor();
   options_.sinks = sinks.tensor();
-  options_.alibi_slopes = alibi_slopes_.tensor();
+  options_.alibi_slopes = alibi_slopes.tensor();
   options_.dropout_state = dropout_state_.tensor();
   set_lengths(flags);
 }

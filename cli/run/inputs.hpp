@@ -34,17 +34,19 @@ class RunInputs {
   bool one_sequence_q() const { return one_sequence_q_; }
   bool one_sequence_k() const { return one_sequence_k_; }
   const std::vector<int64_t>& bias_shape() const { return bias_shape_; }  ///< as it was read
+  const std::vector<std::string>& files() const { return files_; }        ///< all that were read
 
-  io::Array q, k, v, dout, dlse, bias, sinks;
+  io::Array q, k, v, dout, dlse, bias, sinks, alibi_slopes;
 
  private:
   void set_lengths(const RunFlags& flags);
 
-  io::Array alibi_slopes_, dropout_state_;
+  io::Array dropout_state_;
   io::Array cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_;
   bool one_sequence_q_ = false;
   bool one_sequence_k_ = false;
   std::vector<int64_t> bias_shape_;
+  std::vector<std::string> files_;
   Options options_;  ///< points into the arrays
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -51,13 +52,23 @@ ResultPath::ResultPath(std::string path)
   }
 }
 
-void ResultPath::try_writing() const {
-  if (folder_) {
-    const NewFolder folder(path_);
-    const io::OutputFile file((fs::path(path_) / "out.npy").string());
-  } else {
-    if (fs::is_directory(path_)) throw io::FileError(path_, "is a folder");
-    const io::OutputFile file(path_);
+std::string ResultPath::file_of(const NamedArray& result) const {
+  return folder_ ? (fs::path(path_) / (result.first + ".npy")).string() : path_;
+}
+
+void ResultPath::try_writing(std::span<const NamedArray> results,
+                             std::span<const std::string> inputs) const {
+  std::optional<NewFolder> folder;
+  if (folder_) folder.emplace(path_);
+  for (const NamedArray& result : results) {
+    const std::string file = file_of(result);
+    for (const std::string& input : inputs) {
+      std::error_code not_there;
+      if (fs::equivalent(input, file, not_there)) {
+        throw UsageError(fmt::format("--out: \"{}\" is an input", file));
+      }
+    }
+    io::try_writing(file);
   }
 }
 
@@ -71,9 +82,9 @@ void ResultPath::write(std::span<const NamedArray> results) const {
 void ResultPath::write_folder(std::span<const NamedArray> results) const {
   NewFolder folder(path_);
   std::vector<io::OutputFile> files;
-  for (const auto& [name, array] : results) {
-    const std::string path = (fs::path(path_) / (name + ".npy")).string();
-    io::write_npy(files.emplace_back(path), path, *array);
+  for (const NamedArray& result : results) {
+    const std::string path = file_of(result);
+    io::write_npy(files.emplace_back(path), path, *result.second);
     files.back().close();
   }
   for (io::OutputFile& file : files) file.commit();

@@ -17,14 +17,15 @@ class ResultPath {
  public:
   explicit ResultPath(std::string path);
   bool is_folder() const { return folder_; }
-  /// Whether `write` has a place to write to, found out by trying; leaves nothing behind. Throws
-  /// io::FileError.
-  void try_writing() const;
+  /// Throws io::FileError unless `write` has a place to write to, found out by trying; leaves
+  /// nothing behind. Throws UsageError where `write` would overwrite one of the `inputs`.
+  void try_writing(std::span<const NamedArray> results, std::span<const std::string> inputs) const;
   /// Everything is written under temporary names first, and renamed when all is complete: on an
   /// error nothing is left. Throws io::FileError.
   void write(std::span<const NamedArray> results) const;
 
  private:
+  std::string file_of(const NamedArray& result) const;
   void write_folder(std::span<const NamedArray> results) const;
 
   std::string path_;

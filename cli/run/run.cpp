@@ -2,15 +2,13 @@
 #include <fmt/ranges.h>
 
 #include <chrono>
-#include <cmath>
-#include <filesystem>
 #include <memory>
 #include <optional>
 
 #include "commands.hpp"
 #include "common/exit.hpp"
 #include "common/text.hpp"
-#include "reference/number.hpp"
+#include "run/finite.hpp"
 #include "run/inputs.hpp"
 #include "run/results.hpp"
 #include "verify/verify.hpp"
@@ -108,6 +106,15 @@ void compute(const BackwardArgs& args, const Options& options) {
   fmt::print("backward  {}\n", seconds_text(seconds_since(start)));
 }
 
+/// Throws what `compute` would throw, before shapes and lengths are relied on.
+void validate(const BackwardArgs& args, const Options& options) {
+  if (args.dout.given()) {
+    plan_backward(args, options);
+  } else {
+    plan_forward({args.q, args.k, args.v, args.out, args.lse}, options);
+  }
+}
+
 /// Prints the comparison with float64; whether all is right.
 bool check(const BackwardArgs& args, const Options& options) {
   const Finished call{args, options};
@@ -120,51 +127,10 @@ bool check(const BackwardArgs& args, const Options& options) {
   return true;
 }
 
-bool all_finite(const io::Array& array) {
-  const DType dtype = array.dtype();
-  if (dtype != float32 && dtype != float16 && dtype != bfloat16) return true;
-  for (int64_t i = 0; i < array.elements(); ++i) {
-    if (!std::isfinite(reference::load(dtype, array.data() + i * dtype.bits / 8))) return false;
-  }
-  return true;
-}
-
-/// Results of NaN and infinity cannot be held against float64. Rows beyond the used lengths may
-/// hold anything, so tensors with such lengths are not looked at.
-void refuse_non_finite(const RunInputs& in) {
-  const auto refuse = [](const char* flag, const io::Array& array) {
-    if (!array.given() || all_finite(array)) return;
-    throw UsageError(fmt::format("{}: holds NaN or infinity, which --check cannot compare", flag));
-  };
-  if (!in.options().seqused_q.given()) {
-    refuse("--q", in.q);
-    refuse("--dout", in.dout);
-  }
-  if (!in.options().seqused_k.given()) {
-    refuse("--k", in.k);
-    refuse("--v", in.v);
-  }
-}
-
-void refuse_overwriting_inputs(const RunCommand& command) {
-  const RunFlags& f = command.flags;
-  for (std::string source : {f.tensors, f.q, f.k, f.v, f.bias, f.sinks, f.dout, f.dlse}) {
-    if (const size_t colon = source.find(".safetensors:"); colon != source.npos) {
-      source.resize(source.find(':', colon));
-    }
-    std::error_code not_there;
-    if (std::filesystem::equivalent(source, command.out, not_there)) {
-      throw UsageError(fmt::format("--out: \"{}\" is an input", command.out));
-    }
-  }
-}
-
 int run(const RunCommand& command) {
   std::optional<ResultPath> path;
   if (!command.out.empty()) {
     path.emplace(command.out);
-    refuse_overwriting_inputs(command);
-    path->try_writing();
   } else if (!command.check) {
     throw UsageError("--out or --check is needed");
   }
@@ -177,9 +143,13 @@ int run(const RunCommand& command) {
     fmt::print("{:<9} {} [{}]\n", name, dtype_text(array->dtype()),
                fmt::join(array->shape(), ", "));
   }
-  if (command.check) refuse_non_finite(inputs);
   RunOutputs outputs(inputs);
   const BackwardArgs args = outputs.args(inputs);
+  if (path) path->try_writing(outputs.named(), inputs.files());
+  if (command.check) {
+    validate(args, inputs.options());
+    refuse_non_finite(inputs, args);
+  }
   compute(args, inputs.options());
   if (command.check && !check(args, inputs.options())) {
     fmt::print("\nWRONG: an error is beyond its bound; nothing is written\n");

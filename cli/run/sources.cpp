@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "common/exit.hpp"
 #include "io/npy.hpp"
@@ -26,9 +27,16 @@ io::Array to_int32(const std::string& flag, const io::Array& wide) {
 
 }  // namespace
 
+Sources::Sources(std::string default_file) : default_file_(std::move(default_file)) {
+  if (!default_file_.empty()) open(default_file_);
+}
+
 const io::Safetensors& Sources::open(const std::string& path) {
   auto& file = opened_[path];
-  if (!file) file = std::make_unique<io::Safetensors>(path);
+  if (!file) {
+    file = std::make_unique<io::Safetensors>(path);
+    files_.push_back(path);
+  }
   return *file;
 }
 
@@ -41,6 +49,7 @@ io::Array Sources::read(const std::string& flag, const std::string& source) {
     array = open(source.substr(0, name - 1)).read(source.substr(name));
   } else if (source.ends_with(".npy")) {
     array = io::read_npy(source);
+    files_.push_back(source);
   } else if (!default_file_.empty()) {
     array = open(default_file_).read(source);
   } else {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "io/array.hpp"
 #include "io/safetensors.hpp"
@@ -13,20 +14,23 @@ namespace fa::cli {
 /// A source is FILE.npy, FILE.safetensors:NAME, or the NAME of a tensor in the default file.
 class Sources {
  public:
-  /// `default_file`: a safetensors file, or empty for none.
-  explicit Sources(std::string default_file) : default_file_(std::move(default_file)) {}
+  /// `default_file`: a safetensors file, or empty for none. Throws io::FileError.
+  explicit Sources(std::string default_file);
 
   /// Reads one tensor; an empty source gives an array that is not given. Throws UsageError naming
   /// `flag`, or io::FileError.
   io::Array read(const std::string& flag, const std::string& source);
   /// The same for lengths: int64, numpy's default, becomes int32.
   io::Array read_lengths(const std::string& flag, const std::string& source);
+  /// Every file that was read from.
+  const std::vector<std::string>& files() const { return files_; }
 
  private:
   const io::Safetensors& open(const std::string& path);
 
   std::string default_file_;
   std::map<std::string, std::unique_ptr<io::Safetensors>> opened_;
+  std::vector<std::string> files_;
 };
 
 }  // namespace fa::cli

@@ -11,6 +11,7 @@
 namespace fa::cli {
 namespace {
 
+using reference::Part;
 using reference::Result;
 using reference::Rounding;
 using reference::Shapes;
@@ -23,15 +24,15 @@ int64_t elements(const Tensor& tensor) {
 
 void judge(std::vector<Verdict>& verdicts, const char* name, const Tensor& ours,
            const std::vector<double>& exact, const std::vector<double>& plain,
-           const std::vector<double>& scale) {
+           const std::vector<double>& abs, DType precision) {
   if (!ours.given()) return;
-  Verdict verdict(name, ours.dtype);
+  Verdict verdict(name, ours.dtype, precision);
   const auto* data = static_cast<const std::byte*>(ours.data);
   const int64_t width = ours.dtype.bits / 8;
   for (int64_t i = 0; i < elements(ours); ++i) {
     const double value = reference::load(ours.dtype, data + i * width);
     const auto at = static_cast<size_t>(i);
-    verdict.add(value, exact[at], plain[at], scale[at]);
+    verdict.add({value, exact[at], plain[at], abs[at]});
   }
   verdicts.push_back(verdict);
 }
@@ -105,15 +106,15 @@ class Sampler {
     }
   }
 
-  /// Compares `exact.size()` numbers of one row of `ours`.
-  void compare(Verdict& verdict, const Tensor& ours, int64_t first,
-               const std::vector<double>& exact, const std::vector<double>& plain) {
+  /// Compares some numbers of one row of `ours`.
+  void compare(Verdict& verdict, const Tensor& ours, int64_t first, const Part& exact,
+               const Part& plain) {
     const int64_t width = ours.dtype.bits / 8;
     const auto* data = static_cast<const std::byte*>(ours.data) + first * width;
 #pragma omp critical(fa_cli_verdicts)
-    for (size_t i = 0; i < exact.size(); ++i) {
+    for (size_t i = 0; i < exact.values.size(); ++i) {
       const double value = reference::load(ours.dtype, data + static_cast<int64_t>(i) * width);
-      verdict.add(value, exact[i], plain[i], exact[i]);
+      verdict.add({value, exact.values[i], plain.values[i], exact.abs[i]});
     }
   }
 
@@ -128,7 +129,7 @@ class Sampler {
     const auto plain = reference::forward_row(forward, options_, batch, head, row, Rounding::plain);
     compare(out_, args_.out, at(shapes_.dim_v), exact.out, plain.out);
     if (args_.lse.given()) {
-      compare(lse_, args_.lse, shapes_.lse_at(batch, head, row), {exact.lse}, {plain.lse});
+      compare(lse_, args_.lse, shapes_.lse_at(batch, head, row), exact.lse, plain.lse);
     }
     if (args_.dq.given()) {
       compare(dq_, args_.dq, at(shapes_.dim),
@@ -160,11 +161,11 @@ class Sampler {
   std::mt19937_64 random_;
   std::vector<RowTask> rows_;
   std::vector<KeyTask> keys_;
-  Verdict out_{"out", args_.out.dtype};
-  Verdict lse_{"lse", float32};
-  Verdict dq_{"dq", args_.q.dtype};
-  Verdict dk_{"dk", args_.q.dtype};
-  Verdict dv_{"dv", args_.q.dtype};
+  Verdict out_{"out", args_.q.dtype, args_.q.dtype};
+  Verdict lse_{"lse", float32, float32};
+  Verdict dq_{"dq", args_.q.dtype, args_.q.dtype};
+  Verdict dk_{"dk", args_.q.dtype, args_.q.dtype};
+  Verdict dv_{"dv", args_.q.dtype, args_.q.dtype};
 };
 
 }  // namespace
@@ -192,14 +193,15 @@ std::vector<Verdict> verify_all(const Finished& call) {
     plain = run_reference(call, Rounding::plain);
   }
   const BackwardArgs& a = call.args;
+  const DType dtype = a.q.dtype;
   std::vector<Verdict> verdicts;
-  judge(verdicts, "out", a.out, exact.out, plain.out, exact.out_abs);
-  judge(verdicts, "lse", a.lse, exact.lse, plain.lse, exact.lse_abs);
-  judge(verdicts, "dq", a.dq, exact.dq, plain.dq, exact.dq_abs);
-  judge(verdicts, "dk", a.dk, exact.dk, plain.dk, exact.dk_abs);
-  judge(verdicts, "dv", a.dv, exact.dv, plain.dv, exact.dv_abs);
-  judge(verdicts, "dbias", a.dbias, exact.dbias, plain.dbias, exact.dbias_abs);
-  judge(verdicts, "dsinks", a.dsinks, exact.dsinks, plain.dsinks, exact.dsinks_abs);
+  judge(verdicts, "out", a.out, exact.out, plain.out, exact.out_abs, dtype);
+  judge(verdicts, "lse", a.lse, exact.lse, plain.lse, exact.lse_abs, float32);
+  judge(verdicts, "dq", a.dq, exact.dq, plain.dq, exact.dq_abs, dtype);
+  judge(verdicts, "dk", a.dk, exact.dk, plain.dk, exact.dk_abs, dtype);
+  judge(verdicts, "dv", a.dv, exact.dv, plain.dv, exact.dv_abs, dtype);
+  judge(verdicts, "dbias", a.dbias, exact.dbias, plain.dbias, exact.dbias_abs, dtype);
+  judge(verdicts, "dsinks", a.dsinks, exact.dsinks, plain.dsinks, exact.dsinks_abs, dtype);
   return verdicts;
 }
 

@@ -30,8 +30,7 @@ struct Sample {
 };
 
 /// Random rows of random heads and sequences; dbias and dsinks, sums over whole heads, are left
-/// out. In place of the sums over absolute values stand the smaller ones of the results themselves:
-/// the bound is stricter than that of `verify_all`.
+/// out.
 std::vector<Verdict> verify_sample(const Finished& call, const Sample& sample);
 
 }  // namespace fa::cli

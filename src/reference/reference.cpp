@@ -48,6 +48,13 @@ Block<Real> absolute(const Block<Real>& block, const KeyHead<Real>& keys_abs,
   return b;
 }
 
+/// A block's sums over absolute values.
+template <typename Real>
+struct Sizes {
+  Block<Real> block;
+  std::vector<Real> lse;
+};
+
 /// LSE = max + log(sum): the sizes of the scores, of LSE itself, and of a relative error of the
 /// sum.
 template <typename Real>
@@ -58,29 +65,49 @@ std::vector<Real> lse_sizes(const std::vector<Real>& lse, std::vector<Real> scor
   return score_sizes;
 }
 
+/// The block with only some of its keys, for `Formulas::backward`.
+template <typename Real>
+Block<Real> chosen_keys(Block<Real> block, const std::vector<int64_t>& which) {
+  for (Matrix<Real>* m : {&block.p, &block.z, &block.pz, &block.capped}) {
+    *m = chosen_columns(*m, which);
+  }
+  return block;
+}
+
+/// Gradients of keys, and the sums over absolute values behind them.
+template <typename Real>
+struct KeySums {
+  KeyGradients<Real> values, abs;
+};
+
 /// One call: its sequences and heads, walked through in blocks of rows.
 template <typename Real>
 class Call {
  public:
   Call(const BackwardArgs& args, const Options& options)
-      : args_(args), options_(options), shapes_(args, options), formulas_(args, options, shapes_) {}
+      : args_(args),
+        options_(options),
+        shapes_(args, options),
+        formulas_(args, options, shapes_),
+        formulas_abs_(formulas_.of_sizes()) {}
+
+  static constexpr bool exact = std::is_same_v<Real, double>;
 
   Result all() const;
-  Block<Real> row(int64_t batch, int64_t head, int64_t i) const;
-  std::vector<Real> dq_row(int64_t batch, int64_t head, int64_t i) const;
-  KeyGradients<Real> key_rows(int64_t batch, int64_t head_k,
-                              const std::vector<int64_t>& which) const;
+  Row row(int64_t batch, int64_t head, int64_t i) const;
+  Part dq_row(int64_t batch, int64_t head, int64_t i) const;
+  KeySums<Real> key_rows(int64_t batch, int64_t head_k, const std::vector<int64_t>& which) const;
 
   const Shapes& shapes() const { return shapes_; }
 
  private:
-  static constexpr bool exact = std::is_same_v<Real, double>;
-
   Result nothing() const;
   void add_key_head(int64_t batch, int64_t head_k, Result& result) const;
   KeyHead<Real> gather_keys(int64_t batch, int64_t head_k) const;
   KeyGradients<Real> no_gradients(int64_t keys) const;
   Block<Real> attend(const Where& where, int64_t rows, const KeyHead<Real>& keys) const;
+  Sizes<Real> sizes(const Block<Real>& block, const KeyHead<Real>& keys,
+                    const KeyHead<Real>& keys_abs) const;
   Where where(int64_t batch, int64_t head, int64_t first) const;
   Real dlse(const Where& where, int64_t i) const;
   void write_out(const Block<Real>& block, std::vector<double>& out) const;
@@ -95,6 +122,7 @@ class Call {
   const Options& options_;
   Shapes shapes_;
   Formulas<Real> formulas_;
+  Formulas<Real> formulas_abs_;
 };
 
 template <typename Real>
@@ -169,6 +197,13 @@ Block<Real> Call<Real>::attend(const Where& w, int64_t rows, const KeyHead<Real>
 }
 
 template <typename Real>
+Sizes<Real> Call<Real>::sizes(const Block<Real>& block, const KeyHead<Real>& keys,
+                              const KeyHead<Real>& keys_abs) const {
+  const std::vector<Real> score_sizes = formulas_abs_.score_sizes(block, keys);
+  return {absolute(block, keys_abs, score_sizes, args_.q.dtype), lse_sizes(block.lse, score_sizes)};
+}
+
+template <typename Real>
 void Call<Real>::write_out(const Block<Real>& block, std::vector<double>& out) const {
   const int64_t begin = shapes_.rows.span(block.where.batch).first + block.where.first;
   for (int64_t i = 0; i < block.out.rows(); ++i) {
@@ -222,7 +257,6 @@ template <typename Real>
 void Call<Real>::add_key_head(int64_t batch, int64_t head_k, Result& r) const {
   const KeyHead<Real> keys = gather_keys(batch, head_k);
   const KeyHead<Real> keys_abs = exact ? absolute(keys) : KeyHead<Real>{};
-  const Formulas<Real> formulas_abs = formulas_.of_sizes();
   KeyGradients<Real> sums = no_gradients(keys.k.rows());
   KeyGradients<Real> sums_abs = sums;
   const int64_t rows = shapes_.rows.span(batch).used;
@@ -237,13 +271,13 @@ void Call<Real>::add_key_head(int64_t batch, int64_t head_k, Result& r) const {
                         r.dsinks);
       }
       if (!exact) continue;
-      const std::vector<Real> score_sizes = formulas_abs.score_sizes(block, keys);
-      const Block<Real> sizes = absolute(block, keys_abs, score_sizes, args_.q.dtype);
-      write_out(sizes, r.out_abs);
-      write_lse(w, lse_sizes(block.lse, score_sizes), r.lse_abs);
+      const Sizes<Real> behind = sizes(block, keys, keys_abs);
+      write_out(behind.block, r.out_abs);
+      write_lse(w, behind.lse, r.lse_abs);
       if (args_.dout.given()) {
-        write_gradients(formulas_abs, sizes, formulas_abs.backward(sizes, keys_abs, sums_abs),
-                        r.dq_abs, r.dbias_abs, r.dsinks_abs);
+        write_gradients(formulas_abs_, behind.block,
+                        formulas_abs_.backward(behind.block, keys_abs, sums_abs), r.dq_abs,
+                        r.dbias_abs, r.dsinks_abs);
       }
     }
   }
@@ -266,36 +300,55 @@ Result Call<Real>::all() const {
 }
 
 template <typename Real>
-Block<Real> Call<Real>::row(int64_t batch, int64_t head, int64_t i) const {
-  return attend(where(batch, head, i), 1, gather_keys(batch, head / shapes_.group()));
-}
-
-template <typename Real>
-std::vector<Real> Call<Real>::dq_row(int64_t batch, int64_t head, int64_t i) const {
+Row Call<Real>::row(int64_t batch, int64_t head, int64_t i) const {
   const KeyHead<Real> keys = gather_keys(batch, head / shapes_.group());
-  KeyGradients<Real> sums = no_gradients(keys.k.rows());
-  const Matrix<Real> dq = formulas_.backward(attend(where(batch, head, i), 1, keys), keys, sums).dq;
-  return {dq.begin(), dq.end()};
+  const Block<Real> block = attend(where(batch, head, i), 1, keys);
+  Row row{{{block.out.begin(), block.out.end()}, {}}, {{block.lse[0]}, {}}};
+  if (exact) {
+    const Sizes<Real> behind = sizes(block, keys, absolute(keys));
+    row.out.abs.assign(behind.block.out.begin(), behind.block.out.end());
+    row.lse.abs = {behind.lse[0]};
+  }
+  return row;
 }
 
 template <typename Real>
-KeyGradients<Real> Call<Real>::key_rows(int64_t batch, int64_t head_k,
-                                        const std::vector<int64_t>& which) const {
+Part Call<Real>::dq_row(int64_t batch, int64_t head, int64_t i) const {
+  const KeyHead<Real> keys = gather_keys(batch, head / shapes_.group());
+  KeyGradients<Real> unused = no_gradients(keys.k.rows());
+  const Block<Real> block = attend(where(batch, head, i), 1, keys);
+  const Matrix<Real> dq = formulas_.backward(block, keys, unused).dq;
+  Part row{{dq.begin(), dq.end()}, {}};
+  if (exact) {
+    const KeyHead<Real> keys_abs = absolute(keys);
+    const Block<Real> behind = sizes(block, keys, keys_abs).block;
+    const Matrix<Real> dq_abs = formulas_abs_.backward(behind, keys_abs, unused).dq;
+    row.abs.assign(dq_abs.begin(), dq_abs.end());
+  }
+  return row;
+}
+
+template <typename Real>
+KeySums<Real> Call<Real>::key_rows(int64_t batch, int64_t head_k,
+                                   const std::vector<int64_t>& which) const {
   const KeyHead<Real> keys = gather_keys(batch, head_k);
+  const KeyHead<Real> keys_abs = exact ? absolute(keys) : KeyHead<Real>{};
   const KeyHead<Real> chosen = key_head(chosen_rows(keys.k, which), chosen_rows(keys.v, which));
-  KeyGradients<Real> sums = no_gradients(chosen.k.rows());
+  const KeyHead<Real> chosen_abs = absolute(chosen);
+  KeySums<Real> sums{no_gradients(chosen.k.rows()), no_gradients(chosen.k.rows())};
   const int64_t rows = shapes_.rows.span(batch).used;
   for (int64_t h = head_k * shapes_.group(); h < (head_k + 1) * shapes_.group(); ++h) {
     for (int64_t first = 0; first < rows; first += block_rows) {
-      Block<Real> block = attend(where(batch, h, first), std::min(block_rows, rows - first), keys);
-      for (Matrix<Real>* m : {&block.p, &block.z, &block.pz, &block.capped}) {
-        *m = chosen_columns(*m, which);
-      }
-      formulas_.backward(block, chosen, sums);
+      const Block<Real> block =
+          attend(where(batch, h, first), std::min(block_rows, rows - first), keys);
+      formulas_.backward(chosen_keys(block, which), chosen, sums.values);
+      if (!exact) continue;
+      formulas_abs_.backward(chosen_keys(sizes(block, keys, keys_abs).block, which), chosen_abs,
+                             sums.abs);
     }
   }
-  formulas_.round(sums.dk);
-  formulas_.round(sums.dv);
+  formulas_.round(sums.values.dk);
+  formulas_.round(sums.values.dv);
   return sums;
 }
 
@@ -307,20 +360,25 @@ BackwardArgs without_gradients(const ForwardArgs& args) {
   return b;
 }
 
+/// `width` zeros, as rows beyond the used length are.
 template <typename Real>
-Row row_of(const Call<Real>& call, int64_t batch, int64_t head, int64_t row) {
-  if (row >= call.shapes().rows.span(batch).used) {
-    return {std::vector<double>(call.shapes().dim_v), -std::numeric_limits<double>::infinity()};
-  }
-  const Block<Real> block = call.row(batch, head, row);
-  return {{block.out.begin(), block.out.end()}, block.lse[0]};
+Part nothing_of(const Call<Real>& call, int64_t width) {
+  const std::vector<double> zeros(width);
+  return {zeros, call.exact ? zeros : std::vector<double>{}};
 }
 
 template <typename Real>
-std::vector<double> dq_of(const Call<Real>& call, int64_t batch, int64_t head, int64_t row) {
-  if (row >= call.shapes().rows.span(batch).used) return std::vector<double>(call.shapes().dim);
-  const std::vector<Real> dq = call.dq_row(batch, head, row);
-  return {dq.begin(), dq.end()};
+Row row_of(const Call<Real>& call, int64_t batch, int64_t head, int64_t row) {
+  if (row < call.shapes().rows.span(batch).used) return call.row(batch, head, row);
+  Row empty{nothing_of(call, call.shapes().dim_v), nothing_of(call, 1)};
+  empty.lse.values = {-std::numeric_limits<double>::infinity()};
+  return empty;
+}
+
+template <typename Real>
+Part dq_of(const Call<Real>& call, int64_t batch, int64_t head, int64_t row) {
+  if (row < call.shapes().rows.span(batch).used) return call.dq_row(batch, head, row);
+  return nothing_of(call, call.shapes().dim);
 }
 
 template <typename Real>
@@ -330,16 +388,20 @@ std::vector<KeyRow> keys_of(const Call<Real>& call, int64_t batch, int64_t head_
   std::vector<int64_t> which;
   std::copy_if(keys.begin(), keys.end(), std::back_inserter(which),
                [used](int64_t key) { return key < used; });
-  const KeyGradients<Real> sums = call.key_rows(batch, head_k, which);
+  const KeySums<Real> sums = call.key_rows(batch, head_k, which);
+  const auto copy = [&call](Part& to, int64_t row, const Matrix<Real>& values,
+                            const Matrix<Real>& abs) {
+    std::copy_n(values[row], values.cols(), to.values.begin());
+    if (call.exact) std::copy_n(abs[row], abs.cols(), to.abs.begin());
+  };
   std::vector<KeyRow> result;
   int64_t next = 0;
   for (const int64_t key : keys) {
-    KeyRow row{std::vector<double>(sums.dk.cols()), std::vector<double>(sums.dv.cols())};
-    if (key < used) {
-      std::copy_n(sums.dk[next], sums.dk.cols(), row.dk.begin());
-      std::copy_n(sums.dv[next++], sums.dv.cols(), row.dv.begin());
-    }
-    result.push_back(std::move(row));
+    KeyRow& row = result.emplace_back(
+        KeyRow{nothing_of(call, call.shapes().dim), nothing_of(call, call.shapes().dim_v)});
+    if (key >= used) continue;
+    copy(row.dk, next, sums.values.dk, sums.abs.dk);
+    copy(row.dv, next++, sums.values.dv, sums.abs.dv);
   }
   return result;
 }
@@ -362,8 +424,8 @@ Row forward_row(const ForwardArgs& args, const Options& options, int64_t batch, 
   return row_of(Call<float>(a, options), batch, head, row);
 }
 
-std::vector<double> dq_row(const BackwardArgs& args, const Options& options, int64_t batch,
-                           int64_t head, int64_t row, Rounding rounding) {
+Part dq_row(const BackwardArgs& args, const Options& options, int64_t batch, int64_t head,
+            int64_t row, Rounding rounding) {
   if (rounding == Rounding::exact) return dq_of(Call<double>(args, options), batch, head, row);
   return dq_of(Call<float>(args, options), batch, head, row);
 }

@@ -33,23 +33,27 @@ Result backward(const BackwardArgs& args, const Options& options, Rounding round
 // Spot checks of problems too large for the whole. `batch` numbers the sequence, `row` and `keys`
 // count within it; what lies beyond the sequence's used length gives zeros (LSE -inf).
 
-/// One row's output (Dv numbers) and LSE.
+/// Some numbers of a result; `abs` as in Result.
+struct Part {
+  std::vector<double> values, abs;
+};
+
+/// One row's output (Dv numbers) and LSE (one).
 struct Row {
-  std::vector<double> out;
-  double lse = 0;
+  Part out, lse;
 };
 Row forward_row(const ForwardArgs& args, const Options& options, int64_t batch, int64_t head,
                 int64_t row, Rounding rounding);
 
 /// One row of dq (D numbers).
-std::vector<double> dq_row(const BackwardArgs& args, const Options& options, int64_t batch,
-                           int64_t head, int64_t row, Rounding rounding);
+Part dq_row(const BackwardArgs& args, const Options& options, int64_t batch, int64_t head,
+            int64_t row, Rounding rounding);
 
 /// dk (D numbers) and dv (Dv numbers) of some keys of one key head. A key's gradient needs LSE and
 /// delta of every row of the head's group, O(group * Sq * Sk * D) operations whether one key is
 /// asked for or many: ask for all of a head at once.
 struct KeyRow {
-  std::vector<double> dk, dv;
+  Part dk, dv;
 };
 std::vector<KeyRow> dkv_rows(const BackwardArgs& args, const Options& options, int64_t batch,
                              int64_t head_k, const std::vector<int64_t>& keys, Rounding rounding);

@@ -76,5 +76,18 @@ TEST(OutputFile, NeedsItsFolder) {
   EXPECT_THROW(io::OutputFile(folder / "missing/a"), io::FileError);
 }
 
+TEST(OutputFile, CanBeTriedWithoutATrace) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a";
+  EXPECT_NO_THROW(io::try_writing(path));
+  EXPECT_EQ(folder.entries(), 0U);
+  write_bytes(path, "old");
+  EXPECT_NO_THROW(io::try_writing(path));
+  EXPECT_EQ(read_bytes(path), "old");
+  EXPECT_THROW(io::try_writing(folder.path()), io::FileError);
+  EXPECT_THROW(io::try_writing("/dev/null"), io::FileError);
+  EXPECT_THROW(io::try_writing(folder / "missing/a"), io::FileError);
+}
+
 }  // namespace
 }  // namespace fa::test

@@ -7,8 +7,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "check/verdict.hpp"
 #include "fa/attention.hpp"
-#include "verify/verdict.hpp"
 
 namespace fa::test {
 namespace {
@@ -27,12 +27,29 @@ TEST(Program, HelpsWithExamples) {
 }
 
 TEST(Program, WrongUsageIsTwo) {
-  for (const char* wrong :
-       {"", "nothing", "run --no-such-flag", "check --count 0", "check --count many",
-        "demo --threads -1", "bench --dtype int8", "bench --work sideways", "info --plan --dtype x",
-        "info --plan --head-dim 7", "info --causal", "check --seed -3", "demo --seed -3",
-        "bench --seed -3", "run --check --dropout-seed -3", "info --plan --dropout-offset -3",
-        "info --plan --heads 3 --heads-k 2", "demo --json"}) {
+  for (const char* wrong : {"",
+                            "nothing",
+                            "run --no-such-flag",
+                            "check --count 0",
+                            "check --count many",
+                            "demo --threads -1",
+                            "bench --dtype int8",
+                            "bench --work sideways",
+                            "info --plan --dtype x",
+                            "info --plan --head-dim 7",
+                            "info --causal",
+                            "check --seed -3",
+                            "demo --seed -3",
+                            "bench --seed -3",
+                            "run --check --dropout-seed -3",
+                            "info --plan --dropout-offset -3",
+                            "info --plan --heads 3 --heads-k 2",
+                            "demo --json",
+                            "check --index 3 --count 7",
+                            "info --plan --packed --max-seqlen-q 5",
+                            "check --count 1 --seed 18446744073709551616",
+                            "run --check --dropout-seed 99999999999999999999999",
+                            "demo --seed 0x10000000000000000"}) {
     const Ended run = fa(wrong);
     EXPECT_EQ(run.code, 2) << wrong << run.out << run.err;
     EXPECT_FALSE(run.err.empty()) << wrong;
@@ -44,6 +61,35 @@ TEST(Program, NamesWhatIsWrong) {
   EXPECT_TRUE(contains(fa("info --causal").err, "--plan"));
   EXPECT_TRUE(contains(fa("check --count 1 --seed -3").err, "--seed"));
   EXPECT_EQ(fa("check --count 1 --seed 18446744073709551615").code, 0);
+  const Ended seed = fa("check --seed 18446744073709551616");
+  EXPECT_TRUE(contains(seed.err, "--seed: is 18446744073709551616; allowed are 0 to")) << seed.err;
+  const Ended packed = fa("info --plan --packed --batch 3000 --seqlen 1000000");
+  EXPECT_EQ(packed.code, 2);
+  EXPECT_TRUE(contains(packed.err, "--batch: 3000 with --seqlen 1000000")) << packed.err;
+  const Ended keys = fa("info --plan --packed --batch 3000 --seqlen 1 --seqlen-k 1000000");
+  EXPECT_TRUE(contains(keys.err, "--batch: 3000 with --seqlen-k 1000000")) << keys.err;
+  EXPECT_EQ(fa("info --plan --packed --batch 2 --seqlen 1000000").code, 0);
+}
+
+/// Before anything is computed, and without a trace.
+TEST(Program, RefusesResultFilesThatItCannotWrite) {
+  const TemporaryFolder folder;
+  const std::string taken = folder / "taken";
+  std::filesystem::create_directory(taken);
+  for (const std::string command : {"demo --json ", "bench --json "}) {
+    for (const std::string& file : {folder / "no/such/folder", taken}) {
+      const Ended run = fa(command + file);
+      EXPECT_EQ(run.code, 2) << run.out;
+      EXPECT_TRUE(contains(run.err, file + ": ")) << run.err;
+      EXPECT_TRUE(run.out.empty()) << run.out;
+    }
+  }
+  const std::string old = folder / "old.json";
+  write_bytes(old, "old");
+  EXPECT_EQ(fa("bench --work decode --rotation 1 --json " + old).code, 2);
+  EXPECT_EQ(fa("bench --work decode --rotation 1 --json " + (folder / "new.json")).code, 2);
+  EXPECT_EQ(read_bytes(old), "old");
+  EXPECT_EQ(folder.entries(), 2U);
 }
 
 TEST(Program, FullDiskBehindStdoutIsTwo) {
@@ -144,12 +190,18 @@ TEST(Program, WrongResultIsOne) {
 }
 #endif
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+check::TensorVerdict verdict_of(DType dtype, const check::Number& number) {
+  check::TensorVerdict verdict("x", dtype, dtype);
+  verdict.add(number);
+  EXPECT_EQ(verdict.right(), verdict.problem().empty()) << verdict.problem();
+  return verdict;
+}
+
 TEST(Verdict, HoldsErrorsAgainstTheirBound) {
-  const double infinity = std::numeric_limits<double>::infinity();
   const auto ratio = [](double ours, double exact, double plain) {
-    cli::Verdict verdict("x", float32);
-    verdict.add(ours, exact, plain, exact);
-    return verdict.ratio();
+    return verdict_of(float32, {ours, exact, plain, std::fabs(exact)}).ratio();
   };
   EXPECT_EQ(ratio(1, 1, 1), 0);
   EXPECT_LT(ratio(1.001, 1, 1.001), 1);
@@ -160,6 +212,33 @@ TEST(Verdict, HoldsErrorsAgainstTheirBound) {
   EXPECT_EQ(ratio(1, 0, 0), infinity);
   EXPECT_EQ(ratio(-infinity, -infinity, -infinity), 0);
   EXPECT_EQ(ratio(1, -infinity, -infinity), infinity);
+  EXPECT_LT(verdict_of(float32, {1.001, 1, infinity, 1e4}).ratio(), 1);
+  EXPECT_LT(verdict_of(float32, {1e300, 1e300, 1e300, 1e300}).ratio(), 1) << "squares overflow";
+}
+
+TEST(Verdict, HoldsEveryNumberAgainstItsOwnBound) {
+  check::TensorVerdict verdict("x", float32, float32);
+  for (int i = 0; i < 1000; ++i) verdict.add({1000, 1000, 1000, 1000});
+  verdict.add({1.01, 1, 1, 1});
+  EXPECT_LT(verdict.ratio(), 1);
+  EXPECT_FALSE(verdict.right());
+  EXPECT_TRUE(contains(verdict.problem(), "number 1000 is 1.01, expected 1"));
+}
+
+TEST(Verdict, TakesInfinityForWhatDoesNotFit) {
+  const auto right = [](DType dtype, double ours, double exact) {
+    return verdict_of(dtype, {ours, exact, exact, std::fabs(exact)}).right();
+  };
+  EXPECT_TRUE(right(float16, infinity, 65520));
+  EXPECT_TRUE(right(float16, -infinity, -120000));
+  EXPECT_FALSE(right(float16, -infinity, 120000));
+  EXPECT_FALSE(right(float16, std::nan(""), 120000));
+  EXPECT_FALSE(right(float16, infinity, 65504));
+  EXPECT_FALSE(right(float16, 1000, 120000));
+  EXPECT_FALSE(right(float32, infinity, 120000));
+  EXPECT_FALSE(right(bfloat16, infinity, 120000));
+  EXPECT_TRUE(right(bfloat16, infinity, 0x1.ffp127));
+  EXPECT_TRUE(right(float32, -infinity, -1e39));
 }
 
 }  // namespace

@@ -16,14 +16,23 @@
 namespace fa::test {
 namespace {
 
-io::Array random(DType dtype, const std::vector<int64_t>& shape, uint32_t seed) {
+io::Array random(DType dtype, const std::vector<int64_t>& shape, uint32_t seed, double mean = 0,
+                 double deviation = 1) {
   std::mt19937 generator(seed);
-  std::normal_distribution<double> normal;
+  std::normal_distribution<double> normal(mean, deviation);
   io::Array array(dtype, shape);
   for (int64_t i = 0; i < array.elements(); ++i) {
     reference::store(dtype, array.data() + i * dtype.bits / 8, normal(generator));
   }
   return array;
+}
+
+io::Array constant(DType dtype, const std::vector<int64_t>& shape, double value) {
+  return random(dtype, shape, 1, value, 0);
+}
+
+void set(io::Array& array, int64_t index, double value) {
+  reference::store(array.dtype(), array.data() + index * array.dtype().bits / 8, value);
 }
 
 template <typename T>
@@ -212,7 +221,7 @@ TEST_F(RunTest, WritesNothingOnAnError) {
       {"run" + k + v, "--q: \"q\" is neither FILE.npy"},
       {qkv() + flag("dlse", "q"), "--dlse: needs --dout"},
       {qkv() + " --dropout-p 1", "dropout_p"},
-      {qkv() + " --tensors missing.safetensors --bias b", "missing.safetensors: cannot be opened"},
+      {qkv() + " --tensors missing.safetensors", "missing.safetensors: cannot be opened"},
   };
   for (const auto& wrong : cases) {
     for (const char* name : {"results", "old.safetensors"}) {
@@ -227,22 +236,69 @@ TEST_F(RunTest, WritesNothingOnAnError) {
 
 TEST_F(RunTest, RefusesNamesThatItCannotWriteTo) {
   npy_qkv();
-  const io::Array q = read("q");
-  safetensors("in.safetensors", {{"q", &q}});
-  const std::string in = folder_ / "in.safetensors";
   EXPECT_EQ(fa(qkv()).code, 2) << "neither --out nor --check";
   EXPECT_EQ(fa(qkv() + out("o.npy")).code, 2);
   const size_t before = folder_.entries();
   std::filesystem::create_directory(folder_ / "taken.safetensors");
-  for (const char* name : {"no/such/folder", "no/o.safetensors", "taken.safetensors", "q.npy/o"}) {
+  std::filesystem::create_directories(folder_ / "blocked/lse.npy");
+  for (const char* name :
+       {"no/such/folder", "no/o.safetensors", "taken.safetensors", "q.npy/o", "blocked"}) {
     const Ended early = fa(qkv() + out(name));
     EXPECT_EQ(early.code, 2) << name;
     EXPECT_FALSE(contains(early.out, "forward")) << name << " is found before computing";
   }
-  EXPECT_EQ(folder_.entries(), before + 1);
-  const Ended run = fa("run --k q --v q --tensors " + in + " --out " + in);
-  EXPECT_EQ(run.code, 2);
-  EXPECT_TRUE(contains(run.err, "is an input")) << run.err;
+  EXPECT_EQ(folder_.entries(), before + 2);
+}
+
+TEST_F(RunTest, RefusesToOverwriteItsInputs) {
+  const io::Array x = random(float32, {2, 8, 4, 16}, 1);
+  const io::Array packed = random(float32, {16, 4, 16}, 1);
+  const io::Array cu = list<int32_t>(int32, {0, 8, 16});
+  const io::Array used = list<int32_t>(int32, {8, 3});
+  const io::Array slopes = random(float32, {4}, 2);
+  const io::Array state = list<int64_t>(int64, {7, 9});
+  npy("x", x);
+  npy("packed", packed);
+  std::filesystem::create_directory(folder_ / "o");
+  const auto run_on = [&](const std::string& name) {
+    return "run" + flag("q", name) + flag("k", name) + flag("v", name);
+  };
+  const struct {
+    const char* flag;
+    const io::Array& array;
+    std::string arguments;
+  } cases[] = {
+      {"q", x, "run" + flag("k", "x") + flag("v", "x")},
+      {"dout", x, run_on("x")},
+      {"sinks", slopes, run_on("x")},
+      {"alibi-slopes", slopes, run_on("x")},
+      {"dropout-state", state, run_on("x") + " --dropout-p 0.5"},
+      {"seqused-q", used, run_on("x")},
+      {"seqused-k", used, run_on("x")},
+      {"cu-seqlens-q", cu, run_on("packed") + flag("cu-seqlens-k", "cu")},
+      {"cu-seqlens-k", cu, run_on("packed") + flag("cu-seqlens-q", "cu")},
+  };
+  npy("cu", cu);
+  for (const auto& test : cases) {
+    const std::string file = folder_ / "in.safetensors";
+    for (const bool in_folder : {false, true}) {
+      std::string source = folder_ / "o/lse.npy";
+      if (in_folder) {
+        npy("o/lse", test.array);
+      } else {
+        safetensors("in.safetensors", {{"x", &test.array}});
+        source = file + ":x";
+      }
+      const std::string path = in_folder ? folder_ / "o/lse.npy" : file;
+      const std::string before = read_bytes(path);
+      const Ended run = fa(test.arguments + " --" + test.flag + " " + source + " --out " +
+                           (in_folder ? folder_ / "o" : file));
+      EXPECT_EQ(run.code, 2) << test.flag << run.out;
+      EXPECT_TRUE(contains(run.err, path + "\" is an input")) << run.err;
+      EXPECT_EQ(read_bytes(path), before) << test.flag;
+      EXPECT_FALSE(std::filesystem::exists(folder_ / "o/out.npy")) << test.flag;
+    }
+  }
 }
 
 TEST_F(RunTest, CheckNeedsFiniteNumbers) {
@@ -250,26 +306,109 @@ TEST_F(RunTest, CheckNeedsFiniteNumbers) {
     for (const DType dtype : {float32, float16}) {
       npy_qkv(dtype);
       io::Array array = read(name);
-      reference::store(dtype, array.data() + 77 * dtype.bits / 8, name[0] == 'q' ? NAN : INFINITY);
+      set(array, 77, name[0] == 'q' ? NAN : INFINITY);
       npy(name, array);
       const Ended run = fa(qkv() + flag("dout") + " --check" + out("results"));
       EXPECT_EQ(run.code, 2) << run.out;
-      EXPECT_TRUE(contains(run.err, std::string("--") + name + ": holds NaN")) << run.err;
+      EXPECT_TRUE(contains(run.err, std::string("--") + name + ": element 77 is ")) << run.err;
     }
   }
   EXPECT_EQ(fa(qkv() + flag("dout") + out("results")).code, 0) << "without --check";
 
   npy_qkv();
-  npy("used", list<int32_t>(int32, {70, 3}));
-  io::Array k = read("k");
-  k.as<float>()[k.elements() - 1] = NAN;
-  npy("k", k);
-  EXPECT_EQ(fa(qkv() + flag("seqused-k", "used") + " --check").code, 0) << "beyond what is used";
-  npy_qkv();
-  io::Array bias = random(float32, {1, 1, 1, 70}, 5);
-  bias.as<float>()[3] = -INFINITY;
-  npy("bias", bias);
-  EXPECT_EQ(fa(qkv() + flag("bias") + " --check").code, 0) << "-inf masks";
+  const struct {
+    const char* flag;
+    std::vector<int64_t> shape;
+    bool masks;
+  } others[] = {{"bias", {1, 1, 1, 70}, true},
+                {"sinks", {4}, true},
+                {"alibi-slopes", {2, 4}, false},
+                {"dlse", {2, 4, 40}, false}};
+  for (const auto& other : others) {
+    for (const double value : {double{NAN}, double{INFINITY}, -double{INFINITY}}) {
+      io::Array array = random(float32, other.shape, 5);
+      set(array, 3, value);
+      npy(other.flag, array);
+      const Ended run = fa(qkv() + flag("dout") + flag(other.flag) + " --check");
+      const bool allowed = other.masks && value == -INFINITY;
+      EXPECT_EQ(run.code, allowed ? 0 : 2) << other.flag << value << run.out;
+      const std::string message = std::string("--") + other.flag + ": element 3 is ";
+      EXPECT_EQ(contains(run.err, message), !allowed) << run.err;
+    }
+  }
+}
+
+TEST_F(RunTest, CheckLooksAtWhatIsUsed) {
+  npy("used_q", list<int32_t>(int32, {40, 2}));
+  npy("used_k", list<int32_t>(int32, {70, 3}));
+  const struct {
+    const char* flag;
+    io::Array array;
+    int64_t used, beyond;  ///< elements of the second sequence
+  } inputs[] = {{"q", random(float32, {2, 40, 4, 16}, 1), 42 * 64 - 1, 42 * 64},
+                {"k", random(float32, {2, 70, 2, 16}, 2), 73 * 32 - 1, 73 * 32},
+                {"v", random(float32, {2, 70, 2, 24}, 3), 73 * 48 - 1, 73 * 48},
+                {"dout", random(float32, {2, 40, 4, 24}, 4), 42 * 96 - 1, 42 * 96},
+                {"dlse", random(float32, {2, 4, 40}, 5), 7 * 40 + 1, 7 * 40 + 2},
+                {"bias", random(float32, {2, 1, 40, 70}, 6), 41 * 70 + 2, 41 * 70 + 3}};
+  const std::string command = qkv() + flag("dout") + flag("dlse") + flag("bias") +
+                              flag("seqused-q", "used_q") + flag("seqused-k", "used_k") +
+                              " --check";
+  for (const auto& input : inputs) npy(input.flag, input.array);
+  ASSERT_EQ(fa(command).code, 0);
+  for (const auto& input : inputs) {
+    io::Array array = read(input.flag);
+    set(array, input.beyond, NAN);
+    npy(input.flag, array);
+    EXPECT_EQ(fa(command).code, 0) << input.flag;
+    set(array, input.used, NAN);
+    npy(input.flag, array);
+    const Ended run = fa(command);
+    EXPECT_EQ(run.code, 2) << input.flag << run.out;
+    EXPECT_TRUE(contains(run.err, std::string("--") + input.flag + ": element ")) << run.err;
+    npy(input.flag, input.array);
+  }
+  npy("used_k", list<int32_t>(int32, {70, 71}));
+  const Ended run = fa(command);
+  EXPECT_EQ(run.code, 2);
+  EXPECT_TRUE(contains(run.err, "seqused_k: is 71")) << "lengths are not relied on" << run.err;
+}
+
+TEST_F(RunTest, CheckKnowsTheSumsBehindSampledResults) {
+  // dV sums dO of both signs, weighted by a P that scores of 1e5 leave uncertain.
+  const std::vector<int64_t> shape{1, 1000, 32, 64};
+  npy("q", random(float32, shape, 1, 0, 100));
+  npy("k", random(float32, shape, 2, 100));
+  npy("v", random(float32, shape, 3, 1));
+  npy("dout", random(float32, shape, 4));
+  const Ended run = fa(qkv() + flag("dout") + " --causal --check");
+  EXPECT_TRUE(contains(run.out, "a random sample of rows")) << run.out;
+  EXPECT_EQ(run.code, 0) << run.out << run.err;
+}
+
+TEST_F(RunTest, CheckAllowsInfinityWhereTheResultDoesNotFit) {
+  npy("q", constant(float16, {1, 300, 1, 8}, 1));
+  npy("k", constant(float16, {1, 1, 1, 8}, 1));
+  for (const double size : {400.0, -400.0}) {
+    npy("dout", constant(float16, {1, 300, 1, 8}, size));
+    const Ended run =
+        fa("run" + flag("q") + flag("k") + flag("v", "k") + flag("dout") + " --check" + out("o"));
+    EXPECT_EQ(run.code, 0) << run.out;
+    const io::Array dv = read("o/dv");
+    EXPECT_EQ(reference::load(float16, dv.data()), std::copysign(INFINITY, size));
+  }
+}
+
+TEST_F(RunTest, CheckJudgesGradientsByTheDtypeOfTheQueries) {
+  for (uint32_t seed = 0; seed < 10; ++seed) {
+    npy("q", random(float16, {1, 40, 1, 16}, 4 * seed));
+    npy("k", random(float16, {1, 70, 1, 16}, 4 * seed + 1));
+    npy("dout", random(float16, {1, 40, 1, 16}, 4 * seed + 2));
+    npy("sinks", random(float32, {1}, 4 * seed + 3));
+    const Ended run = fa("run" + flag("q") + flag("k") + flag("v", "k") + flag("dout") +
+                         flag("sinks") + " --check");
+    EXPECT_EQ(run.code, 0) << run.out;
+  }
 }
 
 TEST_F(RunTest, FullDiskLeavesNothing) {
