@@ -323,7 +323,7 @@ def _plain_array(name: str, x: Any, writable: bool) -> Any:
 
 
 def _plain_torch(x: Any) -> Any:
-    from ._torch import dense
+    from ._torch.passes import dense
 
     return dense(x.detach())
 

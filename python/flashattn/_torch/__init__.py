@@ -1,0 +1,91 @@
+"""The library for PyTorch.
+
+`attend` is what the public functions call. In plain eager code it goes straight to the binding;
+under torch.compile, functorch, a mode or with a tensor subclass it goes through the operators
+`flashattn::forward`, `forward_out`, `backward` and `merge`, which all of these know how to handle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._options import TENSORS, Options, scale_or_default
+from . import operators, passes
+from .checks import in_functorch, is_direct, need_device, need_tensors, needs_gradient
+from .gradients import Attend, FunctorchAttend, Merge
+
+__all__ = ["attend", "merge", "need_tensors", "new_dropout_state", "operators"]
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """As torch's own attention: all in autocast's dtype."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t.dtype == torch.float32 else t for t in tensors)
+
+
+def _multiple_of_8(t: Tensor) -> Tensor:
+    """head_dim padded with zeros, which change no score."""
+    return torch.nn.functional.pad(t, (0, -t.shape[-1] % 8))
+
+
+def new_dropout_state(device: torch.device) -> Tensor:
+    """int64 [2] = (seed, offset), drawn from torch's generator: manual_seed repeats it, and a
+    checkpoint draws the same again."""
+    return torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device=device)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor | None,
+    given: Options,
+    needs_lse: bool = True,
+) -> tuple[Tensor, Any, Options]:
+    """Attention in all its forms. Returns out, lse (perhaps None where it is not needed), and the
+    options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
+    direct = is_direct(q, k, v, out, *given[:TENSORS])
+    if not direct:
+        need_tensors(q=q, k=k, v=v)
+        need_device(q.device, k=k, v=v)
+    if not direct or torch._C._is_any_autocast_enabled():
+        q, k, v = _autocast(q, k, v)
+    head_dim_v = v.shape[-1]
+    padded = q.shape[-1] % 8 != 0 or head_dim_v % 8 != 0
+    if padded:
+        given = given._replace(scale=scale_or_default(given.scale, q.shape[-1]))
+        q, k, v = _multiple_of_8(q), _multiple_of_8(k), _multiple_of_8(v)
+    if given.dropout_p > 0 and given.dropout_state is None:
+        given = given._replace(dropout_state=new_dropout_state(q.device))
+    gradient = needs_gradient(q, k, v, given.bias, given.sinks)
+    if out is not None:
+        if gradient:
+            raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
+        if not padded:
+            run_out = passes.forward_out if direct else torch.ops.flashattn.forward_out
+            return out, run_out(q, k, v, out, *given), given
+    if not direct:
+        run = FunctorchAttend.apply if in_functorch() else torch.ops.flashattn.forward
+        result, lse = run(q, k, v, *given)
+    elif gradient:
+        result, lse = Attend.apply(q, k, v, given.bias, given.sinks, given)
+    else:
+        result, lse = passes.forward(q, k, v, *given, needs_lse=needs_lse)
+    if padded:
+        result = result[..., :head_dim_v]
+    return result if out is None else out.copy_(result), lse, given
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """See flashattn.merge."""
+    need_tensors(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
+    run: Any = torch.ops.flashattn.merge
+    if is_direct(out_a, lse_a, out_b, lse_b):
+        run = Merge.apply if needs_gradient(out_a, lse_a, out_b, lse_b) else passes.merge
+    return run(out_a, lse_a, out_b, lse_b)

@@ -1,0 +1,143 @@
+"""The gradients: one rule for eager code, for the operators and for torch.func."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._options import TENSORS, Options
+from . import passes
+from .checks import in_functorch, is_direct
+
+
+def _save(
+    ctx: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: tuple[Any, ...],
+    output: tuple[Tensor, Tensor | None],
+) -> None:
+    ctx.save_for_backward(q, k, v, *output, *options[:TENSORS])
+    ctx.numbers = options[TENSORS:]
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(
+    ctx: Any, dout: Tensor | None, dlse: Tensor | None, needs_dbias: bool, needs_dsinks: bool
+) -> tuple[Tensor | None, ...]:
+    """dq, dk, dv, dbias, dsinks."""
+    q, k, v, out, lse, *tensors = ctx.saved_tensors
+    if dout is None:
+        dout = torch.zeros_like(out)
+    options = (*tensors, *ctx.numbers)
+    # With create_graph the operator is called: its own gradient is the error to be seen.
+    if not torch.is_grad_enabled() and is_direct(dout, q, k, v):
+        of = (dout, q, k, v, out, lse)
+        return passes.backward(of, dlse, needs_dbias, needs_dsinks, options)
+    run = _FunctorchBackward.apply if in_functorch() else torch.ops.flashattn.backward
+    dq, dk, dv, dbias, dsinks = run(
+        dout, dlse, q, k, v, out, lse, needs_dbias, needs_dsinks, *options
+    )
+    return dq, dk, dv, dbias if needs_dbias else None, dsinks if needs_dsinks else None
+
+
+class Attend(torch.autograd.Function):
+    """For eager code; bias and sinks stand beside the options, of which they are part, as autograd
+    follows arguments only. (Options one by one would cost 10 us a call.)"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        sinks: Tensor | None,
+        given: Options,
+    ) -> tuple[Tensor, Tensor | None]:
+        output = passes.forward(q, k, v, *given)
+        _save(ctx, q, k, v, given, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        dout, dlse = grads
+        return (*_gradients(ctx, dout, dlse, *ctx.needs_input_grad[3:5]), None)
+
+
+def operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, *options = inputs
+    _save(ctx, q, k, v, tuple(options), output)
+
+
+def operator_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    dout, dlse = grads
+    dq, dk, dv, dbias, dsinks = _gradients(ctx, dout, dlse, *ctx.needs_input_grad[4:6])
+    return (dq, dk, dv, None, dbias, dsinks, *[None] * (len(Options._fields) - 3))
+
+
+def no_double_backward(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError(
+        "flashattn: attention can be differentiated once; double backward is not offered"
+    )
+
+
+class FunctorchAttend(torch.autograd.Function):
+    """For torch.func.grad, which does not go through an operator's own gradient."""
+
+    generate_vmap_rule = True
+    setup_context = staticmethod(operator_save)
+    backward = staticmethod(operator_gradients)
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return torch.ops.flashattn.forward(*inputs)
+
+
+class _FunctorchBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+    backward = staticmethod(no_double_backward)
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return torch.ops.flashattn.backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+
+def save_merge(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.set_materialize_grads(False)
+
+
+def merge_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor, ...]:
+    """With w = exp(lse_a - lse): d out_a = w dout, d lse_a = w (dlse + <dout, out_a - out>)."""
+    out_a, lse_a, out_b, lse_b, out, lse = ctx.saved_tensors
+    grads = []
+    for part, part_lse in ((out_a, lse_a), (out_b, lse_b)):
+        weight = torch.where(part_lse == -torch.inf, 0.0, torch.exp(part_lse - lse))
+        dpart_lse = torch.zeros_like(part_lse) if dlse is None else dlse
+        dpart = torch.zeros_like(part)
+        if dout is not None:
+            dpart = (weight.transpose(-1, -2).unsqueeze(-1) * dout).to(part.dtype)
+            change = (dout.float() * (part.float() - out.float())).sum(-1)
+            dpart_lse = dpart_lse + change.transpose(-1, -2)
+        grads += [dpart, weight * dpart_lse]
+    return tuple(grads)
+
+
+class Merge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        output = passes.merge(*inputs)
+        save_merge(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
+        return merge_gradients(ctx, *grads)

@@ -1,0 +1,110 @@
+"""The passes on torch tensors: allocate the outputs, call the binding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _binding
+from .._options import TENSORS, Options
+
+
+def dense(t: Tensor | None) -> Tensor | None:
+    """The library wants a last stride of 1; DLPack knows no negation bit."""
+    if t is None or t.dim() == 0 or (t.stride(-1) == 1 and not t.is_neg()):
+        return t
+    return t.resolve_neg().contiguous()
+
+
+def _dense_options(options: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*map(dense, options[:TENSORS]), *options[TENSORS:])
+
+
+def _stream(t: Tensor) -> int:
+    return torch.cuda.current_stream(t.device).cuda_stream if t.is_cuda else 0
+
+
+def new_out(q: Tensor, v: Tensor) -> Tensor:
+    """[batch, seqlen, heads, head_dim of v], or packed [tokens, heads, head_dim of v]; dense."""
+    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+
+
+def new_lse(q: Tensor) -> Tensor:
+    """[batch, heads, seqlen], or packed [heads, tokens]."""
+    *batch, rows, heads, _ = q.shape
+    return q.new_empty((*batch, heads, rows), dtype=torch.float32)
+
+
+def forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor:
+    lse = new_lse(q)
+    _run_forward(q, k, v, out, lse, options)
+    return lse
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, *options: Any, needs_lse: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    out = new_out(q, v)
+    lse = new_lse(q) if needs_lse else None
+    _run_forward(q, k, v, out, lse, options)
+    return out, lse
+
+
+def _run_forward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None, options: tuple[Any, ...]
+) -> None:
+    stream = _stream(q)
+    _binding.forward(dense(q), dense(k), dense(v), out, lse, stream, *_dense_options(options))
+
+
+def backward(
+    tensors: tuple[Tensor, ...],
+    dlse: Tensor | None,
+    needs_dbias: bool,
+    needs_dsinks: bool,
+    options: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """dq, dk, dv, dbias, dsinks of tensors = (dout, q, k, v, out, lse)."""
+    dout, q, k, v, out, lse = tensors
+    gradients = gradient_buffers(q, k, v, needs_dbias, needs_dsinks, options)
+    _binding.backward(
+        dense(dout),
+        dense(q),
+        dense(k),
+        dense(v),
+        dense(out),
+        dense(lse),
+        *gradients[:3],
+        dense(dlse),
+        *gradients[3:],
+        _stream(q),
+        *_dense_options(options),
+    )
+    return gradients
+
+
+def gradient_buffers(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    needs_dbias: bool,
+    needs_dsinks: bool,
+    options: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    given = Options._make(options)
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        given.bias.new_empty(given.bias.shape) if needs_dbias else None,
+        given.sinks.new_empty(given.sinks.shape) if needs_dsinks else None,
+    )
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    out = torch.empty(out_a.shape, dtype=out_a.dtype, device=out_a.device)
+    lse = torch.empty(lse_a.shape, dtype=torch.float32, device=out_a.device)
+    _binding.merge(*map(dense, (out_a, lse_a, out_b, lse_b)), out, lse, _stream(out_a))
+    return out, lse
