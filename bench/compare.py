@@ -1,220 +1,267 @@
 #!/usr/bin/env python3
 """Times this library beside its peers, in one process, round by round in shuffled order.
 
-The figure of a cell is the median of the rounds' ratios; every contender's result is first held
-against float64. CPU: PyTorch's flash and math attention. CUDA: FlashAttention-2 and cuDNN through
-PyTorch, FlashAttention-3 and -4 where they can be imported; device time of CUDA graphs.
-
-Examples:
-  bench/compare.py --device cpu --json cpu.json --plot cpu.png
-  bench/compare.py --work backward --dtype bfloat16 --head-dim 128 --seqlen 1024 4096 --causal
-  bench/compare.py --from cpu.json --plot cpu.png
-  bench/compare.py --host-time
-"""
-
-from __future__ import annotations
+On the CPU the peers are PyTorch's scaled_dot_product_attention with its flash and with its plain
+kernel; on a CUDA GPU FlashAttention-2 and cuDNN through PyTorch, and FlashAttention-3 and -4 where
+they can be imported. Each result is first held against float64: a wrong contender is named and not
+timed. The ratio of a cell is the median over its rounds of the peer's time by ours: above 1, this
+library is faster."""
 
 import argparse
-import itertools
+import importlib.util
 import json
-import os
-import pathlib
-import platform
-import statistics
-import subprocess
 import sys
-from typing import Any
+from pathlib import Path
+from typing import NoReturn
 
-import torch
-from cells import DECODE, DTYPES, MODELS, Cell
-from charts import draw
-from contenders import OURS, contenders, versions
-from host_time import host_time
-from timing import GEMM, Measurement, gemm_timer
+from cells import Cell, Grid, host_cells, model_cells
+from report import OURS, Table, print_summary
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Tokens and hidden size: the paper's on a GPU, what two cores do in a quarter of an hour on a CPU.
+EXAMPLES = """\
+examples:
+  bench/compare.py --json cpu.json --plot cpu.png      the whole grid, some 10 minutes on two cores
+  bench/compare.py --passes forward --dtypes float32 --head-dims 64 --seqlens 1k 4k --causal
+  bench/compare.py --passes decode
+  bench/compare.py --host-time                         the time of a call, without its work
+  bench/compare.py --device cuda --models --json models.json
+  bench/compare.py --from cpu.json --plot cpu.png      table and plot of an earlier run
+
+FLOPs as the paper counts: 4 Sq Sk D H B, half of it when causal, backward 2.5 times forward.
+Exit status: 1 where a result of this library is wrong, 2 for wrong usage."""
+
 DEFAULTS = {
-    "cpu": dict(head_dim=[64, 128], seqlen=[512, 1024, 2048, 4096, 8192], tokens=8192, hidden=256),
-    "cuda": dict(
-        head_dim=[64, 128, 256],
-        seqlen=[512, 1024, 2048, 4096, 8192, 16384],
-        tokens=16384,
-        hidden=2048,
-    ),
+    "cpu": {
+        "passes": ["forward", "backward", "decode"],
+        "dtypes": ["float32", "bfloat16"],
+        "head_dims": [64, 128],
+        "seqlens": [512, 1024, 2048, 4096, 8192],
+        "tokens": 4096,
+        "hidden": 256,
+    },
+    "cuda": {
+        "passes": ["forward", "backward"],
+        "dtypes": ["bfloat16"],
+        "head_dims": [64, 128, 256],
+        "seqlens": [512, 1024, 2048, 4096, 8192, 16384],
+        "tokens": 16384,
+        "hidden": 2048,
+    },
 }
+MODEL_SEQLEN = 8192
+HOST_REPEATS = 100  # calls on the tiny problem in one round: some milliseconds
 
 
-def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    positive = _positive
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--work", nargs="+", choices=("forward", "backward", "decode"))
-    parser.add_argument("--dtype", nargs="+", choices=tuple(DTYPES))
-    parser.add_argument("--head-dim", nargs="+", type=positive)
-    parser.add_argument("--seqlen", nargs="+", type=positive)
-    parser.add_argument("--tokens", type=positive, help="batch * length of the grid")
-    parser.add_argument("--hidden", type=positive, help="heads * head_dim of the grid")
-    masks = parser.add_mutually_exclusive_group()
-    masks.add_argument("--causal", action="store_true", help="causal cells only")
-    masks.add_argument("--full", action="store_true", help="cells without a mask only")
-    parser.add_argument("--models", action="store_true", help="famous models in place of the grid")
-    parser.add_argument("--model-seqlen", type=positive, default=8192)
-    parser.add_argument("--rounds", type=positive, default=15)
-    parser.add_argument(
-        "--seconds-per-cell",
-        type=float,
-        default=6.0,
-        help="fewer rounds, 3 at least, when they are over; a contender that needs longer for one"
-        " call is timed once",
-    )
-    parser.add_argument(
-        "--bound", type=float, default=1.0, help="a cell below this ratio is measured once more"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write every round to FILE")
-    parser.add_argument("--plot", metavar="FILE", help="draw bar charts into FILE")
-    parser.add_argument("--from", dest="source", metavar="FILE", help="draw FILE, measure nothing")
-    parser.add_argument("--host-time", action="store_true", help="time of a call of a tiny problem")
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no CUDA device")
-    if arguments.source and not arguments.plot:
-        parser.error("--from: needs --plot FILE")
-    for file in filter(None, (arguments.json, arguments.plot)):
-        if not os.access(pathlib.Path(file).resolve().parent, os.W_OK):
-            parser.error(f"{file}: cannot be written")
-    for name, value in DEFAULTS[arguments.device].items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-    for head_dim, seqlen in itertools.product(arguments.head_dim, arguments.seqlen):
-        if arguments.hidden % head_dim or arguments.tokens % seqlen:
-            parser.error(
-                f"--head-dim {head_dim} and --seqlen {seqlen} must divide --hidden"
-                f" {arguments.hidden} and --tokens {arguments.tokens}"
-            )
-    return arguments
-
-
-def _positive(text: str) -> int:
-    number = int(text)
+def count(text: str) -> int:
+    """512 or 8k."""
+    number = int(text[:-1]) * 1024 if text.endswith("k") else int(text)
     if number < 1:
-        raise ValueError(text)
+        raise ValueError
     return number
 
 
-def cells_of(arguments: argparse.Namespace) -> list[Cell]:
-    cuda = arguments.device == "cuda"
-    works = arguments.work or (["forward", "backward"] + ([] if cuda else ["decode"]))
-    dtypes = arguments.dtype or (["bfloat16"] if cuda else ["float32", "bfloat16"])
-    masks = [True] if arguments.causal else [False] if arguments.full else [False, True]
-    cells = []
-    for work, dtype in itertools.product(works, dtypes):
-        if work == "decode":
-            cells += [Cell(work, dtype, 1, *problem, False) for problem in DECODE]
-        elif arguments.models:
-            cells += [
-                Cell(work, dtype, 1, *heads, arguments.model_seqlen, True, name)
-                for name, heads in MODELS.items()
-            ]
-        else:
-            cells += [
-                Cell(work, dtype, arguments.tokens // s, h, h, d, s, causal)
-                for d, causal, s in itertools.product(arguments.head_dim, masks, arguments.seqlen)
-                for h in [arguments.hidden // d]
-            ]
-    return cells
+def positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
 
 
-def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
-    """All cells, a line of the table each; and whether a result of ours was wrong."""
-    everybody = contenders(arguments.device)
-    extra = {GEMM: gemm_timer()} if arguments.device == "cuda" else {}
-    records, wrong = [], False
-    for cell in cells_of(arguments):
-        measurement = Measurement(cell, arguments.device, everybody)
-        measurement.run(arguments.rounds, arguments.seconds_per_cell, extra)
-        if min(measurement.ratios().values(), default=arguments.bound) < arguments.bound:
-            measurement.run(arguments.rounds, arguments.seconds_per_cell, extra)
-        print(line(measurement), flush=True)
-        records.append(measurement.record())
-        wrong = wrong or "wrong" in measurement.failures.get(OURS, "")
-    return records, wrong
-
-
-def line(measurement: Measurement) -> str:
-    """`forward float32 ...  flashattn 150.1 GFLOP/s  torch flash 100.2 (1.50x)`"""
-    parts = [f"{measurement.cell.text():48}"]
-    ratios = measurement.ratios()
-    for name in measurement.seconds:
-        rate, unit = measurement.cell.rate(measurement.median(name))
-        if name == GEMM:
-            rate, unit = 2 * 8192**3 / measurement.median(name) / 1e9, "GFLOP/s"
-        beside = f" ({ratios[name]:.2f}x)" if name in ratios else f" {unit}"
-        parts.append(f"{name} {rate:.1f}{beside}")
-    parts += [f"{name}: {why}" for name, why in measurement.failures.items()]
-    return "  ".join(parts)
-
-
-def summary(records: list[dict[str, Any]]) -> str:
-    """Least and geometric mean of the ratios, by pass, dtype and peer."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for record in records:
-        for peer, ratio in record["ratios"].items():
-            groups.setdefault((record["work"], record["dtype"], peer), []).append(ratio)
-    lines = ["", f"{'':40} {'least':>8} {'mean':>8}  cells"]
-    for key, ratios in groups.items():
-        mean = statistics.geometric_mean(ratios)
-        lines.append(f"{' '.join(key):40} {min(ratios):7.2f}x {mean:7.2f}x  {len(ratios)}")
-    return "\n".join(lines)
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if text.startswith("model name"):
-            return f"{text.partition(':')[2].strip()}, {torch.get_num_threads()} threads"
-    return f"{platform.processor()}, {torch.get_num_threads()} threads"
-
-
-def commit() -> str:
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+def new_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    return run.stdout.strip() or "unknown"
+    parser.add_argument("--device", choices=DEFAULTS, default="cpu")
+
+    what = parser.add_argument_group("what is measured").add_mutually_exclusive_group()
+    what.add_argument(
+        "--models", action="store_true", help="famous models' attention at 8k, in place of the grid"
+    )
+    what.add_argument(
+        "--host-time", action="store_true", help="time per call on [1, 16, 2, 16], in its place"
+    )
+    what.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="FILE.json",
+        help="nothing: an earlier run's JSON",
+    )
+
+    grid = parser.add_argument_group("the grid", "defaults on the CPU; on CUDA the paper's grid")
+    grid.add_argument(
+        "--passes",
+        nargs="+",
+        choices=["forward", "backward", "decode"],
+        help="all; backward: it alone; decode: one query against 4k and 8k keys (CPU only)",
+    )
+    grid.add_argument(
+        "--dtypes", nargs="+", choices=["float32", "float16", "bfloat16"], help="float32 bfloat16"
+    )
+    grid.add_argument("--head-dims", nargs="+", type=count, metavar="D", help="64 128")
+    grid.add_argument("--seqlens", nargs="+", type=count, metavar="S", help="512 1k 2k 4k 8k")
+    masks = grid.add_mutually_exclusive_group()
+    masks.add_argument("--causal", action="store_const", dest="masks", const=[True])
+    masks.add_argument("--full", action="store_const", dest="masks", const=[False])
+    masks.add_argument(
+        "--both", action="store_const", dest="masks", const=[False, True], help="the default"
+    )
+    parser.set_defaults(masks=[False, True])
+    grid.add_argument("--tokens", type=count, help="of all sequences together, at least one: 4k")
+    grid.add_argument("--hidden", type=count, help="head_dim times heads: 256")
+
+    effort = parser.add_argument_group("how long")
+    effort.add_argument("--rounds", type=count, default=15, help="of each cell: %(default)s")
+    effort.add_argument(
+        "--seconds-per-cell",
+        type=positive,
+        default=6,
+        metavar="T",
+        help="about; slow cells get fewer rounds, at least one: %(default)s",
+    )
+    effort.add_argument(
+        "--bound",
+        type=positive,
+        default=1,
+        metavar="RATIO",
+        help="a cell with a ratio under it is measured once more: %(default)s",
+    )
+
+    output = parser.add_argument_group("output beside the table")
+    output.add_argument("--json", type=Path, metavar="FILE", help="every round of every cell")
+    output.add_argument("--plot", type=Path, metavar="FILE.png", help="bar charts (matplotlib)")
+    return parser
 
 
-def main() -> int:
-    arguments = read_arguments()
-    if arguments.source:
-        draw(json.loads(pathlib.Path(arguments.source).read_text()), arguments.plot)
-        return 0
-    report: dict[str, Any] = {
-        "device": machine(arguments.device),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **versions()},
-        "commit": commit(),
+def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Before minutes of measuring; fills in the device's defaults."""
+    for target in (options.json, options.plot):
+        if target is not None and not target.parent.is_dir():
+            parser.error(f"{target}: there is no folder {target.parent}")
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot: needs matplotlib")
+    if options.source:
+        if options.json:
+            parser.error("--json: --from measures nothing")
+        return
+    for module in ("torch", "flashattn"):
+        if importlib.util.find_spec(module) is None:
+            parser.error(f"{module} is not installed")
+    if options.models and not options.seqlens:
+        options.seqlens = [MODEL_SEQLEN]
+    if options.models and not options.passes:
+        options.passes = ["forward", "backward"]
+    for name, default in DEFAULTS[options.device].items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    check_grid(parser, options)
+
+
+def check_grid(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: this PyTorch finds no CUDA device")
+        if "float32" in options.dtypes:
+            parser.error("--dtypes float32: on the CPU only")
+    if "decode" in options.passes and (options.device == "cuda" or options.models):
+        parser.error("--passes decode: on the CPU's grid only")
+    for head_dim in options.head_dims:
+        if options.hidden % head_dim != 0:
+            parser.error(f"--hidden {options.hidden}: is no multiple of --head-dims {head_dim}")
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    if options.host_time:
+        return list(host_cells(options.dtypes))
+    if options.models:
+        return list(model_cells(options.passes, options.dtypes, options.seqlens))
+    names = Grid.__dataclass_fields__
+    return list(Grid(**{name: getattr(options, name) for name in names}).cells())
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Prints and writes each cell as soon as it is measured."""
+    # Here, since --from needs no PyTorch. torch must come before flashattn, so that both work with
+    # one OpenMP, and thus with torch.get_num_threads() threads.
+    import machine
+    from clocks import GEMM_FLOPS, DeviceClock, HostClock
+    from contenders import contenders_for
+    from measure import Bench, Limits
+
+    contenders = contenders_for(options.device, options.host_time)
+    on_device = options.device == "cuda" and not options.host_time
+    clock = DeviceClock() if on_device else HostClock(HOST_REPEATS if options.host_time else 1)
+    limits = Limits(options.rounds, options.seconds_per_cell, options.bound)
+    bench = Bench(options.device, contenders, clock, limits)
+    result = {
+        "device": options.device,
+        "machine": machine.describe(options.device),
+        "versions": machine.versions(c.package for c in contenders),
+        "commit": machine.commit(),
+        "settings": settings_of(options),
+        "contenders": [contender.name for contender in contenders],
+        "gemm_flops": GEMM_FLOPS if on_device else None,
         "cells": [],
     }
-    if arguments.device == "cuda":
-        report["versions"].update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
-    wrong = False
-    if arguments.host_time:
-        report["host_microseconds"] = host_time(arguments.device)
-        for what, value in report["host_microseconds"].items():
-            print(f"{what:40} {value:7.1f} us")
-    else:
-        print(f"{report['device']}; {report['versions']}")
-        report["cells"], wrong = measure(arguments)
-        print(summary(report["cells"]))
-    if arguments.json:
-        pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.plot:
-        draw(report, arguments.plot)
-    return 1 if wrong else 0
+    print_heading(result)
+    table = Table(result)
+    for cell in cells_of(options):
+        result["cells"].append(bench.measure(cell))
+        table.add(result["cells"][-1])
+        write_json(result, options.json)
+    return result
+
+
+def settings_of(options: argparse.Namespace) -> dict:
+    where = ("json", "plot", "source", "device")
+    return {name: value for name, value in vars(options).items() if name not in where}
+
+
+def print_heading(result: dict) -> None:
+    machine = result["machine"]
+    threads = f", {machine['threads']} threads" if "threads" in machine else ""
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    print(f"{machine['name']}{threads}; {versions}; commit {result['commit']}")
+
+
+def write_json(result: dict, target: Path | None) -> None:
+    """Whole at any time: an earlier state stays until the new one is complete."""
+    if target is None:
+        return
+    aside = target.with_name(target.name + ".part")
+    aside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    aside.replace(target)
+
+
+def read_json(parser: argparse.ArgumentParser, source: Path) -> dict:
+    try:
+        result = json.loads(source.read_text())
+        print_heading(result)
+        table = Table(result)
+        for cell in result["cells"]:
+            table.add(cell)
+        if not result["cells"]:
+            parser.error(f"--from {source}: has no cells")
+        return result
+    except (OSError, ValueError) as error:
+        parser.error(f"--from {source}: {error}")
+    except (KeyError, TypeError):
+        parser.error(f"--from {source}: is no result of this program")
+
+
+def main() -> NoReturn:
+    parser = new_parser()
+    options = parser.parse_args()
+    check_usage(parser, options)
+    result = read_json(parser, options.source) if options.source else measure(options)
+    print_summary(result)
+    if options.plot:
+        import plot
+
+        plot.draw(result, options.plot)
+    sys.exit(1 if any(OURS in cell["wrong"] for cell in result["cells"]) else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

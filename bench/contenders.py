@@ -1,139 +1,119 @@
-"""Who is measured. A contender makes, for a cell and its inputs, a call that computes it, and reads
-the result back as [batch, seqlen, heads, head_dim]."""
+"""Who is measured: this library and its peers, each in the layout that is its own."""
 
-from __future__ import annotations
-
-import contextlib
 import importlib
-import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from cells import Cell, Inputs, last_level_cache
+from cells import Cell
+from report import OURS
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-import flashattn
-
-OURS = "flashattn"
-MATH_SEQLEN = 2048  # beyond, its quadratic memory is no contender
-Call = Callable[[], Any]
+MOST_SCORES = 256 << 20  # bytes that the plain formula may store of them; its backward has several
 
 
+def _serves_all(_: Cell) -> None:
+    return None
+
+
+@dataclass(frozen=True)
 class Contender:
-    """Attention by `function(q, k, v, causal)` on [batch, seqlen, heads, head_dim]."""
+    name: str
+    package: str  # whose version counts
+    attend: Callable[[Tensor, Tensor, Tensor, bool], Tensor]  # q, k, v, causal
+    # [batch, heads, seqlen, head_dim], else [batch, seqlen, heads, head_dim].
+    heads_first: bool = False
+    # What chooses its kernel; entered outside the timed call.
+    pinned: Callable[[], AbstractContextManager[Any]] = nullcontext
+    # Why it cannot or should not take part in a cell, known beforehand.
+    lack: Callable[[Cell], str | None] = _serves_all
+    # What it may raise to say that it does not serve a cell. A peer says so as it likes.
+    refusals: tuple[type[Exception], ...] = (Exception,)
 
-    def __init__(self, name: str, function: Callable[..., torch.Tensor], works: tuple[str, ...]):
-        self.name = name
-        self.works = works
-        self._function = function
+    def own(self, t: Tensor) -> Tensor:
+        """A copy of [batch, seqlen, heads, head_dim] in its layout: nobody pays for a transpose."""
+        return self.turned(t).clone(memory_format=torch.contiguous_format)
 
-    def takes(self, cell: Cell) -> bool:
-        return cell.work in self.works
-
-    def layout(self, t: torch.Tensor) -> torch.Tensor:
-        """Its own layout, so that nobody pays for a transpose; and back, being its own inverse."""
-        return t
-
-    def context(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def call(self, cell: Cell, x: Inputs) -> Call:
-        q, k, v = (self.layout(t) for t in (x.q, x.k, x.v))
-        if cell.work == "backward":
-            leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-            out, dout = self._function(*leaves, cell.causal), self.layout(x.dout)
-            return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
-        if cell.work == "decode" and not q.is_cuda:
-            caches = self._rotation(cell, k, v)
-            return lambda: self._function(q, *next(caches), False)
-        return lambda: self._function(q, k, v, cell.causal)
-
-    def results(self, cell: Cell, returned: Any) -> dict[str, torch.Tensor]:
-        names = ("dq", "dk", "dv") if cell.work == "backward" else ("out",)
-        tensors = returned if cell.work == "backward" else (returned,)
-        return {name: self.layout(t.detach()) for name, t in zip(names, tensors)}
-
-    def _rotation(self, cell: Cell, k: torch.Tensor, v: torch.Tensor) -> Iterator[Any]:
-        """Ever other keys, 8 times the last cache in all: decoding reads them from memory."""
-        copies = 1 + 8 * last_level_cache() // cell.cache_bytes()
-        caches = [(k.clone(), v.clone()) for _ in range(copies)]
-        while True:
-            yield from caches
+    def turned(self, t: Tensor) -> Tensor:
+        """From the common layout to its own, and back."""
+        return t.transpose(1, 2) if self.heads_first else t
 
 
-class Sdpa(Contender):
-    """torch's scaled_dot_product_attention, held to one of its backends."""
-
-    def __init__(self, name: str, backend: SDPBackend):
-        super().__init__(name, self._sdpa, ("forward", "backward", "decode"))
-        self._backend = backend
-
-    def takes(self, cell: Cell) -> bool:
-        quadratic = self._backend == SDPBackend.MATH and cell.work != "decode"
-        return super().takes(cell) and not (quadratic and cell.seqlen > MATH_SEQLEN)
-
-    def layout(self, t: torch.Tensor) -> torch.Tensor:
-        return t.transpose(1, 2).contiguous()
-
-    def context(self) -> contextlib.AbstractContextManager[Any]:
-        return sdpa_kernel(self._backend)
-
-    @staticmethod
-    def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-        grouped = q.shape[1] != k.shape[1]
-        return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, enable_gqa=grouped
-        )
+def contenders_for(device: str, of_host_time: bool) -> list[Contender]:
+    if device == "cuda":
+        optional = [_flash_attention_3(), _flash_attention_4()]
+        return [_ours(device), *_SDPA_CUDA, *(peer for peer in optional if peer is not None)]
+    return [_ours(device), _SDPA] if of_host_time else [_ours(device), *_SDPA_CPU]
 
 
-def _ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-    return flashattn.flash_attn_func(q, k, v, causal=causal)
+def _ours(device: str) -> Contender:
+    from flashattn import flash_attn_func  # after torch: see compare.py
+
+    # On the CPU it serves every cell: whatever it raises there is an error of ours.
+    refusals = (RuntimeError,) if device == "cuda" else ()
+    return Contender(OURS, "flashattn", _attend_bshd(flash_attn_func), refusals=refusals)
 
 
-def _foreign(name: str, module: str, works: tuple[str, ...]) -> list[Contender]:
-    """A peer of its own package, where that can be imported."""
+def _attend_bshd(function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Of flash_attn's signature. Some versions of the peers return (out, lse)."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        result = function(q, k, v, causal=causal)
+        return result[0] if isinstance(result, tuple) else result
+
+    return attend
+
+
+def _attend_sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    # is_causal is aligned to the top left: ours only where Sq = Sk, as in every causal cell.
+    grouped = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+
+
+def _stores_scores(cell: Cell) -> str | None:
+    fits = cell.score_bytes <= MOST_SCORES
+    return None if fits else f"scores take more than {MOST_SCORES >> 20} MiB"
+
+
+def _of_sdpa(name: str, backend: SDPBackend, **more: Any) -> Contender:
+    return Contender(name, "torch", _attend_sdpa, True, partial(sdpa_kernel, backend), **more)
+
+
+_SDPA = Contender("sdpa", "torch", _attend_sdpa, heads_first=True)
+_SDPA_CPU = (
+    _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION),
+    _of_sdpa("sdpa-math", SDPBackend.MATH, lack=_stores_scores),
+)
+_SDPA_CUDA = (
+    _of_sdpa("fa2", SDPBackend.FLASH_ATTENTION),
+    _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION),
+)
+
+
+def _flash_attention_3() -> Contender | None:
+    function = _imported("fa3_fwd_interface")
+    return function and Contender("fa3", "fa3-fwd", _attend_bshd(function), lack=_no_backward)
+
+
+def _flash_attention_4() -> Contender | None:
+    function = _imported("flash_attn.cute")
+    return function and Contender("fa4", "flash-attn-4", _attend_bshd(function))
+
+
+def _no_backward(cell: Cell) -> str | None:
+    """The wheel of FlashAttention-3 at hand: forward only, bfloat16 only."""
+    if cell.needs_gradients:
+        return "has no backward"
+    return None if cell.dtype == "bfloat16" else f"has no {cell.dtype}"
+
+
+def _imported(module: str) -> Callable[..., Any] | None:
     try:
-        function = importlib.import_module(module).flash_attn_func
+        return importlib.import_module(module).flash_attn_func
     except ImportError:
-        return []
-
-    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-        out = function(q, k, v, causal=causal)
-        return out[0] if isinstance(out, tuple) else out
-
-    return [Contender(name, run, works)]
-
-
-def contenders(device: str) -> list[Contender]:
-    """All there are on this device; ours first."""
-    every = ("forward", "backward", "decode")
-    ours = Contender(OURS, _ours, every)
-    if device == "cpu":
-        return [
-            ours,
-            Sdpa("torch flash", SDPBackend.FLASH_ATTENTION),
-            Sdpa("torch math", SDPBackend.MATH),
-        ]
-    peers = [
-        Sdpa("FlashAttention-2", SDPBackend.FLASH_ATTENTION),
-        Sdpa("cuDNN", SDPBackend.CUDNN_ATTENTION),
-        *_foreign("FlashAttention-3", "fa3_fwd_interface", ("forward", "decode")),
-        *_foreign("FlashAttention-4", "flash_attn.cute", ("forward", "backward")),
-    ]
-    tiny = torch.zeros((1, 8, 1, 64), dtype=torch.bfloat16, device=device)
-    try:
-        _ours(tiny, tiny, tiny, True)
-    except (RuntimeError, ValueError) as refusal:
-        print(f"{OURS} is left out: {refusal}")
-        return peers
-    return [ours, *peers]
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that are measured."""
-    found = {}
-    for package in ("flashattn", "torch", "flash-attn-3", "flash-attn-4", "nvidia-cudnn-cu13"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+        return None

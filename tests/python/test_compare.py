@@ -1,6 +1,7 @@
-"""bench/compare.py on a tiny grid: what it writes, draws and refuses."""
+"""bench/compare.py on a tiny grid, each run in a process of its own."""
 
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -8,70 +9,116 @@ import sys
 
 import pytest
 
-COMPARE = pathlib.Path(__file__).resolve().parents[2] / "bench" / "compare.py"
-TINY = "--head-dim 32 --seqlen 64 128 --tokens 128 --hidden 64 --rounds 3 --dtype float32 --causal"
+BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
+TINY = ["--dtypes", "float32", "--head-dims", "64", "--seqlens", "64", "128", "--tokens", "256"]
+# Ends as the program does, with a library that is wrong.
+WRONG = f"""
+import runpy, sys
+import torch, flashattn
+flashattn.flash_attn_func = lambda q, k, v, causal: v.clone()
+sys.path.insert(0, {str(BENCH)!r})
+runpy.run_path({str(BENCH / "compare.py")!r}, run_name="__main__")
+"""
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, COMPARE, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def run(*arguments, program=(str(BENCH / "compare.py"),)):
+    command = [sys.executable, *program, *map(str, arguments)]
+    # On a busy machine threads wait for each other by the time slice, on problems of microseconds.
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def measured(tmp_path_factory):
+    """The folder of a run: result.json, plot.png, table.txt."""
+    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("compare")
-    files = "--json", folder / "tiny.json", "--plot", folder / "tiny.png"
-    result = run(*TINY.split(), "--work", "forward", "backward", *files)
-    assert result.returncode == 0, result.stderr
-    return folder, json.loads((folder / "tiny.json").read_text()), result.stdout
+    more = ["--rounds", 3, "--json", folder / "result.json", "--plot", folder / "plot.png"]
+    done = run("--passes", "forward", "backward", "--both", *TINY, *more)
+    assert done.returncode == 0, done.stderr
+    (folder / "table.txt").write_text(done.stdout)
+    return folder
 
 
-def test_the_report_holds_every_round(report):
-    _, data, printed = report
-    assert {"device", "threads", "versions", "commit", "cells"} <= data.keys()
-    assert [(c["work"], c["seqlen"]) for c in data["cells"]] == [
-        (work, seqlen) for work in ("forward", "backward") for seqlen in (64, 128)
-    ]
-    for cell in data["cells"]:
-        assert cell["failures"] == {}
-        assert set(cell["seconds"]) == {"flashattn", "torch flash", "torch math"}
-        assert all(0 < e < 1e-5 for e in cell["errors"].values())
-        ours = cell["seconds"]["flashattn"]
-        assert len(ours) == 3
-        for peer, ratio in cell["ratios"].items():
-            theirs = cell["seconds"][peer]
-            assert ratio == statistics.median(a / b for a, b in zip(theirs, ours))
-    assert "torch flash" in printed.splitlines()[-1] + printed.splitlines()[-2]
+def test_json_tells_where_from_and_every_round(measured):
+    result = json.loads((measured / "result.json").read_text())
+    assert set(result) == {
+        *("device", "machine", "versions", "commit", "settings", "contenders", "gemm_flops"),
+        "cells",
+    }
+    assert result["contenders"] == ["flashattn", "sdpa-flash", "sdpa-math"]
+    assert {"python", "torch", "flashattn"} <= set(result["versions"])
+    assert {"name", "driver", "threads"} <= set(result["machine"])
+    cells = result["cells"]
+    asked = {(c["work"], c["causal"], c["seqlen_q"]) for c in cells}
+    assert len(cells) == len(asked) == 8
+    for cell in cells:
+        assert len(cell["rounds"]) == 3 * cell["measurements"]
+        assert not cell["wrong"] and not cell["left_out"]
+        assert all(set(seconds) == set(result["contenders"]) for seconds in cell["rounds"])
+        outputs = {"out"} if cell["work"] == "forward" else {"dq", "dk", "dv"}
+        assert all(set(found) == outputs for found in cell["errors"].values())
 
 
-def test_a_report_is_drawn_again(report):
-    folder, _, _ = report
-    again = folder / "again.png"
-    assert run("--from", folder / "tiny.json", "--plot", again).returncode == 0
-    assert again.read_bytes()[:8] == (folder / "tiny.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert again.stat().st_size == (folder / "tiny.png").stat().st_size
+def test_flops_are_the_papers(measured):
+    cells = json.loads((measured / "result.json").read_text())["cells"]
+    for cell in cells:
+        assert cell["batch"] * cell["seqlen_q"] == 256 and cell["heads_q"] * 64 == 256
+        full_forward = 4 * 256 * cell["seqlen_k"] * 256
+        factor = (2.5 if cell["work"] == "backward" else 1) * (0.5 if cell["causal"] else 1)
+        assert cell["flops"] == full_forward * factor
 
 
-def test_host_time(tmp_path):
-    file = tmp_path / "host.json"
-    assert run("--host-time", "--json", file).returncode == 0
-    times = json.loads(file.read_text())["host_microseconds"]
-    assert len(times) == 6
-    assert all(value > 0 for value in times.values())
+def test_ratios_are_medians_over_the_rounds(measured):
+    cells = json.loads((measured / "result.json").read_text())["cells"]
+    for cell in cells:
+        expected = {
+            peer: statistics.median(r[peer] / r["flashattn"] for r in cell["rounds"])
+            for peer in ("sdpa-flash", "sdpa-math")
+        }
+        assert cell["ratios"] == pytest.approx(expected)
+
+
+def test_an_earlier_run_gives_the_same_table_and_plot(measured, tmp_path):
+    again = run("--from", measured / "result.json", "--plot", tmp_path / "again.png")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == (measured / "table.txt").read_text()
+    assert (tmp_path / "again.png").read_bytes() == (measured / "plot.png").read_bytes()
+
+
+def test_a_slow_cell_has_its_first_calls_and_once_more(tmp_path):
+    target = tmp_path / "result.json"
+    limits = ["--seconds-per-cell", "1e-9", "--bound", "1e9", "--json", target]
+    done = run("--passes", "backward", "--causal", *TINY, *limits)
+    assert done.returncode == 0, done.stderr
+    for cell in json.loads(target.read_text())["cells"]:
+        assert cell["measurements"] == len(cell["rounds"]) == 2
+        assert cell["rounds"][0] != cell["rounds"][1]
+
+
+def test_a_wrong_result_of_ours_is_named_and_not_timed(tmp_path):
+    target = tmp_path / "result.json"
+    limits = ["--passes", "forward", "--full", "--rounds", 1, "--json", target]
+    done = run(*TINY, *limits, program=("-c", WRONG))
+    assert done.returncode == 1, done.stderr
+    assert "flashattn: WRONG in forward, float32, head_dim 64, full, 64" in done.stdout
+    for cell in json.loads(target.read_text())["cells"]:
+        assert cell["wrong"] == ["flashattn"] and cell["ratios"] == {}
+        assert all(set(r) == {"sdpa-flash", "sdpa-math"} for r in cell["rounds"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "arguments, message",
     [
-        (["--from", "x.json"], "--from: needs --plot"),
-        (["--head-dim", "48"], "must divide --hidden"),
-        (["--json", "/nowhere/x.json"], "cannot be written"),
-        (["--rounds", "0"], "--rounds"),
-        (["--causal", "--full"], "not allowed"),
+        (["--hidden", "100"], "--hidden 100: is no multiple of --head-dims 64"),
+        (["--seqlens", "0"], "--seqlens: invalid count value: '0'"),
+        (["--json", "/nowhere/result.json"], "there is no folder /nowhere"),
+        (["--from", "/nowhere.json"], "--from /nowhere.json: "),
+        (["--models", "--passes", "decode"], "--passes decode: on the CPU's grid only"),
+        (["--models", "--host-time"], "not allowed with argument"),
     ],
 )
 def test_wrong_usage(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]

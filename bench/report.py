@@ -1,0 +1,126 @@
+"""The result as text: a table that grows as cells are measured, and what is to be said after it.
+Knows no PyTorch, as the plot: both read the JSON's cells."""
+
+from collections import Counter
+from statistics import geometric_mean, median
+
+OURS = "flashattn"
+HOST_LABELS = {
+    "host_no_grad": "no_grad",
+    "host_forward": "forward",
+    "host_forward_backward": "both ways",
+}
+
+
+def group_of(cell: dict) -> str:
+    """The cells of one table, or of one panel of the plot."""
+    if cell["work"] in HOST_LABELS:
+        return f"host, {cell['dtype']}"
+    if cell["work"] == "decode":
+        return f"decode, {cell['dtype']}"
+    kind = "models" if cell["model"] else f"head_dim {cell['head_dim']}"
+    return f"{cell['work']}, {cell['dtype']}, {kind}, {'causal' if cell['causal'] else 'full'}"
+
+
+def label_of(cell: dict) -> str:
+    """The cell within its group."""
+    if cell["work"] in HOST_LABELS:
+        return HOST_LABELS[cell["work"]]
+    length = length_text(cell["seqlen_k"])
+    if cell["work"] == "decode":
+        return f"{cell['heads_q']}/{cell['heads_k']}/{cell['head_dim']} {length}"
+    return f"{cell['model']} {length}".strip()
+
+
+def length_text(length: int) -> str:
+    return f"{length // 1024}k" if length % 1024 == 0 else str(length)
+
+
+def unit_of(cell: dict, device: str) -> str:
+    if cell["work"] in HOST_LABELS:
+        return "us per call"
+    if cell["work"] == "decode":
+        return "GB/s of K and V"
+    return "TFLOP/s" if device == "cuda" else "GFLOP/s"
+
+
+def figures_of(cell: dict, device: str) -> dict[str, float]:
+    """Of each contender, in the cell's unit: of its median time."""
+    rounds = cell["rounds"]
+    names = [name for name in (rounds[0] if rounds else {}) if name != "gemm"]
+    seconds = {name: median(r[name] for r in rounds) for name in names}
+    if cell["work"] in HOST_LABELS:
+        return {name: 1e6 * s for name, s in seconds.items()}
+    if cell["work"] == "decode":
+        return {name: cell["key_bytes"] / s / 1e9 for name, s in seconds.items()}
+    scale = 1e12 if device == "cuda" else 1e9
+    return {name: cell["flops"] / s / scale for name, s in seconds.items()}
+
+
+class Table:
+    """Rows one by one; a header where a new group begins."""
+
+    def __init__(self, result: dict) -> None:
+        self._device = result["device"]
+        self._contenders = result["contenders"]
+        self._gemm_flops = result["gemm_flops"]
+        self._group = ""
+
+    def add(self, cell: dict) -> None:
+        if group_of(cell) != self._group:
+            self._group = group_of(cell)
+            print(f"\n{self._group}: {unit_of(cell, self._device)} (its time / {OURS}'s)")
+            columns = "".join(f"{name:>12}{'':>9}" for name in self._contenders)
+            gemm = f"{'gemm':>8}" if self._gemm_flops else ""
+            print(f"{'':>20}{'rounds':>8}{columns}{gemm}".rstrip())
+        rounds = f"{len(cell['rounds'])}{'*' if cell['measurements'] > 1 else ' '}"
+        figures = figures_of(cell, self._device)
+        columns = "".join(self._column(cell, figures, name) for name in self._contenders)
+        row = f"{label_of(cell):>20}{rounds:>8}{columns}{self._gemm(cell):>8}"
+        print(row.rstrip(), flush=True)
+
+    def _column(self, cell: dict, figures: dict[str, float], name: str) -> str:
+        if name in cell["wrong"]:
+            return f"{'WRONG':>12}{'':>9}"
+        if name not in figures:
+            return f"{'-':>12}{'':>9}"
+        ratio = f"({cell['ratios'][name]:.2f}x)" if name in cell["ratios"] else ""
+        return f"{figures[name]:12.1f} {ratio:<8}"
+
+    def _gemm(self, cell: dict) -> str:
+        """TFLOP/s of the GPU's matrix product in the same rounds."""
+        seconds = [r["gemm"] for r in cell["rounds"] if "gemm" in r]
+        return f"{self._gemm_flops / median(seconds) / 1e12:.1f}" if seconds else ""
+
+
+def print_summary(result: dict) -> None:
+    cells = result["cells"]
+    print()
+    if any(cell["measurements"] > 1 for cell in cells):
+        print(f"*: measured once more; a ratio was under {result['settings']['bound']:g}")
+    for kind in dict.fromkeys((cell["work"], cell["dtype"]) for cell in cells):
+        alike = [cell for cell in cells if (cell["work"], cell["dtype"]) == kind]
+        for name in result["contenders"]:
+            _print_ratios(name, kind, [cell for cell in alike if name in cell["ratios"]])
+    left_out = Counter((name, why) for cell in cells for name, why in cell["left_out"].items())
+    for (name, reason), count in left_out.items():
+        print(f"{name}: left out of {count} of {len(cells)} cells: {reason}")
+    for cell in cells:
+        for name in cell["wrong"]:
+            found = ", ".join(f"{of} {_error_text(e)}" for of, e in cell["errors"][name].items())
+            print(f"{name}: WRONG in {group_of(cell)}, {label_of(cell)}: relative error of {found}")
+
+
+def _print_ratios(name: str, kind: tuple[str, str], cells: list[dict]) -> None:
+    if not cells:
+        return
+    least = min(cells, key=lambda cell: cell["ratios"][name])
+    mean = geometric_mean(cell["ratios"][name] for cell in cells)
+    print(
+        f"{', '.join(kind)}, {name}: {len(cells)} cells, geometric mean {mean:.2f}x,"
+        f" least {least['ratios'][name]:.2f}x ({group_of(least)}, {label_of(least)})"
+    )
+
+
+def _error_text(error: float | None) -> str:
+    return "not finite" if error is None else f"{error:.1e}"
