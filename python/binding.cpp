@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "fa/fa.h"
 #include "reference/reference.hpp"
@@ -24,14 +25,14 @@ void check(fa_status status) {
   throw tvm::ffi::Error(kind, fa_last_error(), "");
 }
 
-/// A tensor as the library takes it, or none.
+/// A tensor as the library takes it, or none. NumPy has no bfloat16: with `uint16_is_bfloat16` its
+/// bits come as uint16.
 class Tensor {
  public:
-  explicit Tensor(const DLTensor* given) : given_(given != nullptr) {
+  Tensor(const DLTensor* given, bool uint16_is_bfloat16) : given_(given != nullptr) {
     if (!given_) return;
-    // NumPy has no bfloat16: its bits come as uint16, for which the library has no other use.
-    const bool bits_of_bfloat16 = given->dtype.code == kDLUInt && given->dtype.bits == 16;
-    const uint8_t code = bits_of_bfloat16 ? uint8_t{kDLBfloat} : given->dtype.code;
+    const bool bits = uint16_is_bfloat16 && given->dtype.code == kDLUInt && given->dtype.bits == 16;
+    const uint8_t code = bits ? uint8_t{kDLBfloat} : given->dtype.code;
     tensor_ = {given->data,
                {given->device.device_type, given->device.device_id},
                given->ndim,
@@ -59,14 +60,24 @@ class Arguments {
   Tensor tensor(const char* name) {
     const auto given = next(name).try_cast<tvm::ffi::Optional<DLTensor*>>();
     if (!given.has_value()) fail(name, "a tensor on which DLPack works");
-    return Tensor(given->has_value() ? **given : nullptr);
+    return Tensor(given->has_value() ? **given : nullptr, uint16_is_bfloat16_);
   }
   template <typename T>
   T number(const char* name) {
     const auto given = next(name).try_cast<T>();
-    if (!given.has_value()) fail(name, "a number");
+    if (!given.has_value()) fail(name, std::is_same_v<T, bool> ? "True or False" : "a number");
     return *given;
   }
+  int32_t int32(const char* name) {
+    const auto given = number<int64_t>(name);
+    if (given != static_cast<int32_t>(given)) {
+      throw tvm::ffi::Error(
+          "ValueError", std::string(name) + ": is " + std::to_string(given) + "; too large", "");
+    }
+    return static_cast<int32_t>(given);
+  }
+  /// The first argument of what takes tensors.
+  void read_uint16_is_bfloat16() { uint16_is_bfloat16_ = number<bool>("uint16_is_bfloat16"); }
   fa_stream stream() { return reinterpret_cast<fa_stream>(number<int64_t>("stream")); }  // NOLINT
 
  private:
@@ -83,6 +94,7 @@ class Arguments {
   const tvm::ffi::AnyView* values_;
   int32_t count_;
   int32_t at_ = 0;
+  bool uint16_is_bfloat16_ = false;
 };
 
 /// What forward and backward have in common; members are read in the order of their declaration.
@@ -117,8 +129,8 @@ class Options {
     options_.dropout_p = in.number<double>("dropout_p");
     options_.deterministic = in.number<bool>("deterministic") ? 1 : 0;
     options_.batch_invariant = in.number<bool>("batch_invariant") ? 1 : 0;
-    options_.family = in.number<int32_t>("family");
-    options_.num_threads = in.number<int32_t>("num_threads");
+    options_.family = in.int32("family");
+    options_.num_threads = in.int32("num_threads");
   }
   Options(const Options&) = delete;
   Options& operator=(const Options&) = delete;
@@ -131,6 +143,7 @@ class Options {
 };
 
 void forward(Arguments in) {
+  in.read_uint16_is_bfloat16();
   const Tensor q = in.tensor("q"), k = in.tensor("k"), v = in.tensor("v");
   const Tensor out = in.tensor("out"), lse = in.tensor("lse");
   const fa_stream stream = in.stream();
@@ -140,6 +153,7 @@ void forward(Arguments in) {
 }
 
 void backward(Arguments in) {
+  in.read_uint16_is_bfloat16();
   const Tensor dout = in.tensor("dout"), q = in.tensor("q"), k = in.tensor("k");
   const Tensor v = in.tensor("v"), out = in.tensor("out"), lse = in.tensor("lse");
   const Tensor dq = in.tensor("dq"), dk = in.tensor("dk"), dv = in.tensor("dv");
@@ -152,6 +166,7 @@ void backward(Arguments in) {
 }
 
 void merge(Arguments in) {
+  in.read_uint16_is_bfloat16();
   const Tensor out_a = in.tensor("out_a"), lse_a = in.tensor("lse_a");
   const Tensor out_b = in.tensor("out_b"), lse_b = in.tensor("lse_b");
   const Tensor out = in.tensor("out"), lse = in.tensor("lse");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import Any, TypedDict
 
@@ -55,7 +56,7 @@ def attention(
         q, k, v: float32, float16 or bfloat16, [B, Sq, Hq, D], [B, Sk, Hk, D], [B, Sk, Hk, Dv], or
             packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head sizes are multiples
             of 8 up to 256 (or 576 with 512).
-        out: a NumPy array or torch tensor that is written in place.
+        out: written in place; a NumPy array, or with torch's q a torch tensor.
         return_lse: returns (out, lse).
         scale: factor of the scores, 1 / sqrt(D) by default.
         causal: query i sees key j only if j <= i + Sk - Sq.
@@ -82,7 +83,7 @@ def attention(
     Raises:
         ValueError, TypeError: an argument, by name.
     """
-    given = _read(**options)
+    given = _read(q, **options)
     if _is_torch(q):
         return _attention_of_torch(q, k, v, out, return_lse, given)
     kind = _Kind(q)
@@ -91,6 +92,7 @@ def attention(
     result = out if out is not None else kind.empty((*shape[:-1], *value_shape[-1:]), dtype)
     lse = kind.empty((*shape[:-3], *shape[-2:-1], *shape[-3:-2]), "float32")
     _binding.forward(
+        True,
         *_exported(q=q, k=k, v=v),
         *_exported(writable=True, out=result, lse=lse),
         0,
@@ -126,7 +128,7 @@ def attention_backward(
     Raises:
         ValueError, TypeError: an argument, by name.
     """
-    given = _read(**options)
+    given = _read(q, **options)
     kind = _Kind(q)
     of = dict(dq=q, dk=k, dv=v, dbias=given.bias, dsinks=given.sinks)
     gradients = {
@@ -135,6 +137,7 @@ def attention_backward(
     }
     dbias, dsinks = gradients.pop("dbias"), gradients.pop("dsinks")
     _binding.backward(
+        True,
         *_exported(dout=dout, q=q, k=k, v=v, out=out, lse=lse),
         *_exported(writable=True, **gradients),
         *_exported(dlse=dlse),
@@ -161,6 +164,7 @@ def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
     out = kind.empty(*kind.shape_and_dtype("out_a", out_a))
     lse = kind.empty(kind.shape_and_dtype("lse_a", lse_a)[0], "float32")
     _binding.merge(
+        True,
         *_exported(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b),
         *_exported(writable=True, out=out, lse=lse),
         0,
@@ -169,18 +173,16 @@ def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
 
 
 def _attention_of_torch(q: Any, k: Any, v: Any, out: Any, return_lse: bool, given: Options) -> Any:
-    import torch
+    from ._torch import attend, need_tensors
 
-    from ._torch import attend
-
-    if given.dropout_state is not None:
-        state = torch.from_numpy(given.dropout_state).to(q.device)
-        given = given._replace(dropout_state=state)
+    if out is not None:
+        need_tensors(out=out)
     result, lse, _ = attend(q, k, v, out, given)
     return (result, lse) if return_lse else result
 
 
 def _read(
+    q: Any,
     *,
     scale: float | None = None,
     window: tuple[int, int] | None = None,
@@ -195,21 +197,22 @@ def _read(
     **others: Any,
 ) -> Options:
     """AttentionOptions as the binding takes them, tensors still as they were given."""
-    unknown = sorted(set(others) - set(Options._fields))
+    unknown = sorted(set(others) - set(AttentionOptions.__annotations__))
     if unknown:
         raise TypeError(f"{unknown[0]}: is no option of attention")
-    left, right = window_sides(window)
+    left, right = window_sides(window, "window")
+    state = _dropout_state(q, dropout_seed, dropout_offset) if dropout_p != 0 else None
     return Options(
         scale=scale,
         window_left=left,
         window_right=right,
         family=family_number(family),
         dropout_p=dropout_p,
-        dropout_state=_dropout_state(dropout_seed, dropout_offset) if dropout_p != 0 else None,
+        dropout_state=state,
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
-        max_seqlen_q=_longest(cu_seqlens_q) if max_seqlen_q is None else max_seqlen_q,
-        max_seqlen_k=_longest(cu_seqlens_k) if max_seqlen_k is None else max_seqlen_k,
+        max_seqlen_q=_longest("cu_seqlens_q", cu_seqlens_q, max_seqlen_q),
+        max_seqlen_k=_longest("cu_seqlens_k", cu_seqlens_k, max_seqlen_k),
         **others,
     )
 
@@ -222,26 +225,46 @@ def _numpy() -> Any:
     return numpy
 
 
-def _dropout_state(seed: int, offset: int) -> Any:
-    np = _numpy()
+def _dropout_state(q: Any, seed: int, offset: int) -> Any:
+    """int64 [2] of q's kind."""
+    numbers = []
     for name, number in (("dropout_seed", seed), ("dropout_offset", offset)):
-        if not 0 <= number < 2**64:
+        try:
+            whole = operator.index(number)
+        except TypeError:
+            raise TypeError(f"{name}: is {number!r}; expected an integer") from None
+        if not 0 <= whole < 2**64:
             raise ValueError(f"{name}: is {number}; allowed are 0 to 2**64 - 1")
-    return np.array([seed, offset], dtype=np.uint64).view(np.int64)
+        numbers.append(whole - 2**64 if whole >= 2**63 else whole)
+    if _is_torch(q):
+        import torch
+
+        return torch.tensor(numbers, dtype=torch.int64, device=q.device)
+    return _numpy().array(numbers, dtype="int64")
 
 
-def _longest(cu_seqlens: Any) -> int:
-    """The longest of packed sequences; the library checks that cu_seqlens is what it should be."""
-    if cu_seqlens is None:
+def _longest(name: str, cu_seqlens: Any, given: int | None) -> int:
+    """max_seqlen, by default the longest of packed sequences. The library checks the rest."""
+    if cu_seqlens is None or given is not None:
+        return given or 0
+    bounds = cu_seqlens
+    if not _is_torch(bounds):
+        bounds = _numpy().asarray(bounds)
+        if bounds.dtype.kind not in "iu":
+            raise TypeError(f"{name}: is {type(cu_seqlens).__name__}; expected an int32 array")
+    if len(bounds.shape) != 1 or bounds.shape[0] < 2:
         return 0
-    np = _numpy()
-    bounds = np.asarray(cu_seqlens if hasattr(cu_seqlens, "__array__") else list(cu_seqlens))
-    return max(0, int(np.diff(bounds).max())) if bounds.ndim == 1 and bounds.size > 1 else 0
+    return max(0, int((bounds[1:] - bounds[:-1]).max()))
 
 
 def _is_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _is_numpy(x: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(x, numpy.ndarray)
 
 
 class _Kind:
@@ -251,13 +274,13 @@ class _Kind:
         self._torch = _is_torch(example)
         self._device = example.device if self._torch else None
         self._namespace = None
-        if not self._torch and not isinstance(example, _numpy().ndarray):
+        if not self._torch and not _is_numpy(example):
             self._namespace = getattr(example, "__array_namespace__", lambda: None)()
 
     def shape_and_dtype(self, name: str, x: Any) -> tuple[tuple[int, ...], str]:
         if _is_torch(x):
             return tuple(x.shape), str(x.dtype).removeprefix("torch.")
-        if isinstance(x, _numpy().ndarray):
+        if _is_numpy(x):
             return x.shape, x.dtype.name
         t = _from_dlpack(name, x)
         return tuple(t.shape), str(t.dtype)
@@ -272,7 +295,10 @@ class _Kind:
             import ml_dtypes
 
             return np.empty(shape, dtype=ml_dtypes.bfloat16)
-        return np.empty(shape, dtype=dtype)
+        try:
+            return np.empty(shape, dtype=dtype)
+        except TypeError:
+            raise TypeError(f"q: has dtype {dtype}; allowed: float32, float16, bfloat16") from None
 
     def finished(self, x: Any) -> Any:
         return x if self._namespace is None else self._namespace.asarray(x)
@@ -288,12 +314,11 @@ def _from_dlpack(name: str, x: Any) -> Any:
 def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
     """Arguments for the binding. Inputs are copied where the library or DLPack wants them
     otherwise: a last stride of 1, native and writable memory."""
-    np = _numpy()
     result: list[Any] = []
     for name, x in tensors.items():
         if x is None:
             result.append(None)
-        elif isinstance(x, np.ndarray):
+        elif _is_numpy(x):
             result.append(_from_dlpack(name, _plain_array(name, x, writable)))
         elif _is_torch(x):
             result.append(x if writable else _plain_torch(x))

@@ -2,13 +2,13 @@
 
 Tensors are anything that speaks DLPack, or None; `stream` is a CUDA stream's handle, 0 on the CPU.
 
-    forward(q, k, v, out, lse, stream, *options)
-    backward(dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, stream, *options)
-    merge(out_a, lse_a, out_b, lse_b, out, lse, stream)
+    forward(bits, q, k, v, out, lse, stream, *options)
+    backward(bits, dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, stream, *options)
+    merge(bits, out_a, lse_a, out_b, lse_b, out, lse, stream)
     dropout_keep(keep, seed, offset, dropout_p)     keep: uint8 [batch, heads, seqlen_q, seqlen_k]
     info() -> "version instruction-set"
 
-`options` is a `flashattn._options.Options`.
+`options` is a `flashattn._options.Options`. With `bits`, uint16 tensors hold the bits of bfloat16.
 """
 
 import pathlib

@@ -50,6 +50,9 @@ def install_as_flash_attn(force: bool = False) -> bool:
         submodule = importlib.import_module(f"flashattn.{name}")
         sys.modules[f"flash_attn.{name}"] = submodule
         attributes.setdefault(name.partition(".")[0], submodule)
+    for name, submodule in list(sys.modules.items()):  # flash_attn.cute, where it is in use
+        if name.startswith("flash_attn.") and name.count(".") == 1:
+            attributes.setdefault(name.partition(".")[2], submodule)
     vars(module).update(attributes)
     sys.modules["flash_attn"] = module
     sys.meta_path.insert(0, _Metadata())

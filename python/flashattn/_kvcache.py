@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._options import Options, family_number, refuse, window_sides
-from ._torch import attend, need_tensors
+from ._torch import attend, copy_exactly, need_shape_of_heads, need_tensors
 from .layers.rotary import apply_rotary_emb
 
 
@@ -57,49 +60,44 @@ def flash_attn_with_kvcache(
     """
     refuse(cache_leftpad=cache_leftpad, block_table=block_table)
     need_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
-    if (k is None) != (v is None):
-        raise ValueError("k, v: only one is given; new keys come with their values")
-    if (rotary_cos is None) != (rotary_sin is None):
-        raise ValueError("rotary_cos, rotary_sin: only one is given")
+    need_shape_of_heads(q=q, k_cache=k_cache, v_cache=v_cache)
+    window_left, window_right = window_sides(window_size)
     with torch.no_grad():
         lengths = _lengths(cache_seqlens, q, k_cache)
-        if rotary_cos is not None and rotary_sin is not None:
-            if k is None:
-                raise ValueError("rotary_cos: only with new keys k and v")
-            rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved)
-            k = rotate.by_position(k, lengths)
-            local = causal or tuple(window_size) != (-1, -1)
+        places = _places(cache_batch_idx, q, k_cache)
+        new = _New(k, v, q, k_cache, v_cache, lengths)
+        if rotary_cos is not None or rotary_sin is not None:
+            rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new)
+            new.k = rotate.by_position(new.k, lengths)
+            local = causal or window_left >= 0 or window_right >= 0
             q = rotate.by_position(q, lengths) if local else rotate.all_at(q, lengths)
-        if k is not None and v is not None:
-            _append(k_cache, k, lengths, cache_batch_idx, "k")
-            _append(v_cache, v, lengths, cache_batch_idx, "v")
-            lengths = lengths + k.shape[1]
-        window_left, window_right = window_sides(window_size)
         options = Options(
             alibi_slopes=alibi_slopes,
             sinks=sinks,
-            seqused_k=lengths,
+            seqused_k=lengths + new.rows,
             scale=softmax_scale,
-            causal=causal,
+            causal=bool(causal),
             window_left=window_left,
             window_right=window_right,
             softcap=softcap,
             batch_invariant=batch_invariant,
             family=family_number(family),
         )
-        if cache_batch_idx is None:
-            result, lse, _ = attend(q, k_cache, v_cache, out, options)
-        else:
-            result, lse = _one_by_one(q, k_cache, v_cache, cache_batch_idx, options)
-            result = result if out is None else out.copy_(result)
+        with new.appended(places):
+            if places is None or not places:
+                result, lse, _ = attend(q, k_cache[: len(q)], v_cache[: len(q)], out, options)
+            else:
+                result, lse = _one_by_one(q, k_cache, v_cache, places, options)
+                result = result if out is None else copy_exactly("out", out, result)
     return (result, lse) if return_softmax_lse else result
 
 
 def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> Tensor:
-    """int32 [B], within the cache."""
-    given = k_cache.shape[1] if cache_seqlens is None else cache_seqlens
+    """int32 [B]; the library checks that they lie within the cache."""
+    given: Any = k_cache.shape[1] if cache_seqlens is None else cache_seqlens
     if not isinstance(given, Tensor):
-        given = torch.full((q.shape[0],), given, dtype=torch.int32, device=q.device)
+        length = operator.index(given)
+        given = torch.full((q.shape[0],), length, dtype=torch.int32, device=q.device)
     if given.shape != (q.shape[0],) or given.dtype != torch.int32:
         raise ValueError(
             f"cache_seqlens: is {given.dtype} {list(given.shape)};"
@@ -108,25 +106,102 @@ def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> 
     return given
 
 
-def _append(
-    cache: Tensor, new: Tensor, lengths: Tensor, batch_idx: Tensor | None, name: str
-) -> None:
-    """cache[b, lengths[b] : lengths[b] + S_new] = new[b]"""
-    need_tensors(**{name: new})
-    if lengths.numel() > 0 and int(lengths.max()) + new.shape[1] > cache.shape[1]:
+def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[int] | None:
+    """Which sequence of the cache each of q's has."""
+    if cache_batch_idx is None:
+        if k_cache.shape[0] != q.shape[0]:
+            raise ValueError(
+                f"k_cache: has {k_cache.shape[0]} sequences and q {q.shape[0]};"
+                " cache_batch_idx says which are meant"
+            )
+        return None
+    need_tensors(cache_batch_idx=cache_batch_idx)
+    if cache_batch_idx.shape != (q.shape[0],) or cache_batch_idx.is_floating_point():
         raise ValueError(
-            f"{name}: {new.shape[1]} new keys after {int(lengths.max())} do not fit into a cache of"
-            f" {cache.shape[1]}"
+            f"cache_batch_idx: is {cache_batch_idx.dtype} {list(cache_batch_idx.shape)};"
+            f" expected integers [{q.shape[0]}]"
         )
-    if lengths.numel() > 0 and int(lengths.min()) < 0:
-        raise ValueError(f"cache_seqlens: is {int(lengths.min())}; it must not be negative")
-    b = torch.arange(new.shape[0], device=cache.device) if batch_idx is None else batch_idx.long()
-    position = lengths.long()[:, None] + torch.arange(new.shape[1], device=cache.device)
-    cache[b[:, None], position] = new.to(cache.dtype)
+    places: list[int] = cache_batch_idx.tolist()
+    for b, place in enumerate(places):
+        if not 0 <= place < k_cache.shape[0]:
+            raise ValueError(
+                f"cache_batch_idx: is {place} for sequence {b}; the cache has {k_cache.shape[0]}"
+            )
+    return places
+
+
+class _New:
+    """New keys and values [B, S_new, Hk, D], or none: checked, then appended for one call."""
+
+    def __init__(
+        self,
+        k: Tensor | None,
+        v: Tensor | None,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        lengths: Tensor,
+    ) -> None:
+        self.k: Any = k
+        self.v = v
+        self.rows = 0
+        self.longest = int(lengths.max()) if lengths.numel() > 0 and k is not None else 0
+        self._caches = k_cache, v_cache
+        self._lengths = lengths
+        if k is None and v is None:
+            return
+        if k is None or v is None:
+            raise ValueError("k, v: only one is given; new keys come with their values")
+        need_tensors(k=k, v=v)
+        for name, t, cache in (("k", k, k_cache), ("v", v, v_cache)):
+            expected = (q.shape[0], *k.shape[1:2], *cache.shape[2:])
+            if t.shape != expected or t.dtype != cache.dtype:
+                raise ValueError(
+                    f"{name}: is {t.dtype} {list(t.shape)}; expected {cache.dtype} {list(expected)}"
+                )
+        self.rows = k.shape[1]
+        if lengths.numel() > 0 and int(lengths.min()) < 0:
+            raise ValueError(f"cache_seqlens: is {int(lengths.min())}; it must not be negative")
+        if self.longest + self.rows > k_cache.shape[1]:
+            raise ValueError(
+                f"k: {self.rows} new keys after {self.longest} do not fit into a cache of"
+                f" {k_cache.shape[1]}"
+            )
+
+    @contextlib.contextmanager
+    def appended(self, places: list[int] | None) -> Iterator[None]:
+        """cache[b, lengths[b] : lengths[b] + S_new] = new[b]; taken back if the call is refused."""
+        if self.rows == 0:
+            yield
+            return
+        device = self._lengths.device
+        b = torch.arange(len(self._lengths)) if places is None else torch.tensor(places)
+        position = self._lengths.long()[:, None] + torch.arange(self.rows, device=device)
+        at = b.long().to(device)[:, None], position
+        before = [cache[at] for cache in self._caches]
+        for cache, new in zip(self._caches, (self.k, self.v)):
+            cache[at] = new
+        try:
+            yield
+        except Exception:
+            for cache, old in zip(self._caches, before):
+                cache[at] = old
+            raise
 
 
 class _Rotation:
-    def __init__(self, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
+    def __init__(
+        self, cos: Tensor | None, sin: Tensor | None, interleaved: bool, new: _New
+    ) -> None:
+        if cos is None or sin is None:
+            raise ValueError("rotary_cos, rotary_sin: only one is given")
+        if new.k is None:
+            raise ValueError("rotary_cos: only with new keys k and v")
+        if new.longest + new.rows > cos.shape[0]:
+            raise ValueError(
+                f"rotary_cos: has {cos.shape[0]} positions; the cache grows to"
+                f" {new.longest + new.rows}"
+            )
         self.cos, self.sin, self.interleaved = cos, sin, interleaved
 
     def by_position(self, x: Tensor, first: Tensor) -> Tensor:
@@ -140,15 +215,11 @@ class _Rotation:
 
 
 def _one_by_one(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, batch_idx: Tensor, options: Options
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, places: list[int], options: Options
 ) -> tuple[Tensor, Tensor]:
     """Each sequence from its place in the cache, without a copy of the cache."""
     outs, lses = [], []
-    for b, place in enumerate(batch_idx.tolist()):
-        if not 0 <= place < k_cache.shape[0]:
-            raise ValueError(
-                f"cache_batch_idx: is {place} for sequence {b}; the cache has {k_cache.shape[0]}"
-            )
+    for b, place in enumerate(places):
         one, cached = slice(b, b + 1), slice(place, place + 1)
         slopes = options.alibi_slopes
         if slopes is not None and slopes.dim() == 2:

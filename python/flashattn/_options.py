@@ -48,15 +48,15 @@ def family_number(family: str) -> int:
         raise ValueError(f"family: is {family!r}; allowed are {', '.join(FAMILIES)}") from None
 
 
-def window_sides(window: Any) -> tuple[int, int]:
+def window_sides(window: Any, name: str = "window_size") -> tuple[int, int]:
     """(left, right) of a window argument; None is unbounded."""
-    if window is None or window == _UNBOUNDED:
+    if window is None or (type(window) is tuple and window == _UNBOUNDED):
         return _UNBOUNDED
     try:
         left, right = (-1 if side is None else operator.index(side) for side in window)
     except (TypeError, ValueError):
         raise ValueError(
-            f"window_size: is {window!r}; expected two integers (left, right), -1 for unbounded"
+            f"{name}: is {window!r}; expected two integers (left, right), -1 for unbounded"
         ) from None
     return left, right
 

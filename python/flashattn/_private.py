@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._options import Options, refuse
 from ._probabilities import dropout_mask
-from ._torch import new_dropout_state
+from ._torch import copy_exactly, new_dropout_state
 
 
 def _get_block_size_n(
@@ -103,10 +103,12 @@ def _private_backward(
 ) -> Tensor:
     """Writes dq, dk, dv where they are given. Returns delta, rows rounded up to 128."""
     dout, q, k, v, out, lse = inputs
+    if given.dropout_p > 0 and given.dropout_state is None:
+        raise ValueError("rng_state: is missing; with dropout it is that of the forward pass")
     gradients = torch.ops.flashattn.backward(dout, None, q, k, v, out, lse, False, False, *given)
-    for result, gradient in zip(results, gradients):
+    for name, result, gradient in zip(("dq", "dk", "dv"), results, gradients):
         if result is not None:
-            result.copy_(gradient)
+            copy_exactly(name, result, gradient)
     delta = (dout.float() * out.float()).sum(-1).transpose(-1, -2)
     return torch.nn.functional.pad(delta, (0, -delta.shape[-1] % 128)).contiguous()
 

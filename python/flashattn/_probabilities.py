@@ -78,6 +78,6 @@ def _scores(rows: Tensor, keys: Tensor, b: int, given: Options) -> Tensor:
 
 def _kept(size: tuple[int, ...], given: Options) -> Tensor:
     seed, offset = given.dropout_state.tolist()
-    keep = torch.empty(size, dtype=torch.uint8)
+    keep = torch.empty(size, dtype=torch.uint8, device="cpu")
     _binding.dropout_keep(keep, seed, offset, given.dropout_p)
     return keep.bool()

@@ -21,8 +21,10 @@ differentiable), `seqused_q` and `seqused_k`.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ._kvcache import flash_attn_with_kvcache
@@ -124,7 +126,7 @@ def flash_attn_func(
         seqused_q=seqused_q,
         seqused_k=seqused_k,
         scale=softmax_scale,
-        causal=causal,
+        causal=bool(causal),
         window_left=window_left,
         window_right=window_right,
         softcap=softcap,
@@ -209,6 +211,16 @@ def flash_attn_kvpacked_func(
     )
 
 
+def _length(name: str, length: Any) -> Any:
+    """An integer, also of a tensor or of NumPy."""
+    if isinstance(length, int | torch.SymInt):
+        return length
+    try:
+        return operator.index(length)
+    except TypeError:
+        raise TypeError(f"{name}: is {type(length).__name__}; expected an integer") from None
+
+
 def flash_attn_varlen_func(
     q: Tensor,
     k: Tensor,
@@ -254,10 +266,10 @@ def flash_attn_varlen_func(
         cu_seqlens_k=cu_seqlens_k,
         seqused_q=seqused_q,
         seqused_k=seqused_k,
-        max_seqlen_q=max_seqlen_q,
-        max_seqlen_k=max_seqlen_k,
+        max_seqlen_q=_length("max_seqlen_q", max_seqlen_q),
+        max_seqlen_k=_length("max_seqlen_k", max_seqlen_k),
         scale=softmax_scale,
-        causal=causal,
+        causal=bool(causal),
         window_left=window_left,
         window_right=window_right,
         softcap=softcap,

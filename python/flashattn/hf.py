@@ -59,7 +59,10 @@ def attention_mask(
         )
     if attention_mask is None:
         return None
-    padding = attention_mask[:, kv_offset : kv_offset + kv_length]
+    # generate() passes what this function returned to the model, which calls it again.
+    padding = attention_mask
+    if padding.shape[-1] != kv_length:
+        padding = padding[:, kv_offset : kv_offset + kv_length]
     if padding.shape[-1] < kv_length:
         padding = torch.nn.functional.pad(padding, (0, kv_length - padding.shape[-1]))
     return padding
@@ -77,6 +80,8 @@ def _is_own_mask(function: Callable[..., Any]) -> bool:
 
     if function is causal_mask_function or _is_bidirectional(function):
         return True
+    if torch.compiler.is_compiling():
+        return False  # dynamo looks into no closure: the mask is written out
     # sliding_window_causal_mask_function: and_masks(sliding_window_overlay(n), causal).
     closed_over = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     parts = closed_over[0] if len(closed_over) == 1 else None

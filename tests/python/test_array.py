@@ -168,7 +168,13 @@ def test_merge():
         (dict(colour=1), TypeError, "colour: is no option"),
         (dict(out=np.zeros((2, 9, 4, 25), np.float32)), ValueError, "out: "),
         (dict(out=array_api_strict.zeros((2, 9, 4, 24))), TypeError, "out: is Array"),
-        (dict(causal="yes"), TypeError, "causal"),
+        (dict(causal="yes"), TypeError, "causal: is"),
+        (dict(window=np.array([1, 2, 3])), ValueError, "window: is"),
+        (dict(dropout_state=1), TypeError, "dropout_state: is no option"),
+        (dict(dropout_p=0.5, dropout_seed=1.5), TypeError, "dropout_seed: is 1.5"),
+        (dict(cu_seqlens_q="abc"), TypeError, "cu_seqlens_q: is str"),
+        (dict(num_threads=2**32 + 1), ValueError, "num_threads: is 4294967297"),
+        (dict(q=np.array("abc")), TypeError, "q: "),
         (dict(softcap="x"), TypeError, "softcap: "),
     ],
 )
@@ -185,5 +191,8 @@ def test_outputs_must_be_writable_and_apart():
     out.flags.writeable = False
     with pytest.raises(ValueError, match="out: is read-only"):
         flashattn.attention(q, k, v, out=out)
+    of_torch = [torch.from_numpy(x) for x in (q, k, v)]
+    with pytest.raises(TypeError, match="out: is ndarray"):
+        flashattn.attention(*of_torch, out=np.zeros((2, 9, 4, 24), np.float32))
     with pytest.raises(ValueError, match="out: shares memory with"):
         flashattn.attention(q, k[..., :16], v[..., :16].copy(), out=q)

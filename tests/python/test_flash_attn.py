@@ -236,6 +236,16 @@ def test_returns():
         short = torch.empty(1, 5, 2, 5)
         assert flashattn.flash_attn_func(q, k, v[..., :5], out=short) is short
         assert torch.equal(short, out[..., :5])
+        with pytest.raises(ValueError, match="out: is torch.float32"):
+            flashattn.flash_attn_func(q, k, v[..., :5], out=torch.empty(3, 1, 5, 2, 5))
+        with pytest.raises(ValueError, match="out: has the negation bit"):
+            flashattn.flash_attn_func(q, k, v, out=torch._neg_view(buffer))
+    weight = torch.ones_like(buffer, requires_grad=True)
+    product = (weight * buffer).sum()
+    with torch.no_grad():
+        flashattn.flash_attn_func(q, k, v, out=buffer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
     with pytest.raises(ValueError, match="out: cannot be given where gradients are wanted"):
         flashattn.flash_attn_func(q, k, v, out=buffer)
 
@@ -264,6 +274,10 @@ def test_strides():
     ("spoil", "error", "message"),
     [
         (dict(q=3), TypeError, "q: is int"),
+        (dict(q=None), TypeError, "q: is NoneType"),
+        (dict(q=torch.zeros(())), ValueError, "q: has the shape []"),
+        (dict(v=torch.zeros(2, 6)), ValueError, "v: has the shape [2, 6]"),
+        (dict(k=torch.zeros(2, 6, 2, 8, dtype=torch.uint16)), TypeError, "k: has dtype uint16"),
         (dict(k=torch.zeros(2, 6, 3, 8)), ValueError, "k: has 3 heads and q 4"),
         (dict(k=torch.zeros(2, 6, 2, 16)), ValueError, "k: "),
         (dict(v=torch.zeros(2, 5, 2, 8)), ValueError, "v: "),
@@ -310,6 +324,12 @@ def test_wrong_varlen_arguments():
         run(t, t, t, [0, 4, 6], bounds, 4, 4)
     with pytest.raises(ValueError, match="max_seqlen_q allows 3"):
         run(t, t, t, bounds, bounds, 3, 4)
+    lengths = (bounds[1:] - bounds[:-1]).max()  # a tensor, as many programs have it
+    assert torch.equal(
+        run(t, t, t, bounds, bounds, lengths, lengths), run(t, t, t, bounds, bounds, 4, 4)
+    )
+    with pytest.raises(TypeError, match="max_seqlen_q: is float"):
+        run(t, t, t, bounds, bounds, 4.0, 4)
     with pytest.raises(TypeError, match="cu_seqlens_k: has dtype int64"):
         run(t, t, t, bounds, bounds.long(), 4, 4)
 
@@ -328,6 +348,16 @@ def test_merge_of_split_keys():
     expected = torch.autograd.grad((whole, whole_lse), (q, k, v), (dout, dlse))
     for a, b in zip(torch.autograd.grad((out, lse), (q, k, v), (dout, dlse)), expected):
         close(a, b, torch.float32)
+    other = torch.func.grad(
+        lambda a, b: sum(x.square().sum() for x in flashattn.merge(a, b, *parts[1]))
+    )
+    leaves = [t.detach().requires_grad_() for t in parts[0]]
+    direct = sum(x.square().sum() for x in flashattn.merge(*leaves, *parts[1]))
+    close(
+        other(*(t.detach() for t in parts[0])),
+        torch.autograd.grad(direct, leaves)[0],
+        torch.float32,
+    )
     torch.library.opcheck(
         torch.ops.flashattn.merge.default,
         tuple(t.detach().requires_grad_() for part in parts for t in part),
@@ -425,4 +455,10 @@ def test_private_functions(varlen, dropout_p):
     for a, b in zip(gradients, torch.autograd.grad(expected[0], (q, k, v), dout)):
         assert torch.equal(a, b)
     assert delta.shape[-1] == 128
+    if dropout_p > 0:
+        with pytest.raises(ValueError, match="rng_state: is missing"):
+            getattr(interface, name + "backward")(
+                *(dout, *plain, out, lse, *gradients, *head, dropout_p, scale, True, *window),
+                *(0.0, None, False),
+            )
     close(delta[..., :20], (dout * out).sum(-1).transpose(-1, -2), torch.float32)

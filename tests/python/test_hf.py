@@ -77,6 +77,7 @@ COMMON = dict(
 MODELS = {
     "Llama": {},
     "Gemma2": dict(sliding_window=5, attn_logit_softcapping=2.0),
+    "Mistral": dict(sliding_window=5),
     "GptOss": dict(sliding_window=5, num_local_experts=4, num_experts_per_tok=2),
 }
 
@@ -148,15 +149,42 @@ def test_packed_sequences_told_by_positions(calls):
     close(logits[1][:, 8:], alone, torch.float32)
 
 
-def test_compiled_model(calls):
-    model = decoder("Llama").eval()
+@pytest.mark.parametrize("name", ["Llama", "Mistral"])
+def test_compiled_model(calls, name):
+    model = decoder(name).eval()
     model.set_attn_implementation("fa_cpp")
     ids, mask = torch.randint(0, 97, (3, 20)), masks("left")
-    with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        compiled = torch.compile(model, backend="aot_eager")
-        got = compiled(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    close(got[mask.bool()], expected[mask.bool()], torch.float32)
+    for given in ({}, dict(attention_mask=mask)):
+        with torch.no_grad():
+            expected = model(input_ids=ids, use_cache=False, **given).logits
+            compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+            got = compiled(input_ids=ids, use_cache=False, **given).logits
+        close(got[mask.bool()], expected[mask.bool()], torch.float32)
+
+
+def test_an_encoder_and_decoder_with_cross_attention(calls):
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=97,
+        d_model=64,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=64,
+    )
+    model = transformers.BartModel._from_config(config, attn_implementation="eager").eval()
+    ids, mask, targets = torch.randint(3, 97, (3, 20)), masks("right"), torch.randint(3, 97, (3, 7))
+    states = []
+    for implementation in ("eager", "fa_cpp"):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            result = model(input_ids=ids, attention_mask=mask, decoder_input_ids=targets)
+        states.append(result.last_hidden_state)
+    assert len(calls) == 3  # the encoder's, the decoder's own, and across
+    close(states[1], states[0], torch.float32)
 
 
 def test_refusals():

@@ -92,6 +92,22 @@ def test_a_real_flash_attn_stays(tmp_path):
     run(program, tmp_path)
 
 
+def test_flash_attention_4_in_use_stays_in_reach(tmp_path):
+    part = tmp_path / "flash_attn" / "cute"
+    part.mkdir(parents=True)
+    (part / "__init__.py").write_text("four = True\n")
+    run(
+        """
+        import flash_attn.cute
+        import flashattn
+        assert flashattn.install_as_flash_attn()
+        import flash_attn.cute
+        assert flash_attn.cute.four
+        """,
+        tmp_path,
+    )
+
+
 def test_flash_attention_4_alone_is_no_flash_attn(tmp_path):
     part = tmp_path / "flash_attn" / "cute"
     part.mkdir(parents=True)

@@ -118,19 +118,50 @@ def test_kvcache_arguments():
     for name in ("block_table", "cache_leftpad"):
         with pytest.raises(NotImplementedError, match=name):
             run(q, cache, cache, **{name: torch.zeros(2, 1, dtype=torch.int32)})
+    with pytest.raises(ValueError, match="cache_batch_idx says which"):
+        run(q[:1], cache, cache)
+    one, two = torch.zeros(2, 1, 2, 8), torch.zeros(2, 2, 2, 8)
+    index = torch.tensor([0, 1])
+    cos, sin = angles(positions=10)
     untouched = cache.clone()
+    refused = [
+        (dict(k=two, v=one), ValueError, "v: is torch.float32 [2, 1, 2, 8]; expected"),
+        (dict(k=one[:1], v=one[:1]), ValueError, "k: is torch.float32 [1, 1, 2, 8]; expected"),
+        (dict(k=one[:, :, :1], v=one), ValueError, "k: is"),
+        (dict(k=one.half(), v=one.half()), ValueError, "k: is torch.float16"),
+        (dict(k=one, v=one, softcap=-1.0), ValueError, "softcap: is -1"),
+        (dict(k=one, v=one, family="x"), ValueError, "family"),
+        (dict(k=one, v=one, sinks=torch.zeros(3)), ValueError, "sinks"),
+        (dict(k=one, v=one, cache_batch_idx=index - 1), ValueError, "cache_batch_idx: is -1"),
+        (dict(k=one, v=one, cache_batch_idx=index + 1), ValueError, "cache_batch_idx: is 2"),
+        (dict(cache_batch_idx=index[:1]), ValueError, "cache_batch_idx: is torch.int64 [1]"),
+        (dict(cache_seqlens=4.5), TypeError, "float"),
+        (dict(k=one, v=one, rotary_cos=cos), ValueError, "only one is given"),
+        (dict(rotary_cos=cos, rotary_sin=sin), ValueError, "only with new keys"),
+        (
+            dict(k=one, v=one, rotary_cos=cos[:4], rotary_sin=sin[:4]),
+            ValueError,
+            "rotary_cos: has 4 positions; the cache grows to 5",
+        ),
+        (dict(cache_batch_idx=index, out=torch.zeros(3, 2, 1, 2, 8)), ValueError, "out: is"),
+    ]
+    for spoil, error, message in refused:
+        with pytest.raises(error) as caught:
+            run(q, cache, cache, **{"cache_seqlens": 4, **spoil})
+        assert message in str(caught.value)
+        assert torch.equal(cache, untouched), spoil
+    nobody = torch.zeros(0, dtype=torch.int32)
+    assert run(q[:0], cache, cache, cache_batch_idx=nobody).shape == (0, 1, 2, 8)
     with pytest.raises(ValueError, match="do not fit into a cache of 10"):
-        run(q, cache, cache, q, q, cache_seqlens=10)
+        run(q, cache, cache, one, one, cache_seqlens=10)
     with pytest.raises(ValueError, match="cache_seqlens: is -1"):
-        run(q, cache, cache, q, q, cache_seqlens=-1)
+        run(q, cache, cache, one, one, cache_seqlens=-1)
     with pytest.raises(ValueError, match="only one is given"):
-        run(q, cache, cache, q)
+        run(q, cache, cache, one)
     with pytest.raises(ValueError, match="cache_seqlens: is torch.int64"):
         run(q, cache, cache, cache_seqlens=torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="seqused_k: is 11"):
         run(q, cache, cache, cache_seqlens=11)
-    with pytest.raises(ValueError, match="cache_batch_idx: is 2"):
-        run(q, cache, cache, cache_batch_idx=torch.tensor([0, 2]))
     assert torch.equal(cache, untouched)
 
 

@@ -133,6 +133,24 @@ def test_functorch():
         torch.func.grad(lambda q: torch.func.grad(loss)(q).sum())(q[0])
 
 
+def test_forward_mode_is_refused():
+    q, k, v = (t.detach() for t in tensors(1, 4, 5, 2, 2, 8, 8))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            flashattn.flash_attn_func(dual, k, v)
+        assert flashattn.flash_attn_func(q, k, v).shape == q.shape
+
+
+def test_batched_gradients():
+    q, k, v = tensors(1, 4, 5, 2, 2, 8, 8)
+    out = flashattn.flash_attn_func(q, k, v)
+    douts = normal(3, *out.shape, seed=4)
+    (together,) = torch.autograd.grad(out, q, douts, is_grads_batched=True, retain_graph=True)
+    for dout, gradient in zip(douts, together):
+        assert torch.equal(torch.autograd.grad(out, q, dout, retain_graph=True)[0], gradient)
+
+
 def test_a_subclass_and_a_mode_see_the_operator():
     seen = []
 

@@ -11,13 +11,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._options import TENSORS, Options, scale_or_default
 from . import operators, passes
-from .checks import in_functorch, is_direct, need_device, need_tensors, needs_gradient
-from .gradients import Attend, FunctorchAttend, Merge
+from .checks import (
+    in_functorch,
+    is_direct,
+    need_device,
+    need_shape_of_heads,
+    need_tensors,
+    needs_gradient,
+    refuse_tangents,
+)
+from .gradients import Attend, FunctorchAttend, Merge, merge_by_formula
 
-__all__ = ["attend", "merge", "need_tensors", "new_dropout_state", "operators"]
+__all__ = [
+    "attend",
+    "copy_exactly",
+    "merge",
+    "need_shape_of_heads",
+    "need_tensors",
+    "new_dropout_state",
+    "operators",
+]
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -32,6 +49,16 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 def _multiple_of_8(t: Tensor) -> Tensor:
     """head_dim padded with zeros, which change no score."""
     return torch.nn.functional.pad(t, (0, -t.shape[-1] % 8))
+
+
+def copy_exactly(name: str, target: Tensor, source: Tensor) -> Tensor:
+    """target := source, without broadcasting or a change of dtype."""
+    if target.shape != source.shape or target.dtype != source.dtype:
+        raise ValueError(
+            f"{name}: is {target.dtype} {list(target.shape)};"
+            f" expected {source.dtype} {list(source.shape)}"
+        )
+    return target.copy_(source)
 
 
 def new_dropout_state(device: torch.device) -> Tensor:
@@ -50,10 +77,7 @@ def attend(
 ) -> tuple[Tensor, Any, Options]:
     """Attention in all its forms. Returns out, lse (perhaps None where it is not needed), and the
     options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
-    direct = is_direct(q, k, v, out, *given[:TENSORS])
-    if not direct:
-        need_tensors(q=q, k=k, v=v)
-        need_device(q.device, k=k, v=v)
+    direct = _checked(q, k, v, out, given)
     if not direct or torch._C._is_any_autocast_enabled():
         q, k, v = _autocast(q, k, v)
     head_dim_v = v.shape[-1]
@@ -64,12 +88,10 @@ def attend(
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
     gradient = needs_gradient(q, k, v, given.bias, given.sinks)
-    if out is not None:
-        if gradient:
-            raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
-        if not padded:
-            run_out = passes.forward_out if direct else torch.ops.flashattn.forward_out
-            return out, run_out(q, k, v, out, *given), given
+    if out is not None and gradient:
+        raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
+    if out is not None and not padded:
+        return out, _attend_into(out, q, k, v, given, direct), given
     if not direct:
         run = FunctorchAttend.apply if in_functorch() else torch.ops.flashattn.forward
         result, lse = run(q, k, v, *given)
@@ -79,13 +101,41 @@ def attend(
         result, lse = passes.forward(q, k, v, *given, needs_lse=needs_lse)
     if padded:
         result = result[..., :head_dim_v]
-    return result if out is None else out.copy_(result), lse, given
+    return result if out is None else copy_exactly("out", out, result), lse, given
+
+
+def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
+    """Whether the call may go straight to the library, after the checks that the library, or an
+    operator, does not make by the argument's name."""
+    complete = q is not None and k is not None and v is not None
+    direct = complete and is_direct(q, k, v, out, *given[:TENSORS])
+    if not direct:
+        need_tensors(q=q, k=k, v=v)
+        need_device(q.device, k=k, v=v)
+        if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+            refuse_tangents(q, k, v, given.bias, given.sinks)
+    if q.dim() < 3 or v.dim() < 3:
+        need_shape_of_heads(q=q, v=v)
+    return direct
+
+
+def _attend_into(
+    out: Tensor, q: Tensor, k: Tensor, v: Tensor, given: Options, direct: bool
+) -> Tensor:
+    compiling = torch.compiler.is_compiling()
+    if not compiling and out.is_neg():
+        raise ValueError("out: has the negation bit set; give a plain tensor")
+    run = passes.forward_out if direct else torch.ops.flashattn.forward_out
+    lse: Tensor = run(q, k, v, out, *given)
+    if not (compiling or out.is_inference()):
+        torch.autograd.graph.increment_version(out)  # the binding writes past autograd
+    return lse
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """See flashattn.merge."""
     need_tensors(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
-    run: Any = torch.ops.flashattn.merge
+    run: Any = merge_by_formula if in_functorch() else torch.ops.flashattn.merge
     if is_direct(out_a, lse_a, out_b, lse_b):
         run = Merge.apply if needs_gradient(out_a, lse_a, out_b, lse_b) else passes.merge
     return run(out_a, lse_a, out_b, lse_b)

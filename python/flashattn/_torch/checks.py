@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -17,6 +18,7 @@ def is_direct(*tensors: Any) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     ):
         return False
     for t in tensors:  # noqa: SIM110 (a generator costs 0.5 us more)
@@ -43,6 +45,23 @@ def need_tensors(**tensors: Any) -> None:
                 f"{name}: is {type(t).__name__}; expected a torch.Tensor"
                 " (flashattn.attention takes NumPy arrays and other DLPack tensors)"
             )
+
+
+def need_shape_of_heads(**tensors: Tensor) -> None:
+    """ValueError for what has no heads and head_dim; the library checks the rest."""
+    for name, t in tensors.items():
+        if t.dim() < 3:
+            raise ValueError(
+                f"{name}: has the shape {list(t.shape)}; expected [batch, seqlen, heads, head_dim]"
+                " (or packed [tokens, heads, head_dim])"
+            )
+
+
+def refuse_tangents(*tensors: Tensor | None) -> None:
+    """Forward-mode derivatives would be lost without a word."""
+    for t in tensors:
+        if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError("flashattn: forward-mode derivatives are not offered")
 
 
 def need_device(device: torch.device, **tensors: Tensor) -> None:

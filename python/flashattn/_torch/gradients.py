@@ -34,7 +34,10 @@ def _gradients(
         dout = torch.zeros_like(out)
     options = (*tensors, *ctx.numbers)
     # With create_graph the operator is called: its own gradient is the error to be seen.
-    if not torch.is_grad_enabled() and is_direct(dout, q, k, v):
+    batched = not torch.compiler.is_compiling() and (
+        torch._C._functorch.is_legacy_batchedtensor(dout)  # autograd.grad(is_grads_batched=True)
+    )
+    if not torch.is_grad_enabled() and not batched and is_direct(dout, q, k, v):
         of = (dout, q, k, v, out, lse)
         return passes.backward(of, dlse, needs_dbias, needs_dsinks, options)
     run = _FunctorchBackward.apply if in_functorch() else torch.ops.flashattn.backward
@@ -129,6 +132,19 @@ def merge_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple
             dpart_lse = dpart_lse + change.transpose(-1, -2)
         grads += [dpart, weight * dpart_lse]
     return tuple(grads)
+
+
+def merge_by_formula(
+    out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For torch.func, which differentiates plain operations only."""
+    lse = torch.logaddexp(lse_a, lse_b)
+    finite = torch.where(lse == -torch.inf, 0.0, lse)
+
+    def weighted(part: Tensor, part_lse: Tensor) -> Tensor:
+        return torch.exp(part_lse - finite).transpose(-1, -2).unsqueeze(-1) * part.float()
+
+    return (weighted(out_a, lse_a) + weighted(out_b, lse_b)).to(out_a.dtype), lse
 
 
 class Merge(torch.autograd.Function):

@@ -56,7 +56,8 @@ def _run_forward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None, options: tuple[Any, ...]
 ) -> None:
     stream = _stream(q)
-    _binding.forward(dense(q), dense(k), dense(v), out, lse, stream, *_dense_options(options))
+    inputs = dense(q), dense(k), dense(v)
+    _binding.forward(False, *inputs, out, lse, stream, *_dense_options(options))
 
 
 def backward(
@@ -70,6 +71,7 @@ def backward(
     dout, q, k, v, out, lse = tensors
     gradients = gradient_buffers(q, k, v, needs_dbias, needs_dsinks, options)
     _binding.backward(
+        False,
         dense(dout),
         dense(q),
         dense(k),
@@ -106,5 +108,5 @@ def gradient_buffers(
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(out_a.shape, dtype=out_a.dtype, device=out_a.device)
     lse = torch.empty(lse_a.shape, dtype=torch.float32, device=out_a.device)
-    _binding.merge(*map(dense, (out_a, lse_a, out_b, lse_b)), out, lse, _stream(out_a))
+    _binding.merge(False, *map(dense, (out_a, lse_a, out_b, lse_b)), out, lse, _stream(out_a))
     return out, lse
