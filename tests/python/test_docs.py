@@ -1,4 +1,4 @@
-"""Every Python block of the documentation runs, each page in a process of its own."""
+"""Every Python block of the documentation and every example runs, each in a process of its own."""
 
 import pathlib
 import re
@@ -20,3 +20,10 @@ def test_python_blocks_run(page, tmp_path):
             [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, f"{block}\n{run.stderr}"
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_run(example):
+    run = subprocess.run([sys.executable, example], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
