@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import re
 import sys
 import types
 from collections.abc import Iterable
@@ -102,5 +103,5 @@ class _Metadata:
         self, context: importlib.metadata.DistributionFinder.Context
     ) -> Iterable[importlib.metadata.Distribution]:
         name = context.name
-        if name is None or name.lower().replace("_", "-") == "flash-attn":
+        if name is None or re.sub(r"[-_.]+", "-", name).lower() == "flash-attn":
             yield _Distribution()

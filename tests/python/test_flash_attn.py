@@ -275,6 +275,7 @@ def test_strides():
     [
         (dict(q=3), TypeError, "q: is int"),
         (dict(q=None), TypeError, "q: is NoneType"),
+        (dict(q=torch.zeros(2, 5, 4, 8).to_sparse()), TypeError, "q: has the layout torch.sparse"),
         (dict(q=torch.zeros(())), ValueError, "q: has the shape []"),
         (dict(v=torch.zeros(2, 6)), ValueError, "v: has the shape [2, 6]"),
         (dict(k=torch.zeros(2, 6, 2, 8, dtype=torch.uint16)), TypeError, "k: has dtype uint16"),

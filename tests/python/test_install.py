@@ -34,6 +34,8 @@ def test_a_program_for_flash_attn_runs_unchanged():
         assert importlib.util.find_spec("flash_attn") is not None
         assert importlib.metadata.version("flash_attn") == "2.8.3"
         assert importlib.metadata.version("flash-attn") == "2.8.3"
+        assert importlib.metadata.version("Flash.Attn") == "2.8.3"
+        assert "flash_attn_func" in dir(flashattn)
         assert importlib.metadata.packages_distributions()["flash_attn"] == ["flash-attn"]
         assert importlib.metadata.version("flashattn") == flashattn.__version__
         q = torch.randn(1, 3, 2, 8)
