@@ -61,15 +61,21 @@ def flash_attn_with_kvcache(
     refuse(cache_leftpad=cache_leftpad, block_table=block_table)
     need_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
     need_shape_of_heads(q=q, k_cache=k_cache, v_cache=v_cache)
+    if v_cache.shape[:-1] != k_cache.shape[:-1]:
+        raise ValueError(
+            f"v_cache: has the shape {list(v_cache.shape)}; it must agree with k_cache's"
+            f" {list(k_cache.shape)} but for the last extent"
+        )
     window_left, window_right = window_sides(window_size)
     with torch.no_grad():
         lengths = _lengths(cache_seqlens, q, k_cache)
         places = _places(cache_batch_idx, q, k_cache)
         new = _New(k, v, q, k_cache, v_cache, lengths)
         if rotary_cos is not None or rotary_sin is not None:
-            rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new)
-            new.k = rotate.by_position(new.k, lengths)
             local = causal or window_left >= 0 or window_right >= 0
+            farthest = new.longest + max(new.rows, q.shape[1] if local else 0)
+            rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new, farthest)
+            new.k = rotate.by_position(new.k, lengths)
             q = rotate.by_position(q, lengths) if local else rotate.all_at(q, lengths)
         options = Options(
             alibi_slopes=alibi_slopes,
@@ -191,16 +197,20 @@ class _New:
 
 class _Rotation:
     def __init__(
-        self, cos: Tensor | None, sin: Tensor | None, interleaved: bool, new: _New
+        self,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        interleaved: bool,
+        new: _New,
+        farthest: int,
     ) -> None:
         if cos is None or sin is None:
             raise ValueError("rotary_cos, rotary_sin: only one is given")
         if new.k is None:
             raise ValueError("rotary_cos: only with new keys k and v")
-        if new.longest + new.rows > cos.shape[0]:
+        if farthest > cos.shape[0]:
             raise ValueError(
-                f"rotary_cos: has {cos.shape[0]} positions; the cache grows to"
-                f" {new.longest + new.rows}"
+                f"rotary_cos: has {cos.shape[0]} positions; the sequences grow to {farthest}"
             )
         self.cos, self.sin, self.interleaved = cos, sin, interleaved
 
@@ -218,13 +228,19 @@ def _one_by_one(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, places: list[int], options: Options
 ) -> tuple[Tensor, Tensor]:
     """Each sequence from its place in the cache, without a copy of the cache."""
+    slopes = options.alibi_slopes
+    if slopes is not None:
+        need_tensors(alibi_slopes=slopes)
+        if slopes.dim() == 2 and len(slopes) != len(places):
+            raise ValueError(
+                f"alibi_slopes: has the shape {list(slopes.shape)}; expected [heads_q] or"
+                f" [{len(places)}, heads_q]"
+            )
     outs, lses = [], []
     for b, place in enumerate(places):
         one, cached = slice(b, b + 1), slice(place, place + 1)
-        slopes = options.alibi_slopes
-        if slopes is not None and slopes.dim() == 2:
-            slopes = slopes[one]
-        its = options._replace(alibi_slopes=slopes, seqused_k=options.seqused_k[one])
+        its_slopes = slopes[one] if slopes is not None and slopes.dim() == 2 else slopes
+        its = options._replace(alibi_slopes=its_slopes, seqused_k=options.seqused_k[one])
         out, lse, _ = attend(q[one], k_cache[cached], v_cache[cached], None, its)
         outs.append(out)
         lses.append(lse)

@@ -241,6 +241,8 @@ def test_returns():
         with pytest.raises(ValueError, match="out: has the negation bit"):
             flashattn.flash_attn_func(q, k, v, out=torch._neg_view(buffer))
     weight = torch.ones_like(buffer, requires_grad=True)
+    with pytest.raises(ValueError, match="out: cannot be given where gradients are wanted"):
+        flashattn.flash_attn_func(*(t.detach() for t in (q, k, v)), out=weight * 2)
     product = (weight * buffer).sum()
     with torch.no_grad():
         flashattn.flash_attn_func(q, k, v, out=buffer)
@@ -297,6 +299,14 @@ def test_strides():
         (dict(alibi_slopes=torch.zeros(4).double()), TypeError, "alibi_slopes: has dtype"),
         (dict(bias=torch.zeros(2, 4, 5, 5)), ValueError, "bias: "),
         (dict(sinks=torch.zeros(2)), ValueError, "sinks: "),
+        (
+            dict(sinks=torch.zeros(4, device="meta")),
+            ValueError,
+            "sinks: lies on meta, but q on cpu",
+        ),
+        (dict(out=torch.zeros(2, 5, 4, 8, device="meta")), ValueError, "out: lies on meta"),
+        (dict(bias=[1.0]), TypeError, "bias: is list"),
+        (dict(sinks=torch.zeros(4).to_sparse()), TypeError, "sinks: has the layout"),
         (dict(seqused_k=torch.tensor([7, 1], dtype=torch.int32)), ValueError, "seqused_k: is 7"),
         (dict(seqused_k=torch.tensor([1, 1])), TypeError, "seqused_k: has dtype int64"),
         (

@@ -136,18 +136,20 @@ def test_kvcache_arguments():
         (dict(k=one, v=one, cache_batch_idx=index + 1), ValueError, "cache_batch_idx: is 2"),
         (dict(cache_batch_idx=index[:1]), ValueError, "cache_batch_idx: is torch.int64 [1]"),
         (dict(cache_seqlens=4.5), TypeError, "float"),
+        (dict(v_cache=cache[:, :4], k=one, v=one), ValueError, "v_cache: has the shape"),
+        (dict(cache_batch_idx=index, alibi_slopes=torch.ones(7, 2)), ValueError, "alibi_slopes"),
         (dict(k=one, v=one, rotary_cos=cos), ValueError, "only one is given"),
         (dict(rotary_cos=cos, rotary_sin=sin), ValueError, "only with new keys"),
         (
             dict(k=one, v=one, rotary_cos=cos[:4], rotary_sin=sin[:4]),
             ValueError,
-            "rotary_cos: has 4 positions; the cache grows to 5",
+            "rotary_cos: has 4 positions; the sequences grow to 5",
         ),
         (dict(cache_batch_idx=index, out=torch.zeros(3, 2, 1, 2, 8)), ValueError, "out: is"),
     ]
     for spoil, error, message in refused:
         with pytest.raises(error) as caught:
-            run(q, cache, cache, **{"cache_seqlens": 4, **spoil})
+            run(q, cache, **{"v_cache": cache, "cache_seqlens": 4, **spoil})
         assert message in str(caught.value)
         assert torch.equal(cache, untouched), spoil
     nobody = torch.zeros(0, dtype=torch.int32)

@@ -149,6 +149,15 @@ def test_batched_gradients():
     (together,) = torch.autograd.grad(out, q, douts, is_grads_batched=True, retain_graph=True)
     for dout, gradient in zip(douts, together):
         assert torch.equal(torch.autograd.grad(out, q, dout, retain_graph=True)[0], gradient)
+    lse = flashattn.flash_attn_func(q, k, v, return_lse=True)[1]
+    (of_lse,) = torch.autograd.grad(lse, q, torch.ones(3, *lse.shape), is_grads_batched=True)
+    assert torch.equal(of_lse[0], of_lse[2])
+
+
+def test_merge_of_nothing_under_functorch():
+    out, nothing = torch.zeros(1, 4, 2, 8), torch.full((1, 2, 4), -torch.inf)
+    run = torch.func.grad(lambda lse: flashattn.merge(out, lse, out, nothing)[0].sum())
+    assert not run(nothing).isnan().any()
 
 
 def test_a_subclass_and_a_mode_see_the_operator():

@@ -87,7 +87,7 @@ def attend(
         q, k, v = _multiple_of_8(q), _multiple_of_8(k), _multiple_of_8(v)
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
-    gradient = needs_gradient(q, k, v, given.bias, given.sinks)
+    gradient = needs_gradient(q, k, v, given.bias, given.sinks, out)
     if out is not None and gradient:
         raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
     if out is not None and not padded:
@@ -110,10 +110,12 @@ def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
     complete = q is not None and k is not None and v is not None
     direct = complete and is_direct(q, k, v, out, *given[:TENSORS])
     if not direct:
-        need_tensors(q=q, k=k, v=v)
-        need_device(q.device, k=k, v=v)
+        others = {**dict(zip(Options._fields[:TENSORS], given)), "out": out}
+        optional = {name: t for name, t in others.items() if t is not None}
+        need_tensors(q=q, k=k, v=v, **optional)
+        need_device(q.device, k=k, v=v, **optional)
         if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
-            refuse_tangents(q, k, v, given.bias, given.sinks)
+            refuse_tangents(q, k, v, *optional.values())
     if q.dim() < 3 or v.dim() < 3:
         need_shape_of_heads(q=q, v=v)
     return direct
@@ -134,7 +136,11 @@ def _attend_into(
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """See flashattn.merge."""
-    need_tensors(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
+    parts = dict(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
+    need_tensors(**parts)
+    need_device(out_a.device, "out_a", **parts)
+    if forward_ad._current_level >= 0 and not in_functorch():
+        refuse_tangents(*parts.values())
     run: Any = merge_by_formula if in_functorch() else torch.ops.flashattn.merge
     if is_direct(out_a, lse_a, out_b, lse_b):
         run = Merge.apply if needs_gradient(out_a, lse_a, out_b, lse_b) else passes.merge

@@ -68,8 +68,8 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
             raise NotImplementedError("flashattn: forward-mode derivatives are not offered")
 
 
-def need_device(device: torch.device, **tensors: Tensor) -> None:
+def need_device(device: torch.device, of: str = "q", **tensors: Tensor) -> None:
     """ValueError for a tensor elsewhere. The library sees it too, but not behind a fake tensor."""
     for name, t in tensors.items():
         if t.device != device:
-            raise ValueError(f"{name}: lies on {t.device}, but q on {device}")
+            raise ValueError(f"{name}: lies on {t.device}, but {of} on {device}")

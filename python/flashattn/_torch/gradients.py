@@ -34,8 +34,8 @@ def _gradients(
         dout = torch.zeros_like(out)
     options = (*tensors, *ctx.numbers)
     # With create_graph the operator is called: its own gradient is the error to be seen.
-    batched = not torch.compiler.is_compiling() and (
-        torch._C._functorch.is_legacy_batchedtensor(dout)  # autograd.grad(is_grads_batched=True)
+    batched = not torch.compiler.is_compiling() and any(  # autograd.grad(is_grads_batched=True)
+        g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in (dout, dlse)
     )
     if not torch.is_grad_enabled() and not batched and is_direct(dout, q, k, v):
         of = (dout, q, k, v, out, lse)
@@ -138,13 +138,17 @@ def merge_by_formula(
     out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
 ) -> tuple[Tensor, Tensor]:
     """For torch.func, which differentiates plain operations only."""
-    lse = torch.logaddexp(lse_a, lse_b)
-    finite = torch.where(lse == -torch.inf, 0.0, lse)
+    top = torch.maximum(lse_a, lse_b).detach()
+    top = torch.where(top == -torch.inf, 0.0, top)
+    sum_a, sum_b = torch.exp(lse_a - top), torch.exp(lse_b - top)
+    empty = sum_a + sum_b == 0
+    total = torch.where(empty, 1.0, sum_a + sum_b)
 
-    def weighted(part: Tensor, part_lse: Tensor) -> Tensor:
-        return torch.exp(part_lse - finite).transpose(-1, -2).unsqueeze(-1) * part.float()
+    def weighted(part: Tensor, part_sum: Tensor) -> Tensor:
+        return (part_sum / total).transpose(-1, -2).unsqueeze(-1) * part.float()
 
-    return (weighted(out_a, lse_a) + weighted(out_b, lse_b)).to(out_a.dtype), lse
+    out = (weighted(out_a, sum_a) + weighted(out_b, sum_b)).to(out_a.dtype)
+    return out, torch.where(empty, -torch.inf, top + torch.log(total))
 
 
 class Merge(torch.autograd.Function):
