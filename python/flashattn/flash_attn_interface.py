@@ -12,7 +12,8 @@ Where the two packages differ: a row that sees no key has lse = -inf (flash_attn
 under a causal mask is -slope * |i + Sk - Sq - j| as without one, which shifts lse; S_dmask is the
 probabilities themselves, [B, Hq, Sq, Sk] not rounded up.
 
-Keywords of all functions beyond flash_attn's: `bias` ([B or 1, Hq or 1, Sq or 1, Sk], added to the
+Keywords beyond flash_attn's (flash_attn_with_kvcache: sinks, batch_invariant, family, out):
+`bias` ([B or 1, Hq or 1, Sq or 1, Sk], added to the
 scores, differentiable, -inf masks; not with varlen), `sinks` ([Hq], a logit in the softmax's
 denominator only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA
 kernels), `out` (written in place, without gradients), `return_lse` (returns (out, lse); lse is
