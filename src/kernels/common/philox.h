@@ -29,6 +29,22 @@ constexpr Stream stream(u64 seed, u64 offset, u32 sequence_head) {
           sequence_head ^ static_cast<u32>(offset >> 32), static_cast<u32>(offset)};
 }
 
+/// The four words of the counter (i', j') of a stream.
+constexpr void words(u32 (&word)[4], Stream s, u32 i, u32 j) {
+  u32 c[4] = {i, j, s.counter_2, s.counter_3};
+  for (int round = 0; round < rounds; ++round) {
+    const u64 a = static_cast<u64>(multiplier_0) * c[0];
+    const u64 b = static_cast<u64>(multiplier_1) * c[2];
+    c[0] = static_cast<u32>(b >> 32) ^ c[1] ^ s.key_0;
+    c[1] = static_cast<u32>(b);
+    c[2] = static_cast<u32>(a >> 32) ^ c[3] ^ s.key_1;
+    c[3] = static_cast<u32>(a);
+    s.key_0 += weyl_0;
+    s.key_1 += weyl_1;
+  }
+  for (int n = 0; n < 4; ++n) word[n] = c[n];
+}
+
 /// An element is kept iff its word is at least this: floor(p * 2^32), in double on the host.
 inline u32 threshold(double p) { return static_cast<u32>(p * 4294967296.0); }
 

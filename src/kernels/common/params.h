@@ -1,0 +1,69 @@
+// What a launch hands to the kernels: plain numbers and addresses, the same on host and device.
+#pragma once
+
+namespace fa::kernel {
+
+/// Rows of one tensor [batch, row, head, width]; strides in elements, packed tensors have batch 0.
+/// lse is [batch, head, row], bias [batch, head, row, key], strides 0 where broadcast.
+struct View {
+  void* data;
+  long long batch;
+  long long row;
+  long long head;
+};
+
+/// Where the sequences lie. Lengths in device memory may say anything: the kernels hold them within
+/// the tensors and the maxima.
+struct Lengths {
+  const int* cu_seqlens;  ///< [batch + 1], or null
+  const int* seqused;     ///< [batch], or null
+  int seqlen;             ///< of a batched tensor; the longest packed sequence
+  long long tokens;       ///< rows in a packed tensor
+};
+
+struct ForwardParams {
+  View q, k, v, out, lse, bias, alibi, sinks;
+  Lengths rows, keys;
+  int batch;
+  int heads_q;
+  int group;           ///< query heads of a key head
+  int row_tiles;       ///< of a head, all packed sequences together
+  int section;         ///< heads whose tiles alternate, longest first (tile/place.cuh)
+  int split_keys;      ///< keys of a split, a multiple of the key tile
+  float scale;         ///< of the scores, times log2(e) unless softcap follows
+  float softcap;       ///< cap * log2(e)
+  float keep_scale;    ///< 1 / (1 - dropout_p)
+  unsigned threshold;  ///< an element is kept iff its word is at least this
+  long long window_left;   ///< -1: unbounded
+  long long window_right;
+  unsigned long long seed;
+  unsigned long long offset;
+  const long long* dropout_state;  ///< (seed, offset) in device memory, or null
+  float* partial_out;  ///< [splits][rows of all heads][head_dim_v]
+  float* partial_lse;  ///< [splits][rows of all heads]
+  long long partial_rows;
+};
+
+/// Joins the splits of a forward pass, or two attentions over disjoint keys.
+struct CombineParams {
+  const float* partial_out;
+  const float* partial_lse;
+  long long partial_rows;
+  int splits;
+  View out, lse, sinks;
+  int batch;  ///< 1 for packed rows
+  int heads;
+  long long seqlen;
+};
+
+struct MergeParams {
+  View out_a, lse_a, out_b, lse_b, out, lse;
+  int batch;
+  int heads;
+  long long seqlen;
+};
+
+/// The partial LSE of a row beyond every length: its results are 0 and -inf, sinks or not.
+inline constexpr float unused_row = __builtin_huge_valf();
+
+}  // namespace fa::kernel

@@ -1,0 +1,437 @@
+// The forward pass, Algorithm 1 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
+// cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
+//
+// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are parallel
+// over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and V are shared
+// (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared memory `keys` at a
+// time and are worked on `step_keys` at a time: few, so that Q stays in registers beside O and S.
+#pragma once
+
+#include "ptx/barrier.cuh"
+#include "tile/copy.cuh"
+#include "tile/place.cuh"
+#include "tile/score.cuh"
+#include "tile/softmax.cuh"
+
+namespace fa::sm80 {
+
+using namespace fa::tile;
+namespace c = fa::config;
+
+using Element = c::Element;
+using Terms = ScoreTerms<Element, c::softcap, c::alibi, c::bias, !c::positive_scale>;
+
+constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
+
+constexpr int threads = 32 * c::warps;
+constexpr int m_tiles = c::warp_rows / 16;
+constexpr int n_tiles = c::keys / 8;
+constexpr int rows = c::warps * c::warp_rows;
+constexpr int depth = pad16(c::head_dim);      ///< of Q K^T
+constexpr int width = pad16(c::value_columns); ///< of V, as this block sees it
+constexpr int o_tiles = width / 8;
+constexpr int slices = depth / 16;
+
+using QueryTile = SharedTile<rows, depth>;
+using KeyTile = SharedTile<c::keys, depth>;
+using ValueTile = SharedTile<c::keys, width>;
+using OutTile = SharedTile<rows, width>;
+
+constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
+
+struct Forward {
+  const kernel::ForwardParams& p;
+  const Place place;
+  const int k_len;
+  const u32 shared;  ///< [Q][stages of K, V]; O at the end
+  const int thread = threadIdx.x;
+  const int lane = threadIdx.x % 32;
+  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
+
+  const int group = warp / (c::warps / c::groups);
+  const int warp_row = place.row + warp * c::warp_rows;  ///< first of the warp, in the sequence
+  const LaneAddress<QueryTile> query =
+      rows_then_columns<QueryTile>(shared + warp * c::warp_rows * QueryTile::row_bytes, lane);
+  const LaneAddress<KeyTile> key = columns_then_rows<KeyTile>(shared + QueryTile::bytes, lane);
+  const LaneAddress<ValueTile> value =
+      rows_then_columns<ValueTile>(shared + QueryTile::bytes + KeyTile::bytes, lane);
+
+  GlobalRows k, v;
+  u32 q[c::query_slices == 0 ? 1 : c::query_slices][m_tiles][4];  ///< the slices kept in registers
+  float o[m_tiles][o_tiles][4] = {};
+  u32 p_packed[n_tiles / 2][m_tiles][4];  ///< P of the last step, as operand A
+  OnlineSoftmax<m_tiles> softmax;
+  bool unseen = true;  ///< some row of the warp has not seen a key
+  const Score<Terms> score;
+  const float factor = Terms::none ? p.scale : 1;  ///< what the scores still lack
+
+  __device__ Forward(const kernel::ForwardParams& params, const Place& where, const Side& keys_side,
+                     u32 base)
+      : p(params), place(where), k_len(keys_side.length), shared(base),
+        score(params, where, keys_side.length) {
+    const int head_k = place.head / p.group;
+    const auto global = [&](const kernel::View& view, int head, long long begin) {
+      const long long first = place.sequence * view.batch + begin * view.row + head * view.head;
+      return GlobalRows{static_cast<const char*>(view.data) + 2 * first, 2 * view.row};
+    };
+    k = global(p.k, head_k, keys_side.begin);
+    v = global(p.v, head_k, keys_side.begin);
+    v.data += 2 * c::value_columns * blockIdx.z;
+    load_tile<QueryTile, rows, c::head_dim, threads, c::alignment>(
+        shared, global(p.q, place.head, place.rows.begin), place.row, place.rows.length, thread);
+  }
+
+  /// Steps [begin, end) whose keys some of `count` rows see, and [full_begin, full_end) of them that
+  /// all of these rows see in full.
+  struct Steps {
+    int begin, end, full_begin, full_end;
+  };
+  __device__ Steps steps_of(int first, int count) const {
+    int last = first + count - 1;
+    if (last >= place.rows.length) last = place.rows.length - 1;
+    if (last < first) return {0, 0, 0, 0};
+    const auto low = visible(first), high = visible(last);
+    long long begin = low.begin, end = high.end;
+    if constexpr (c::split) {
+      const long long split = static_cast<long long>(blockIdx.y) * p.split_keys;
+      begin = begin > split ? begin : split;
+      end = end < split + p.split_keys ? end : split + p.split_keys;
+    }
+    if (end <= begin) return {0, 0, 0, 0};
+    constexpr int n = c::keys;
+    return {static_cast<int>(begin / n), static_cast<int>((end + n - 1) / n),
+            static_cast<int>((high.begin + n - 1) / n), static_cast<int>(low.end / n)};
+  }
+  __device__ mask::KeyRange visible(int row) const {
+    return visible_keys<c::window_left, c::window_right>(p, row, place.rows.length, k_len);
+  }
+
+  static constexpr u32 ring = 4 * stage_bytes;  ///< two steps in use, two on their way
+  static __device__ u32 after(u32 stage) { return stage == ring - stage_bytes ? 0 : stage + stage_bytes; }
+  static __device__ u32 before(u32 stage) { return stage == 0 ? ring - stage_bytes : stage - stage_bytes; }
+
+  /// Starts to load the keys of a step, if there is one.
+  __device__ void load_keys(int step, int end, u32 stage) const {
+    if (step < end) {
+      const u32 at = shared + QueryTile::bytes + stage;
+      load_tile<KeyTile, c::keys, c::head_dim, threads, c::alignment>(at, k, step * c::keys, k_len,
+                                                                      thread);
+      load_tile<ValueTile, c::keys, c::value_columns, threads, c::alignment>(
+          at + KeyTile::bytes, v, step * c::keys, k_len, thread);
+    }
+    ptx::cp_async_commit();
+  }
+
+  __device__ void load_query_slice(u32 (&a)[m_tiles][4], int slice) const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) ptx::ldmatrix(a[m], query.at(0, 16 * m, 16 * slice));
+  }
+
+  /// S = Q K_j^T (line 8).
+  __device__ void multiply_scores(float (&s)[m_tiles][n_tiles][4], u32 stage) const {
+#pragma unroll
+    for (int slice = 0; slice < slices; ++slice) {
+      u32 from_shared[m_tiles][4];
+      if (slice >= c::query_slices) load_query_slice(from_shared, slice);
+      const auto& a = slice < c::query_slices ? q[slice] : from_shared;
+#pragma unroll
+      for (int n = 0; n < n_tiles; n += 2) {
+        u32 b[4];
+        ptx::ldmatrix(b, key.at(stage, 8 * n, 16 * slice));
+#pragma unroll
+        for (int m = 0; m < m_tiles; ++m) {
+          if (slice == 0) clear(s[m][n], s[m][n + 1]);
+          Element::mma(s[m][n], a[m], b[0], b[1]);
+          Element::mma(s[m][n + 1], a[m], b[2], b[3]);
+        }
+      }
+    }
+  }
+  static __device__ void clear(float (&a)[4], float (&b)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) a[e] = b[e] = 0;
+  }
+
+  /// Terms of the score, and -inf where a row does not see the key.
+  template <bool masked>
+  __device__ void form_scores(float (&s)[m_tiles][n_tiles][4], int first) const {
+    if constexpr (Terms::none && !masked) return;
+    const int lane_key = first + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = warp_row + 16 * m + 8 * h + lane / 4;
+        const auto seen = visible(row);
+        const int begin = static_cast<int>(seen.begin), end = static_cast<int>(seen.end);
+#pragma unroll
+        for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = s[m][n][2 * h + e];
+            const int j = lane_key + 8 * n + e;
+            if constexpr (!Terms::none) x = score(x, row, j);
+            if constexpr (masked) {
+              if ((c::window_left && j < begin) || j >= end) x = minus_infinity;
+            }
+          }
+        }
+      }
+    }
+  }
+
+  /// P := 0 where dropped; what is kept is divided by 1 - p with the sum, at the end.
+  __device__ void drop(float (&s)[m_tiles][n_tiles][4], const Dropout& dropout, int first) const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < n_tiles; n += 2) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          u32 word[4];
+          dropout.words(word, warp_row + 16 * m + lane / 4,
+                        first + 8 * n + lane % 4 * 2 + e);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (word[i] < dropout.threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
+          }
+        }
+      }
+    }
+  }
+
+  /// O += P V_j (line 10).
+  __device__ void multiply_values(u32 stage) {
+#pragma unroll
+    for (int n = 0; n < n_tiles; n += 2) {
+#pragma unroll
+      for (int d = 0; d < o_tiles; d += 2) {
+        u32 b[4];
+        ptx::ldmatrix_trans(b, value.at(stage, 8 * n, 8 * d));
+#pragma unroll
+        for (int m = 0; m < m_tiles; ++m) {
+          Element::mma(o[m][d], p_packed[n / 2][m], b[0], b[1]);
+          Element::mma(o[m][d + 1], p_packed[n / 2][m], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  /// P = exp(S - m) with the running maximum and sum (line 9).
+  template <bool masked>
+  __device__ void exponentiate(float (&s)[m_tiles][n_tiles][4], int first, u32 stage,
+                               const Dropout& dropout) {
+    float added[m_tiles][2];
+    form_scores<masked>(s, first);
+    const bool fresh = c::maximum == Maximum::exact || unseen;
+    if (fresh) renew_maximum(s);
+    softmax.exponentiate(s, added, factor);
+    if (!fresh && __any_sync(~0u, softmax.beyond(added, Element::largest_p))) {
+      multiply_scores(s, stage);  // rare: once more, with the true maximum
+      form_scores<masked>(s, first);
+      renew_maximum(s);
+      softmax.exponentiate(s, added, factor);
+    }
+    softmax.add(added);
+    if constexpr (c::dropout) drop(s, dropout, first);
+#pragma unroll
+    for (int n = 0; n < n_tiles; n += 2) {
+#pragma unroll
+      for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* pair = &s[m][n + i / 2][i % 2 * 2];
+          p_packed[n / 2][m][i] = Element::pack(pair[0], pair[1]);
+        }
+      }
+    }
+  }
+  __device__ void renew_maximum(const float (&s)[m_tiles][n_tiles][4]) {
+    softmax.update_maximum(s, o, factor);
+    if (c::maximum == Maximum::stale) unseen = __any_sync(~0u, softmax.has_unseen());
+  }
+
+  // The warps of a block take turns in groups: while one group multiplies, the other exponentiates.
+  // A scheduler of the multiprocessor has one warp of each, which left alone would do the same thing
+  // at the same time.
+  __device__ void take_turn() const {
+    if constexpr (c::groups == 1) {
+      __syncthreads();
+    } else {
+      ptx::barrier_sync<threads>(1 + group);
+    }
+  }
+  __device__ void pass_turn() const {
+    if constexpr (c::groups == 2) ptx::barrier_arrive<threads>(1 + (group ^ 1));
+  }
+
+  /// Step `index` in turns: O += P V of the step before, S = Q K^T of this one.
+  template <bool values, bool scores>
+  __device__ void turn(int index, int end, u32 stage, const Steps& own, const Dropout& dropout) {
+    float s[m_tiles][n_tiles][4];
+    take_turn();
+    load_keys(index + 2, end, after(after(stage)));  // free: all have multiplied step index - 2
+    if constexpr (values) multiply_values(before(stage));
+    if constexpr (scores) multiply_scores(s, stage);
+    ptx::cp_async_wait<1>();  // this thread's part of step index + 1 is there
+    pass_turn();
+    if constexpr (scores) {
+      if (index >= own.full_begin && index < own.full_end) {
+        exponentiate<false>(s, index * c::keys, stage, dropout);
+      } else {
+        exponentiate<true>(s, index * c::keys, stage, dropout);
+      }
+    }
+  }
+
+  __device__ void run() {
+    const Steps all = steps_of(place.row, rows);
+    const Steps own = steps_of(warp_row, c::warp_rows);  // other warps' rows may see more
+    const Dropout dropout(p, place);
+    load_keys(all.begin, all.end, 0);  // Q is part of this group
+    load_keys(all.begin + 1, all.end, stage_bytes);
+    ptx::cp_async_wait<1>();
+    __syncthreads();
+    load_query();
+    if (c::groups == 2 && group == 1) pass_turn();
+    u32 stage = 0;
+    for (int index = all.begin; index <= all.end; ++index, stage = after(stage)) {
+      if (index > own.begin && index < own.end) {
+        turn<true, true>(index, all.end, stage, own, dropout);
+      } else if (index == own.begin && index < own.end) {
+        turn<false, true>(index, all.end, stage, own, dropout);
+      } else if (index > own.begin && index == own.end) {
+        turn<true, false>(index, all.end, stage, own, dropout);
+      } else {
+        turn<false, false>(index, all.end, stage, own, dropout);
+      }
+    }
+    if (c::groups == 2 && group == 0) take_turn();  // nobody is left at a barrier
+    ptx::cp_async_wait<0>();
+    __syncthreads();  // all have read Q, K and V: O takes their place
+    finish();
+  }
+  __device__ void load_query() {
+#pragma unroll
+    for (int slice = 0; slice < c::query_slices; ++slice) load_query_slice(q[slice], slice);
+  }
+
+  /// O := O / l, LSE = m + log l (lines 12 to 15), with the sink as one more key without a value.
+  __device__ void finish() {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = warp_row + 16 * m + 8 * h + lane / 4;
+        float maximum = softmax.maximum[m][h];
+        float sum = quad_sum(softmax.sum[m][h]);
+        float scale = sum > 0 ? 1 : 0;
+        if constexpr (c::sinks != Bias::none && !c::split) {
+          const float sink = log2_e * load_number<Element, c::sinks == Bias::float32>(
+                                          p.sinks.data, place.head * p.sinks.head);
+          const float larger = fmaxf(maximum, sink);
+          const float used = OnlineSoftmax<1>::finite(larger);
+          scale *= ptx::exp2(maximum - used);
+          sum = sum * ptx::exp2(maximum - used) + ptx::exp2(sink - used);
+          maximum = larger;
+        }
+        const bool none = maximum == minus_infinity;
+        float lse = none ? minus_infinity : (maximum + ptx::log2(sum)) * (1 / log2_e);
+        scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) / sum;
+        if (row >= place.rows.length) {
+          scale = 0;
+          lse = c::split ? kernel::unused_row : minus_infinity;
+        }
+#pragma unroll
+        for (int n = 0; n < o_tiles; ++n) {
+          // What a row without keys holds may be NaN (0 x NaN of a neighbour's V).
+          o[m][n][2 * h] = scale == 0 ? 0 : o[m][n][2 * h] * scale;
+          o[m][n][2 * h + 1] = scale == 0 ? 0 : o[m][n][2 * h + 1] * scale;
+        }
+        if (lane % 4 == 0 && row < place.rows.extent && blockIdx.z == 0) store_lse(row, lse);
+      }
+    }
+    if constexpr (c::split) {
+      store_partial();
+    } else {
+      store_out();
+    }
+  }
+
+  __device__ long long partial_row(int row) const {
+    const long long in_split = c::packed_q
+        ? place.head * p.rows.tokens + place.rows.begin + row
+        : (static_cast<long long>(place.sequence) * p.heads_q + place.head) * p.rows.seqlen + row;
+    return blockIdx.y * p.partial_rows + in_split;
+  }
+
+  __device__ void store_lse(int row, float lse) const {
+    if constexpr (c::split) {
+      p.partial_lse[partial_row(row)] = lse;
+    } else if constexpr (c::lse) {
+      static_cast<float*>(p.lse.data)[place.sequence * p.lse.batch + place.head * p.lse.head +
+                                      (place.rows.begin + row) * p.lse.row] = lse;
+    }
+  }
+
+  __device__ void store_partial() const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = warp_row + 16 * m + 8 * h + lane / 4;
+        if (row >= place.rows.extent) continue;
+        float* to = p.partial_out + partial_row(row) * c::head_dim_v +
+                    blockIdx.z * c::value_columns + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < c::value_columns / 8; ++n) {
+          *reinterpret_cast<float2*>(to + 8 * n) = {o[m][n][2 * h], o[m][n][2 * h + 1]};
+        }
+      }
+    }
+  }
+
+  /// By way of shared memory, so that global memory sees whole rows. A warp moves its own rows.
+  __device__ void store_out() const {
+    const u32 tile = shared + warp * c::warp_rows * OutTile::row_bytes;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int n = 0; n < o_tiles; ++n) {
+          const u32 at = OutTile::offset(16 * m + 8 * h + lane / 4, n) + lane % 4 * 4;
+          ptx::store_shared(tile + at, Element::pack(o[m][n][2 * h], o[m][n][2 * h + 1]));
+        }
+      }
+    }
+    __syncwarp();
+    const long long first =
+        place.sequence * p.out.batch + place.rows.begin * p.out.row + place.head * p.out.head;
+    char* to = static_cast<char*>(p.out.data) + 2 * (first + c::value_columns * blockIdx.z);
+    constexpr int chunks = c::value_columns / 8;
+#pragma unroll
+    for (int begin = 0; begin < c::warp_rows * chunks; begin += 32) {
+      const int piece = begin + lane;
+      const int row = piece / chunks, chunk = piece % chunks;
+      if (row >= c::warp_rows || warp_row + row >= place.rows.extent) break;
+      store_chunk<c::alignment>(to + 2 * (warp_row + row) * p.out.row + 16 * chunk,
+                                ptx::load_shared(tile + OutTile::offset(row, chunk)));
+    }
+  }
+};
+
+}  // namespace fa::sm80
+
+extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_blocks)
+    fa_sm80_forward(const __grid_constant__ fa::kernel::ForwardParams p) {
+  using namespace fa::sm80;
+  extern __shared__ __align__(128) char shared[];
+  const Place place = find_place<rows, c::packed_q, c::used_q>(p, blockIdx.x);
+  if (place.sequence < 0 || place.row >= place.rows.extent) return;
+  Side keys{0, 0, 0};
+  if (place.sequence < p.batch) {  // else tokens behind the last sequence
+    keys = side_of<c::packed_k, c::used_k>(p.keys, place.sequence, p.batch);
+  }
+  Forward(p, place, keys, fa::ptx::shared_address(shared)).run();
+}

@@ -1,0 +1,99 @@
+// Which rows of which sequence and head a block works on, and which keys they see.
+#pragma once
+
+#include "common/params.h"
+
+namespace fa::tile {
+
+/// Rows or keys of one sequence: where they begin in the tensor, how many there are, how many count.
+struct Side {
+  long long begin;
+  int extent;
+  int length;
+};
+
+template <bool packed, bool used>
+__device__ Side side_of(const kernel::Lengths& lengths, int sequence, int batch) {
+  Side side{0, lengths.seqlen, 0};
+  if constexpr (packed) {
+    const auto clamped = [&](long long x) {
+      return x < 0 ? 0 : x > lengths.tokens ? lengths.tokens : x;
+    };
+    // Behind the last sequence lie tokens of none, which count as one more that uses no row.
+    side.begin = clamped(lengths.cu_seqlens[sequence]);
+    const long long end =
+        sequence < batch ? clamped(lengths.cu_seqlens[sequence + 1]) : lengths.tokens;
+    const long long extent = end > side.begin ? end - side.begin : 0;
+    const bool within = sequence == batch || extent <= lengths.seqlen;
+    side.extent = static_cast<int>(within ? extent : lengths.seqlen);
+    if (sequence == batch) return side;
+  }
+  side.length = side.extent;
+  if constexpr (used) {
+    const int count = lengths.seqused[sequence];
+    side.length = count < 0 ? 0 : count < side.extent ? count : side.extent;
+  }
+  return side;
+}
+
+struct Place {
+  int sequence;  ///< -1: nothing to do
+  int head;
+  int row;  ///< first row, within the sequence
+  Side rows;
+};
+
+/// Heads come in sections, whose K and V stay in L2 together. Within a section the last tiles of all
+/// heads go first: under a causal mask they see the most keys, and short tiles fill the end.
+__device__ inline Place place_of(const kernel::ForwardParams& p, int index, int* tile) {
+  const int heads = p.batch * p.heads_q;
+  const int section = index / (p.section * p.row_tiles);
+  const int rest = index - section * p.section * p.row_tiles;
+  const int left = heads - section * p.section;
+  const int width = left < p.section ? left : p.section;
+  const int turn = rest / width;
+  const int head = section * p.section + rest - turn * width;
+  *tile = p.row_tiles - 1 - turn;
+  return {head / p.heads_q, head % p.heads_q, 0, {}};
+}
+
+template <int tile_rows, bool packed, bool used>
+__device__ Place find_place(const kernel::ForwardParams& p, int index) {
+  if constexpr (!packed) {
+    int tile = 0;
+    Place place = place_of(p, index, &tile);
+    place.row = tile * tile_rows;
+    place.rows = side_of<false, used>(p.rows, place.sequence, p.batch);
+    return place;
+  } else {
+    // Tiles are numbered through all sequences of a head: every warp sums up 32 sequences at a time.
+    const int head = index / p.row_tiles;
+    int tile = index - head * p.row_tiles;
+    const int lane = threadIdx.x % 32;
+    for (int base = 0; base <= p.batch; base += 32) {
+      const int sequence = base + lane;
+      Side side{0, 0, 0};
+      if (sequence <= p.batch) side = side_of<true, used>(p.rows, sequence, p.batch);
+      const int tiles = (side.extent + tile_rows - 1) / tile_rows;
+      int sum = tiles;
+#pragma unroll
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, step);
+        if (lane >= step) sum += other;
+      }
+      const unsigned found = __ballot_sync(~0u, tile < sum);
+      if (found != 0) {
+        const int owner = __ffs(found) - 1;
+        const int before = __shfl_sync(~0u, sum - tiles, owner);
+        const int count = __shfl_sync(~0u, tiles, owner);
+        const int at = base + owner;
+        return {at, head, (count - 1 - (tile - before)) * tile_rows,
+                side_of<true, used>(p.rows, at, p.batch)};
+      }
+      tile -= __shfl_sync(~0u, sum, 31);
+    }
+    return {-1, 0, 0, {}};
+  }
+}
+
+}  // namespace fa::tile

@@ -1,0 +1,113 @@
+// The one place where a score is formed from the product q.k: scale, softcap, ALiBi and bias, then the
+// mask; and dropout's decision on the probability. All in powers of 2: scores times log2(e).
+#pragma once
+
+#include "common/mask.h"
+#include "common/params.h"
+#include "common/philox.h"
+#include "ptx/math.cuh"
+#include "tile/element.cuh"
+#include "tile/place.cuh"
+
+namespace fa::tile {
+
+inline constexpr float log2_e = 1.4426950408889634f;
+
+enum class Bias { none, element, float32 };
+
+/// Which terms a kernel has, at compile time.
+template <typename Element_, bool softcap_, bool alibi_, Bias bias_, bool scaled_>
+struct ScoreTerms {
+  using Element = Element_;
+  static constexpr bool softcap = softcap_;
+  static constexpr bool alibi = alibi_;
+  static constexpr Bias bias = bias_;
+  /// Without terms and with a positive scale the product itself is the score, and the scale goes into
+  /// the exponent's multiply-add.
+  static constexpr bool none = !softcap && !alibi && bias == Bias::none && !scaled_;
+};
+
+/// Scores of one head of a sequence.
+template <typename Terms>
+struct Score {
+  float scale;
+  float cap;
+  float slope;
+  const void* bias;
+  long long bias_offset, bias_row;
+  int rows, keys;  ///< that count
+  int shift;       ///< the diagonal key of row i is i + shift
+
+  __device__ Score(const kernel::ForwardParams& p, const Place& place, int k_len)
+      : scale(p.scale), cap(p.softcap), rows(place.rows.length), keys(k_len),
+        shift(k_len - place.rows.length) {
+    if constexpr (Terms::alibi) {
+      slope = 0;
+      if (rows > 0) {  // tokens behind the last sequence have none
+        slope = log2_e * static_cast<const float*>(p.alibi.data)[place.sequence * p.alibi.batch +
+                                                                 place.head * p.alibi.head];
+      }
+    }
+    if constexpr (Terms::bias != Bias::none) {
+      bias = p.bias.data;
+      bias_offset = place.sequence * p.bias.batch + place.head * p.bias.head;
+      bias_row = p.bias.row;
+    }
+  }
+
+  __device__ float operator()(float s, int row, int key) const {
+    s *= scale;
+    if constexpr (Terms::softcap) s = cap * bounded_tanh(s);
+    if constexpr (Terms::alibi) {
+      s -= slope * fabsf(static_cast<float>(row + shift - key));
+    }
+    if constexpr (Terms::bias != Bias::none) {
+      if (row < rows && key < keys) {
+        s += log2_e * load_number<typename Terms::Element, Terms::bias == Bias::float32>(
+                          bias, bias_offset + row * bias_row + key);
+      }
+    }
+    return s;
+  }
+
+ private:
+  static __device__ float bounded_tanh(float x) {
+    if constexpr (Terms::Element::tanh_by_instruction) {
+      return ptx::tanh_approx(x);
+    } else {
+      const float e = ptx::exp2(2 * log2_e * fabsf(x));
+      return copysignf(1 - 2 * ptx::reciprocal(1 + e), x);
+    }
+  }
+};
+
+/// Keys that a row sees, for fragments that a mask cuts.
+template <bool left, bool right>
+__device__ mask::KeyRange visible_keys(const kernel::ForwardParams& p, long long row, int q_len,
+                                       int k_len) {
+  return mask::key_range(row, q_len, k_len, left ? p.window_left : -1, right ? p.window_right : -1);
+}
+
+/// Dropout of one head of a sequence: which elements of P are kept.
+struct Dropout {
+  philox::Stream stream;
+  u32 threshold;
+
+  __device__ Dropout(const kernel::ForwardParams& p, const Place& place) : threshold(p.threshold) {
+    unsigned long long seed = p.seed, offset = p.offset;
+    if (p.dropout_state != nullptr) {
+      seed = static_cast<unsigned long long>(p.dropout_state[0]);
+      offset = static_cast<unsigned long long>(p.dropout_state[1]);
+    }
+    stream = philox::stream(seed, offset, static_cast<u32>(place.sequence * p.heads_q + place.head));
+  }
+
+  /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the order
+  /// of philox::word_index.
+  __device__ void words(u32 (&word)[4], int row, int key) const {
+    philox::words(word, stream, philox::block_index(static_cast<u32>(row)),
+                  philox::block_index(static_cast<u32>(key)));
+  }
+};
+
+}  // namespace fa::tile

@@ -1,0 +1,119 @@
+// The online softmax of the paper's Algorithm 1 on a warp's score fragment s[m][n][4]: m tiles of 16
+// rows, n tiles of 8 keys. A lane owns rows g and g + 8 of each m (g = lane / 4); the four lanes of a
+// quad share a row. Everything is in powers of 2.
+#pragma once
+
+#include "ptx/math.cuh"
+
+namespace fa::tile {
+
+/// When the running maximum of a row moves.
+enum class Maximum {
+  exact,  ///< at every block, as in the paper: P never exceeds 1
+  stale   ///< at a row's first block; later only when P has grown too large. Saves the maxima, the
+          ///< quads' exchange and the rescaling of O at all other blocks
+};
+
+inline constexpr float minus_infinity = -__builtin_huge_valf();
+
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+template <int m_tiles>
+struct OnlineSoftmax {
+  float maximum[m_tiles][2];  ///< of scores times `factor`, so far; -inf before the first key
+  float sum[m_tiles][2];      ///< this lane's part of the row's sum of P
+
+  __device__ OnlineSoftmax() {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        maximum[m][h] = minus_infinity;
+        sum[m][h] = 0;
+      }
+    }
+  }
+
+  /// m := max(m, rowmax(S)), and O and l rescaled to it.
+  template <int n_tiles, int o_tiles>
+  __device__ void update_maximum(const float (&s)[m_tiles][n_tiles][4],
+                                 float (&o)[m_tiles][o_tiles][4], float factor) {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float largest = fmaxf(s[m][0][2 * h], s[m][0][2 * h + 1]);
+#pragma unroll
+        for (int n = 1; n < n_tiles; ++n) {
+          largest = fmaxf(largest, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+        }
+        const float next = fmaxf(maximum[m][h], quad_max(largest) * factor);
+        const float rescale = ptx::exp2(maximum[m][h] - finite(next));
+        maximum[m][h] = next;
+        sum[m][h] *= rescale;
+#pragma unroll
+        for (int n = 0; n < o_tiles; ++n) {
+          o[m][n][2 * h] *= rescale;
+          o[m][n][2 * h + 1] *= rescale;
+        }
+      }
+    }
+  }
+
+  /// S := P = exp2(factor * S - m), and this lane's sums of it.
+  template <int n_tiles>
+  __device__ void exponentiate(float (&s)[m_tiles][n_tiles][4], float (&added)[m_tiles][2],
+                               float factor) const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) added[m][0] = added[m][1] = 0;
+#pragma unroll
+    for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+      for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          s[m][n][e] = ptx::exp2(fmaf(s[m][n][e], factor, -finite(maximum[m][e / 2])));
+          added[m][e / 2] += s[m][n][e];
+        }
+      }
+    }
+  }
+
+  __device__ void add(const float (&added)[m_tiles][2]) {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) sum[m][h] += added[m][h];
+    }
+  }
+
+  /// Whether P has grown beyond what its format, or the sum of O, can take.
+  static __device__ bool beyond(const float (&added)[m_tiles][2], float limit) {
+    bool any = false;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) any = any || added[m][0] > limit || added[m][1] > limit;
+    return any;
+  }
+
+  /// Whether this lane has a row that has seen no key.
+  __device__ bool has_unseen() const {
+    bool unseen = false;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+      unseen = unseen || maximum[m][0] == minus_infinity || maximum[m][1] == minus_infinity;
+    }
+    return unseen;
+  }
+
+  static __device__ float finite(float maximum) { return maximum == minus_infinity ? 0 : maximum; }
+};
+
+}  // namespace fa::tile
