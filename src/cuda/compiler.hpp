@@ -1,0 +1,22 @@
+// From a kernel's specification to machine code, with NVRTC.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cuda/sources.hpp"
+#include "plan/kernel_spec.hpp"
+
+namespace fa::cuda {
+
+/// What the compiler is told for every kernel beside the architecture.
+inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device"};
+
+/// A cubin for "sm_80", "sm_90a" ... The program is the spec's config and its source; includes name
+/// `headers` relative to src/kernels. Throws Error: there is no NVRTC (unsupported), or it refuses
+/// (internal, with its log), which it also does when it would serialize wgmma.
+std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
+                          std::span<const Source> headers = sources());
+
+}  // namespace fa::cuda

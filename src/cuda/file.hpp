@@ -1,0 +1,38 @@
+// What the disk cache and bundles need of POSIX files.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace fa::cuda {
+
+/// An open file, closed at the end.
+class File {
+ public:
+  explicit File(int fd = -1) : fd_(fd) {}
+  File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  File& operator=(File&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~File() { close(); }
+
+  int fd() const { return fd_; }
+  bool is_open() const { return fd_ >= 0; }
+  /// False when the system reports only now that something could not be written.
+  bool close();
+
+ private:
+  int fd_;
+};
+
+/// All bytes or false, with errno set (0 at an end of file).
+bool write_all(const File& file, std::span<const char> bytes);
+bool read_all(const File& file, std::span<char> bytes, size_t offset);
+
+/// A name beside others that nobody else chooses: "STEM.0123456789abcdef.tmp".
+std::string temporary_name(const std::string& stem);
+
+}  // namespace fa::cuda

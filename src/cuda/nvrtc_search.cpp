@@ -1,0 +1,165 @@
+#include "cuda/nvrtc_search.hpp"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+#include <link.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include "fa/attention.hpp"
+
+namespace fa::cuda {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view stem = "libnvrtc.so.";
+constexpr int oldest_major = 12;  // the first with C++20
+constexpr int last_major = 19;    // none that high exists yet
+
+std::string soname(int major) { return fmt::format("{}{}", stem, major); }
+
+/// Collects candidates, each file once.
+class Search {
+ public:
+  explicit Search(int newest_major) : newest_major_(newest_major) {}
+
+  void file(const fs::path& path) {
+    std::error_code error;
+    const std::string real = fs::canonical(path, error).string();
+    if (error || std::find(seen_.begin(), seen_.end(), real) != seen_.end()) return;
+    seen_.push_back(real);
+    const std::string misfit = misfit_of(real);
+    if (misfit.empty()) {
+      found.files.push_back(real);
+    } else {
+      found.misses.push_back(misfit);
+    }
+  }
+
+  void folder(const fs::path& path) {
+    std::error_code error;
+    const size_t before = seen_.size();
+    for (int major = last_major; major >= oldest_major; --major) {
+      if (fs::exists(path / soname(major), error)) file(path / soname(major));
+    }
+    if (seen_.size() == before) found.misses.push_back(path.lexically_normal().string());
+  }
+
+  /// What the loader's cache may know (/etc/ld.so.conf).
+  void bare_names() {
+    const int newest = newest_major_ == 0 ? last_major : std::min(newest_major_, last_major);
+    for (int major = newest; major >= oldest_major; --major) found.files.push_back(soname(major));
+  }
+
+  /// Why a file is not to be used; empty when it is.
+  std::string misfit_of(const std::string& path) const {
+    const int major = nvrtc_major(path);
+    if (newest_major_ != 0 && major > newest_major_) {
+      return fmt::format("{} (of CUDA {}, newer than the driver's {})", path, major, newest_major_);
+    }
+    if (major != 0 && major < oldest_major) {
+      return fmt::format("{} (of CUDA {}, older than {})", path, major, oldest_major);
+    }
+    return {};
+  }
+
+  NvrtcSearch found;
+
+ private:
+  int newest_major_;
+  std::vector<std::string> seen_;
+};
+
+/// FA_NVRTC: that file, or the one in that folder; nothing else is taken when it does not fit.
+NvrtcSearch search_named(Search search, const fs::path& named) {
+  const auto fail = [&](const std::string& why) {
+    throw Error(Status::invalid_argument, fmt::format("FA_NVRTC: {}", why));
+  };
+  std::error_code error;
+  if (fs::is_directory(named, error)) {
+    search.folder(named);
+  } else if (fs::exists(named, error)) {
+    search.file(named);
+  } else {
+    fail(fmt::format("\"{}\" does not exist", named.string()));
+  }
+  if (search.found.files.empty()) {
+    fail(search.found.misses.front() == named.lexically_normal().string()
+             ? fmt::format("no libnvrtc.so.12 or later in {}", named.string())
+             : search.found.misses.front());
+  }
+  return {{search.found.files.front()}, {}};
+}
+
+/// One that the process has loaded already, as PyTorch does.
+void search_loaded(Search& search) {
+  const auto visit = [](dl_phdr_info* info, size_t, void* data) {
+    const fs::path path = info->dlpi_name;
+    if (path.filename().string().starts_with("libnvrtc.so")) {
+      static_cast<Search*>(data)->file(path);
+    }
+    return 0;
+  };
+  dl_iterate_phdr(visit, &search);
+}
+
+/// PyPI's, in the site-packages that hold this library: ../nvidia from its own folder.
+void search_beside(Search& search) {
+  Dl_info self{};
+  std::error_code error;
+  if (dladdr(reinterpret_cast<void*>(&nvrtc_major), &self) == 0) return;
+  const fs::path library = fs::canonical(self.dli_fname, error);
+  if (error) return;
+  const fs::path packages = library.parent_path().parent_path() / "nvidia";
+  for (int major = last_major; major > oldest_major; --major) {
+    const fs::path folder = packages / fmt::format("cu{}", major) / "lib";
+    if (fs::exists(folder, error)) search.folder(folder);
+  }
+  search.folder(packages / "cuda_nvrtc" / "lib");
+}
+
+/// The folders in which the loader looks for libraries: LD_LIBRARY_PATH and the system's.
+void search_loader_folders(Search& search) {
+  void* program = dlopen(nullptr, RTLD_LAZY);
+  Dl_serinfo size{};
+  if (program == nullptr || dlinfo(program, RTLD_DI_SERINFOSIZE, &size) != 0) return;
+  std::vector<char> room(size.dls_size);
+  auto* paths = reinterpret_cast<Dl_serinfo*>(room.data());
+  dlinfo(program, RTLD_DI_SERINFOSIZE, paths);
+  if (dlinfo(program, RTLD_DI_SERINFO, paths) != 0) return;
+  for (unsigned i = 0; i < paths->dls_cnt; ++i) search.folder(paths->dls_serpath[i].dls_name);
+}
+
+void search_toolkits(Search& search) {
+  for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
+    const char* toolkit = std::getenv(variable);
+    if (toolkit != nullptr && *toolkit != '\0') search.folder(fs::path(toolkit) / "lib64");
+  }
+  search.folder("/usr/local/cuda/lib64");
+}
+
+}  // namespace
+
+NvrtcSearch search_nvrtc(int newest_major) {
+  Search search(newest_major);
+  const char* named = std::getenv("FA_NVRTC");
+  if (named != nullptr && *named != '\0') return search_named(search, named);
+  search_loaded(search);
+  search_beside(search);
+  search_loader_folders(search);
+  search_toolkits(search);
+  search.bare_names();
+  return search.found;
+}
+
+int nvrtc_major(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
+  return name.starts_with(stem) ? std::atoi(name.c_str() + stem.size()) : 0;
+}
+
+}  // namespace fa::cuda
