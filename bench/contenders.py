@@ -76,7 +76,7 @@ def _ours(device: str, family: str) -> Contender:
 
     more = {} if family == "auto" else {"family": family}
     # On the CPU it serves every cell: whatever it raises there is an error of ours.
-    refusals = (RuntimeError,) if device == "cuda" else ()
+    refusals = (NotImplementedError,) if device == "cuda" else ()
     bind = partial(_bind_flash_attn, flashattn, device, more)
     return Contender(OURS, "flashattn", bind, refusals=refusals)
 

@@ -263,7 +263,7 @@ def _dropout_state(q: Any, seed: int, offset: int) -> Any:
 
         # Filled on the device: a copy of the host's numbers would wait for it.
         state = torch.full((2,), numbers[0], dtype=torch.int64, device=q.device)
-        state[1] = numbers[1]
+        state[1].fill_(numbers[1])
         return state
     return _numpy().array(numbers, dtype="int64")
 
