@@ -61,8 +61,9 @@ def contenders_for(
     of them that are named."""
     ours = [_ours(device, family), *([_uncapped(device, family)] if softcap else [])]
     if device == "cuda":
-        optional = [_flash_attention_3(), _flash_attention_4()]
-        found = [_FA2, _CUDNN, *(peer for peer in optional if peer is not None)]
+        optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
+        made = [make() for name, make in optional.items() if peers is None or name in peers]
+        found = [_FA2, _CUDNN, *(peer for peer in made if peer is not None)]
     else:
         found = [_SDPA] if of_host_time else [*_SDPA_CPU]
     missing = set(peers or []) - {peer.name for peer in found}

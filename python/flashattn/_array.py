@@ -154,7 +154,8 @@ def prepare(q: Any, k: Any, v: Any, **options: Unpack[AttentionOptions]) -> None
     need for such tensors and options, and runs nothing: the first call is fast then, and may be
     captured in a CUDA graph. On the CPU there is nothing to do.
 
-    Arguments as attention's; only shapes, strides, dtypes and the device of tensors matter.
+    Arguments as attention's; only shapes, strides, dtypes and the device of tensors matter. For
+    flash_attn_with_kvcache: prepare(q, k_cache, v_cache, seqused_k=its lengths, ...).
     """
     given = _read(q, **options)
     if _is_torch(q):
