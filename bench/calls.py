@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from cells import Cell
-from contenders import Contender
+from contenders import Attend, Contender
 from machine import last_level_cache
 from torch import Tensor
 
 Call = Callable[[], Any]
-Inputs = dict[str, Tensor]  # q, k, v, dout, [batch, seqlen, heads, head_dim]
+# q, k, v, dout, [batch, seqlen, heads, head_dim], or [tokens, heads, head_dim] of a packed cell.
+Inputs = dict[str, Tensor]
 
 MOST_ROTATION = 4 << 30  # bytes, of each contender's copies of K and V
 
@@ -21,7 +22,8 @@ def new_inputs(cell: Cell, device: str) -> Inputs:
     generator = torch.Generator(device).manual_seed(1)
 
     def normal(seqlen: int, heads: int) -> Tensor:
-        shape = (cell.batch, seqlen, heads, cell.head_dim)
+        batch = () if cell.lengths else (cell.batch,)
+        shape = (*batch, seqlen, heads, cell.head_dim)
         drawn = torch.randn(shape, generator=generator, device=device)
         return drawn.to(getattr(torch, cell.dtype))
 
@@ -31,14 +33,15 @@ def new_inputs(cell: Cell, device: str) -> Inputs:
 
 def new_call(contender: Contender, cell: Cell, inputs: Inputs) -> Call:
     """Returns out, or (dq, dk, dv), in the contender's layout."""
+    attend = contender.bind(cell)
     if cell.work == "decode":
-        return _decode(contender, cell, inputs)
+        return _decode(contender, attend, cell, inputs)
     q, k, v = (
         contender.own(inputs[name]).requires_grad_(cell.needs_gradients) for name in ("q", "k", "v")
     )
 
     def forward() -> Tensor:
-        return contender.attend(q, k, v, cell.causal)
+        return attend(q, k, v)
 
     if not cell.returns_gradients:
         return forward
@@ -56,10 +59,10 @@ def rotations(cell: Cell) -> int:
     return max(2, math.ceil(wanted / cell.key_bytes))
 
 
-def _decode(contender: Contender, cell: Cell, inputs: Inputs) -> Call:
+def _decode(contender: Contender, attend: Attend, cell: Cell, inputs: Inputs) -> Call:
     q = contender.own(inputs["q"])
     copies = [
         (contender.own(inputs["k"]), contender.own(inputs["v"])) for _ in range(rotations(cell))
     ]
     turn = cycle(copies)
-    return lambda: contender.attend(q, *next(turn), False)
+    return lambda: attend(q, *next(turn))

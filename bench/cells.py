@@ -1,7 +1,9 @@
 """What is measured: a cell is one problem and one way to work on it. Knows no PyTorch."""
 
+import math
+import random
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 # Calls on a tiny problem, all of whose time is the host's.
@@ -12,6 +14,8 @@ MODELS = {  # heads of q, of k, head_dim
     "Qwen2.5 72B": (64, 8, 128),
     "Llama 3.1 405B": (128, 8, 128),
 }
+PACKED_HEAD_DIM = 128
+PACKED_MEDIAN, PACKED_SIGMA, PACKED_RANGE = 512, 1.0, (8, 8192)  # tokens of a packed sequence
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,27 @@ class Cell:
     head_dim: int
     causal: bool = False
     model: str = ""
+    window: int = 0  # under a causal mask: how many keys before its own a query sees; 0 is all
+    softcap: float = 0
+    lengths: tuple[int, ...] = ()  # of packed sequences; batch is 1 and seqlen their sum
+
+    @property
+    def pairs(self) -> float:
+        """Of a query and a key that it sees, for each head; half of all where causal, as the paper
+        counts."""
+        if self.window:
+            before = min(self.window, self.seqlen_q - 1)
+            return self.batch * (before + 1) * (self.seqlen_q - before / 2)
+        if self.lengths:
+            every = sum(length * length for length in self.lengths)
+        else:
+            every = self.batch * self.seqlen_q * self.seqlen_k
+        return every * (0.5 if self.causal else 1)
 
     @property
     def flops(self) -> float:
-        """As the paper counts."""
-        work = 4.0 * self.seqlen_q * self.seqlen_k * self.head_dim * self.heads_q * self.batch
-        return work * (0.5 if self.causal else 1) * (2.5 if self.work == "backward" else 1)
+        work = 4.0 * self.pairs * self.head_dim * self.heads_q
+        return work * (2.5 if self.work == "backward" else 1)
 
     @property
     def key_bytes(self) -> int:
@@ -86,6 +105,31 @@ def model_cells(
     for work, dtype, seqlen, model in product(passes, dtypes, seqlens, MODELS):
         heads_q, heads_k, head_dim = MODELS[model]
         yield Cell(work, dtype, 1, seqlen, seqlen, heads_q, heads_k, head_dim, True, model)
+
+
+def packed_lengths(sequences: int) -> tuple[int, ...]:
+    """Log-normal, as lengths of texts are; always the same."""
+    generator = random.Random(1)
+    least, most = PACKED_RANGE
+    drawn = (
+        generator.lognormvariate(math.log(PACKED_MEDIAN), PACKED_SIGMA) for _ in range(sequences)
+    )
+    return tuple(min(max(round(length), least), most) for length in drawn)
+
+
+def packed_cells(grid: Grid, sequences: int) -> Iterator[Cell]:
+    """Packed sequences of many lengths, of the grid's hidden size."""
+    lengths, heads = packed_lengths(sequences), grid.hidden // PACKED_HEAD_DIM
+    tokens = sum(lengths)
+    for work, dtype, causal in product(grid.passes, grid.dtypes, grid.masks):
+        shape = (1, tokens, tokens, heads, heads, PACKED_HEAD_DIM)
+        yield Cell(work, dtype, *shape, causal, lengths=lengths)
+
+
+def causal_cells(grid: Grid, **more: float) -> Iterator[Cell]:
+    """The grid's causal cells with a window or a softcap."""
+    for cell in replace(grid, masks=[True]).cells():
+        yield replace(cell, **more)
 
 
 def host_cells(dtypes: Iterable[str]) -> Iterator[Cell]:

@@ -11,10 +11,11 @@ import argparse
 import importlib.util
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from cells import Cell, Grid, host_cells, model_cells
+from cells import Cell, Grid, causal_cells, host_cells, model_cells, packed_cells
 from report import OURS, Table, print_summary
 
 EXAMPLES = """\
@@ -23,10 +24,13 @@ examples:
   bench/compare.py --passes forward --dtypes float32 --head-dims 64 --seqlens 1k 4k --causal
   bench/compare.py --passes decode
   bench/compare.py --host-time                         the time of a call, without its work
-  bench/compare.py --device cuda --models --json models.json
+  bench/compare.py --device cuda --passes forward --peers fa2 --grid --models --varlen --window
+                   --softcap --json cuda.json          all kinds of cells, beside one peer
+  bench/compare.py --device cuda --head-dims 96 --hidden 1536
   bench/compare.py --from cpu.json --plot cpu.png      table and plot of an earlier run
 
-FLOPs as the paper counts: 4 Sq Sk D H B, half of it when causal, backward 2.5 times forward.
+FLOPs as the paper counts: 4 Sq Sk D H B, half of it when causal, backward 2.5 times forward; of
+packed sequences the sum, with a window 4 D H for each pair that is visible.
 Exit status: 1 where a result of this library is wrong, 2 for wrong usage."""
 
 DEFAULTS = {
@@ -47,7 +51,9 @@ DEFAULTS = {
         "hidden": 2048,
     },
 }
-MODEL_SEQLEN = 8192
+SEQLENS = {"models": 8192, "window": 16384, "softcap": 8192}
+SETS = ("grid", "models", "varlen", "window", "softcap")  # of cells; the grid if none is asked for
+PEERS = ("sdpa", "sdpa-flash", "sdpa-math", "fa2", "cudnn", "fa3", "fa4")
 HOST_REPEATS = 100  # calls on the tiny problem in one round: some milliseconds
 
 
@@ -72,12 +78,36 @@ def new_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=DEFAULTS, default="cpu")
 
-    what = parser.add_argument_group("what is measured").add_mutually_exclusive_group()
-    what.add_argument(
-        "--models", action="store_true", help="famous models' attention at 8k, in place of the grid"
+    cells = parser.add_argument_group("what is measured", "the grid, or instead of it all of these")
+    cells.add_argument("--grid", action="store_true", help="the grid, too")
+    cells.add_argument("--models", action="store_true", help="famous models' attention at 8k")
+    cells.add_argument(
+        "--varlen",
+        nargs="?",
+        type=count,
+        const=64,
+        metavar="N",
+        help="packed sequences of log-normal lengths, 8 to 8k: %(const)s",
     )
+    cells.add_argument(
+        "--window",
+        nargs="?",
+        type=count,
+        const=1024,
+        metavar="W",
+        help="the grid's causal cells at 16k, of the last keys only: %(const)s",
+    )
+    cells.add_argument(
+        "--softcap",
+        nargs="?",
+        type=positive,
+        const=2,  # so low that a result without it would be found wrong
+        metavar="CAP",
+        help="the grid's causal cells at 8k with a softcap, and ours without: %(const)s",
+    )
+    what = cells.add_mutually_exclusive_group()
     what.add_argument(
-        "--host-time", action="store_true", help="time per call on [1, 16, 2, 16], in its place"
+        "--host-time", action="store_true", help="time per call on [1, 16, 2, 16], nothing else"
     )
     what.add_argument(
         "--from",
@@ -85,6 +115,15 @@ def new_parser() -> argparse.ArgumentParser:
         dest="source",
         metavar="FILE.json",
         help="nothing: an earlier run's JSON",
+    )
+
+    who = parser.add_argument_group("who is measured")
+    who.add_argument("--peers", nargs="+", choices=PEERS, help="all that can be had")
+    who.add_argument(
+        "--family",
+        choices=["auto", "sm80", "sm90"],
+        default="auto",
+        help="our kernels on CUDA: %(default)s",
     )
 
     grid = parser.add_argument_group("the grid", "defaults on the CPU; on CUDA the paper's grid")
@@ -146,12 +185,14 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     for module in ("torch", "flashattn"):
         if importlib.util.find_spec(module) is None:
             parser.error(f"{module} is not installed")
-    if options.models and not options.seqlens:
-        options.seqlens = [MODEL_SEQLEN]
-    if options.models and not options.passes:
+    sets = [name for name in SETS if getattr(options, name)]
+    if options.host_time and sets:
+        parser.error(f"--host-time: not allowed with argument --{sets[0]}")
+    options.sets = sets or ["grid"]
+    if options.sets != ["grid"] and not options.passes:
         options.passes = ["forward", "backward"]
     for name, default in DEFAULTS[options.device].items():
-        if getattr(options, name) is None:
+        if getattr(options, name) is None and name != "seqlens":  # each set has its own
             setattr(options, name, default)
     check_grid(parser, options)
 
@@ -164,7 +205,7 @@ def check_grid(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             parser.error("--device cuda: this PyTorch finds no CUDA device")
         if "float32" in options.dtypes:
             parser.error("--dtypes float32: on the CPU only")
-    if "decode" in options.passes and (options.device == "cuda" or options.models):
+    if "decode" in options.passes and (options.device == "cuda" or options.sets != ["grid"]):
         parser.error("--passes decode: on the CPU's grid only")
     for head_dim in options.head_dims:
         if options.hidden % head_dim != 0:
@@ -174,13 +215,27 @@ def check_grid(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
     if options.host_time:
         return list(host_cells(options.dtypes))
-    if options.models:
-        return list(model_cells(options.passes, options.dtypes, options.seqlens))
-    names = Grid.__dataclass_fields__
-    return list(Grid(**{name: getattr(options, name) for name in names}).cells())
+    return [cell for name in options.sets for cell in cells_of_set(name, options)]
 
 
-def measure(options: argparse.Namespace) -> dict:
+def cells_of_set(name: str, options: argparse.Namespace) -> Iterable[Cell]:
+    fields = {field: getattr(options, field) for field in Grid.__dataclass_fields__}
+    if options.seqlens is None:
+        own = SEQLENS.get(name)
+        fields["seqlens"] = [own] if own else DEFAULTS[options.device]["seqlens"]
+    grid = Grid(**fields)
+    if name == "models":
+        return model_cells(grid.passes, grid.dtypes, grid.seqlens)
+    if name == "varlen":
+        return packed_cells(grid, options.varlen)
+    if name == "window":
+        return causal_cells(grid, window=options.window)
+    if name == "softcap":
+        return causal_cells(grid, softcap=options.softcap)
+    return grid.cells()
+
+
+def measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict:
     """Prints and writes each cell as soon as it is measured."""
     # Here, since --from needs no PyTorch. torch must come before flashattn, so that both work with
     # one OpenMP, and thus with torch.get_num_threads() threads.
@@ -189,7 +244,16 @@ def measure(options: argparse.Namespace) -> dict:
     from contenders import contenders_for
     from measure import Bench, Limits
 
-    contenders = contenders_for(options.device, options.host_time)
+    try:
+        contenders = contenders_for(
+            options.device,
+            options.host_time,
+            peers=options.peers,
+            family=options.family,
+            softcap=bool(options.softcap),
+        )
+    except LookupError as error:
+        parser.error(f"--peers {error}")
     on_device = options.device == "cuda" and not options.host_time
     clock = DeviceClock() if on_device else HostClock(HOST_REPEATS if options.host_time else 1)
     limits = Limits(options.rounds, options.seconds_per_cell, options.bound)
@@ -254,7 +318,7 @@ def main() -> NoReturn:
     parser = new_parser()
     options = parser.parse_args()
     check_usage(parser, options)
-    result = read_json(parser, options.source) if options.source else measure(options)
+    result = read_json(parser, options.source) if options.source else measure(parser, options)
     print_summary(result)
     if options.plot:
         import plot

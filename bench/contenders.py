@@ -3,17 +3,19 @@
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from cells import Cell
-from report import OURS
+from report import OURS, UNCAPPED
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out
+Lack = Callable[[Cell], str | None]
 MOST_SCORES = 256 << 20  # bytes that the plain formula may store of them; its backward has several
 
 
@@ -21,19 +23,27 @@ def _serves_all(_: Cell) -> None:
     return None
 
 
+def _same(cell: Cell) -> Cell:
+    return cell
+
+
 @dataclass(frozen=True)
 class Contender:
     name: str
     package: str  # whose version counts
-    attend: Callable[[Tensor, Tensor, Tensor, bool], Tensor]  # q, k, v, causal
-    # [batch, heads, seqlen, head_dim], else [batch, seqlen, heads, head_dim].
+    bind: Callable[[Cell], Attend]  # what is timed in a cell, with all but the tensors decided
+    # [batch, heads, seqlen, head_dim], else [batch, seqlen, heads, head_dim]. Packed tensors are
+    # the same for all: [tokens, heads, head_dim].
     heads_first: bool = False
     # What chooses its kernel; entered outside the timed call.
     pinned: Callable[[], AbstractContextManager[Any]] = nullcontext
     # Why it cannot or should not take part in a cell, known beforehand.
-    lack: Callable[[Cell], str | None] = _serves_all
+    lack: Lack = _serves_all
     # What it may raise to say that it does not serve a cell. A peer says so as it likes.
     refusals: tuple[type[Exception], ...] = (Exception,)
+    # The cells that are of interest for it, and what it computes there.
+    takes_part: Callable[[Cell], bool] = lambda _: True
+    solves: Callable[[Cell], Cell] = _same
 
     def own(self, t: Tensor) -> Tensor:
         """A copy of [batch, seqlen, heads, head_dim] in its layout: nobody pays for a transpose."""
@@ -41,38 +51,126 @@ class Contender:
 
     def turned(self, t: Tensor) -> Tensor:
         """From the common layout to its own, and back."""
-        return t.transpose(1, 2) if self.heads_first else t
+        return t.transpose(1, 2) if self.heads_first and t.dim() == 4 else t
 
 
-def contenders_for(device: str, of_host_time: bool) -> list[Contender]:
+def contenders_for(
+    device: str, of_host_time: bool, *, peers: list[str] | None, family: str, softcap: bool
+) -> list[Contender]:
+    """Ours first, with `softcap` also without one; then the peers that can be had here, or those
+    of them that are named."""
+    ours = [_ours(device, family), *([_uncapped(device, family)] if softcap else [])]
     if device == "cuda":
-        optional = [_flash_attention_3(), _flash_attention_4()]
-        return [_ours(device), *_SDPA_CUDA, *(peer for peer in optional if peer is not None)]
-    return [_ours(device), _SDPA] if of_host_time else [_ours(device), *_SDPA_CPU]
+        optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
+        made = [make() for name, make in optional.items() if peers is None or name in peers]
+        found = [_FA2, _CUDNN, *(peer for peer in made if peer is not None)]
+    else:
+        found = [_SDPA] if of_host_time else [*_SDPA_CPU]
+    missing = set(peers or []) - {peer.name for peer in found}
+    if missing:
+        raise LookupError(f"{', '.join(sorted(missing))}: not to be had here")
+    return [*ours, *(peer for peer in found if peers is None or peer.name in peers)]
 
 
-def _ours(device: str) -> Contender:
-    from flashattn import flash_attn_func  # after torch: see compare.py
+def _ours(device: str, family: str) -> Contender:
+    import flashattn  # after torch: see compare.py
 
+    more = {} if family == "auto" else {"family": family}
     # On the CPU it serves every cell: whatever it raises there is an error of ours.
-    refusals = (RuntimeError,) if device == "cuda" else ()
-    return Contender(OURS, "flashattn", _attend_bshd(flash_attn_func), refusals=refusals)
+    refusals = (NotImplementedError,) if device == "cuda" else ()
+    bind = partial(_bind_flash_attn, flashattn, device, more)
+    return Contender(OURS, "flashattn", bind, refusals=refusals)
 
 
-def _attend_bshd(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Of flash_attn's signature. Some versions of the peers return (out, lse)."""
+def _uncapped(device: str, family: str) -> Contender:
+    """What a softcap costs: our own time without it."""
+    ours = _ours(device, family)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        result = function(q, k, v, causal=causal)
-        return result[0] if isinstance(result, tuple) else result
+    def solves(cell: Cell) -> Cell:
+        return replace(cell, softcap=0)
+
+    return replace(
+        ours,
+        name=UNCAPPED,
+        bind=lambda cell: ours.bind(solves(cell)),
+        takes_part=lambda cell: cell.softcap > 0,
+        solves=solves,
+    )
+
+
+def _bind_flash_attn(module: Any, device: str, more: dict[str, Any], cell: Cell) -> Attend:
+    """Of a module with flash_attn's functions."""
+    options = {"causal": cell.causal, **more}
+    if cell.window:
+        options["window_size"] = (cell.window, 0)
+    if cell.softcap:
+        options["softcap"] = cell.softcap
+    if not cell.lengths:
+        return partial(module.flash_attn_func, **options)
+    bounds, longest = _bounds(cell, device), max(cell.lengths)
+    return partial(
+        module.flash_attn_varlen_func,
+        cu_seqlens_q=bounds,
+        cu_seqlens_k=bounds,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        **options,
+    )
+
+
+def _bounds(cell: Cell, device: str) -> Tensor:
+    """cu_seqlens"""
+    lengths = torch.tensor([0, *cell.lengths], device=device)
+    return lengths.cumsum(0, dtype=torch.int32)
+
+
+def _bind_sdpa(cell: Cell) -> Attend:
+    # is_causal is aligned to the top left: ours only where Sq = Sk, as in every causal cell.
+    grouped = cell.heads_q != cell.heads_k
+    if not cell.window:
+        return partial(scaled_dot_product_attention, is_causal=cell.causal, enable_gqa=grouped)
+    ones = torch.ones(cell.seqlen_q, cell.seqlen_k, dtype=torch.bool)
+    mask = ones.tril().triu(-cell.window)
+    return partial(scaled_dot_product_attention, attn_mask=mask, enable_gqa=grouped)
+
+
+def _bind_fa2(cell: Cell) -> Attend:
+    """PyTorch's FlashAttention-2, where need be by the operator behind it, which takes windows and
+    packed sequences (as torch.nn.attention.varlen does)."""
+    if not cell.window and not cell.lengths:
+        return _bind_sdpa(cell)
+    bounds = _bounds(cell, "cuda") if cell.lengths else None
+    longest = max(cell.lengths, default=cell.seqlen_q)
+    window = {"window_size_left": cell.window, "window_size_right": 0} if cell.window else {}
+    causal = cell.causal and not cell.window  # the window's right side says it
+
+    def attend(*tensors: Tensor) -> Tensor:
+        q, k, v = tensors if cell.lengths else (t.transpose(1, 2) for t in tensors)
+        out = torch.ops.aten._flash_attention_forward(
+            q, k, v, bounds, bounds, longest, longest, 0.0, causal, False, **window
+        )[0]
+        return out if cell.lengths else out.transpose(1, 2)
 
     return attend
 
 
-def _attend_sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    # is_causal is aligned to the top left: ours only where Sq = Sk, as in every causal cell.
-    grouped = q.shape[1] != k.shape[1]
-    return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+def _first_lack(*lacks: Lack) -> Lack:
+    def lack(cell: Cell) -> str | None:
+        return next((reason for reason in (lack(cell) for lack in lacks) if reason), None)
+
+    return lack
+
+
+def _no_softcap(cell: Cell) -> str | None:
+    return "has no softcap" if cell.softcap else None
+
+
+def _no_window(cell: Cell) -> str | None:
+    return "has no window" if cell.window else None
+
+
+def _no_packing(cell: Cell) -> str | None:
+    return "takes no packed sequences" if cell.lengths else None
 
 
 def _stores_scores(cell: Cell) -> str | None:
@@ -80,29 +178,28 @@ def _stores_scores(cell: Cell) -> str | None:
     return None if fits else f"scores take more than {MOST_SCORES >> 20} MiB"
 
 
-def _of_sdpa(name: str, backend: SDPBackend, **more: Any) -> Contender:
-    return Contender(name, "torch", _attend_sdpa, True, partial(sdpa_kernel, backend), **more)
+def _of_sdpa(
+    name: str, backend: SDPBackend, *lacks: Lack, bind: Callable[[Cell], Attend] = _bind_sdpa
+) -> Contender:
+    lack = _first_lack(_no_softcap, *lacks)
+    return Contender(name, "torch", bind, True, partial(sdpa_kernel, backend), lack)
 
 
-_SDPA = Contender("sdpa", "torch", _attend_sdpa, heads_first=True)
+_SDPA = Contender("sdpa", "torch", _bind_sdpa, heads_first=True)
 _SDPA_CPU = (
-    _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION),
-    _of_sdpa("sdpa-math", SDPBackend.MATH, lack=_stores_scores),
+    _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION, _no_window, _no_packing),
+    _of_sdpa("sdpa-math", SDPBackend.MATH, _no_packing, _stores_scores),
 )
-_SDPA_CUDA = (
-    _of_sdpa("fa2", SDPBackend.FLASH_ATTENTION),
-    _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION),
-)
+_FA2 = _of_sdpa("fa2", SDPBackend.FLASH_ATTENTION, bind=_bind_fa2)
+_CUDNN = _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION, _no_window, _no_packing)
 
 
 def _flash_attention_3() -> Contender | None:
-    function = _imported("fa3_fwd_interface")
-    return function and Contender("fa3", "fa3-fwd", _attend_bshd(function), lack=_no_backward)
+    return _peer("fa3", "fa3-fwd", "fa3_fwd_interface", _first_lack(_no_window, _no_backward))
 
 
 def _flash_attention_4() -> Contender | None:
-    function = _imported("flash_attn.cute")
-    return function and Contender("fa4", "flash-attn-4", _attend_bshd(function))
+    return _peer("fa4", "flash-attn-4", "flash_attn.cute", _serves_all)
 
 
 def _no_backward(cell: Cell) -> str | None:
@@ -112,8 +209,19 @@ def _no_backward(cell: Cell) -> str | None:
     return None if cell.dtype == "bfloat16" else f"has no {cell.dtype}"
 
 
-def _imported(module: str) -> Callable[..., Any] | None:
+def _peer(name: str, package: str, module_name: str, lack: Lack) -> Contender | None:
     try:
-        return importlib.import_module(module).flash_attn_func
+        module = importlib.import_module(module_name)
     except ImportError:
         return None
+
+    def bind(cell: Cell) -> Attend:
+        function = _bind_flash_attn(module, "cuda", {}, cell)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            result = function(q, k, v)  # some versions return (out, lse)
+            return result[0] if isinstance(result, tuple) else result
+
+        return attend
+
+    return Contender(name, package, bind, lack=lack)

@@ -21,14 +21,16 @@ class Sample:
     sequence: int
     key_head: int
     group: int  # query heads for each key head
+    packed: slice | None = None  # the sequence's rows of packed tensors
 
     def of(self, name: str, t: Tensor) -> Tensor:
-        """The part of q, k, v, out or a gradient of them, [batch, seqlen, heads, head_dim], that
-        belongs to the sample: [seqlen, heads, head_dim] in float64."""
+        """The part of q, k, v, out or a gradient of them, [batch, seqlen, heads, head_dim] or
+        packed, that belongs to the sample: [seqlen, heads, head_dim] in float64."""
         first, count = self.key_head, 1
         if name.removeprefix("d") in ("q", "out"):
             first, count = self.key_head * self.group, self.group
-        return t[self.sequence, :, first : first + count].double()
+        rows = t[self.sequence] if self.packed is None else t[self.packed]
+        return rows[:, first : first + count].double()
 
 
 def exact(cell: Cell, inputs: Inputs, sample: Sample) -> dict[str, Tensor]:
@@ -37,24 +39,42 @@ def exact(cell: Cell, inputs: Inputs, sample: Sample) -> dict[str, Tensor]:
     k, v = k[:, 0], v[:, 0]
     scale = 1 / math.sqrt(cell.head_dim)
     out, dq, dk, dv = (torch.zeros_like(t) for t in (q, q, k, v))
-    for begin in range(0, cell.seqlen_q, ROWS):
-        rows = slice(begin, min(begin + ROWS, cell.seqlen_q))
-        seen = rows.stop if cell.causal else cell.seqlen_k  # square where causal
-        scores = scale * torch.einsum("ihd,jd->hij", q[rows], k[:seen])
-        if cell.causal:
-            above = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(1 + begin)
-            scores.masked_fill_(above, -torch.inf)
+    for begin in range(0, len(q), ROWS):
+        rows = slice(begin, min(begin + ROWS, len(q)))
+        seen = _seen(cell, rows, len(k))
+        scores = scale * torch.einsum("ihd,jd->hij", q[rows], k[seen])
+        slope = torch.ones_like(scores)
+        if cell.softcap:
+            scores = cell.softcap * torch.tanh(scores / cell.softcap)
+            slope = 1 - (scores / cell.softcap) ** 2
+        scores.masked_fill_(_hidden(cell, rows, seen, q.device), -torch.inf)
         p = torch.softmax(scores, dim=-1)
-        out[rows] = torch.einsum("hij,jd->ihd", p, v[:seen])
+        out[rows] = torch.einsum("hij,jd->ihd", p, v[seen])
         if cell.returns_gradients:
             delta = (dout[rows] * out[rows]).sum(-1).T[..., None]
-            ds = scale * p * (torch.einsum("ihd,jd->hij", dout[rows], v[:seen]) - delta)
-            dq[rows] = torch.einsum("hij,jd->ihd", ds, k[:seen])
-            dk[:seen] += torch.einsum("hij,ihd->jd", ds, q[rows])
-            dv[:seen] += torch.einsum("hij,ihd->jd", p, dout[rows])
+            dp = torch.einsum("ihd,jd->hij", dout[rows], v[seen])
+            ds = scale * slope * p * (dp - delta)
+            dq[rows] = torch.einsum("hij,jd->ihd", ds, k[seen])
+            dk[seen] += torch.einsum("hij,ihd->jd", ds, q[rows])
+            dv[seen] += torch.einsum("hij,ihd->jd", p, dout[rows])
     if cell.returns_gradients:
         return {"dq": dq, "dk": dk[:, None], "dv": dv[:, None]}
     return {"out": out}
+
+
+def _seen(cell: Cell, rows: slice, keys: int) -> slice:
+    """The keys that some of these rows see; square where causal."""
+    first = max(0, rows.start - cell.window) if cell.window else 0
+    return slice(first, rows.stop if cell.causal else keys)
+
+
+def _hidden(cell: Cell, rows: slice, seen: slice, device: torch.device) -> Tensor:
+    """bool [rows, keys seen]"""
+    i, j = (torch.arange(r.start, r.stop, device=device) for r in (rows, seen))
+    before = i[:, None] - j
+    never = torch.zeros_like(before, dtype=torch.bool)
+    hidden = before < 0 if cell.causal else never
+    return hidden | (before > cell.window) if cell.window else hidden
 
 
 def errors(

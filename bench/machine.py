@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -38,7 +39,10 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the checkout that this file lies in, with "-dirty" where it was changed."""
+    """Of the checkout that this file lies in, with "-dirty" where it was changed; FA_COMMIT where
+    it was copied without its history."""
+    if given := os.environ.get("FA_COMMIT"):
+        return given
     here = pathlib.Path(__file__).parent
     describe_head = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     return _output("git", "-C", str(here), *describe_head)

@@ -13,6 +13,7 @@ from cells import Cell
 from clocks import DeviceClock, HostClock, Timed
 from contenders import OURS, Contender
 from exact import Sample, errors, exact, is_right
+from report import UNCAPPED
 
 Timer = Callable[[], Timed]
 Round = dict[str, float]  # seconds of one call of each
@@ -54,7 +55,8 @@ class Bench:
         # Where one round takes all of the cell's seconds, the first calls are the round: so long a
         # call does not hang on a warm-up.
         rounds = [self._round(timers) for _ in range(count)] or [first]
-        if any(ratio < self._limits.bound for ratio in ratios(rounds).values()):
+        of_peers = (ratio for name, ratio in ratios(rounds).items() if name != UNCAPPED)
+        if any(ratio < self._limits.bound for ratio in of_peers):
             record["measurements"] = 2
             rounds += [self._round(timers) for _ in range(max(1, count))]
         return record | {"rounds": rounds, "ratios": ratios(rounds)}
@@ -64,19 +66,23 @@ class Bench:
         told of the others."""
         inputs = new_inputs(cell, self._device)
         sample = self._sample(cell)
-        expected = exact(cell, inputs, sample)
+        expected = {cell: exact(cell, inputs, sample)}
         timers, first = {}, {}
         record = {**cell.as_json(), "errors": {}, "wrong": [], "left_out": {}}
         if cell.work == "decode":
             record["rotation_bytes"] = rotations(cell) * cell.key_bytes
         for contender in self._contenders:
-            name = contender.name
+            if not contender.takes_part(cell):
+                continue
+            name, solved = contender.name, contender.solves(cell)
             try:
                 timer, seconds, result = self._first_call(contender, cell, inputs)
             except LeftOut as reason:
                 record["left_out"][name] = str(reason)
                 continue
-            record["errors"][name] = errors(contender, result, expected, sample)
+            if solved not in expected:
+                expected[solved] = exact(solved, inputs, sample)
+            record["errors"][name] = errors(contender, result, expected[solved], sample)
             if is_right(cell, record["errors"][name]):
                 timers[name], first[name] = timer, seconds
             else:
@@ -97,8 +103,14 @@ class Bench:
             raise LeftOut(str(error).partition("\n")[0] or type(error).__name__) from error
 
     def _sample(self, cell: Cell) -> Sample:
-        sequence = self._random.randrange(cell.batch)
-        return Sample(sequence, self._random.randrange(cell.heads_k), cell.heads_q // cell.heads_k)
+        key_head, group = self._random.randrange(cell.heads_k), cell.heads_q // cell.heads_k
+        if not cell.lengths:
+            return Sample(self._random.randrange(cell.batch), key_head, group)
+        # A long sequence rather than a short one: each token is as likely.
+        (sequence,) = self._random.choices(range(len(cell.lengths)), cell.lengths)
+        begin = sum(cell.lengths[:sequence])
+        rows = slice(begin, begin + cell.lengths[sequence])
+        return Sample(sequence, key_head, group, rows)
 
     def _new_timer(self, contender: Contender, cell: Cell, inputs: Inputs) -> Timer:
         with _surroundings(contender, cell):

@@ -5,6 +5,7 @@ from collections import Counter
 from statistics import geometric_mean, median
 
 OURS = "flashattn"
+UNCAPPED = "no-softcap"  # ours without the cell's softcap
 HOST_LABELS = {
     "host_no_grad": "no_grad",
     "host_forward": "forward",
@@ -18,8 +19,19 @@ def group_of(cell: dict) -> str:
         return f"host, {cell['dtype']}"
     if cell["work"] == "decode":
         return f"decode, {cell['dtype']}"
-    kind = "models" if cell["model"] else f"head_dim {cell['head_dim']}"
+    kind = set_of(cell) or f"head_dim {cell['head_dim']}"
     return f"{cell['work']}, {cell['dtype']}, {kind}, {'causal' if cell['causal'] else 'full'}"
+
+
+def set_of(cell: dict) -> str:
+    """What the cell was chosen for; nothing for the grid. (Earlier results lack some keys.)"""
+    if cell["model"]:
+        return "models"
+    if lengths := cell.get("lengths"):
+        return f"{len(lengths)} packed sequences"
+    if window := cell.get("window"):
+        return f"window {length_text(window)}"
+    return f"softcap {softcap:g}" if (softcap := cell.get("softcap")) else ""
 
 
 def label_of(cell: dict) -> str:
@@ -29,6 +41,10 @@ def label_of(cell: dict) -> str:
     length = length_text(cell["seqlen_k"])
     if cell["work"] == "decode":
         return f"{cell['heads_q']}/{cell['heads_k']}/{cell['head_dim']} {length}"
+    if cell.get("lengths"):
+        return f"{cell['heads_q']}/{cell['head_dim']}, {cell['seqlen_k']} tokens"
+    if cell.get("window") or cell.get("softcap"):
+        return f"head_dim {cell['head_dim']} {length}"
     return f"{cell['model']} {length}".strip()
 
 
@@ -65,17 +81,19 @@ class Table:
         self._contenders = result["contenders"]
         self._gemm_flops = result["gemm_flops"]
         self._group = ""
+        self._shown: list[str] = []
 
     def add(self, cell: dict) -> None:
         if group_of(cell) != self._group:
             self._group = group_of(cell)
             print(f"\n{self._group}: {unit_of(cell, self._device)} (its time / {OURS}'s)")
-            columns = "".join(f"{name:>12}{'':>9}" for name in self._contenders)
+            self._shown = [name for name in self._contenders if _takes_part(cell, name)]
+            columns = "".join(f"{name:>12}{'':>9}" for name in self._shown)
             gemm = f"{'gemm':>8}" if self._gemm_flops else ""
             print(f"{'':>20}{'rounds':>8}{columns}{gemm}".rstrip())
         rounds = f"{len(cell['rounds'])}{'*' if cell['measurements'] > 1 else ' '}"
         figures = figures_of(cell, self._device)
-        columns = "".join(self._column(cell, figures, name) for name in self._contenders)
+        columns = "".join(self._column(cell, figures, name) for name in self._shown)
         row = f"{label_of(cell):>20}{rounds:>8}{columns}{self._gemm(cell):>8}"
         print(row.rstrip(), flush=True)
 
@@ -93,13 +111,18 @@ class Table:
         return f"{self._gemm_flops / median(seconds) / 1e12:.1f}" if seconds else ""
 
 
+def _takes_part(cell: dict, name: str) -> bool:
+    """Whether the cell says something of this contender."""
+    return name in cell["errors"] or name in cell["left_out"]
+
+
 def print_summary(result: dict) -> None:
     cells = result["cells"]
     print()
     if any(cell["measurements"] > 1 for cell in cells):
         print(f"*: measured once more; a ratio was under {result['settings']['bound']:g}")
-    for kind in dict.fromkeys((cell["work"], cell["dtype"]) for cell in cells):
-        alike = [cell for cell in cells if (cell["work"], cell["dtype"]) == kind]
+    for kind in dict.fromkeys(map(_kind_of, cells)):
+        alike = [cell for cell in cells if _kind_of(cell) == kind]
         for name in result["contenders"]:
             _print_ratios(name, kind, [cell for cell in alike if name in cell["ratios"]])
     left_out = Counter((name, why) for cell in cells for name, why in cell["left_out"].items())
@@ -111,7 +134,13 @@ def print_summary(result: dict) -> None:
             print(f"{name}: WRONG in {group_of(cell)}, {label_of(cell)}: relative error of {found}")
 
 
-def _print_ratios(name: str, kind: tuple[str, str], cells: list[dict]) -> None:
+def _kind_of(cell: dict) -> tuple[str, ...]:
+    """Cells whose ratios have one mean."""
+    chosen_for = set_of(cell)
+    return (cell["work"], cell["dtype"], *([chosen_for] if chosen_for else []))
+
+
+def _print_ratios(name: str, kind: tuple[str, ...], cells: list[dict]) -> None:
     if not cells:
         return
     least = min(cells, key=lambda cell: cell["ratios"][name])

@@ -5,6 +5,7 @@
 #include <tvm/ffi/tvm_ffi.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -152,6 +153,18 @@ void forward(Arguments in) {
   check(fa_forward(&args, options, stream));
 }
 
+void prepare(Arguments in) {
+  in.read_uint16_is_bfloat16();
+  const Tensor q = in.tensor("q"), k = in.tensor("k"), v = in.tensor("v");
+  const Tensor out = in.tensor("out"), lse = in.tensor("lse");
+  const Options options(in);
+  const fa_forward_args args = {sizeof args, q, k, v, out, lse};
+  fa_plan* planned = nullptr;
+  check(fa_plan_forward(&args, options, &planned));
+  const std::unique_ptr<fa_plan, decltype(&fa_plan_destroy)> plan(planned, fa_plan_destroy);
+  check(fa_plan_prepare(plan.get()));
+}
+
 void backward(Arguments in) {
   in.read_uint16_is_bfloat16();
   const Tensor dout = in.tensor("dout"), q = in.tensor("q"), k = in.tensor("k");
@@ -220,6 +233,7 @@ void call(std::string (*function)(Arguments), const Arguments& in, tvm::ffi::Any
 }  // namespace
 
 FA_EXPORT(forward)
+FA_EXPORT(prepare)
 FA_EXPORT(backward)
 FA_EXPORT(merge)
 FA_EXPORT(dropout_keep)

@@ -208,6 +208,10 @@ FA_API fa_status fa_plan_workspace_bytes(const fa_plan* plan, size_t* bytes);
 /* The plan in words, one `name: value` a line; good until the plan is destroyed. */
 FA_API fa_status fa_plan_text(const fa_plan* plan, const char** text);
 
+/* Compiles and loads what a run will need, so that the first one is fast and may be captured. On
+ * the CPU there is nothing to do. */
+FA_API fa_status fa_plan_prepare(const fa_plan* plan);
+
 /* Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may differ
  * from call to call; shapes, dtypes and the other options may not. `bytes` is the workspace's
  * size, at least what the plan says. */

@@ -1,7 +1,7 @@
 """FlashAttention.cpp: exact attention, forward and backward, in memory linear in the sequence.
 
-`attention`, `attention_backward` and `merge` take NumPy arrays and any DLPack tensors. With PyTorch
-there are also the functions of flash_attn 2.8 by their names (`flash_attn_func`, ...),
+`attention`, `attention_backward`, `prepare` and `merge` take NumPy arrays and any DLPack tensors.
+With PyTorch there are also the functions of flash_attn 2.8 by their names (`flash_attn_func`, ...),
 `install_as_flash_attn` for programs written for it, and `flashattn.hf.register` for transformers.
 """
 
@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from ._array import AttentionOptions, attention, attention_backward, merge
+from ._array import AttentionOptions, attention, attention_backward, merge, prepare
 from ._install import install_as_flash_attn
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "flash_attn_with_kvcache",
     "install_as_flash_attn",
     "merge",
+    "prepare",
 ]
 
 

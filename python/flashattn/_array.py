@@ -1,4 +1,4 @@
-"""attention, attention_backward and merge for NumPy arrays and whatever else speaks DLPack."""
+"""attention, its gradients, prepare and merge for NumPy arrays and whatever else speaks DLPack."""
 
 from __future__ import annotations
 
@@ -50,12 +50,13 @@ def attention(
     """softmax(scale q k^T) v.
 
     Tensors are NumPy arrays (bfloat16 as of ml_dtypes), torch tensors, or any others that speak
-    DLPack and lie in the CPU's memory. Torch tensors keep their gradients, as in flash_attn_func.
+    DLPack and lie in the CPU's memory. Torch tensors keep their gradients, as in flash_attn_func,
+    and may lie on a CUDA device, whose current stream is used.
 
     Args:
-        q, k, v: float32, float16 or bfloat16, [B, Sq, Hq, D], [B, Sk, Hk, D], [B, Sk, Hk, Dv], or
-            packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head sizes are multiples
-            of 8 up to 256 (or 576 with 512).
+        q, k, v: float16, bfloat16 or, on the CPU, float32; [B, Sq, Hq, D], [B, Sk, Hk, D],
+            [B, Sk, Hk, Dv], or packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head
+            sizes are multiples of 8 up to 256 (or 576 with 512).
         out: written in place; a NumPy array, or with torch's q a torch tensor.
         return_lse: returns (out, lse).
         scale: factor of the scores, 1 / sqrt(D) by default.
@@ -69,7 +70,8 @@ def attention(
         dropout_p, dropout_seed, dropout_offset: what is dropped is a function of the two 64-bit
             numbers, the element's place and p (docs/numerics.md).
         cu_seqlens_q, cu_seqlens_k: int32 [B + 1], where packed sequences begin.
-        max_seqlen_q, max_seqlen_k: at least the longest packed sequence, which is the default.
+        max_seqlen_q, max_seqlen_k: at least the longest packed sequence, which is the default; to
+            find it takes a look at cu_seqlens, which waits for a CUDA device.
         seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
         deterministic, batch_invariant: always so on the CPU.
         family: "auto", "sm80", "sm90": the kernels of CUDA devices.
@@ -87,10 +89,8 @@ def attention(
     if _is_torch(q):
         return _attention_of_torch(q, k, v, out, return_lse, given)
     kind = _Kind(q)
-    shape, dtype = kind.shape_and_dtype("q", q)
-    value_shape, _ = kind.shape_and_dtype("v", v)
-    result = out if out is not None else kind.empty((*shape[:-1], *value_shape[-1:]), dtype)
-    lse = kind.empty((*shape[:-3], *shape[-2:-1], *shape[-3:-2]), "float32")
+    result, lse = _new_outputs(kind, q, v)
+    result = result if out is None else out
     _binding.forward(
         True,
         *_exported(q=q, k=k, v=v),
@@ -142,11 +142,34 @@ def attention_backward(
         *_exported(writable=True, **gradients),
         *_exported(dlse=dlse),
         *_exported(writable=True, dbias=dbias, dsinks=dsinks),
-        0,
+        _stream(q),
         *_exported_options(given),
     )
     gradients.update(dbias=dbias, dsinks=dsinks)
     return {name: kind.finished(g) for name, g in gradients.items() if g is not None}
+
+
+def prepare(q: Any, k: Any, v: Any, **options: Unpack[AttentionOptions]) -> None:
+    """Compiles and loads the CUDA kernels that attention, and every function of flash_attn's, will
+    need for such tensors and options, and runs nothing: the first call is fast then, and may be
+    captured in a CUDA graph. On the CPU there is nothing to do.
+
+    Arguments as attention's; only shapes, strides, dtypes and the device of tensors matter. For
+    flash_attn_with_kvcache: prepare(q, k_cache, v_cache, seqused_k=its lengths, ...).
+    """
+    given = _read(q, **options)
+    if _is_torch(q):
+        from ._torch import prepare as prepare_of_torch
+
+        prepare_of_torch(q, k, v, given)
+        return
+    out, lse = _new_outputs(_Kind(q), q, v)
+    _binding.prepare(
+        True,
+        *_exported(q=q, k=k, v=v),
+        *_exported(writable=True, out=out, lse=lse),
+        *_exported_options(given),
+    )
 
 
 def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
@@ -239,7 +262,10 @@ def _dropout_state(q: Any, seed: int, offset: int) -> Any:
     if _is_torch(q):
         import torch
 
-        return torch.tensor(numbers, dtype=torch.int64, device=q.device)
+        # Filled on the device: a copy of the host's numbers would wait for it.
+        state = torch.full((2,), numbers[0], dtype=torch.int64, device=q.device)
+        state[1].fill_(numbers[1])
+        return state
     return _numpy().array(numbers, dtype="int64")
 
 
@@ -260,6 +286,14 @@ def _longest(name: str, cu_seqlens: Any, given: int | None) -> int:
 def _is_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _stream(x: Any) -> int:
+    if not _is_torch(x):
+        return 0
+    from ._torch.passes import stream_of
+
+    return stream_of(x)
 
 
 def _is_numpy(x: Any) -> bool:
@@ -304,11 +338,25 @@ class _Kind:
         return x if self._namespace is None else self._namespace.asarray(x)
 
 
+def _new_outputs(kind: _Kind, q: Any, v: Any) -> tuple[Any, Any]:
+    """attention's out and lse."""
+    shape, dtype = kind.shape_and_dtype("q", q)
+    value_shape, _ = kind.shape_and_dtype("v", v)
+    out = kind.empty((*shape[:-1], *value_shape[-1:]), dtype)
+    return out, kind.empty((*shape[:-3], *shape[-2:-1], *shape[-3:-2]), "float32")
+
+
 def _from_dlpack(name: str, x: Any) -> Any:
     try:
-        return tvm_ffi.from_dlpack(x)
+        t = tvm_ffi.from_dlpack(x)
     except Exception as error:  # a producer raises what it likes
         raise TypeError(f"{name}: is {type(x).__name__}; DLPack cannot take it: {error}") from None
+    if t.device.type != "cpu":
+        raise TypeError(
+            f"{name}: is {type(x).__name__} on {t.device}; on other devices than the CPU torch"
+            " tensors are taken (torch.from_dlpack makes one without a copy)"
+        )
+    return t
 
 
 def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:

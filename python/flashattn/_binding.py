@@ -3,6 +3,7 @@
 Tensors are anything that speaks DLPack, or None; `stream` is a CUDA stream's handle, 0 on the CPU.
 
     forward(bits, q, k, v, out, lse, stream, *options)
+    prepare(bits, q, k, v, out, lse, *options)      compiles and loads; runs nothing
     backward(bits, dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, stream, *options)
     merge(bits, out_a, lse_a, out_b, lse_b, out, lse, stream)
     dropout_keep(keep, seed, offset, dropout_p)     keep: uint8 [batch, heads, seqlen_q, seqlen_k]
@@ -19,6 +20,7 @@ tvm_ffi.register_error("NotImplementedError", NotImplementedError)
 
 _module = tvm_ffi.load_module(str(pathlib.Path(__file__).with_name("flashattn_ffi.so")))
 forward = _module.get_function("forward")
+prepare = _module.get_function("prepare")
 backward = _module.get_function("backward")
 merge = _module.get_function("merge")
 dropout_keep = _module.get_function("dropout_keep")

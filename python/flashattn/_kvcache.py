@@ -49,8 +49,10 @@ def flash_attn_with_kvcache(
         k, v: [B, S_new, Hk, D], written to the cache from cache_seqlens on.
         rotary_cos, rotary_sin: [at least the longest position, rotary_dim / 2]: rotate k, and q, by
             their positions; with neither causal nor window all of q is at position cache_seqlens.
-        cache_seqlens: int or int32 [B]: how much of the cache counts; all of it when not given.
-        cache_batch_idx: int [B]: which sequence of the cache each of q's has.
+        cache_seqlens: int or int32 [B]: how much of the cache counts; all of it when not given. On
+            CUDA a tensor is not read by the host: it is yours to see to that new keys fit.
+        cache_batch_idx: int [B]: which sequence of the cache each of q's has. The host reads it,
+            which waits for a CUDA device and cannot be captured in a CUDA graph.
         cache_leftpad, block_table: not offered (NotImplementedError).
         num_splits: how often keys are split is the plan's choice; the result does not depend on it.
         The rest as flash_attn_func. There is no gradient.
@@ -69,11 +71,12 @@ def flash_attn_with_kvcache(
     window_left, window_right = window_sides(window_size)
     with torch.no_grad():
         lengths = _lengths(cache_seqlens, q, k_cache)
+        known = [] if k is None else _known(cache_seqlens, lengths, k_cache)
         places = _places(cache_batch_idx, q, k_cache)
-        new = _New(k, v, q, k_cache, v_cache, lengths)
+        new = _New(k, v, q, k_cache, v_cache, lengths, known)
         if rotary_cos is not None or rotary_sin is not None:
             local = causal or window_left >= 0 or window_right >= 0
-            farthest = new.longest + max(new.rows, q.shape[1] if local else 0)
+            farthest = max(known, default=0) + max(new.rows, q.shape[1] if local else 0)
             rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new, farthest)
             new.k = rotate.by_position(new.k, lengths)
             q = rotate.by_position(q, lengths) if local else rotate.all_at(q, lengths)
@@ -112,6 +115,15 @@ def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> 
     return given
 
 
+def _known(cache_seqlens: int | Tensor | None, lengths: Tensor, k_cache: Tensor) -> list[int]:
+    """The lengths, as far as the host knows them without waiting for a device."""
+    if cache_seqlens is None:
+        return [k_cache.shape[1]]
+    if not isinstance(cache_seqlens, Tensor):
+        return [operator.index(cache_seqlens)]
+    return [] if lengths.is_cuda else lengths.tolist()
+
+
 def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[int] | None:
     """Which sequence of the cache each of q's has."""
     if cache_batch_idx is None:
@@ -147,11 +159,11 @@ class _New:
         k_cache: Tensor,
         v_cache: Tensor,
         lengths: Tensor,
+        known: list[int],
     ) -> None:
         self.k: Any = k
         self.v = v
         self.rows = 0
-        self.longest = int(lengths.max()) if lengths.numel() > 0 and k is not None else 0
         self._caches = k_cache, v_cache
         self._lengths = lengths
         if k is None and v is None:
@@ -166,13 +178,14 @@ class _New:
                     f"{name}: is {t.dtype} {list(t.shape)}; expected {cache.dtype} {list(expected)}"
                 )
         self.rows = k.shape[1]
-        if lengths.numel() > 0 and int(lengths.min()) < 0:
-            raise ValueError(f"cache_seqlens: is {int(lengths.min())}; it must not be negative")
-        if self.longest + self.rows > k_cache.shape[1]:
-            raise ValueError(
-                f"k: {self.rows} new keys after {self.longest} do not fit into a cache of"
-                f" {k_cache.shape[1]}"
-            )
+        for length in known:
+            if length < 0:
+                raise ValueError(f"cache_seqlens: is {length}; it must not be negative")
+            if length + self.rows > k_cache.shape[1]:
+                raise ValueError(
+                    f"k: {self.rows} new keys after {length} do not fit into a cache of"
+                    f" {k_cache.shape[1]}"
+                )
 
     @contextlib.contextmanager
     def appended(self, places: list[int] | None) -> Iterator[None]:
@@ -181,9 +194,12 @@ class _New:
             yield
             return
         device = self._lengths.device
-        b = torch.arange(len(self._lengths)) if places is None else torch.tensor(places)
+        if places is None:
+            b = torch.arange(len(self._lengths), device=device)
+        else:
+            b = torch.tensor(places, dtype=torch.int64, device=device)
         position = self._lengths.long()[:, None] + torch.arange(self.rows, device=device)
-        at = b.long().to(device)[:, None], position
+        at = b[:, None], position
         before = [cache[at] for cache in self._caches]
         for cache, new in zip(self._caches, (self.k, self.v)):
             cache[at] = new

@@ -156,8 +156,11 @@ def attention_forward(
 
 def _lengths(padding: Tensor, seqlen_q: int, seqlen_k: int) -> Tensor | None:
     """int32 [batch] where every sequence of a square problem is padded at its right end; nothing is
-    computed for padding then. It takes a look at the mask, which a compiled graph cannot have."""
+    computed for padding then. It takes a look at the mask (on CUDA it waits for the device), which
+    a compiled or captured graph cannot have."""
     if seqlen_q != seqlen_k or padding.shape[-1] != seqlen_k or torch.compiler.is_compiling():
+        return None
+    if padding.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
     padding = padding.bool()
     falls_once = (padding[:, 1:] <= padding[:, :-1]).all()

@@ -207,6 +207,13 @@ fa_status fa_plan_text(const fa_plan* plan, const char** text) {
   });
 }
 
+fa_status fa_plan_prepare(const fa_plan* plan) {
+  return guarded([&] {
+    need("plan", plan);
+    plan->plan.prepare();
+  });
+}
+
 fa_status fa_plan_run_forward(const fa_plan* plan, const fa_forward_args* args,
                               const fa_options* options, void* workspace, size_t bytes,
                               fa_stream stream) {

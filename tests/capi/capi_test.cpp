@@ -329,6 +329,7 @@ TEST_F(CApi, NullPointersAreNamed) {
        "plan: is a null pointer");
   says(fa_plan_workspace_bytes(nullptr, nullptr), "plan: is a null pointer");
   says(fa_plan_text(nullptr, nullptr), "plan: is a null pointer");
+  says(fa_plan_prepare(nullptr), "plan: is a null pointer");
   fa_plan_destroy(nullptr);
 }
 

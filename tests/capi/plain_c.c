@@ -58,6 +58,7 @@ static void test_mean(void) {
   expect(fa_plan_forward(&args, &options, &plan) == FA_OK, "fa_plan_forward");
   expect(fa_plan_workspace_bytes(plan, &bytes) == FA_OK, "fa_plan_workspace_bytes");
   expect(fa_plan_text(plan, &text) == FA_OK && strchr(text, ':') != NULL, "fa_plan_text");
+  expect(fa_plan_prepare(plan) == FA_OK, "fa_plan_prepare");
   void* workspace = aligned_alloc(64, bytes / 64 * 64 + 64);
   expect(fa_plan_run_forward(plan, &args, &options, workspace, bytes, NULL) == FA_OK, "run");
   free(workspace);

@@ -142,6 +142,24 @@ def test_other_producers():
         assert np.array_equal(gradient.numpy(), gradients[name])
 
 
+def test_prepare_checks_and_runs_nothing():
+    q, k, v = inputs()
+    bounds = np.array([0, 4, 9], dtype=np.int32)
+    options = dict(causal=True, dropout_p=0.2, sinks=arrays((4,))[0])
+    for convert in (lambda x: x, torch.from_numpy):
+        given = {n: convert(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+        assert flashattn.prepare(*map(convert, (q, k, v)), **given) is None
+        packed = [convert(x[0, :9]) for x in (q, k, v)]
+        flashattn.prepare(*packed, cu_seqlens_q=convert(bounds), cu_seqlens_k=convert(bounds))
+        with pytest.raises(ValueError, match="k: has 0 heads"):
+            flashattn.prepare(convert(q), convert(k[:, :, :0]), convert(v))
+        with pytest.raises(TypeError, match="colour: is no option"):
+            flashattn.prepare(*map(convert, (q, k, v)), colour=1)
+    flashattn.prepare(*(torch.zeros(1, 5, 2, 20) for _ in range(3)))  # padded, as in the call
+    with pytest.raises(TypeError, match="only plain tensors can be prepared for"):
+        flashattn.prepare(*(torch.zeros(1, 5, 2, 16, device="meta") for _ in range(3)))
+
+
 def test_merge():
     q, k, v = inputs()
     parts = [

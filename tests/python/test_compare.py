@@ -86,6 +86,45 @@ def test_an_earlier_run_gives_the_same_table_and_plot(measured, tmp_path):
     assert (tmp_path / "again.png").read_bytes() == (measured / "plot.png").read_bytes()
 
 
+def test_cells_that_are_not_of_the_grid(tmp_path):
+    """FLOPs are of the pairs that are seen; peers take part where they can."""
+    target = tmp_path / "result.json"
+    sets = ["--models", "--varlen", 3, "--window", 20, "--softcap", 2, "--peers", "sdpa-math"]
+    more = ["--passes", "forward", "backward", "--rounds", 1, "--seqlens", 128, "--json", target]
+    tiny = ["--dtypes", "float32", "--head-dims", 64, "--tokens", 256]
+    done = run(*sets, *tiny, *more)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(target.read_text())["cells"]
+    assert [sum(c["work"] == work for c in cells) for work in ("forward", "backward")] == [7, 7]
+    assert not any(cell["wrong"] for cell in cells)
+    for cell in cells:
+        heads, n = cell["heads_q"], cell["seqlen_q"]
+        seen = [min(i + 1, cell["window"] + 1) if cell["window"] else i + 1 for i in range(n)]
+        pairs = sum(seen) if cell["window"] else n * n / 2
+        if cell["lengths"]:
+            assert n == sum(cell["lengths"]) and len(cell["lengths"]) == 3
+            pairs = sum(length**2 for length in cell["lengths"]) * (0.5 if cell["causal"] else 1)
+        factor = 2.5 if cell["work"] == "backward" else 1
+        expected = 4 * cell["batch"] * heads * cell["head_dim"] * pairs * factor
+        assert cell["flops"] == pytest.approx(expected)
+        peers = {"sdpa-math"} if cell["model"] or cell["window"] else set()
+        peers |= {"no-softcap"} if cell["softcap"] else set()
+        assert set(cell["rounds"][0]) == {"flashattn", *peers}
+    again = run("--from", target)
+    assert again.stdout == done.stdout
+
+
+def test_lengths_of_packed_sequences():
+    sys.path.insert(0, str(BENCH))
+    try:
+        from cells import packed_lengths
+    finally:
+        sys.path.remove(str(BENCH))
+    lengths = packed_lengths(64)
+    assert lengths == packed_lengths(64) and len(lengths) == 64
+    assert 8 <= min(lengths) < 200 and 2000 < max(lengths) <= 8192
+
+
 def test_a_slow_cell_has_its_first_calls_and_once_more(tmp_path):
     target = tmp_path / "result.json"
     limits = ["--seconds-per-cell", "1e-9", "--bound", "1e9", "--json", target]
@@ -116,6 +155,9 @@ def test_a_wrong_result_of_ours_is_named_and_not_timed(tmp_path):
         (["--from", "/nowhere.json"], "--from /nowhere.json: "),
         (["--models", "--passes", "decode"], "--passes decode: on the CPU's grid only"),
         (["--models", "--host-time"], "not allowed with argument"),
+        (["--window", "1k", "--passes", "decode"], "--passes decode: on the CPU's grid only"),
+        (["--peers", "fa3"], "--peers fa3: not to be had here"),
+        (["--softcap", "0"], "--softcap: invalid positive value: '0'"),
     ],
 )
 def test_wrong_usage(arguments, message):

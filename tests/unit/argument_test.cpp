@@ -181,6 +181,7 @@ TEST(Arguments, BatchTimesHeadsMustNotOverflow) {
 TEST(Arguments, PlansRefuse) {
   expect_error({Status::invalid_argument, {"plan:", "empty"}},
                [] { (void)fa::Plan().workspace_bytes(); });
+  expect_error({Status::invalid_argument, {"plan:", "empty"}}, [] { fa::Plan().prepare(); });
   const Case c;
   const fa::Plan plan = fa::plan_forward(c.forward);
   std::vector<char> memory(plan.workspace_bytes() + 4096);

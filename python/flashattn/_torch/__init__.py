@@ -34,6 +34,7 @@ __all__ = [
     "need_tensors",
     "new_dropout_state",
     "operators",
+    "prepare",
 ]
 
 
@@ -46,9 +47,15 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) if t.dtype == torch.float32 else t for t in tensors)
 
 
-def _multiple_of_8(t: Tensor) -> Tensor:
-    """head_dim padded with zeros, which change no score."""
-    return torch.nn.functional.pad(t, (0, -t.shape[-1] % 8))
+def _as_the_library_takes_them(
+    q: Tensor, k: Tensor, v: Tensor, given: Options
+) -> tuple[Tensor, Tensor, Tensor, Options]:
+    """In autocast's dtype; head_dim padded to a multiple of 8 with zeros, which change no score."""
+    q, k, v = _autocast(q, k, v)
+    if q.shape[-1] % 8 != 0 or v.shape[-1] % 8 != 0:
+        given = given._replace(scale=scale_or_default(given.scale, q.shape[-1]))
+        q, k, v = (torch.nn.functional.pad(t, (0, -t.shape[-1] % 8)) for t in (q, k, v))
+    return q, k, v, given
 
 
 def copy_exactly(name: str, target: Tensor, source: Tensor) -> Tensor:
@@ -78,13 +85,10 @@ def attend(
     """Attention in all its forms. Returns out, lse (perhaps None where it is not needed), and the
     options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
     direct = _checked(q, k, v, out, given)
-    if not direct or torch._C._is_any_autocast_enabled():
-        q, k, v = _autocast(q, k, v)
     head_dim_v = v.shape[-1]
     padded = q.shape[-1] % 8 != 0 or head_dim_v % 8 != 0
-    if padded:
-        given = given._replace(scale=scale_or_default(given.scale, q.shape[-1]))
-        q, k, v = _multiple_of_8(q), _multiple_of_8(k), _multiple_of_8(v)
+    if padded or not direct or torch._C._is_any_autocast_enabled():
+        q, k, v, given = _as_the_library_takes_them(q, k, v, given)
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
     gradient = needs_gradient(q, k, v, given.bias, given.sinks, out)
@@ -102,6 +106,15 @@ def attend(
     if padded:
         result = result[..., :head_dim_v]
     return result if out is None else copy_exactly("out", out, result), lse, given
+
+
+def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
+    """See flashattn.prepare."""
+    if not _checked(q, k, v, None, given):
+        raise TypeError("q: only plain tensors can be prepared for, outside of torch.compile")
+    with torch.no_grad():
+        q, k, v, given = _as_the_library_takes_them(q, k, v, given)
+        passes.prepare(q, k, v, given)
 
 
 def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:

@@ -22,8 +22,10 @@ def _dense_options(options: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*map(dense, options[:TENSORS]), *options[TENSORS:])
 
 
-def _stream(t: Tensor) -> int:
-    return torch.cuda.current_stream(t.device).cuda_stream if t.is_cuda else 0
+def stream_of(t: Tensor) -> int:
+    """The handle of the current stream of t's device. (torch.cuda.current_stream makes an object
+    for it, which costs more than the rest of the way to the library.)"""
+    return torch._C._cuda_getCurrentRawStream(t.get_device()) if t.is_cuda else 0
 
 
 def new_out(q: Tensor, v: Tensor) -> Tensor:
@@ -55,9 +57,17 @@ def forward(
 def _run_forward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None, options: tuple[Any, ...]
 ) -> None:
-    stream = _stream(q)
+    stream = stream_of(q)
     inputs = dense(q), dense(k), dense(v)
     _binding.forward(False, *inputs, out, lse, stream, *_dense_options(options))
+
+
+def prepare(q: Tensor, k: Tensor, v: Tensor, options: tuple[Any, ...]) -> None:
+    """Compiles and loads what forward will need, with lse and without."""
+    inputs = dense(q), dense(k), dense(v)
+    out, options = new_out(q, v), _dense_options(options)
+    for lse in (new_lse(q), None):
+        _binding.prepare(False, *inputs, out, lse, *options)
 
 
 def backward(
@@ -81,7 +91,7 @@ def backward(
         *gradients[:3],
         dense(dlse),
         *gradients[3:],
-        _stream(q),
+        stream_of(q),
         *_dense_options(options),
     )
     return gradients
@@ -108,5 +118,5 @@ def gradient_buffers(
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(out_a.shape, dtype=out_a.dtype, device=out_a.device)
     lse = torch.empty(lse_a.shape, dtype=torch.float32, device=out_a.device)
-    _binding.merge(False, *map(dense, (out_a, lse_a, out_b, lse_b)), out, lse, _stream(out_a))
+    _binding.merge(False, *map(dense, (out_a, lse_a, out_b, lse_b)), out, lse, stream_of(out_a))
     return out, lse
