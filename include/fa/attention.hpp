@@ -30,7 +30,7 @@
 
 namespace fa {
 
-/// Where a tensor lives; the numbers are DLPack's (kDLCPU = 1).
+/// Where a tensor lives; the numbers are DLPack's (kDLCPU = 1, kDLCUDA = 2).
 struct Device {
   int32_t type = 1;
   int32_t id = 0;

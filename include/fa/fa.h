@@ -58,6 +58,7 @@ typedef struct fa_device {
   int32_t id;
 } fa_device;
 #define FA_CPU 1
+#define FA_CUDA 2
 
 /* Element type; code, bits and lanes are DLPack's. The macros initialize one. */
 typedef struct fa_dtype {

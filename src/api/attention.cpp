@@ -5,10 +5,15 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <memory>
+#include <utility>
+#include <variant>
 
 #include "cpu/passes.hpp"
 #include "cpu/target.hpp"
 #include "cpu/workspace_pool.hpp"
+#include "cuda/memory_pool.hpp"
+#include "cuda/passes.hpp"
 #include "plan/cpu_plan.hpp"
 #include "problem/argument.hpp"
 #include "problem/problem.hpp"
@@ -51,8 +56,12 @@ void run_pass(const CpuPlan& plan, const Call& call, void* workspace) {
 }
 
 template <typename Args>
-void plan_and_run(const Args& args, const Options& options) {
+void plan_and_run(const Args& args, const Options& options, Stream stream) {
   const Call call = validate(args, options, Data::required);
+  if (call.problem.device.type == cuda_device) {
+    cuda::plan_once(call.problem)->run(call, stream);
+    return;
+  }
   const CpuPlan plan = plan_cpu(call.problem, cpu::default_threads());
   const cpu::Workspace workspace(plan.workspace_bytes);
   run_pass(plan, call, workspace.data());
@@ -70,8 +79,8 @@ View::operator Tensor() const {
           has_strides_ ? strides_ : nullptr, 0};
 }
 
-void forward(const ForwardArgs& args, const Options& options, Stream) {
-  plan_and_run(args, options);
+void forward(const ForwardArgs& args, const Options& options, Stream stream) {
+  plan_and_run(args, options, stream);
 }
 
 void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
@@ -79,8 +88,8 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& ou
   forward(ForwardArgs{q, k, v, out, lse}, options, stream);
 }
 
-void backward(const BackwardArgs& args, const Options& options, Stream) {
-  plan_and_run(args, options);
+void backward(const BackwardArgs& args, const Options& options, Stream stream) {
+  plan_and_run(args, options, stream);
 }
 
 void backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -90,27 +99,48 @@ void backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor
 }
 
 void merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b, const Tensor& lse_b,
-           const Tensor& out, const Tensor& lse, Stream) {
-  cpu::merge(validate_merge(out_a, lse_a, out_b, lse_b, out, lse));
+           const Tensor& out, const Tensor& lse, Stream stream) {
+  const MergeCall call = validate_merge(out_a, lse_a, out_b, lse_b, out, lse);
+  if (out.device.type == cuda_device) {
+    cuda::merge(call, out.device.id, stream);
+  } else {
+    cpu::merge(call);
+  }
 }
 
 namespace detail {
 
 struct PlanState {
-  CpuPlan plan;
+  std::variant<CpuPlan, std::shared_ptr<const cuda::Planned>> plan;
+
+  const CpuPlan* cpu() const { return std::get_if<CpuPlan>(&plan); }
+  const cuda::Planned& cuda() const {
+    return *std::get<std::shared_ptr<const cuda::Planned>>(plan);
+  }
+  const Problem& problem() const { return cpu() ? cpu()->problem : cuda().plan().problem; }
+  size_t workspace_bytes() const {
+    return cpu() ? cpu()->workspace_bytes : cuda().plan().workspace_bytes;
+  }
 };
 
 }  // namespace detail
 
 namespace {
 
-/// The plan's problem must be the call's. Alignment may differ: the CPU's kernels take any.
+/// The plan's problem must be the call's. Rows may be aligned to more than was planned, and for the
+/// CPU's kernels, which take any, to less.
 void need_same(const Problem& planned, Problem problem) {
   const auto fail_on = [](const char* what) {
     throw Error(Status::invalid_argument,
                 fmt::format("plan: was made for other tensors or options ({} differs)", what));
   };
   if (problem.pass != planned.pass) fail_on("the pass");
+  if (problem.device != planned.device) fail_on("the device");
+  if (problem.device.type == cuda_device && problem.alignment < planned.alignment) {
+    throw Error(Status::invalid_argument,
+                fmt::format("plan: was made for rows aligned to {} bytes; these are to {}",
+                            planned.alignment, problem.alignment));
+  }
   problem.alignment = planned.alignment;
   if (problem.dtype != planned.dtype) fail_on("dtype");
   if (problem.batch != planned.batch) fail_on("batch");
@@ -124,29 +154,37 @@ void need_same(const Problem& planned, Problem problem) {
 
 template <typename Args>
 void run_planned(const detail::PlanState& state, const Args& args, const Options& options,
-                 void* workspace, size_t bytes) {
-  const CpuPlan& plan = state.plan;
-  const int64_t extent = static_cast<int64_t>(std::min(bytes, plan.workspace_bytes));
+                 void* workspace, size_t bytes, Stream stream) {
+  const size_t needed = state.workspace_bytes();
+  const auto extent = static_cast<int64_t>(std::min(bytes, needed));
   const Tensor room{workspace, args.q.device, 1, {1, 8, 1}, &extent, nullptr, 0};
   const Call call = validate(args, options, Data::required, workspace ? room : Tensor{});
-  need_same(plan.problem, call.problem);
-  if (bytes < plan.workspace_bytes) {
-    throw Error(Status::invalid_argument, fmt::format("workspace: has {} bytes; the plan needs {}",
-                                                      bytes, plan.workspace_bytes));
+  need_same(state.problem(), call.problem);
+  if (bytes < needed) {
+    throw Error(Status::invalid_argument,
+                fmt::format("workspace: has {} bytes; the plan needs {}", bytes, needed));
   }
-  if (plan.workspace_bytes > 0 &&
-      (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 64 != 0)) {
+  if (needed > 0 && (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 64 != 0)) {
     throw Error(Status::invalid_argument,
                 fmt::format("workspace: lies at {}; it must be a multiple of 64", workspace));
   }
-  run_pass(plan, call, workspace);
+  if (state.cpu() != nullptr) {
+    run_pass(*state.cpu(), call, workspace);
+  } else {
+    state.cuda().run(call, workspace, stream);
+  }
 }
 
 template <typename Args>
 std::shared_ptr<const detail::PlanState> make_plan(const Args& args, const Options& options) {
   const Call call = validate(args, options, Data::optional);
-  return std::make_shared<const detail::PlanState>(
-      detail::PlanState{plan_cpu(call.problem, cpu::default_threads())});
+  auto state = std::make_shared<detail::PlanState>();
+  if (call.problem.device.type == cuda_device) {
+    state->plan = cuda::plan(call.problem);
+  } else {
+    state->plan = plan_cpu(call.problem, cpu::default_threads());
+  }
+  return state;
 }
 
 }  // namespace
@@ -156,18 +194,24 @@ const detail::PlanState& Plan::state() const {
   return *state_;
 }
 
-size_t Plan::workspace_bytes() const { return state().plan.workspace_bytes; }
-std::string Plan::text() const { return to_text(state().plan); }
-void Plan::prepare() const { state(); }
+size_t Plan::workspace_bytes() const { return state().workspace_bytes(); }
+
+std::string Plan::text() const {
+  return state().cpu() != nullptr ? to_text(*state().cpu()) : to_text(state().cuda().plan());
+}
+
+void Plan::prepare() const {
+  if (state().cpu() == nullptr) state().cuda().prepare();
+}
 
 void Plan::run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
-               Stream) const {
-  run_planned(state(), args, options, workspace, bytes);
+               Stream stream) const {
+  run_planned(state(), args, options, workspace, bytes, stream);
 }
 
 void Plan::run(const BackwardArgs& args, const Options& options, void* workspace, size_t bytes,
-               Stream) const {
-  run_planned(state(), args, options, workspace, bytes);
+               Stream stream) const {
+  run_planned(state(), args, options, workspace, bytes, stream);
 }
 
 Plan plan_forward(const ForwardArgs& args, const Options& options) {
@@ -182,7 +226,10 @@ Plan plan_backward(const BackwardArgs& args, const Options& options) {
   return plan;
 }
 
-void release_memory() { cpu::release_workspaces(); }
+void release_memory() {
+  cpu::release_workspaces();
+  cuda::release_device_memory();
+}
 
 const char* cpu_target() {
   static const std::string name = cpu::target_name();

@@ -8,8 +8,10 @@ namespace fa {
 namespace {
 
 std::string device_text(Device device) {
-  return fmt::format("{}:{}", device.type == 1 ? "cpu" : fmt::format("device type {}", device.type),
-                     device.id);
+  const std::string type = device.type == cpu_device    ? "cpu"
+                           : device.type == cuda_device ? "cuda"
+                                                        : fmt::format("device type {}", device.type);
+  return fmt::format("{}:{}", type, device.id);
 }
 
 struct Dim {

@@ -8,6 +8,10 @@
 
 namespace fa {
 
+/// DLPack's numbers of the devices that there are kernels for.
+inline constexpr int32_t cpu_device = 1;
+inline constexpr int32_t cuda_device = 2;
+
 enum class Pass : uint8_t { forward, backward };
 
 /// Everything that a plan may depend on; no pointers, strides or seeds.

@@ -13,16 +13,20 @@ using Use = Argument::Use;
 // Positions, lengths and dropout's counters are 32-bit on every device.
 constexpr int64_t max_seqlen = (int64_t{1} << 31) - 1;
 
+void need_known_device(const char* name, const Tensor& tensor) {
+  if (tensor.given() && tensor.device.type != cpu_device && tensor.device.type != cuda_device) {
+    fail(Status::unsupported, name, "lies on device type {}; there are the CPU (1) and CUDA (2)",
+         tensor.device.type);
+  }
+}
+
 /// Builds a Call argument by argument; keeps each for the overlap check at the end.
 class Validator {
  public:
   Validator(Pass pass, const Tensor& q, Data data) : data_(data) {
     call_.problem.pass = pass;
     call_.problem.device = device_ = q.device;
-    if (q.given() && q.device.type != 1) {
-      fail(Status::unsupported, "q", "lies on device type {}; this build serves the CPU (type 1)",
-           q.device.type);
-    }
+    need_known_device("q", q);
   }
 
   void numbers(const Options& options);
@@ -232,7 +236,7 @@ const int32_t* Validator::cu_seqlens(const char* name, const Tensor& tensor, con
   if (!tensor.given()) return nullptr;
   const auto* cu =
       reinterpret_cast<const int32_t*>(Argument(name, tensor, device_, Use::input, data_).data());
-  if (cu == nullptr) return nullptr;
+  if (cu == nullptr || device_.type != cpu_device) return cu;  // a device's memory is its own
   if (cu[0] != 0)
     fail(Status::invalid_argument, name, "begins with {}; it must begin with 0", cu[0]);
   for (int64_t b = 0; b < problem().batch; ++b) {
@@ -259,6 +263,7 @@ const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const 
   argument.need_dtype({int32});
   argument.need_shape({problem().batch}, "[batch]");
   const auto* used = reinterpret_cast<const int32_t*>(argument.data());
+  if (device_.type != cpu_device) return used;
   for (int64_t b = 0; used != nullptr && b < problem().batch; ++b) {
     const int64_t extent = cu_seqlens != nullptr ? cu_seqlens[b + 1] - cu_seqlens[b] : seqlen;
     if (used[b] < 0 || used[b] > extent) {
@@ -414,10 +419,7 @@ Call validate(const BackwardArgs& args, const Options& options, Data data,
 
 MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,
                          const Tensor& lse_b, const Tensor& out, const Tensor& lse) {
-  if (out_a.given() && out_a.device.type != 1) {
-    fail(Status::unsupported, "out_a", "lies on device type {}; this build serves the CPU (type 1)",
-         out_a.device.type);
-  }
+  need_known_device("out_a", out_a);
   std::array<Argument, 6> arguments;
   size_t count = 0;
   const auto add = [&](const char* name, const Tensor& tensor, Use use) -> const Argument& {

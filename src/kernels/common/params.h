@@ -61,6 +61,7 @@ struct MergeParams {
   int batch;
   int heads;
   long long seqlen;
+  long long head_dim;
 };
 
 /// The partial LSE of a row beyond every length: its results are 0 and -inf, sinks or not.

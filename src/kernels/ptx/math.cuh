@@ -5,6 +5,9 @@ namespace fa::ptx {
 
 using u32 = unsigned;
 
+inline constexpr float log2_e = 1.4426950408889634f;
+inline constexpr float minus_infinity = -__builtin_huge_valf();
+
 /// 2^x within 2 ulp; 0 for -inf.
 __device__ inline float exp2(float x) {
   float y;

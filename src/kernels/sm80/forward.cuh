@@ -18,8 +18,8 @@ namespace fa::sm80 {
 using namespace fa::tile;
 namespace c = fa::config;
 
-using Element = c::Element;
-using Terms = ScoreTerms<Element, c::softcap, c::alibi, c::bias, !c::positive_scale>;
+using Element = Format<c::element>;
+using Terms = ScoreTerms<c::element, c::softcap, c::alibi, c::bias, !c::positive_scale>;
 
 constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
 
@@ -223,7 +223,7 @@ struct Forward {
                                const Dropout& dropout) {
     float added[m_tiles][2];
     form_scores<masked>(s, first);
-    const bool fresh = c::maximum == Maximum::exact || unseen;
+    const bool fresh = !c::stale_maximum || unseen;
     if (fresh) renew_maximum(s);
     softmax.exponentiate(s, added, factor);
     if (!fresh && __any_sync(~0u, softmax.beyond(added, Element::largest_p))) {
@@ -248,7 +248,7 @@ struct Forward {
   }
   __device__ void renew_maximum(const float (&s)[m_tiles][n_tiles][4]) {
     softmax.update_maximum(s, o, factor);
-    if (c::maximum == Maximum::stale) unseen = __any_sync(~0u, softmax.has_unseen());
+    if (c::stale_maximum) unseen = __any_sync(~0u, softmax.has_unseen());
   }
 
   // The warps of a block take turns in groups: while one group multiplies, the other exponentiates.
@@ -326,9 +326,9 @@ struct Forward {
         float maximum = softmax.maximum[m][h];
         float sum = quad_sum(softmax.sum[m][h]);
         float scale = sum > 0 ? 1 : 0;
-        if constexpr (c::sinks != Bias::none && !c::split) {
-          const float sink = log2_e * load_number<Element, c::sinks == Bias::float32>(
-                                          p.sinks.data, place.head * p.sinks.head);
+        if constexpr (c::sinks != Number::none && !c::split) {
+          const float sink =
+              log2_e * Format<c::sinks>::load(p.sinks.data, place.head * p.sinks.head);
           const float larger = fmaxf(maximum, sink);
           const float used = OnlineSoftmax<1>::finite(larger);
           scale *= ptx::exp2(maximum - used);

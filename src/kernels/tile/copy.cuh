@@ -54,6 +54,23 @@ __device__ void store_chunk(char* to, uint4 value) {
   }
 }
 
+/// Half as much, 8 bytes.
+template <int alignment>
+__device__ void store_half_chunk(char* to, uint2 value) {
+  const u32 word[2] = {value.x, value.y};
+  if constexpr (alignment == 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      reinterpret_cast<u16*>(to)[i] = static_cast<u16>(word[i / 2] >> (i % 2 * 16));
+    }
+  } else if constexpr (alignment == 4) {
+    reinterpret_cast<u32*>(to)[0] = word[0];
+    reinterpret_cast<u32*>(to)[1] = word[1];
+  } else {
+    *reinterpret_cast<uint2*>(to) = value;
+  }
+}
+
 /// Starts the copy of `rows` rows from `first` on into a tile; rows from `count` on and columns from
 /// `columns` on become 0, and are never read. cp.async has no 2-byte copies: those are made at once.
 template <typename Tile, int rows, int columns, int threads, int alignment>

@@ -6,25 +6,24 @@
 #include "common/params.h"
 #include "common/philox.h"
 #include "ptx/math.cuh"
-#include "tile/element.cuh"
+#include "tile/number.cuh"
 #include "tile/place.cuh"
 
 namespace fa::tile {
 
-inline constexpr float log2_e = 1.4426950408889634f;
-
-enum class Bias { none, element, float32 };
+using ptx::log2_e;
+using ptx::minus_infinity;
 
 /// Which terms a kernel has, at compile time.
-template <typename Element_, bool softcap_, bool alibi_, Bias bias_, bool scaled_>
+template <Number element_, bool softcap_, bool alibi_, Number bias_, bool scaled_>
 struct ScoreTerms {
-  using Element = Element_;
+  static constexpr Number element = element_;
   static constexpr bool softcap = softcap_;
   static constexpr bool alibi = alibi_;
-  static constexpr Bias bias = bias_;
+  static constexpr Number bias = bias_;
   /// Without terms and with a positive scale the product itself is the score, and the scale goes into
   /// the exponent's multiply-add.
-  static constexpr bool none = !softcap && !alibi && bias == Bias::none && !scaled_;
+  static constexpr bool none = !softcap && !alibi && bias == Number::none && !scaled_;
 };
 
 /// Scores of one head of a sequence.
@@ -48,7 +47,7 @@ struct Score {
                                                                  place.head * p.alibi.head];
       }
     }
-    if constexpr (Terms::bias != Bias::none) {
+    if constexpr (Terms::bias != Number::none) {
       bias = p.bias.data;
       bias_offset = place.sequence * p.bias.batch + place.head * p.bias.head;
       bias_row = p.bias.row;
@@ -61,10 +60,9 @@ struct Score {
     if constexpr (Terms::alibi) {
       s -= slope * fabsf(static_cast<float>(row + shift - key));
     }
-    if constexpr (Terms::bias != Bias::none) {
+    if constexpr (Terms::bias != Number::none) {
       if (row < rows && key < keys) {
-        s += log2_e * load_number<typename Terms::Element, Terms::bias == Bias::float32>(
-                          bias, bias_offset + row * bias_row + key);
+        s += log2_e * Format<Terms::bias>::load(bias, bias_offset + row * bias_row + key);
       }
     }
     return s;
@@ -72,7 +70,7 @@ struct Score {
 
  private:
   static __device__ float bounded_tanh(float x) {
-    if constexpr (Terms::Element::tanh_by_instruction) {
+    if constexpr (Format<Terms::element>::tanh_by_instruction) {
       return ptx::tanh_approx(x);
     } else {
       const float e = ptx::exp2(2 * log2_e * fabsf(x));

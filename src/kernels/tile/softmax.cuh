@@ -7,14 +7,8 @@
 
 namespace fa::tile {
 
-/// When the running maximum of a row moves.
-enum class Maximum {
-  exact,  ///< at every block, as in the paper: P never exceeds 1
-  stale   ///< at a row's first block; later only when P has grown too large. Saves the maxima, the
-          ///< quads' exchange and the rescaling of O at all other blocks
-};
-
-inline constexpr float minus_infinity = -__builtin_huge_valf();
+using ptx::log2_e;
+using ptx::minus_infinity;
 
 __device__ inline float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));

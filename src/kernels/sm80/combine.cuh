@@ -1,0 +1,66 @@
+// Joins the splits of a forward pass: each has attended to its own keys.
+//   LSE = log(sum_s exp(LSE_s) + exp(sink)),   O = sum_s exp(LSE_s - LSE) O_s
+#pragma once
+
+#include "common/params.h"
+#include "ptx/math.cuh"
+#include "tile/copy.cuh"
+#include "tile/number.cuh"
+
+namespace fa::sm80 {
+
+namespace c = fa::config;
+using Element = tile::Format<c::element>;
+
+/// One row of all heads, by a warp: its lanes share the columns, four at a time.
+__device__ inline void combine_row(const kernel::CombineParams& p, long long row) {
+  using ptx::minus_infinity;
+  const int lane = threadIdx.x % 32;
+  const long long unit = row / p.seqlen, i = row - unit * p.seqlen;
+  const int batch = static_cast<int>(unit / p.heads), head = static_cast<int>(unit % p.heads);
+
+  float top = minus_infinity;
+  for (int s = 0; s < p.splits; ++s) top = fmaxf(top, p.partial_lse[s * p.partial_rows + row]);
+  const bool unused = top == kernel::unused_row;
+  float sink = minus_infinity;
+  if constexpr (c::sinks != kernel::Number::none) {
+    if (!unused) {
+      sink = tile::Format<c::sinks>::load(p.sinks.data, head * p.sinks.head);
+      top = fmaxf(top, sink);
+    }
+  }
+  const bool empty = unused || top == minus_infinity;
+  const auto weight = [&](float lse) {
+    return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e);
+  };
+  float total = weight(sink);
+  for (int s = 0; s < p.splits; ++s) total += weight(p.partial_lse[s * p.partial_rows + row]);
+
+  char* out = static_cast<char*>(p.out.data) +
+              2 * (batch * p.out.batch + i * p.out.row + head * p.out.head);
+  for (int column = 4 * lane; column < c::head_dim_v; column += 128) {
+    float sum[4] = {};
+    for (int s = 0; s < p.splits; ++s) {
+      const float w = weight(p.partial_lse[s * p.partial_rows + row]) / (empty ? 1 : total);
+      const float4 part = *reinterpret_cast<const float4*>(
+          p.partial_out + (s * p.partial_rows + row) * c::head_dim_v + column);
+      const float o[4] = {part.x, part.y, part.z, part.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum[e] = w == 0 ? sum[e] : fmaf(w, o[e], sum[e]);
+    }
+    tile::store_half_chunk<c::alignment>(
+        out + 2 * column, {Element::pack(sum[0], sum[1]), Element::pack(sum[2], sum[3])});
+  }
+  if (c::lse && lane == 0) {
+    static_cast<float*>(p.lse.data)[batch * p.lse.batch + head * p.lse.head + i * p.lse.row] =
+        empty ? minus_infinity : top + ptx::log2(total) * (1 / ptx::log2_e);
+  }
+}
+
+}  // namespace fa::sm80
+
+extern "C" __global__ void __launch_bounds__(128)
+    fa_sm80_combine(const __grid_constant__ fa::kernel::CombineParams p) {
+  const long long row = 4LL * blockIdx.x + threadIdx.x / 32;
+  if (row < p.partial_rows) fa::sm80::combine_row(p, row);
+}

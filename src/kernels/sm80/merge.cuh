@@ -1,0 +1,51 @@
+// Joins two attentions of the same queries over disjoint keys:
+//   LSE = log(exp(LSE_a) + exp(LSE_b)),   O = exp(LSE_a - LSE) O_a + exp(LSE_b - LSE) O_b
+#pragma once
+
+#include "common/params.h"
+#include "ptx/math.cuh"
+#include "tile/number.cuh"
+
+namespace fa::sm80 {
+
+namespace c = fa::config;
+
+/// One row of one head, by a warp.
+__device__ inline void merge_row(const kernel::MergeParams& p, long long row) {
+  using Element = tile::Format<c::element>;
+  const int lane = threadIdx.x % 32;
+  const long long unit = row / p.seqlen, i = row - unit * p.seqlen;
+  const int batch = static_cast<int>(unit / p.heads), head = static_cast<int>(unit % p.heads);
+  const auto at = [&](const kernel::View& view) {
+    return batch * view.batch + i * view.row + head * view.head;
+  };
+  const float lse_a = static_cast<const float*>(p.lse_a.data)[at(p.lse_a)];
+  const float lse_b = static_cast<const float*>(p.lse_b.data)[at(p.lse_b)];
+  const float top = fmaxf(lse_a, lse_b);
+  const bool empty = lse_a == ptx::minus_infinity && lse_b == ptx::minus_infinity;
+  const float from_a = empty ? 0 : ptx::exp2((lse_a - top) * ptx::log2_e);
+  const float from_b = empty ? 0 : ptx::exp2((lse_b - top) * ptx::log2_e);
+  const float total = empty ? 1 : from_a + from_b;
+
+  const long long a = at(p.out_a), b = at(p.out_b), out = at(p.out);
+  for (int column = lane; column < p.head_dim; column += 32) {
+    const float joined = (Element::load(p.out_a.data, a + column) * from_a +
+                          Element::load(p.out_b.data, b + column) * from_b) /
+                         total;
+    Element::store(p.out.data, out + column, joined);
+  }
+  __syncwarp();  // lse may be lse_a itself, which every lane has read by now
+  if (lane == 0) {
+    static_cast<float*>(p.lse.data)[at(p.lse)] =
+        empty ? ptx::minus_infinity : top + ptx::log2(total) * (1 / ptx::log2_e);
+  }
+}
+
+}  // namespace fa::sm80
+
+extern "C" __global__ void __launch_bounds__(128)
+    fa_sm80_merge(const __grid_constant__ fa::kernel::MergeParams p) {
+  const long long row = 4LL * blockIdx.x + threadIdx.x / 32;
+  const long long rows = p.seqlen * p.heads * p.batch;
+  if (row < rows) fa::sm80::merge_row(p, row);
+}

@@ -1,0 +1,61 @@
+// Number formats: those of the tensor cores with their products, and float32.
+#pragma once
+
+#include "common/number.h"
+#include "ptx/math.cuh"
+#include "ptx/mma.cuh"
+
+namespace fa::tile {
+
+using kernel::Number;
+using u16 = unsigned short;
+using u32 = unsigned;
+
+template <Number>
+struct Format;
+
+template <>
+struct Format<Number::float16> {
+  static constexpr float largest_p = 32768;  ///< no P, nor a sum of a few, may pass 65504
+  static constexpr bool tanh_by_instruction = false;
+  static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    ptx::mma_f16(d, a, b0, b1);
+  }
+  static __device__ u32 pack(float low, float high) { return ptx::pack_f16(low, high); }
+  static __device__ float load(const void* data, long long index) {
+    return ptx::f16_to_f32(static_cast<const u16*>(data)[index]);
+  }
+  static __device__ void store(void* data, long long index, float x) {
+    static_cast<u16*>(data)[index] = static_cast<u16>(pack(x, 0));
+  }
+};
+
+template <>
+struct Format<Number::bfloat16> {
+  /// 2^60: with values under 1e15 and sums over any sequence, O stays in float32.
+  static constexpr float largest_p = 1152921504606846976.0f;
+  /// Its relative error of 2^-11 is far under the format's own 2^-9.
+  static constexpr bool tanh_by_instruction = true;
+  static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    ptx::mma_bf16(d, a, b0, b1);
+  }
+  static __device__ u32 pack(float low, float high) { return ptx::pack_bf16(low, high); }
+  static __device__ float load(const void* data, long long index) {
+    return ptx::bf16_to_f32(static_cast<const u16*>(data)[index]);
+  }
+  static __device__ void store(void* data, long long index, float x) {
+    static_cast<u16*>(data)[index] = static_cast<u16>(pack(x, 0));
+  }
+};
+
+template <>
+struct Format<Number::float32> {
+  static __device__ float load(const void* data, long long index) {
+    return static_cast<const float*>(data)[index];
+  }
+  static __device__ void store(void* data, long long index, float x) {
+    static_cast<float*>(data)[index] = x;
+  }
+};
+
+}  // namespace fa::tile

@@ -1,0 +1,171 @@
+#include "plan/cuda_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "plan/kernel_config.hpp"
+#include "problem/argument.hpp"
+
+namespace fa {
+
+namespace {
+
+// K and V of one section's heads together: a good half of the smallest L2 among data-centre GPUs.
+constexpr int64_t section_bytes = 24 << 20;
+// Fewer keys than this in a split cost more to join than they save.
+constexpr int64_t min_split_keys = 256;
+constexpr int max_splits = 64;
+constexpr int combine_rows = 4;  // of a block of fa_sm80_combine and fa_sm80_merge: a warp each
+
+int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+void need_offered(const Problem& p) {
+  if (p.dtype == float32) {
+    fail(Status::unsupported, "q", "is float32; CUDA devices take float16 and bfloat16");
+  }
+  if (p.pass == Pass::backward) {
+    fail(Status::unsupported, "q", "lies on a CUDA device, where the backward pass is not offered");
+  }
+  if (p.family == Family::sm90) {
+    fail(Status::unsupported, "family", "is sm90; this build has sm80's kernels for CUDA devices");
+  }
+  if (p.packed_q && p.tokens_q > INT_MAX) {
+    fail(Status::unsupported, "q", "has {} packed tokens; CUDA devices take up to {}", p.tokens_q,
+         INT_MAX);
+  }
+}
+
+bool masks_left(const Problem& p) { return p.window_left >= 0; }
+bool masks_right(const Problem& p) { return p.window_right >= 0; }
+
+std::string forward_config(const CudaPlan& plan) {
+  const Problem& p = plan.problem;
+  const ForwardTile& t = plan.tile;
+  return KernelConfig()
+      .format("element", true, p.dtype)
+      .number("head_dim", p.head_dim)
+      .number("head_dim_v", p.head_dim_v)
+      .number("value_columns", value_columns(t, p.head_dim_v))
+      .number("warps", t.warps)
+      .number("warp_rows", t.warp_rows)
+      .number("keys", t.keys)
+      .number("groups", t.groups)
+      .number("stages", t.stages)
+      .number("query_slices", t.query_slices)
+      .number("min_blocks", t.min_blocks)
+      .number("alignment", p.alignment)
+      .flag("stale_maximum", t.stale_maximum)
+      .flag("packed_q", p.packed_q)
+      .flag("packed_k", p.packed_k)
+      .flag("used_q", p.used_q)
+      .flag("used_k", p.used_k)
+      .flag("window_left", masks_left(p))
+      .flag("window_right", masks_right(p))
+      .flag("positive_scale", p.scale > 0)
+      .flag("softcap", p.softcap > 0)
+      .flag("alibi", p.alibi)
+      .format("bias", p.bias, p.bias_dtype)
+      .format("sinks", p.sinks, p.sinks_dtype)
+      .flag("dropout", p.dropout_p > 0)
+      .flag("lse", p.lse)
+      .flag("split", plan.splits > 1)
+      .text();
+}
+
+KernelSpec combine_kernel(const Problem& p) {
+  return {"sm80/combine.cuh", "fa_sm80_combine",
+          KernelConfig()
+              .format("element", true, p.dtype)
+              .format("sinks", p.sinks, p.sinks_dtype)
+              .number("head_dim_v", p.head_dim_v)
+              .number("alignment", std::min(p.alignment, 8))
+              .flag("lse", p.lse)
+              .text(),
+          32 * combine_rows, 0};
+}
+
+/// As many splits as fill the device once, where the row tiles alone leave much of it idle. Their
+/// number depends on the batch, so a problem that wants its bits not to is never split.
+int choose_splits(const CudaPlan& plan) {
+  const Problem& p = plan.problem;
+  if (p.batch_invariant || plan.blocks == 0) return 1;
+  const int64_t slots = int64_t{plan.gpu.sm_count} * plan.tile.min_blocks;
+  const int64_t work = plan.blocks * plan.tile.value_slices;
+  if (2 * work > slots) return 1;
+  int64_t keys = p.seqlen_k;
+  if (masks_left(p) && masks_right(p)) {
+    keys = std::min(keys, p.window_left + p.window_right + plan.tile.rows());
+  }
+  return static_cast<int>(
+      std::clamp<int64_t>(std::min(slots / work, keys / min_split_keys), 1, max_splits));
+}
+
+}  // namespace
+
+CudaPlan plan_cuda(const Problem& problem, const GpuLimits& gpu, const CudaTuning& tuning) {
+  need_offered(problem);
+  CudaPlan plan;
+  plan.problem = problem;
+  plan.gpu = gpu;
+  plan.tile = tuning.tile ? *tuning.tile : forward_tile(problem, gpu);
+  const Problem& p = plan.problem;
+  const int64_t rows = plan.tile.rows();
+  const int64_t heads = p.batch * p.heads_q;
+  // Of packed sequences each may leave a tile unfilled, and so may the tokens behind the last.
+  const int64_t row_tiles = p.packed_q && p.tokens_q > 0 ? p.tokens_q / rows + p.batch + 1
+                            : p.packed_q                 ? 0
+                                                         : (p.seqlen_q + rows - 1) / rows;
+  plan.blocks = row_tiles * (p.packed_q ? p.heads_q : heads);
+  if (plan.blocks > INT_MAX) {
+    fail(Status::unsupported, "q", "makes {} tiles of {} rows; CUDA devices take up to {}",
+         plan.blocks, rows, INT_MAX);
+  }
+  plan.row_tiles = static_cast<int>(row_tiles);
+
+  const int64_t head_bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
+  const int64_t together = p.group() * std::max<int64_t>(section_bytes / std::max<int64_t>(head_bytes, 1), 1);
+  plan.section = tuning.section ? *tuning.section
+                 : masks_right(p) ? static_cast<int>(std::clamp<int64_t>(together, 1, std::max<int64_t>(heads, 1)))
+                                  : 1;
+
+  plan.splits = tuning.splits ? *tuning.splits : choose_splits(plan);
+  plan.split_keys = static_cast<int>(std::min<int64_t>(
+      round_up((p.seqlen_k + plan.splits - 1) / plan.splits, plan.tile.keys), INT_MAX / 2));
+  plan.forward = {"sm80/forward.cuh", "fa_sm80_forward", forward_config(plan), 32 * plan.tile.warps,
+                  shared_bytes(plan.tile, p.head_dim, p.head_dim_v)};
+  if (plan.splits > 1) {
+    plan.combine = combine_kernel(p);
+    plan.partial_rows = p.packed_q ? p.heads_q * p.tokens_q : heads * p.seqlen_q;
+    plan.workspace_bytes = static_cast<size_t>(plan.splits) * plan.partial_rows *
+                           (p.head_dim_v + 1) * sizeof(float);
+  }
+  return plan;
+}
+
+std::string to_text(const CudaPlan& plan) {
+  const Problem& p = plan.problem;
+  const ForwardTile& t = plan.tile;
+  std::string text = fmt::format(
+      "pass: forward\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
+      "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n"
+      "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
+      "tile: {} rows ({} warps of {}), {} keys a step, {} steps in shared memory\n"
+      "query in registers: {} of {} slices\nmaximum: {}\ngroups that take turns: {}\n"
+      "grid: {} blocks, {} splits, {} slices of v\n",
+      plan.gpu.arch, plan.gpu.sm_count, name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
+      p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
+      plan.forward.entry, plan.forward.threads, plan.forward.shared_bytes, t.min_blocks, t.rows(),
+      t.warps, t.warp_rows, t.keys, t.stages, t.query_slices, (p.head_dim + 15) / 16,
+      t.stale_maximum ? "stale" : "exact", t.groups, plan.blocks, plan.splits, t.value_slices);
+  if (plan.splits > 1) text += fmt::format("keys of a split: {}\n", plan.split_keys);
+  return text + fmt::format("workspace: {} bytes\n", plan.workspace_bytes);
+}
+
+KernelSpec merge_kernel(DType dtype) {
+  return {"sm80/merge.cuh", "fa_sm80_merge",
+          KernelConfig().format("element", true, dtype).text(), 32 * combine_rows, 0};
+}
+
+}  // namespace fa
