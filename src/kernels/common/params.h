@@ -65,6 +65,6 @@ struct MergeParams {
 };
 
 /// The partial LSE of a row beyond every length: its results are 0 and -inf, sinks or not.
-inline constexpr float unused_row = __builtin_huge_valf();
+inline constexpr float unused_row = __builtin_bit_cast(float, 0x7f800000);  // +inf
 
 }  // namespace fa::kernel

@@ -6,7 +6,7 @@ namespace fa::ptx {
 using u32 = unsigned;
 
 inline constexpr float log2_e = 1.4426950408889634f;
-inline constexpr float minus_infinity = -__builtin_huge_valf();
+inline constexpr float minus_infinity = __builtin_bit_cast(float, 0xff800000);
 
 /// 2^x within 2 ulp; 0 for -inf.
 __device__ inline float exp2(float x) {

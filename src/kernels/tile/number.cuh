@@ -48,6 +48,12 @@ struct Format<Number::bfloat16> {
   }
 };
 
+/// A tensor that is not given.
+template <>
+struct Format<Number::none> {
+  static __device__ float load(const void*, long long) { return 0; }
+};
+
 template <>
 struct Format<Number::float32> {
   static __device__ float load(const void* data, long long index) {
