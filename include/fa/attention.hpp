@@ -220,6 +220,9 @@ class FA_API Plan {
   size_t workspace_bytes() const;
   /// The plan in words, one `name: value` a line.
   std::string text() const;
+  /// Compiles and loads the kernels that `run` launches, without launching any: from several
+  /// threads at once, say. On the CPU there is nothing to do.
+  void prepare() const;
   /// Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may
   /// differ from call to call; shapes, dtypes and the other options may not. Throws Error when
   /// they do, when `bytes` is less than workspace_bytes(), or when the workspace shares memory with

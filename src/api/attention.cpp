@@ -158,6 +158,7 @@ const detail::PlanState& Plan::state() const {
 
 size_t Plan::workspace_bytes() const { return state().plan.workspace_bytes; }
 std::string Plan::text() const { return to_text(state().plan); }
+void Plan::prepare() const { (void)state(); }
 
 void Plan::run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
                Stream) const {
