@@ -142,8 +142,12 @@ Features draw_features(Pair pair, const Features& offered, Random& random) {
     if (random.chance(entries[bit(f)].chance)) add_if_possible(f);
   }
   // Of the dtypes exactly one: what is there already keeps the others out.
-  const int64_t dtype = random.below(3);
-  for (int64_t n = 0; n < 3; ++n) add_if_possible(static_cast<F>((dtype + n) % 3));
+  std::vector<F> dtypes;
+  for (const F f : {F::fp32, F::fp16, F::bf16}) {
+    if (offered[bit(f)]) dtypes.push_back(f);
+  }
+  const auto first = static_cast<size_t>(random.below(static_cast<int64_t>(dtypes.size())));
+  for (size_t n = 0; n < dtypes.size(); ++n) add_if_possible(dtypes[(first + n) % dtypes.size()]);
   return features;
 }
 

@@ -31,6 +31,14 @@ void for_each_tensor(Options& o, const auto& f) {
   }
 }
 
+bool empty(const Tensor& t) {
+  return std::any_of(t.shape, t.shape + t.ndim, [](int64_t extent) { return extent == 0; });
+}
+
+[[noreturn]] void fail_outside() {
+  throw std::logic_error("a tensor lies outside of the memory given for the call");
+}
+
 }  // namespace
 
 void MemoryList::add(std::span<std::byte> bytes) {
@@ -137,24 +145,29 @@ void Place::release_pieces() {
 
 std::byte* Place::mirrored(const void* host) const {
   const auto* p = static_cast<const std::byte*>(host);
-  // A tensor without elements may point to the end of its memory.
   for (const Piece& piece : pieces_) {
     const std::byte* begin = piece.host.data();
     if (p >= begin && p <= begin + piece.host.size()) return piece.device + (p - begin);
   }
-  throw std::logic_error("a tensor lies outside of the memory given for the call");
+  return nullptr;
 }
 
 Tensor Place::Here::operator()(const Tensor& tensor) const {
   Tensor t = tensor;
   if (place_.accelerator_ == nullptr || !t.given()) return t;
   t.device = place_.accelerator_->device();
-  if (t.data != nullptr) t.data = place_.mirrored(t.data);
+  if (t.data == nullptr) return t;
+  t.data = place_.mirrored(t.data);
+  // One without elements may point anywhere.
+  if (t.data == nullptr && !empty(t)) fail_outside();
   return t;
 }
 
 void* Place::Here::operator()(void* host) const {
-  return place_.accelerator_ == nullptr ? host : place_.mirrored(host);
+  if (place_.accelerator_ == nullptr) return host;
+  void* data = place_.mirrored(host);
+  if (data == nullptr) fail_outside();
+  return data;
 }
 
 ForwardArgs Place::Here::operator()(ForwardArgs args) const {

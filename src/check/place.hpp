@@ -75,7 +75,7 @@ class Place {
   void download();
   void expect_canaries() const;
   void release_pieces();
-  std::byte* mirrored(const void* host) const;
+  std::byte* mirrored(const void* host) const;  ///< null when in none of the pieces
 
   Accelerator* accelerator_ = nullptr;
   Allocation allocation_ = Allocation::arena;

@@ -29,6 +29,8 @@ std::string wrong_answer(const Case& c, bool backward, const char* argument, con
       return fmt::format("the error does not name {}: {}", argument, message);
     }
     return untouched(c, backward) ? "" : "refused after an output was written";
+  } catch (const std::exception& error) {
+    return fmt::format("threw: {}", error.what());
   }
   return "accepted";
 }
