@@ -2,8 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <stdexcept>
 
+#include "check/cuda_accelerator.hpp"
 #include "commands.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
@@ -19,7 +25,8 @@ of its seed and index. Right is an error of at most its bound (docs/numerics.md)
 Examples:
   fa check
   fa check --count 20000 --seed 3 --pairs
-  fa check --seed 3 --index 1234)";
+  fa check --seed 3 --index 1234
+  fa check --device cuda --count 3000)";
 
 struct CheckFlags {
   int64_t count = 1000;
@@ -27,22 +34,42 @@ struct CheckFlags {
   int64_t index = -1;
   int threads = 0;
   bool pairs = false;
+  std::string device = "cpu";
+  int64_t configurations = 120;
+  bool own_allocations = false;
+  std::string json;
 };
 
-std::string replay(const CheckFlags& flags, int64_t index) {
-  return fmt::format("fa check --seed {} --index {}", flags.seed, index);
+/// "cuda" or "cuda:N"; null for the host.
+std::unique_ptr<check::Accelerator> accelerator(const std::string& device) {
+  if (device == "cpu") return nullptr;
+  const size_t colon = device.find(':');
+  return check::cuda_accelerator(colon == std::string::npos ? 0
+                                                            : std::stoi(device.substr(colon + 1)));
 }
 
-check::Report run_problems(const CheckFlags& flags) {
+std::string replay(const CheckFlags& flags, int64_t index) {
+  std::string device;
+  if (flags.device != "cpu") {
+    device = fmt::format(" --device {} --configs {}", flags.device, flags.configurations);
+  }
+  return fmt::format("fa check --seed {} --index {}{}", flags.seed, index, device);
+}
+
+check::CheckConfig configure(const CheckFlags& flags, check::Accelerator* accelerator) {
   const bool one = flags.index >= 0;
   check::CheckConfig config;
   config.count = one ? 1 : flags.count;
   config.seed = flags.seed;
   config.first = one ? flags.index : 0;
   config.threads = flags.threads;
-  Progress progress(config.count);
-  config.progress = [&](int64_t done) { progress.show(done); };
-  return check::run(config);
+  if (accelerator != nullptr) {
+    config.accelerator = accelerator;
+    config.offer = &accelerator->offer();
+    config.configurations = flags.configurations;
+    config.allocation = flags.own_allocations ? check::Allocation::each : check::Allocation::arena;
+  }
+  return config;
 }
 
 void print_failures(const check::Report& report, const CheckFlags& flags) {
@@ -51,14 +78,46 @@ void print_failures(const check::Report& report, const CheckFlags& flags) {
                failure.what);
   }
   for (const std::string& pair : report.missed) fmt::print("never met: {}\n", pair);
+  if (!report.never_asked.empty()) {
+    fmt::print("too few configurations for {} pairs of options\n", report.never_asked.size());
+  }
   for (const std::string& pair : report.wrongly_accepted) {
     fmt::print("not refused: {}\n", pair);
   }
 }
 
+/// What a script reads of a run.
+void write_json(const check::Report& report, const CheckFlags& flags) {
+  const nlohmann::json json{{"device", flags.device},
+                            {"seed", flags.seed},
+                            {"problems", report.problems},
+                            {"failures", report.failures.size()},
+                            {"worst_ratio", report.worst_ratio},
+                            {"worst_problem", report.worst_problem},
+                            {"pairs_missed", report.missed},
+                            {"pairs_never_asked", report.never_asked},
+                            {"not_refused", report.wrongly_accepted},
+                            {"prepare_seconds", report.prepare_seconds},
+                            {"seconds", report.seconds},
+                            {"passed", report.passed()}};
+  std::ofstream file(flags.json);
+  file << json.dump(2) << "\n";
+  if (!file) throw std::runtime_error(fmt::format("--json: cannot write {}", flags.json));
+}
+
 int run(const CheckFlags& flags) {
-  if (flags.index >= 0) fmt::print("{}\n", check::describe(flags.seed, flags.index));
-  const check::Report report = run_problems(flags);
+  const std::unique_ptr<check::Accelerator> device = accelerator(flags.device);
+  check::CheckConfig config = configure(flags, device.get());
+  if (flags.index >= 0) fmt::print("{}\n", check::describe(config, flags.index));
+  Progress progress(config.count);
+  config.progress = [&](int64_t done) { progress.show(done); };
+  const check::Report report = check::run(config);
+  if (!flags.json.empty()) write_json(report, flags);
+  if (device != nullptr) {
+    fmt::print("{} configurations prepared in {:.1f} s, {} problems in {:.1f} s\n",
+               std::min(flags.configurations, config.count), report.prepare_seconds,
+               report.problems, report.seconds);
+  }
   if (flags.pairs) fmt::print("{}\n", report.pair_table);
   if (!report.extras.empty()) fmt::print("{}\n", report.extras);
   if (report.worst_index >= 0) {
@@ -92,6 +151,17 @@ Command add_check(CLI::App& program) {
   app->add_option("--threads", flags->threads, "problems at a time; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   app->add_flag("--pairs", flags->pairs, "print how often each pair of options met");
+  app->add_option("--device", flags->device, "cpu, or cuda[:N], for what that offers")
+      ->check([](const std::string& name) {
+        static const std::regex known("cpu|cuda(:[0-9]{1,4})?");
+        return std::regex_match(name, known) ? "" : "is " + name + "; allowed are cpu and cuda[:N]";
+      });
+  app->add_option("--configs", flags->configurations,
+                  "configurations, each with kernels of its own, that problems share on a device")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app->add_flag("--own-allocations", flags->own_allocations,
+                "each tensor in device memory of its own: for compute-sanitizer");
+  app->add_option("--json", flags->json, "also write the findings to this file");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};
 }

@@ -55,17 +55,22 @@ Layout contiguous(const std::vector<int64_t>& shape) {
   return layout;
 }
 
-Layout random_layout(const std::vector<int64_t>& shape, DType dtype, bool strided, bool unaligned,
+Layout random_layout(const std::vector<int64_t>& shape, DType dtype, const LayoutKind& kind,
                      Random& random) {
   Layout layout = contiguous(shape);
-  layout.null_strides = !strided && random.chance(0.5);
+  layout.null_strides = !kind.strided && random.chance(0.5);
   layout.byte_offset = random.chance(0.3);
   const int64_t sixteen_bytes = 128 / dtype.bits;
+  const auto misaligned = [&] {
+    if (kind.alignment == 0) return random.between(1, sixteen_bytes - 1);
+    const int64_t step = std::max<int64_t>(1, kind.alignment * 8 / dtype.bits);
+    return step * (2 * random.below(sixteen_bytes / step / 2) + 1);
+  };
   const auto pad = [&] {
     const int64_t elements = random.chance(0.5) ? 0 : sixteen_bytes * random.between(1, 3);
-    return elements + (unaligned ? random.between(1, sixteen_bytes - 1) : 0);
+    return elements + (kind.unaligned ? misaligned() : 0);
   };
-  if (strided) {
+  if (kind.strided) {
     // The last dimension stays the innermost; the others in any order.
     std::vector<size_t> order(shape.size() - 1);
     std::iota(order.begin(), order.end(), size_t{0});
@@ -88,8 +93,8 @@ Layout random_layout(const std::vector<int64_t>& shape, DType dtype, bool stride
     layout.offset = sixteen_bytes * random.between(0, 4);
     layout.size += layout.offset + sixteen_bytes * random.between(1, 8);
   }
-  if (unaligned) {
-    const int64_t elements = random.between(1, sixteen_bytes - 1);
+  if (kind.unaligned) {
+    const int64_t elements = misaligned();
     layout.offset += elements;
     layout.size += elements;
   }

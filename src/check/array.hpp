@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "check/random.hpp"
@@ -20,6 +21,7 @@ class Memory {
   std::byte* data() { return data_.get(); }
   const std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }
+  std::span<std::byte> bytes() { return {data_.get(), size_}; }
   /// From now on these bytes belong to a tensor.
   void claim(size_t begin, size_t count);
   /// No byte outside of tensors has changed.
@@ -48,9 +50,14 @@ struct Layout {
 };
 
 Layout contiguous(const std::vector<int64_t>& shape);
-/// Dimensions in a random order in memory, gaps between rows and around everything; a misaligned
-/// layout has rows that begin at odd elements.
-Layout random_layout(const std::vector<int64_t>& shape, DType dtype, bool strided, bool unaligned,
+/// How a random layout is to be.
+struct LayoutKind {
+  bool strided = false;    ///< dimensions in a random order in memory, gaps between rows
+  bool unaligned = false;  ///< rows begin at odd elements
+  int32_t alignment = 0;   ///< or, unless 0, at odd multiples of so many bytes (2, 4 or 8)
+};
+/// Sometimes with room around everything.
+Layout random_layout(const std::vector<int64_t>& shape, DType dtype, const LayoutKind& kind,
                      Random& random);
 
 /// A tensor that owns its shape and strides and shares its memory.
@@ -103,6 +110,9 @@ class IntArray {
     t.dtype = sizeof(Int) == 8 ? int64 : int32;
     t.shape = &shape_;
     return t;
+  }
+  std::span<std::byte> memory() const {
+    return std::as_writable_bytes(std::span(const_cast<Int*>(values_.data()), values_.size()));
   }
 
  private:

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <memory>
 #include <mutex>
 #include <thread>
 
 #include "check/features.hpp"
 #include "check/generate.hpp"
+#include "check/problems.hpp"
 #include "check/refusals.hpp"
 #include "check/variations.hpp"
 #include "check/verdict.hpp"
@@ -19,17 +22,32 @@ namespace {
 
 /// How often the further checks ran.
 struct Extras {
+  int64_t again = 0;
   int64_t threads = 0;
   int64_t plans = 0;
   int64_t alone = 0;
   int64_t relative = 0;
+
+  void add(const Extras& other) {
+    again += other.again;
+    threads += other.threads;
+    plans += other.plans;
+    alone += other.alone;
+    relative += other.relative;
+  }
+  std::string text() const {
+    return fmt::format(
+        "twice {}, other threads {}, through a plan {}, one sequence at a time {}, relative errors "
+        "{}",
+        again, threads, plans, alone, relative);
+  }
 };
 
 /// One problem, from its tensors to its verdict.
 class Trial {
  public:
-  Trial(const Spec& spec, Verdict& verdict, Extras& extras)
-      : c_(spec), verdict_(verdict), extras_(extras) {}
+  Trial(const Spec& spec, Place& place, Verdict& verdict, Extras& extras)
+      : c_(spec), place_(place), verdict_(verdict), extras_(extras) {}
 
   void run();
 
@@ -38,11 +56,13 @@ class Trial {
   void run_forward();
   void run_backward();
   void run_variations();
+  void run_alone();
   void compare(const Output& output, const reference::Result& exact,
                const reference::Result& plain);
   void expect_intact(bool backward);
 
   Case c_;
+  Place& place_;
   Verdict& verdict_;
   Extras& extras_;
   reference::Result exact_, plain_;
@@ -126,7 +146,9 @@ void Trial::expect_intact(bool backward) {
 }
 
 void Trial::run_forward() {
-  forward(c_.forward_args(), c_.options());
+  place_.run(c_.memory(), [&](const Place::Here& here) {
+    forward(here(c_.forward_args()), here(c_.options()), here.stream());
+  });
   for (const Output& output : c_.outputs(false)) compare(output, exact_, plain_);
   expect_intact(false);
 }
@@ -135,7 +157,9 @@ void Trial::run_backward() {
   const std::vector<std::byte> out = c_.out.memory().content();
   const std::vector<std::byte> lse = c_.lse.memory().content();
   c_.poison_results_beyond();
-  backward(c_.backward_args(), c_.options());
+  place_.run(c_.memory(), [&](const Place::Here& here) {
+    backward(here(c_.backward_args()), here(c_.options()), here.stream());
+  });
   for (const Output& output : c_.outputs(true)) compare(output, exact_, plain_);
   expect_intact(true);
   c_.out.memory().restore(out);
@@ -144,17 +168,28 @@ void Trial::run_backward() {
 
 void Trial::run_variations() {
   Random random(~c_.spec.seed, static_cast<uint64_t>(c_.spec.index));
+  // The host tries other numbers of threads instead, which is the same call again as well.
   if (random.chance(0.15)) {
-    ++extras_.threads;
-    check_threads(c_, verdict_);
+    const bool threads = c_.spec.offer->features[bit(Feature::threads)];
+    ++(threads ? extras_.threads : extras_.again);
+    threads ? check_threads(c_, place_, verdict_) : check_again(c_, place_, verdict_);
   }
   if (random.chance(0.2)) {
     ++extras_.plans;
-    check_plan(c_, verdict_);
+    check_plan(c_, place_, verdict_);
   }
-  if (random.chance(0.3) && can_stand_alone(c_.spec)) {
-    ++extras_.alone;
-    check_alone(c_, verdict_);
+  if (random.chance(0.3) && can_stand_alone(c_.spec)) run_alone();
+}
+
+void Trial::run_alone() {
+  ++extras_.alone;
+  check_alone(c_, place_, verdict_);
+  if (same_bits_alone(c_.spec)) return;
+  for (const bool backward : {false, true}) {
+    for (const Output& output : c_.outputs(backward)) {
+      // What a sum over the batch gives is the whole call's still.
+      compare(output, exact_, plain_);
+    }
   }
 }
 
@@ -172,53 +207,98 @@ void Trial::run() {
   }
 }
 
+constexpr size_t failures_enough = 25;
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 /// Hands out indices to threads and gathers what they find.
 class Runner {
  public:
-  explicit Runner(const CheckConfig& config) : config_(config) {}
+  explicit Runner(const CheckConfig& config)
+      : config_(config),
+        problems_(config.seed, *config.offer, config.configurations),
+        pairs_(config.offer->features) {
+    const int threads = config.threads > 0
+                            ? config.threads
+                            : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    for (int t = 0; t < threads; ++t) {
+      places_.push_back(config.accelerator == nullptr
+                            ? std::make_unique<Place>()
+                            : std::make_unique<Place>(*config.accelerator, config.allocation));
+    }
+  }
 
   Report run() {
-    const int threads = config_.threads > 0
-                            ? config_.threads
-                            : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    std::vector<std::thread> pool;
-    for (int t = 0; t < threads; ++t) pool.emplace_back([this] { work(); });
-    for (std::thread& thread : pool) thread.join();
+    const auto begin = std::chrono::steady_clock::now();
+    if (config_.accelerator != nullptr) {
+      for_each(std::min(problems_.configurations(), config_.count),
+               [this](int64_t index, Place& place) { prepare(index, place); });
+      report_.prepare_seconds = seconds_since(begin);
+    }
+    for_each(config_.count, [this](int64_t index, Place& place) { check(index, place); });
+    report_.seconds = seconds_since(begin) - report_.prepare_seconds;
     finish();
     return std::move(report_);
   }
 
  private:
-  void work();
+  /// Calls f(index, place) for `count` indices, from one thread for each place.
+  void for_each(int64_t count, const std::function<void(int64_t, Place&)>& f);
+  void prepare(int64_t index, Place& place);
+  void check(int64_t index, Place& place);
   void gather(const Spec& spec, const Verdict& verdict, const Extras& extras);
   void finish();
 
   const CheckConfig& config_;
-  std::atomic<int64_t> next_{0};
+  Problems problems_;
+  std::vector<std::unique_ptr<Place>> places_;
   std::mutex mutex_;
+  std::atomic<bool> enough_{false};  ///< failures
   Report report_;
   PairTable pairs_;
   Extras extras_;
 };
 
-void Runner::work() {
-  for (int64_t n = next_++; n < config_.count; n = next_++) {
-    const Spec spec = draw(config_.seed, config_.first + n);
-    Verdict verdict;
-    Extras extras;
-    Trial(spec, verdict, extras).run();
-    gather(spec, verdict, extras);
+void Runner::for_each(int64_t count, const std::function<void(int64_t, Place&)>& f) {
+  std::atomic<int64_t> next{0};
+  std::vector<std::thread> pool;
+  for (const std::unique_ptr<Place>& place : places_) {
+    pool.emplace_back([&] {
+      for (int64_t n = next++; n < count && !enough_; n = next++) f(config_.first + n, *place);
+    });
   }
+  for (std::thread& thread : pool) thread.join();
+}
+
+void Runner::prepare(int64_t index, Place& place) {
+  const Spec spec = problems_.draw(index);
+  try {
+    const Case c(spec);
+    place.run(c.memory(), [&](const Place::Here& here) {
+      plan_forward(here(c.forward_args()), here(c.options())).prepare();
+      if (spec.backward) plan_backward(here(c.backward_args()), here(c.options())).prepare();
+    });
+  } catch (const std::exception& error) {
+    const std::scoped_lock lock(mutex_);
+    report_.failures.push_back({index, spec.text(), fmt::format("prepare: {}\n", error.what())});
+  }
+}
+
+void Runner::check(int64_t index, Place& place) {
+  const Spec spec = problems_.draw(index);
+  Verdict verdict;
+  Extras extras;
+  Trial(spec, place, verdict, extras).run();
+  gather(spec, verdict, extras);
 }
 
 void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extras) {
   const std::scoped_lock lock(mutex_);
   ++report_.problems;
   pairs_.add(spec.features());
-  extras_.threads += extras.threads;
-  extras_.plans += extras.plans;
-  extras_.alone += extras.alone;
-  extras_.relative += extras.relative;
+  extras_.add(extras);
   const bool first = report_.worst_index < 0 || spec.index < report_.worst_index;
   if (verdict.worst_ratio() > report_.worst_ratio ||
       (verdict.worst_ratio() == report_.worst_ratio && first)) {
@@ -231,6 +311,8 @@ void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extr
     std::string what;
     for (const std::string& failure : verdict.failures()) what += failure + "\n";
     report_.failures.push_back({spec.index, spec.text(), what});
+    // After an illegal access, every further call to a device fails.
+    enough_ = config_.accelerator != nullptr && report_.failures.size() >= failures_enough;
   }
   if (config_.progress) config_.progress(report_.problems);
 }
@@ -238,18 +320,25 @@ void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extr
 void Runner::finish() {
   std::sort(report_.failures.begin(), report_.failures.end(),
             [](const Failure& a, const Failure& b) { return a.index < b.index; });
-  report_.wrongly_accepted = wrongly_accepted(config_.seed);
-  if (config_.count >= full_run) report_.missed = pairs_.missed();
+  report_.wrongly_accepted = wrongly_accepted(config_.seed, *config_.offer, *places_.front());
+  std::vector<std::string>& never = report_.never_asked;
+  for (const Pair& pair : problems_.never_asked()) never.push_back(text(pair));
+  if (report_.problems >= full_run) {
+    report_.missed = pairs_.missed();
+    std::erase_if(report_.missed, [&](const std::string& pair) {
+      return std::find(never.begin(), never.end(), pair) != never.end();
+    });
+  }
   report_.pair_table = pairs_.text();
-  report_.extras = fmt::format(
-      "other threads {}, through a plan {}, one sequence at a time {}, relative errors {}",
-      extras_.threads, extras_.plans, extras_.alone, extras_.relative);
+  report_.extras = extras_.text();
 }
 
 }  // namespace
 
 Report run(const CheckConfig& config) { return Runner(config).run(); }
 
-std::string describe(uint64_t seed, int64_t index) { return draw(seed, index).text(); }
+std::string describe(const CheckConfig& config, int64_t index) {
+  return Problems(config.seed, *config.offer, config.configurations).draw(index).text();
+}
 
 }  // namespace fa::check

@@ -11,6 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "check/accelerator.hpp"
+#include "check/offer.hpp"
+#include "check/place.hpp"
+
 namespace fa::check {
 
 struct CheckConfig {
@@ -18,6 +22,11 @@ struct CheckConfig {
   uint64_t seed = 1;
   int64_t first = 0;  ///< index of the first problem: (seed, index) is the whole of a problem
   int threads = 0;    ///< problems at a time; 0 is one for each core
+  /// Where the problems run, the host when null, and what is asked of it (problems.hpp).
+  Accelerator* accelerator = nullptr;
+  const Offer* offer = &cpu_offer;
+  int64_t configurations = 0;  ///< 0: each problem has its own
+  Allocation allocation = Allocation::arena;
   /// Called with the number of problems done so far, by one thread at a time.
   std::function<void(int64_t done)> progress;
 };
@@ -40,6 +49,9 @@ struct Report {
   std::vector<std::string> wrongly_accepted;  ///< pairs that must be refused and were not
   std::string pair_table;                     ///< how often each pair of options met
   std::string extras;  ///< how often the further checks ran (threads, one at a time, plans)
+  std::vector<std::string> never_asked;  ///< allowed pairs that the configurations leave out
+  double prepare_seconds = 0;            ///< for all configurations' plans
+  double seconds = 0;                    ///< for all problems
 
   bool passed() const { return failures.empty() && missed.empty() && wrongly_accepted.empty(); }
 };
@@ -49,7 +61,7 @@ inline constexpr int64_t full_run = 2000;
 
 Report run(const CheckConfig& config);
 
-/// Problem `index` of `seed` in words: shapes, options, layouts.
-std::string describe(uint64_t seed, int64_t index);
+/// A problem in words: shapes, options, layouts.
+std::string describe(const CheckConfig& config, int64_t index);
 
 }  // namespace fa::check

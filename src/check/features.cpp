@@ -112,27 +112,28 @@ Features with_needs(Pair pair) {
 
 Meeting meeting(Feature a, Feature b) { return worst_meeting(with_needs({a, b})); }
 
-const std::vector<Pair>& allowed_pairs() {
-  static const std::vector<Pair> pairs = [] {
-    std::vector<Pair> all;
-    for (int a = 0; a < feature_count; ++a) {
-      for (int b = 0; b < a; ++b) {
-        const Pair pair{static_cast<F>(a), static_cast<F>(b)};
-        if (meeting(pair.a, pair.b) == Meeting::allowed) all.push_back(pair);
+std::vector<Pair> allowed_pairs(const Features& offered) {
+  std::vector<Pair> pairs;
+  for (int a = 0; a < feature_count; ++a) {
+    for (int b = 0; b < a; ++b) {
+      const Pair pair{static_cast<F>(a), static_cast<F>(b)};
+      if (offered[a] && offered[b] && meeting(pair.a, pair.b) == Meeting::allowed) {
+        pairs.push_back(pair);
       }
     }
-    return all;
-  }();
+  }
   return pairs;
 }
 
-Features draw_features(Pair pair, Random& random) {
+std::string text(Pair pair) { return fmt::format("{} x {}", name(pair.a), name(pair.b)); }
+
+Features draw_features(Pair pair, const Features& offered, Random& random) {
   Features features = with_needs(pair);
-  const auto add_if_possible = [&features](F f) {
+  const auto add_if_possible = [&](F f) {
     Features more = features;
     more.set(bit(f));
     more = closed(more);
-    if (worst_meeting(more) == Meeting::allowed) features = more;
+    if ((more & ~offered).none() && worst_meeting(more) == Meeting::allowed) features = more;
   };
   // From a random start, so that of two features that exclude each other either may come first.
   const int64_t start = random.below(feature_count);
@@ -141,8 +142,12 @@ Features draw_features(Pair pair, Random& random) {
     if (random.chance(entries[bit(f)].chance)) add_if_possible(f);
   }
   // Of the dtypes exactly one: what is there already keeps the others out.
-  const int64_t dtype = random.below(3);
-  for (int64_t n = 0; n < 3; ++n) add_if_possible(static_cast<F>((dtype + n) % 3));
+  std::vector<F> dtypes;
+  for (const F f : {F::fp32, F::fp16, F::bf16}) {
+    if (offered[bit(f)]) dtypes.push_back(f);
+  }
+  const auto first = static_cast<size_t>(random.below(static_cast<int64_t>(dtypes.size())));
+  for (size_t n = 0; n < dtypes.size(); ++n) add_if_possible(dtypes[(first + n) % dtypes.size()]);
   return features;
 }
 
@@ -152,34 +157,36 @@ void PairTable::add(const Features& features) {
   }
 }
 
-void PairTable::add(const PairTable& other) {
-  for (int a = 0; a < feature_count; ++a) {
-    for (int b = 0; b <= a; ++b) count_[a][b] += other.count_[a][b];
-  }
-}
-
 std::vector<std::string> PairTable::missed() const {
   std::vector<std::string> pairs;
-  for (const Pair& pair : allowed_pairs()) {
-    if (count_[bit(pair.a)][bit(pair.b)] == 0) {
-      pairs.push_back(fmt::format("{} x {}", name(pair.a), name(pair.b)));
-    }
+  for (const Pair& pair : allowed_pairs(offered_)) {
+    if (count_[bit(pair.a)][bit(pair.b)] == 0) pairs.push_back(check::text(pair));
   }
   return pairs;
 }
 
 std::string PairTable::text() const {
   std::string text = fmt::format("{:>23}", "");
-  for (int b = 0; b < feature_count; ++b) text += fmt::format("{:>5}", b + 1);
+  std::string absent;
+  for (int b = 0; b < feature_count; ++b) {
+    if (offered_[b]) text += fmt::format("{:>5}", b + 1);
+  }
   for (int a = 0; a < feature_count; ++a) {
+    if (!offered_[a]) {
+      absent += fmt::format(" {}", entries[a].name);
+      continue;
+    }
     text += fmt::format("\n{:>3} {:<19}", a + 1, entries[a].name);
     for (int b = 0; b <= a; ++b) {
+      if (!offered_[b]) continue;
       const Meeting m = meeting(static_cast<F>(a), static_cast<F>(b));
       const char* no = m == Meeting::refused ? "no" : "-";
       text += m == Meeting::allowed ? fmt::format("{:>5}", count_[a][b]) : fmt::format("{:>5}", no);
     }
   }
-  return text + "\n(no: must be refused; -: cannot meet; the diagonal counts problems)\n";
+  text += "\n(no: must be refused; -: cannot meet; the diagonal counts problems)\n";
+  if (!absent.empty()) text += fmt::format("(not asked of this device:{})\n", absent);
+  return text;
 }
 
 }  // namespace fa::check

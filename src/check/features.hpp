@@ -67,24 +67,26 @@ Meeting meeting(Feature a, Feature b);
 struct Pair {
   Feature a, b;
 };
-/// Every pair that may meet, in a fixed order.
-const std::vector<Pair>& allowed_pairs();
+/// Every pair of these features that may meet, in a fixed order.
+std::vector<Pair> allowed_pairs(const Features& offered);
+std::string text(Pair pair);
 
 /// A pair and all that it needs.
 Features with_needs(Pair pair);
 
-/// Random features that go together, `pair` (and what it needs) among them.
-Features draw_features(Pair pair, Random& random);
+/// Random features of those offered that go together, `pair` (and what it needs) among them.
+Features draw_features(Pair pair, const Features& offered, Random& random);
 
-/// How often each pair met.
+/// How often each pair of the offered features met.
 class PairTable {
  public:
+  explicit PairTable(const Features& offered) : offered_(offered) {}
   void add(const Features& features);
-  void add(const PairTable& other);
   std::vector<std::string> missed() const;
   std::string text() const;
 
  private:
+  Features offered_;
   std::array<std::array<int64_t, feature_count>, feature_count> count_{};
 };
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <utility>
 
 namespace fa::check {
@@ -55,7 +56,7 @@ std::vector<int64_t> Case::lse_shape() const {
 }
 
 Array Case::place(std::vector<int64_t> shape, DType dtype, bool unaligned) {
-  const Layout layout = random_layout(shape, dtype, spec.strided, unaligned, random_);
+  const Layout layout = random_layout(shape, dtype, kind(unaligned), random_);
   return Array(std::move(shape), dtype, layout);
 }
 
@@ -63,7 +64,7 @@ std::vector<Array> Case::place_together(const std::vector<std::vector<int64_t>>&
   std::vector<int64_t> whole = shapes[0];
   int64_t& heads = whole[whole.size() - 2];
   for (size_t n = 1; n < shapes.size(); ++n) heads += shapes[n][whole.size() - 2];
-  Layout layout = random_layout(whole, spec.dtype, false, spec.unaligned, random_);
+  Layout layout = random_layout(whole, spec.dtype, {false, spec.unaligned, spec.alignment}, random_);
   layout.null_strides = false;
   const auto memory = std::make_shared<Memory>(layout.size * spec.dtype.bits / 8);
   std::vector<Array> arrays;
@@ -77,7 +78,7 @@ std::vector<Array> Case::place_together(const std::vector<std::vector<int64_t>>&
 Array Case::place_repeated(const std::vector<int64_t>& shape) {
   std::vector<int64_t> one_head = shape;
   one_head[shape.size() - 2] = 1;
-  Layout layout = random_layout(one_head, spec.dtype, true, spec.unaligned, random_);
+  Layout layout = random_layout(one_head, spec.dtype, {true, spec.unaligned, spec.alignment}, random_);
   layout.strides[shape.size() - 2] = 0;
   return Array(shape, spec.dtype, layout);
 }
@@ -275,17 +276,33 @@ void Case::poison(bool backward) const {
 
 uint64_t Case::input_hash() const {
   uint64_t hash = 0;
-  for (const Array* a : {&q, &k, &v, &dout, &dlse, &bias, &alibi, &sinks}) {
-    if (!a->given()) continue;
-    const Memory& memory = a->memory();
-    for (size_t i = 0; i < memory.size(); i += sizeof(uint64_t)) {
+  const auto add = [&hash](std::span<const std::byte> bytes) {
+    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
       uint64_t word = 0;
-      std::memcpy(&word, memory.data() + i, std::min(sizeof(word), memory.size() - i));
+      std::memcpy(&word, bytes.data() + i, std::min(sizeof(word), bytes.size() - i));
       hash = (hash ^ word) * 0x9e3779b97f4a7c15;
       hash ^= hash >> 29;
     }
+  };
+  for (const Array* a : {&q, &k, &v, &dout, &dlse, &bias, &alibi, &sinks}) {
+    if (a->given()) add(a->memory().bytes());
   }
+  for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) add(a->memory());
+  add(dropout_state.memory());
   return hash;
+}
+
+MemoryList Case::memory() const {
+  MemoryList list;
+  for (const Array* a : {&q, &k, &v, &out, &lse, &dout, &dlse, &dq, &dk, &dv, &bias, &dbias,
+                         &alibi, &sinks, &dsinks}) {
+    list.add(*a);
+  }
+  for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) {
+    list.add(a->memory());
+  }
+  list.add(dropout_state.memory());
+  return list;
 }
 
 }  // namespace fa::check

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check/array.hpp"
+#include "check/place.hpp"
 #include "check/spec.hpp"
 #include "fa/attention.hpp"
 
@@ -46,8 +47,11 @@ class Case {
   void poison_results_beyond() const;
   /// Hash of the memory of all inputs.
   uint64_t input_hash() const;
+  /// The memory of all tensors, each piece once.
+  MemoryList memory() const;
 
  private:
+  LayoutKind kind(bool unaligned) const { return {spec.strided, unaligned, spec.alignment}; }
   std::vector<int64_t> shape(const SideSpec& side, int64_t heads, int64_t width) const;
   std::vector<int64_t> lse_shape() const;
   Array place(std::vector<int64_t> shape, DType dtype, bool unaligned);

@@ -29,19 +29,22 @@ std::string wrong_answer(const Case& c, bool backward, const char* argument, con
       return fmt::format("the error does not name {}: {}", argument, message);
     }
     return untouched(c, backward) ? "" : "refused after an output was written";
+  } catch (const std::exception& error) {
+    return fmt::format("threw: {}", error.what());
   }
   return "accepted";
 }
 
 }  // namespace
 
-std::vector<std::string> wrongly_accepted(uint64_t seed) {
+std::vector<std::string> wrongly_accepted(uint64_t seed, const Offer& offer, Place& place) {
   std::vector<std::string> wrong;
   for (int a = 0; a < feature_count; ++a) {
     for (int b = 0; b < a; ++b) {
       const Pair pair{static_cast<Feature>(a), static_cast<Feature>(b)};
+      if (!offer.features[a] || !offer.features[b]) continue;
       if (meeting(pair.a, pair.b) != Meeting::refused) continue;
-      const Case c(draw_refused(pair, seed));
+      const Case c(draw_refused(offer, pair, seed));
       const auto expect = [&](bool backward, const auto& call) {
         // Every refused pair is one of a bias with packed sequences.
         if (const std::string what = wrong_answer(c, backward, "bias", call); !what.empty()) {
@@ -49,8 +52,18 @@ std::vector<std::string> wrongly_accepted(uint64_t seed) {
                                       backward ? "backward" : "forward", what));
         }
       };
-      expect(false, [&] { forward(c.forward_args(), c.options()); });
-      if (c.spec.backward) expect(true, [&] { fa::backward(c.backward_args(), c.options()); });
+      using Here = Place::Here;
+      expect(false, [&] {
+        place.run(c.memory(), [&](const Here& here) {
+          forward(here(c.forward_args()), here(c.options()), here.stream());
+        });
+      });
+      if (!c.spec.backward) continue;
+      expect(true, [&] {
+        place.run(c.memory(), [&](const Here& here) {
+          fa::backward(here(c.backward_args()), here(c.options()), here.stream());
+        });
+      });
     }
   }
   return wrong;

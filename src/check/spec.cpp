@@ -12,17 +12,14 @@ namespace {
 
 using F = Feature;
 
-// Edges of the CPU backend's tiles, which a third of the problems cross both ways.
-constexpr int64_t tile_rows = 96;
-constexpr int64_t tile_keys = 128;
-constexpr int64_t split_keys = 1024;
-// Multiply-adds of one product: keeps a problem at some milliseconds in the reference.
-constexpr double work_limit = 1.5e6;
-
-/// Draws a Spec from the features asked for.
+/// Draws a Spec from the features asked for: what a plan depends on from `fixed`, which must be
+/// asked the same questions whatever the rest.
 class Draft {
  public:
-  Draft(const Features& features, Random& random) : has_(features), random_(random) {}
+  Draft(const Offer& offer, const Features& features, Random& fixed, Random& random)
+      : offer_(offer), has_(features), fixed_(fixed), random_(random) {
+    s_.offer = &offer;
+  }
 
   Spec spec() {
     draw_sizes();
@@ -38,10 +35,11 @@ class Draft {
   bool has(F f) const { return has_[bit(f)]; }
   bool long_sequences() const { return has(F::tile_edges) || has(F::many_keys); }
   int64_t draw_dim() {
-    if (random_.chance(0.08)) return 8 * random_.between(1, 32);
-    return 8 * random_.pick({1, 1, 2, 2, 3, 4, 5, 8});
+    if (fixed_.chance(offer_.any_dim ? 0.08 : 0.3)) return 8 * fixed_.between(1, 32);
+    if (!offer_.any_dim) return 32 * fixed_.pick({1, 2, 2, 2, 3, 4, 4, 4, 6, 8, 8});
+    return 8 * fixed_.pick({1, 1, 2, 2, 3, 4, 5, 8});
   }
-  DType own_or_float32() { return random_.chance(0.5) ? s_.dtype : float32; }
+  DType own_or_float32() { return fixed_.chance(0.5) ? s_.dtype : float32; }
   /// Mostly small; what lies around 1, and what a vector register holds, more often than others.
   int64_t small_length(int64_t limit) {
     if (random_.chance(0.2)) return random_.pick({1, 1, 2, 7, 8, 9, 15, 16, 17});
@@ -59,7 +57,9 @@ class Draft {
   void draw_the_rest();
   void draw_magnitudes();
 
+  const Offer& offer_;
   const Features& has_;
+  Random& fixed_;
   Random& random_;
   Spec s_;
   int64_t longest_ = 0;  ///< the sequence that crosses the tiles' edges
@@ -107,18 +107,22 @@ void Draft::draw_side(SideSpec& side, bool packed, bool used, int64_t longest, i
 
 void Draft::draw_lengths() {
   longest_ = random_.below(s_.batch);
-  int64_t rows = small_length(48);
-  int64_t keys = random_.chance(0.2) ? rows : small_length(80);
+  int64_t rows = small_length(offer_.small_rows);
+  int64_t keys = random_.chance(0.2) ? rows : small_length(offer_.small_keys);
   if (has(F::tile_edges)) {
     const bool second = random_.chance(0.2) && !has(F::d576);  // the tiles' next edges
-    rows = tile_rows + (second ? random_.between(90, 110) : random_.between(1, 40));
-    keys = tile_keys + (second ? random_.between(120, 140) : random_.between(1, 50));
-    if (random_.chance(0.03) && !has(F::d576)) keys = split_keys + random_.between(1, 60);
+    rows = offer_.tile_rows +
+           (second ? random_.between(offer_.next_rows_least, offer_.next_rows_most)
+                   : random_.between(1, 40));
+    keys = offer_.tile_keys +
+           (second ? random_.between(offer_.next_keys_least, offer_.next_keys_most)
+                   : random_.between(1, 50));
+    if (random_.chance(0.03) && !has(F::d576)) keys = offer_.split_keys + random_.between(1, 60);
   } else if (has(F::many_keys)) {
     rows = random_.between(1, 4);
-    keys = split_keys * random_.between(1, 2) + random_.between(-1, 40);
+    keys = offer_.split_keys * random_.between(1, offer_.split_most) + random_.between(-1, 40);
   }
-  const bool by_mask = has(F::empty_rows) && !has(F::many_keys) && random_.chance(0.5);
+  const bool by_mask = has(F::empty_rows) && !has(F::many_keys) && fixed_.chance(0.5);
   if (by_mask) {
     s_.causal = true;
     rows = keys + random_.between(1, 20);
@@ -126,10 +130,10 @@ void Draft::draw_lengths() {
   const bool zero_keys = has(F::empty_rows) && !by_mask;
   const bool zero = zero_keys || (has(F::zero_length) && long_sequences());
   const bool ragged = has(F::packed_k) || has(F::used_k);
-  draw_side(s_.rows, has(F::packed_q), has(F::used_q), rows, has(F::tile_edges) ? tile_rows : 0);
+  draw_side(s_.rows, has(F::packed_q), has(F::used_q), rows, has(F::tile_edges) ? offer_.tile_rows : 0);
   draw_side(s_.keys, has(F::packed_k), has(F::used_k) || (zero && !ragged), keys,
-            has(F::tile_edges)  ? tile_keys
-            : has(F::many_keys) ? split_keys - 2
+            has(F::tile_edges)  ? offer_.tile_keys
+            : has(F::many_keys) ? offer_.split_keys - 2
                                 : 0);
   if (has(F::empty_rows) && !by_mask) draw_empty_rows();
   if (has(F::zero_length)) draw_zero_length();
@@ -173,14 +177,14 @@ void Draft::limit_work() {
     scores += static_cast<double>(s_.rows.length(b)) * static_cast<double>(s_.keys.length(b));
   }
   const auto work = [&] { return scores * static_cast<double>(s_.heads_q * (s_.dim + s_.dim_v)); };
-  while (work() > work_limit && s_.heads_k > 1) {
+  while (work() > offer_.work_limit && s_.heads_k > 1) {
     s_.heads_q -= s_.heads_q / s_.heads_k;
     --s_.heads_k;
   }
   const int64_t least = has(F::gqa) ? 2 : 1;
-  while (work() > work_limit && s_.heads_q > least) --s_.heads_q;
-  if (has(F::d576) || random_.chance(0.02)) return;
-  while (work() > work_limit && std::max(s_.dim, s_.dim_v) > 16) {
+  while (work() > offer_.work_limit && s_.heads_q > least) --s_.heads_q;
+  if (!offer_.any_dim || has(F::d576) || random_.chance(0.02)) return;
+  while (work() > offer_.work_limit && std::max(s_.dim, s_.dim_v) > 16) {
     int64_t& larger = s_.dim > s_.dim_v ? s_.dim : s_.dim_v;
     larger -= 8;
     if (!has(F::v_dim)) s_.dim = s_.dim_v = std::min(s_.dim, s_.dim_v);
@@ -195,8 +199,8 @@ void Draft::draw_score_options() {
   s_.causal = s_.causal || has(F::causal);
   if (has(F::window)) {
     const auto side = [&] {
-      if (random_.chance(0.05)) return std::numeric_limits<int64_t>::max();
-      return random_.chance(0.3) ? random_.between(-3, -1) : random_.below(s_.keys.seqlen / 2 + 8);
+      if (fixed_.chance(0.05)) return std::numeric_limits<int64_t>::max();
+      return fixed_.chance(0.3) ? random_.between(-3, -1) : random_.below(s_.keys.seqlen / 2 + 8);
     };
     s_.window_left = side();
     s_.window_right = side();
@@ -219,21 +223,21 @@ void Draft::draw_score_options() {
 void Draft::draw_bias_and_sinks() {
   if (has(F::bias)) {
     s_.bias = {s_.batch, s_.heads_q, s_.rows.seqlen, s_.keys.seqlen};
-    const int64_t kinds = has(F::bias_broadcast) ? random_.between(1, 7) : 0;
+    const int64_t kinds = has(F::bias_broadcast) ? fixed_.between(1, 7) : 0;
     for (int64_t d = 0; d < 3; ++d) {
       if ((kinds >> d) % 2 == 1) s_.bias[d] = 1;
     }
     s_.bias_dtype = own_or_float32();
     s_.bias_inf = has(F::bias_inf);
     s_.dbias = has(F::dbias);
-    s_.dbias_dtype = random_.chance(0.5) ? s_.bias_dtype : float32;
+    s_.dbias_dtype = fixed_.chance(0.5) ? s_.bias_dtype : float32;
   }
   if (has(F::sinks)) {
     s_.sinks = true;
     s_.sinks_dtype = own_or_float32();
     s_.sink_inf = has(F::sink_inf);
     s_.dsinks = has(F::dsinks);
-    s_.dsinks_dtype = random_.chance(0.5) ? s_.sinks_dtype : float32;
+    s_.dsinks_dtype = fixed_.chance(0.5) ? s_.sinks_dtype : float32;
   }
 }
 
@@ -244,8 +248,9 @@ void Draft::draw_the_rest() {
   s_.strided = has(F::strided);
   s_.unaligned = has(F::unaligned);
   s_.num_threads = has(F::threads) ? static_cast<int32_t>(random_.between(2, 4)) : 1;
-  s_.deterministic = random_.chance(0.3);
-  s_.batch_invariant = random_.chance(0.3);
+  s_.deterministic = fixed_.chance(0.3);
+  s_.batch_invariant = fixed_.chance(0.3);
+  if (!offer_.any_dim && s_.unaligned) s_.alignment = fixed_.pick({8, 4, 2});
   draw_magnitudes();
 }
 
@@ -255,17 +260,18 @@ void Draft::draw_magnitudes() {
   const bool half = s_.dtype == float16;
   const double limit = half ? 4 : 1e13;
   const auto some = [&] { return half ? int64_t{1} << random_.below(3) : random_.between(1, 7); };
+  double& third = offer_.features[bit(F::backward)] ? s_.dout_size : s_.value_size;
   if (has(F::large)) {
     const int64_t which = some();
     if ((which & 1) != 0) s_.score_size = random_.pick({8.0, 30.0});
     if ((which & 2) != 0) s_.value_size = std::pow(limit, random_.uniform());
-    if ((which & 4) != 0) s_.dout_size = std::pow(limit, random_.uniform());
+    if ((which & 4) != 0) third = std::pow(limit, random_.uniform());
   }
   if (has(F::tiny)) {
     const int64_t which = random_.between(1, 7);
     if ((which & 1) != 0) s_.score_size = 1e-3;
     if ((which & 2) != 0) s_.value_size = 1e-3;
-    if ((which & 4) != 0) s_.dout_size = 1e-3;
+    if ((which & 4) != 0) third = 1e-3;
   }
 }
 
@@ -354,8 +360,8 @@ Features Spec::features() const {
   set(F::threads, num_threads > 1);
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t n = rows.length(b), m = keys.length(b);
-    if (n > tile_rows && m > tile_keys) set(F::tile_edges, true);
-    if (n > 0 && n < 8 && m >= split_keys - 1) set(F::many_keys, true);
+    if (n > offer->tile_rows && m > offer->tile_keys) set(F::tile_edges, true);
+    if (n > 0 && n < 8 && m >= offer->split_keys - 1) set(F::many_keys, true);
     if (n == 0 || m == 0) set(F::zero_length, true);
   }
   set(F::empty_rows, has_empty_row(*this));
@@ -393,6 +399,7 @@ std::string Spec::text() const {
   if (dlse) t += " dlse";
   if (strided) t += " strided";
   if (unaligned) t += " unaligned";
+  if (alignment > 0) t += fmt::format("={}", alignment);
   t += fmt::format(" threads={}", num_threads);
   if (score_size != 1 || value_size != 1 || dout_size != 1) {
     t += fmt::format(" sizes q={:.3g} v={:.3g} dout={:.3g}", score_size, value_size, dout_size);
@@ -400,20 +407,15 @@ std::string Spec::text() const {
   return t;
 }
 
-Spec draw(uint64_t seed, int64_t index) {
-  const std::vector<Pair>& pairs = allowed_pairs();
-  const Pair pair = pairs[static_cast<size_t>(index) % pairs.size()];
-  Random random(seed, static_cast<uint64_t>(index));
-  Spec spec = Draft(draw_features(pair, random), random).spec();
+Spec draw_spec(const Offer& offer, const Features& features, Random& fixed, Random& random) {
+  Spec spec = Draft(offer, features, fixed, random).spec();
   if (random.chance(0.01)) empty_the_batch(spec);
-  spec.seed = seed;
-  spec.index = index;
   return spec;
 }
 
-Spec draw_refused(Pair pair, uint64_t seed) {
+Spec draw_refused(const Offer& offer, Pair pair, uint64_t seed) {
   Random random(seed);
-  Spec spec = Draft(with_needs(pair), random).spec();
+  Spec spec = Draft(offer, with_needs(pair), random, random).spec();
   // A bias that would fit if the sequences were not packed.
   spec.bias[2] = 1;
   spec.bias[3] = spec.keys.packed ? spec.keys.total() : spec.keys.seqlen;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check/features.hpp"
+#include "check/offer.hpp"
 #include "fa/attention.hpp"
 
 namespace fa::check {
@@ -27,6 +28,7 @@ struct SideSpec {
 };
 
 struct Spec {
+  const Offer* offer = &cpu_offer;
   uint64_t seed = 0;
   int64_t index = 0;
   DType dtype{};
@@ -64,6 +66,8 @@ struct Spec {
 
   bool strided = false;
   bool unaligned = false;
+  /// Of an unaligned tensor's rows, in bytes: 8, 4 or 2; 0 draws one for each tensor.
+  int32_t alignment = 0;
   double score_size = 1;  ///< standard deviation of q's numbers; k's is 1
   double value_size = 1;  ///< of v's
   double dout_size = 1;
@@ -74,10 +78,11 @@ struct Spec {
   std::string text() const;
 };
 
-/// Problem `index` of `seed`. Its index modulo the number of allowed pairs is a pair it must have.
-Spec draw(uint64_t seed, int64_t index);
+/// A problem with these features. What a plan depends on is drawn from `fixed`, in the same order
+/// whatever `random` holds; the rest from `random`. Both may be the same.
+Spec draw_spec(const Offer& offer, const Features& features, Random& fixed, Random& random);
 
 /// A problem with a pair that must be refused.
-Spec draw_refused(Pair pair, uint64_t seed);
+Spec draw_refused(const Offer& offer, Pair pair, uint64_t seed);
 
 }  // namespace fa::check

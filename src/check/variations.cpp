@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <functional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -41,6 +43,7 @@ class Workspace {
   }
   void* data() { return memory_.data() + guard; }
   size_t bytes() const { return bytes_; }
+  std::span<std::byte> memory() { return memory_.bytes(); }
   bool intact() const { return memory_.intact(); }
 
  private:
@@ -49,10 +52,18 @@ class Workspace {
   size_t bytes_;
 };
 
-template <typename Args>
-void run_plan(const Plan& plan, const Args& args, const Options& options, Verdict& verdict) {
+/// Through a plan that `make` makes of the arguments as they lie in the place.
+template <typename Args, typename Make>
+void run_plan(const Case& c, Place& place, const Args& args, Verdict& verdict, const Make& make) {
+  const Options options = c.options();
+  Plan plan;
+  place.run(c.memory(), [&](const Place::Here& here) { plan = make(here(args), here(options)); });
   Workspace workspace(plan.workspace_bytes());
-  plan.run(args, options, workspace.data(), workspace.bytes());
+  MemoryList memory = c.memory();
+  memory.add(workspace.memory());
+  place.run(memory, [&](const Place::Here& here) {
+    plan.run(here(args), here(options), here(workspace.data()), workspace.bytes(), here.stream());
+  });
   if (!workspace.intact()) verdict.fail("written outside of the workspace");
 }
 
@@ -116,7 +127,10 @@ Part bias_of(const Tensor& t, int64_t b, int64_t rows, int64_t keys) {
 struct Alone {
   Alone(const Case& c, int64_t b);
 
-  void run(Verdict& verdict) const;
+  void run(Place& place, Verdict& verdict) const;
+  /// Bytes of `got` must be those of `part`, or replace them.
+  void compare(const char* name, const Part& part, const Array& got, Verdict& verdict) const;
+  MemoryList memory() const;
 
   const Case& whole;
   int64_t b, rows, keys;
@@ -150,9 +164,8 @@ Alone::Alone(const Case& c, int64_t sequence)
   if (s.dbias) dbias = fresh(bias.shape, s.dbias_dtype);
 }
 
-/// The bytes of all rows of a view, one after the other.
-Bytes bytes_of(const Tensor& t) {
-  Bytes all;
+/// Calls f(bytes, count) for the rows of a view, in the order of a contiguous tensor.
+void for_each_row(const Tensor& t, const std::function<void(std::byte*, int64_t)>& f) {
   const std::vector<int64_t> strides = strides_of(t);
   int64_t rows = 1;
   for (int32_t d = 0; d < t.ndim - 1; ++d) rows *= t.shape[d];
@@ -164,14 +177,41 @@ Bytes bytes_of(const Tensor& t) {
       place += rest % t.shape[d] * strides[d];
       rest /= t.shape[d];
     }
-    const auto* p =
-        static_cast<const std::byte*>(t.data) + t.byte_offset + place * t.dtype.bits / 8;
-    all.insert(all.end(), p, p + width * t.dtype.bits / 8);
+    f(static_cast<std::byte*>(t.data) + t.byte_offset + place * t.dtype.bits / 8,
+      width * t.dtype.bits / 8);
   }
+}
+
+/// The bytes of all rows of a view, one after the other.
+Bytes bytes_of(const Tensor& t) {
+  Bytes all;
+  for_each_row(t, [&](const std::byte* p, int64_t count) { all.insert(all.end(), p, p + count); });
   return all;
 }
 
-void Alone::run(Verdict& verdict) const {
+void Alone::compare(const char* name, const Part& part, const Array& got, Verdict& verdict) const {
+  if (!got.given()) return;
+  const Bytes bytes = bytes_of(got.tensor());
+  if (same_bits_alone(whole.spec)) {
+    if (bytes_of(part) != bytes) {
+      verdict.fail(fmt::format("{}: other bits when sequence {} stands alone", name, b));
+    }
+    return;
+  }
+  const std::byte* next = bytes.data();
+  for_each_row(part, [&](std::byte* p, int64_t count) {
+    std::copy_n(next, count, p);
+    next += count;
+  });
+}
+
+MemoryList Alone::memory() const {
+  MemoryList list = whole.memory();
+  for (const Array* a : {&out, &lse, &dq, &dk, &dv, &dbias}) list.add(*a);
+  return list;
+}
+
+void Alone::run(Place& place, Verdict& verdict) const {
   const Spec& s = whole.spec;
   Options o = whole.options();
   o.cu_seqlens_q = o.cu_seqlens_k = o.seqused_q = o.seqused_k = {};
@@ -183,16 +223,16 @@ void Alone::run(Verdict& verdict) const {
   // The counter holds (sequence * heads + head) XOR the offset's upper half.
   o.dropout_offset = s.dropout_offset ^ static_cast<uint64_t>(b * s.heads_q) << 32;
 
-  const auto expect = [&](const char* name, const Tensor& part, const Array& got) {
-    if (got.given() && bytes_of(part) != bytes_of(got.tensor())) {
-      verdict.fail(fmt::format("{}: other bits when sequence {} stands alone", name, b));
-    }
+  const auto expect = [&](const char* name, const Part& part, const Array& got) {
+    compare(name, part, got, verdict);
   };
   const auto row_part = [&](const Array& a) { return sequence_of(a.tensor(), s.rows, b, rows); };
   const auto key_part = [&](const Array& a) { return sequence_of(a.tensor(), s.keys, b, keys); };
   const auto lse_part = [&](const Array& a) { return lse_of(a.tensor(), s.rows, b, rows); };
 
-  forward({q, k, v, out.tensor(), lse.tensor()}, o);
+  place.run(memory(), [&](const Place::Here& here) {
+    forward(here(ForwardArgs{q, k, v, out.tensor(), lse.tensor()}), here(o), here.stream());
+  });
   expect("out", row_part(whole.out), out);
   if (s.lse) expect("lse", lse_part(whole.lse), lse);
   if (!s.backward) return;
@@ -200,9 +240,11 @@ void Alone::run(Verdict& verdict) const {
   const Part dlse = lse_part(whole.dlse);
   const Part whole_out = row_part(whole.out);
   const Part whole_lse = lse_part(whole.lse);
-  backward({dout, q, k, v, whole_out, whole_lse, dq.tensor(), dk.tensor(), dv.tensor(), dlse,
-            dbias.tensor()},
-           o);
+  const BackwardArgs args{dout,        q,           k,           v,    whole_out,     whole_lse,
+                          dq.tensor(), dk.tensor(), dv.tensor(), dlse, dbias.tensor()};
+  place.run(memory(), [&](const Place::Here& here) {
+    backward(here(args), here(o), here.stream());
+  });
   expect("dq", row_part(whole.dq), dq);
   expect("dk", key_part(whole.dk), dk);
   expect("dv", key_part(whole.dv), dv);
@@ -211,40 +253,58 @@ void Alone::run(Verdict& verdict) const {
   }
 }
 
+/// Both passes with these options, or one of them, into fresh outputs.
+void expect_same_calls(const Case& c, Place& place, const Options& options, const std::string& how,
+                       Verdict& verdict) {
+  expect_same(c, false, how, verdict, [&] {
+    place.run(c.memory(), [&](const Place::Here& here) {
+      forward(here(c.forward_args()), here(options), here.stream());
+    });
+  });
+  if (!c.spec.backward) return;
+  expect_same(c, true, how, verdict, [&] {
+    place.run(c.memory(), [&](const Place::Here& here) {
+      backward(here(c.backward_args()), here(options), here.stream());
+    });
+  });
+}
+
 }  // namespace
 
-void check_threads(const Case& c, Verdict& verdict) {
+void check_again(const Case& c, Place& place, Verdict& verdict) {
+  expect_same_calls(c, place, c.options(), "in a second call", verdict);
+}
+
+void check_threads(const Case& c, Place& place, Verdict& verdict) {
   Options options = c.options();
   for (const int32_t threads : {1, 2, 3}) {
     if (threads == c.spec.num_threads) continue;
     options.num_threads = threads;
-    const std::string how =
-        fmt::format("with {} threads than with {}", threads, c.spec.num_threads);
-    expect_same(c, false, how, verdict, [&] { forward(c.forward_args(), options); });
-    if (!c.spec.backward) continue;
-    expect_same(c, true, how, verdict, [&] { backward(c.backward_args(), options); });
+    expect_same_calls(c, place, options,
+                      fmt::format("with {} threads than with {}", threads, c.spec.num_threads),
+                      verdict);
   }
 }
 
-void check_plan(const Case& c, Verdict& verdict) {
-  const Options options = c.options();
-  expect_same(c, false, "through a plan", verdict, [&] {
-    const ForwardArgs args = c.forward_args();
-    run_plan(plan_forward(args, options), args, options, verdict);
-  });
+void check_plan(const Case& c, Place& place, Verdict& verdict) {
+  const std::string how = "through a plan";
+  expect_same(c, false, how, verdict,
+              [&] { run_plan(c, place, c.forward_args(), verdict, plan_forward); });
   if (!c.spec.backward) return;
-  expect_same(c, true, "through a plan", verdict, [&] {
-    const BackwardArgs args = c.backward_args();
-    run_plan(plan_backward(args, options), args, options, verdict);
-  });
+  expect_same(c, true, how, verdict,
+              [&] { run_plan(c, place, c.backward_args(), verdict, plan_backward); });
 }
 
 bool can_stand_alone(const Spec& spec) {
   return spec.dropout_p == 0 || std::has_single_bit(static_cast<uint64_t>(spec.heads_q));
 }
 
-void check_alone(const Case& c, Verdict& verdict) {
-  for (int64_t b = 0; b < c.spec.batch; ++b) Alone(c, b).run(verdict);
+bool same_bits_alone(const Spec& spec) {
+  return spec.offer->same_bits_alone || spec.batch_invariant;
+}
+
+void check_alone(const Case& c, Place& place, Verdict& verdict) {
+  for (int64_t b = 0; b < c.spec.batch; ++b) Alone(c, b).run(place, verdict);
 }
 
 }  // namespace fa::check

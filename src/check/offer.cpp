@@ -1,0 +1,54 @@
+#include "check/offer.hpp"
+
+#include <initializer_list>
+
+namespace fa::check {
+namespace {
+
+Features all_but(std::initializer_list<Feature> absent) {
+  Features features = Features().set();
+  for (const Feature f : absent) features.reset(bit(f));
+  return features;
+}
+
+}  // namespace
+
+// Tiles of 96 rows and 128 keys.
+const Offer cpu_offer{
+    .features = all_but({}),
+    .tile_rows = 96,
+    .tile_keys = 128,
+    .next_rows_least = 90,
+    .next_rows_most = 110,
+    .next_keys_least = 120,
+    .next_keys_most = 140,
+    .split_keys = 1024,
+    .split_most = 2,
+    .small_rows = 48,
+    .small_keys = 80,
+    .work_limit = 1.5e6,
+    .any_dim = true,
+    .same_bits_alone = true,
+};
+
+// Tiles of 64, 128 and 192 rows and of 32 to 128 keys. A problem of 2e7 multiply-adds takes the
+// reference some 100 ms.
+const Offer cuda_offer{
+    .features = all_but({Feature::fp32, Feature::threads, Feature::backward, Feature::dbias,
+                         Feature::dsinks, Feature::dlse}),
+    .tile_rows = 128,
+    .tile_keys = 128,
+    .next_rows_least = 129,
+    .next_rows_most = 170,
+    .next_keys_least = 129,
+    .next_keys_most = 170,
+    .split_keys = 1024,
+    .split_most = 4,
+    .small_rows = 100,
+    .small_keys = 150,
+    .work_limit = 2e7,
+    .any_dim = false,
+    .same_bits_alone = false,
+};
+
+}  // namespace fa::check

@@ -1,0 +1,79 @@
+#include "check/problems.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "check/random.hpp"
+
+namespace fa::check {
+namespace {
+
+// Keeps a configuration's numbers apart from those of problem and case.
+constexpr uint64_t configuration_stream = 0xc0f1;
+
+// Of this many random candidates, that with the most new pairs is taken (Cohen et al., The AETG
+// system, 1997): all pairs of 31 features meet in fewer than 30 configurations.
+constexpr int candidates = 30;
+
+bool has(const Features& features, Pair pair) {
+  return features[bit(pair.a)] && features[bit(pair.b)];
+}
+
+void shuffle(std::vector<Pair>& pairs, Random& random) {
+  for (size_t n = pairs.size(); n > 1; --n) {
+    std::swap(pairs[n - 1], pairs[static_cast<size_t>(random.below(static_cast<int64_t>(n)))]);
+  }
+}
+
+}  // namespace
+
+Problems::Problems(uint64_t seed, const Offer& offer, int64_t configurations)
+    : seed_(seed), offer_(offer), pairs_(allowed_pairs(offer.features)) {
+  if (configurations > 0) choose(configurations);
+}
+
+void Problems::choose(int64_t configurations) {
+  Random random(seed_ ^ configuration_stream);
+  std::vector<Pair> open = pairs_;
+  shuffle(open, random);
+  while (static_cast<int64_t>(features_.size()) < configurations) {
+    // Once every pair has met, any may meet again.
+    const Pair wanted =
+        open.empty() ? pairs_[static_cast<size_t>(
+                           random.below(static_cast<int64_t>(pairs_.size())))]
+                     : open.front();
+    Features best;
+    int64_t most = -1;
+    for (int n = 0; n < candidates; ++n) {
+      const Features drawn = draw_features(wanted, offer_.features, random);
+      const int64_t met =
+          std::count_if(open.begin(), open.end(), [&](Pair p) { return has(drawn, p); });
+      if (met > most) {
+        most = met;
+        best = drawn;
+      }
+    }
+    features_.push_back(best);
+    std::erase_if(open, [&](Pair p) { return has(best, p); });
+  }
+  never_asked_ = open;
+}
+
+Spec Problems::draw(int64_t index) const {
+  Random random(seed_, static_cast<uint64_t>(index));
+  Spec spec;
+  if (features_.empty()) {
+    const Pair pair = pairs_[static_cast<size_t>(index) % pairs_.size()];
+    const Features features = draw_features(pair, offer_.features, random);
+    spec = draw_spec(offer_, features, random, random);
+  } else {
+    const size_t configuration = static_cast<size_t>(index) % features_.size();
+    Random fixed(seed_ ^ configuration_stream, configuration);
+    spec = draw_spec(offer_, features_[configuration], fixed, random);
+  }
+  spec.seed = seed_;
+  spec.index = index;
+  return spec;
+}
+
+}  // namespace fa::check
