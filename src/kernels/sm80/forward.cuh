@@ -35,6 +35,7 @@ constexpr int slices = depth / 16;
 using QueryTile = SharedTile<rows, depth>;
 using KeyTile = SharedTile<c::keys, depth>;
 using ValueTile = SharedTile<c::keys, width>;
+using Softmax = OnlineSoftmax<Element, m_tiles>;
 using OutTile = SharedTile<rows, width>;
 
 constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
@@ -60,7 +61,7 @@ struct Forward {
   u32 q[c::query_slices == 0 ? 1 : c::query_slices][m_tiles][4];  ///< the slices kept in registers
   float o[m_tiles][o_tiles][4] = {};
   u32 p_packed[n_tiles / 2][m_tiles][4];  ///< P of the last step, as operand A
-  OnlineSoftmax<m_tiles> softmax;
+  Softmax softmax;
   bool unseen = true;  ///< some row of the warp has not seen a key
   const Score<Terms> score;
   const float factor = Terms::none ? p.scale : 1;  ///< what the scores still lack
@@ -330,13 +331,13 @@ struct Forward {
           const float sink =
               log2_e * Format<c::sinks>::load(p.sinks.data, place.head * p.sinks.head);
           const float larger = fmaxf(maximum, sink);
-          const float used = OnlineSoftmax<1>::finite(larger);
+          const float used = Softmax::finite(larger);
           scale *= ptx::exp2(maximum - used);
-          sum = sum * ptx::exp2(maximum - used) + ptx::exp2(sink - used);
+          sum = sum * ptx::exp2(maximum - used) + ptx::exp2(sink - used + Element::headroom);
           maximum = larger;
         }
         const bool none = maximum == minus_infinity;
-        float lse = none ? minus_infinity : (maximum + ptx::log2(sum)) * (1 / log2_e);
+        float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
         scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) / sum;
         if (row >= place.rows.length) {
           scale = 0;

@@ -17,6 +17,9 @@ struct Format;
 template <>
 struct Format<Number::float16> {
   static constexpr float largest_p = 32768;  ///< no P, nor a sum of a few, may pass 65504
+  /// P begins as at most 2^6, which keeps small ones out of the subnormal numbers below 2^-14: with
+  /// dropout of 0.9 these would be all that is left of a row.
+  static constexpr float headroom = 6;
   static constexpr bool tanh_by_instruction = false;
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     ptx::mma_f16(d, a, b0, b1);
@@ -34,6 +37,7 @@ template <>
 struct Format<Number::bfloat16> {
   /// 2^60: with values under 1e15 and sums over any sequence, O stays in float32.
   static constexpr float largest_p = 1152921504606846976.0f;
+  static constexpr float headroom = 0;
   /// Its relative error of 2^-11 is far under the format's own 2^-9.
   static constexpr bool tanh_by_instruction = true;
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {

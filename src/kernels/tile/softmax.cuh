@@ -20,7 +20,7 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-template <int m_tiles>
+template <typename Element, int m_tiles>
 struct OnlineSoftmax {
   float maximum[m_tiles][2];  ///< of scores times `factor`, so far; -inf before the first key
   float sum[m_tiles][2];      ///< this lane's part of the row's sum of P
@@ -62,7 +62,7 @@ struct OnlineSoftmax {
     }
   }
 
-  /// S := P = exp2(factor * S - m), and this lane's sums of it.
+  /// S := P = exp2(factor * S - m + headroom), and this lane's sums of it.
   template <int n_tiles>
   __device__ void exponentiate(float (&s)[m_tiles][n_tiles][4], float (&added)[m_tiles][2],
                                float factor) const {
@@ -74,7 +74,7 @@ struct OnlineSoftmax {
       for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          s[m][n][e] = ptx::exp2(fmaf(s[m][n][e], factor, -finite(maximum[m][e / 2])));
+          s[m][n][e] = ptx::exp2(fmaf(s[m][n][e], factor, Element::headroom - finite(maximum[m][e / 2])));
           added[m][e / 2] += s[m][n][e];
         }
       }
