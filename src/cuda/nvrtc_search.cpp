@@ -131,7 +131,10 @@ void search_loader_folders(Search& search) {
   auto* paths = reinterpret_cast<Dl_serinfo*>(room.data());
   dlinfo(program, RTLD_DI_SERINFOSIZE, paths);
   if (dlinfo(program, RTLD_DI_SERINFO, paths) != 0) return;
-  for (unsigned i = 0; i < paths->dls_cnt; ++i) search.folder(paths->dls_serpath[i].dls_name);
+  for (unsigned i = 0; i < paths->dls_cnt; ++i) {
+    const fs::path folder = paths->dls_serpath[i].dls_name;
+    if (folder.is_absolute()) search.folder(folder);  // not what happens to lie in "."
+  }
 }
 
 void search_toolkits(Search& search) {
