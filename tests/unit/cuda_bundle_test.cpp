@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "cuda/bundle.hpp"
+#include "cuda/kernel_store.hpp"
 #include "cuda_folder.hpp"
 #include "fa/attention.hpp"
 
@@ -104,6 +105,29 @@ TEST(Bundle, IsNotWrittenWhereItCannotBe) {
   EXPECT_NE(write(folder / "none/bundle").find("No such file"), std::string::npos);
   EXPECT_NE(write("/proc/bundle"), "");
   EXPECT_TRUE(folder.files().empty());
+}
+
+// No NVRTC can be had here: what the bundle holds needs none, and the rest is told apart.
+TEST(Bundle, NeedsNoCompiler) {
+  const Folder folder;
+  setenv("FA_NVRTC", "/none", 1);
+  const auto store = [&](const Digest& sources) {
+    std::vector<Bundle> bundles;
+    if (std::filesystem::exists(folder / "b")) bundles.emplace_back(folder / "b");
+    return KernelStore(test_sources, sources, DiskCache(folder / "cache"), std::move(bundles));
+  };
+  const Digest key = store(made_of).key(test_spec(1), "sm_80");
+  write_bundle(folder / "b", made_of, {{key, {'c', 'o', 'd', 'e'}}});
+  EXPECT_EQ(*store(made_of).cubin(test_spec(1), "sm_80"), (std::vector<char>{'c', 'o', 'd', 'e'}));
+  const auto error = [&](const Digest& sources) {
+    return error_of([&] { store(sources).cubin(test_spec(2), "sm_80"); });
+  };
+  EXPECT_NE(error(made_of).find("(for store of test/store.cuh on sm_80); FA_BUNDLE: " +
+                                (folder / "b") + " does not hold it"),
+            std::string::npos)
+      << error(made_of);
+  EXPECT_NE(error(made_of).find("FA_NVRTC: \"/none\" does not exist"), std::string::npos);
+  EXPECT_NE(error({1, 1}).find("was made by another version of this library"), std::string::npos);
 }
 
 }  // namespace
