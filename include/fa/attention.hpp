@@ -264,10 +264,9 @@ struct BundleSize {
   int64_t kernels = 0;
   int64_t bytes = 0;
 };
-FA_API BundleSize
-compile_bundle(const std::string& path, const std::string& preset,
-               const std::vector<std::string>& archs, int32_t threads = 0,
-               const std::function<void(int64_t done, int64_t total)>& progress = {});
+FA_API BundleSize compile_bundle(
+    const std::string& path, const std::string& preset, const std::vector<std::string>& archs,
+    int32_t threads = 0, const std::function<void(int64_t done, int64_t total)>& progress = {});
 /// The kernels that it compiles, one a line.
 FA_API std::vector<std::string> bundle_kernels(const std::string& preset,
                                                const std::vector<std::string>& archs);

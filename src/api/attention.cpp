@@ -9,6 +9,7 @@
 #include "cpu/passes.hpp"
 #include "cpu/target.hpp"
 #include "cpu/workspace_pool.hpp"
+#include "cuda/memory_pool.hpp"
 #include "plan/cpu_plan.hpp"
 #include "problem/argument.hpp"
 #include "problem/problem.hpp"
@@ -181,7 +182,10 @@ Plan plan_backward(const BackwardArgs& args, const Options& options) {
   return plan;
 }
 
-void release_memory() { cpu::release_workspaces(); }
+void release_memory() {
+  cpu::release_workspaces();
+  cuda::release_device_memory();
+}
 
 const char* cpu_target() {
   static const std::string name = cpu::target_name();

@@ -69,8 +69,8 @@ std::string cuda_info() {
     text += fmt::format("cuda device {}: {}\n", id, told([&] { return device_text(id); }));
   }
   text += fmt::format("nvrtc: {}\n", told([] {
-    return fmt::format("{}.{} {}", nvrtc().major, nvrtc().minor, nvrtc().path);
-  }));
+                        return fmt::format("{}.{} {}", nvrtc().major, nvrtc().minor, nvrtc().path);
+                      }));
   try {
     text += store_text();
   } catch (const Error& error) {

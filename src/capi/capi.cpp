@@ -258,8 +258,8 @@ fa_status fa_cuda_info(const char** text) {
 }
 
 fa_status fa_compile_bundle(const char* path, const char* preset, const char* archs,
-                            int32_t threads, int64_t* kernels, int64_t* bytes,
-                            fa_progress progress, void* progress_data) {
+                            int32_t threads, int64_t* kernels, int64_t* bytes, fa_progress progress,
+                            void* progress_data) {
   return guarded([&] {
     need("path", path);
     need("preset", preset);

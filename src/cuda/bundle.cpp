@@ -39,7 +39,7 @@ std::string_view bytes_of(const std::vector<Bundle::Place>& index) {
 }  // namespace
 
 void check_bundle_path(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     fail_to_write(path, "it is no plain file");
   }
@@ -87,7 +87,7 @@ int64_t write_bundle(const std::string& path, const Digest& sources,
 
 Bundle::Bundle(const std::string& path)
     : path_(path), file_(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {
-  struct stat status {};
+  struct stat status{};
   if (!file_.is_open() || fstat(file_.fd(), &status) != 0) fail(std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail("it is no plain file");
   const auto file_bytes = static_cast<uint64_t>(status.st_size);
@@ -104,8 +104,7 @@ Bundle::Bundle(const std::string& path)
   if (header.count > (file_bytes - sizeof header) / sizeof(Place)) fail("it is truncated");
   sources_ = header.sources;
   index_.resize(header.count);
-  if (!read_all(file_,
-                {reinterpret_cast<char*>(index_.data()), index_.size() * sizeof(Place)},
+  if (!read_all(file_, {reinterpret_cast<char*>(index_.data()), index_.size() * sizeof(Place)},
                 sizeof header)) {
     fail("it is truncated");
   }

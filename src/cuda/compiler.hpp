@@ -10,8 +10,8 @@
 
 namespace fa::cuda {
 
-/// What the compiler is told for every kernel beside the architecture. 177: a constant of the config
-/// that nobody reads, which would fill the logs.
+/// What the compiler is told for every kernel beside the architecture. 177: a constant of the
+/// config that nobody reads, which would fill the logs.
 inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device",
                                                   "-diag-suppress=177"};
 

@@ -1,5 +1,5 @@
-// The part of NVIDIA's driver API that is used, declared here: no toolkit is needed to build. A test
-// compares all of it with the real cuda.h.
+// The part of NVIDIA's driver API that is used, declared here: no toolkit is needed to build. A
+// test compares all of it with the real cuda.h.
 #pragma once
 
 #include <cstddef>

@@ -150,8 +150,7 @@ const LoadedKernel& KernelStore::load(const KernelSpec& spec, int device) {
 }
 
 StoreCounters KernelStore::counters() const {
-  return {compiled_, from_disk_, from_bundle_,
-          static_cast<double>(compile_microseconds_) * 1e-6};
+  return {compiled_, from_disk_, from_bundle_, static_cast<double>(compile_microseconds_) * 1e-6};
 }
 
 KernelStore& kernel_store() {

@@ -37,9 +37,9 @@ std::vector<Target> preset_targets(const std::string& preset,
     throw Error(Status::invalid_argument,
                 fmt::format("arch: none is given; allowed are {}", fmt::join(known_archs(), ", ")));
   }
+  for (const std::string& arch : archs) need_one_of("arch", arch, known_archs());
   std::vector<Target> targets;
   for (const std::string& arch : archs) {
-    need_one_of("arch", arch, known_archs());
     const std::vector<KernelSpec> specs = preset_kernels(preset, arch);
     if (specs.empty()) {
       throw Error(Status::unsupported,
@@ -50,9 +50,8 @@ std::vector<Target> preset_targets(const std::string& preset,
   return targets;
 }
 
-int64_t precompile(KernelStore& store, const std::string& path,
-                   const std::vector<Target>& targets, int threads,
-                   const std::function<void(int64_t)>& progress) {
+int64_t precompile(KernelStore& store, const std::string& path, const std::vector<Target>& targets,
+                   int threads, const std::function<void(int64_t)>& progress) {
   check_bundle_path(path);
   std::vector<BundleEntry> entries(targets.size());
   std::mutex mutex;

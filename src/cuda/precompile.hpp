@@ -22,8 +22,7 @@ std::vector<Target> preset_targets(const std::string& preset,
 
 /// Compiles them and writes the bundle, or nothing: returns its size in bytes. threads: 0 is one
 /// for each core. progress(done): called by one thread at a time. Throws Error.
-int64_t precompile(KernelStore& store, const std::string& path,
-                   const std::vector<Target>& targets, int threads,
-                   const std::function<void(int64_t)>& progress);
+int64_t precompile(KernelStore& store, const std::string& path, const std::vector<Target>& targets,
+                   int threads, const std::function<void(int64_t)>& progress);
 
 }  // namespace fa::cuda

@@ -1,4 +1,5 @@
-// The disk cache under faults: what is damaged, foreign or full costs a compilation, never an error.
+// The disk cache under faults: what is damaged, foreign or full costs a compilation, never an
+// error.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -39,7 +40,7 @@ TEST(DiskCache, GivesBackWhatWasStored) {
   const Folder folder;
   const DiskCache cache(folder / "a/b/cache/");
   ASSERT_EQ(cache.problem(), "");
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(stat((folder / "a/b/cache").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777, 0700U);
 
@@ -199,7 +200,8 @@ TEST(DiskCache, SurvivesKills) {
 
 class TinyDisk {
  public:
-  TinyDisk() : mounted_(mount("none", folder_.path().c_str(), "tmpfs", 0, "size=64k,mode=0700") == 0) {}
+  TinyDisk()
+      : mounted_(mount("none", folder_.path().c_str(), "tmpfs", 0, "size=64k,mode=0700") == 0) {}
   ~TinyDisk() {
     if (mounted_) umount(folder_.path().c_str());
   }
@@ -221,7 +223,8 @@ TEST(DiskCache, LeavesNothingOnAFullDisk) {
   EXPECT_EQ(cache.load(key), some_code(20000));
   EXPECT_EQ(disk.folder().files().size(), 1U);
 
-  ASSERT_EQ(mount("none", disk.folder().path().c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr), 0);
+  ASSERT_EQ(mount("none", disk.folder().path().c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr),
+            0);
   const DiskCache read_only(disk.folder().path());
   read_only.store(other_key, some_code(10));
   EXPECT_FALSE(read_only.lock(other_key).is_open());

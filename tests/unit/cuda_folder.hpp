@@ -30,7 +30,8 @@ class Folder {
   std::vector<std::string> files(const std::string& suffix = "") const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(path_)) {
-      if (entry.path().filename().string().ends_with(suffix)) names.push_back(entry.path().string());
+      if (entry.path().filename().string().ends_with(suffix))
+        names.push_back(entry.path().string());
     }
     return names;
   }

@@ -61,7 +61,8 @@ TEST_F(NvrtcSearchTest, TakesOnlyWhatFaNvrtcNames) {
   std::filesystem::create_symlink(file, folder_ / "named/libnvrtc.so.12");
   make("cuda/lib64", "libnvrtc.so.13");
   setenv("CUDA_PATH", (folder_ / "cuda").c_str(), 1);
-  for (const char* name : {"named", "named/", "named/libnvrtc.so.12", "named/libnvrtc.so.12.8.93"}) {
+  for (const char* name :
+       {"named", "named/", "named/libnvrtc.so.12", "named/libnvrtc.so.12.8.93"}) {
     setenv("FA_NVRTC", (folder_ / name).c_str(), 1);
     EXPECT_EQ(search_nvrtc(13).files, std::vector<std::string>{file}) << name;
   }

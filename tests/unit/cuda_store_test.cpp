@@ -160,9 +160,8 @@ TEST(KernelStore, TriesAgainAfterAFailure) {
 TEST(KernelStore, CompilesOnceForManyThreads) {
   const Folder folder;
   KernelStore store = store_in(folder.path());
-  parallel_for(32, 16, [&](int64_t i) {
-    store.cubin(test_spec(static_cast<int>(i % 4)), "sm_80");
-  });
+  parallel_for(32, 16,
+               [&](int64_t i) { store.cubin(test_spec(static_cast<int>(i % 4)), "sm_80"); });
   EXPECT_EQ(store.counters().compiled, 4);
 }
 
@@ -196,9 +195,9 @@ TEST(KernelStore, WritesNoBundleWhenAKernelFails) {
            Status::invalid_argument);
   EXPECT_TRUE(folder.files("fab").empty());
   EXPECT_TRUE(folder.files("tmp").empty());
-  EXPECT_TRUE(contains(error_of([] { preset_targets("none", {"sm_80"}); },
-                                Status::invalid_argument),
-                       "preset: is \"none\"; allowed are llm"));
+  EXPECT_TRUE(
+      contains(error_of([] { preset_targets("none", {"sm_80"}); }, Status::invalid_argument),
+               "preset: is \"none\"; allowed are llm"));
   EXPECT_TRUE(contains(error_of([] { preset_targets("llm", {"sm_1"}); }, Status::invalid_argument),
                        "arch: is \"sm_1\"; allowed are sm_80"));
   error_of([] { preset_targets("llm", {}); }, Status::invalid_argument);
