@@ -5,6 +5,7 @@
 #include <link.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
@@ -162,7 +163,11 @@ NvrtcSearch search_nvrtc(int newest_major) {
 int nvrtc_major(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
-  return name.starts_with(stem) ? std::atoi(name.c_str() + stem.size()) : 0;
+  int major = 0;
+  if (name.starts_with(stem)) {
+    std::from_chars(name.data() + stem.size(), name.data() + name.size(), major);
+  }
+  return major;
 }
 
 }  // namespace fa::cuda
