@@ -18,7 +18,7 @@ demo: build/build.ninja ## Builds and runs the demo: famous models' attention, c
 
 test: test-cpp test-python ## Builds and runs all tests
 
-test-cpp: build ## The library's and the program's tests
+test-cpp: build python-packages ## The library's and the program's tests
 	@tools/run_tests build --parallel $(JOBS)
 
 test-python: build-packages python-packages ## The Python package's, from its wheel
@@ -27,7 +27,7 @@ test-python: build-packages python-packages ## The Python package's, from its wh
 wheel: build-packages python-packages ## The Python package's wheel, in build-python/dist
 	@tools/build_wheel
 
-sanitize: build-sanitize/build.ninja ## Tests and 500 random problems under ASan and UBSan
+sanitize: build-sanitize/build.ninja python-packages ## Tests and 500 random problems under ASan and UBSan
 	@cmake --build build-sanitize -j $(JOBS)
 	@tools/run_tests build-sanitize --parallel $(JOBS)
 

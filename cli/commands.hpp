@@ -16,6 +16,7 @@ Command add_run(CLI::App& program);
 Command add_check(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_info(CLI::App& program);
+Command add_compile(CLI::App& program);
 /// Hidden: `demo` starts it as a process of its own, whose peak memory it wants to know.
 Command add_measure(CLI::App& program);
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -119,6 +120,11 @@ int run(const InfoFlags& flags) {
   fmt::print("instruction set  {}\n", cpu_target());
   fmt::print("available        {}\n", cpu_targets());
   fmt::print("highway          {}.{}.{}\n", HWY_MAJOR, HWY_MINOR, HWY_PATCH);
+  std::istringstream lines(cuda_info());
+  for (std::string line; std::getline(lines, line);) {
+    const size_t colon = line.find(": ");
+    fmt::print("{:16} {}\n", line.substr(0, colon), line.substr(colon + 2));
+  }
   return exit_right;
 }
 

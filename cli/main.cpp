@@ -57,8 +57,9 @@ int main(int argc, char** argv) {
   CLI::App program(description, "fa");
   program.set_version_flag("--version", std::string("fa ") + version());
   program.require_subcommand(1);
-  const std::vector<Command> commands{add_demo(program),  add_run(program),  add_check(program),
-                                      add_bench(program), add_info(program), add_measure(program)};
+  const std::vector<Command> commands{add_demo(program),   add_run(program),  add_check(program),
+                                      add_bench(program),  add_info(program), add_compile(program),
+                                      add_measure(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::RequiredError& error) {

@@ -16,11 +16,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #if defined(__GNUC__)
 #define FA_API __attribute__((visibility("default")))
@@ -253,6 +255,24 @@ FA_API void release_memory();
 /// to be used instead; it is read once, at first use, and a name that cannot be had is an Error.
 FA_API const char* cpu_target();
 FA_API const char* cpu_targets();
+
+/// What the library finds of CUDA, one `name: value` a line: driver, devices, NVRTC, the cache of
+/// compiled kernels, bundles, and why something is missing (docs/cuda.md).
+FA_API std::string cuda_info();
+
+/// Compiles a preset of kernels ahead ("llm") for some architectures ("sm_80", "sm_90a") into one
+/// file. Programs that run with FA_BUNDLE=path need no NVRTC and no cache. No device is needed.
+/// `progress` is called by one thread at a time. Throws Error, and then writes nothing.
+struct BundleSize {
+  int64_t kernels = 0;
+  int64_t bytes = 0;
+};
+FA_API BundleSize compile_bundle(
+    const std::string& path, const std::string& preset, const std::vector<std::string>& archs,
+    int32_t threads = 0, const std::function<void(int64_t done, int64_t total)>& progress = {});
+/// The kernels that it compiles, one a line.
+FA_API std::vector<std::string> bundle_kernels(const std::string& preset,
+                                               const std::vector<std::string>& archs);
 
 /// "major.minor.patch".
 FA_API const char* version();

@@ -233,6 +233,19 @@ FA_API fa_status fa_release_memory(void);
 FA_API fa_status fa_cpu_target(const char** target);
 FA_API fa_status fa_cpu_targets(const char** targets);
 
+/* What the library finds of CUDA, one `name: value` a line; good until this thread's next call of
+ * this function. */
+FA_API fa_status fa_cuda_info(const char** text);
+
+/* Compiles a preset of kernels ahead ("llm") for architectures separated by commas
+ * ("sm_80,sm_90a") into one file, for programs that run with FA_BUNDLE=path. threads: 0 is one for
+ * each core. kernels and bytes, how many there are and the file's size, and progress may be null;
+ * progress is called by one thread at a time. After an error nothing has been written. */
+typedef void (*fa_progress)(int64_t done, int64_t total, void* data);
+FA_API fa_status fa_compile_bundle(const char* path, const char* preset, const char* archs,
+                                   int32_t threads, int64_t* kernels, int64_t* bytes,
+                                   fa_progress progress, void* progress_data);
+
 /* "major.minor.patch" of the library that runs, and its FA_ABI_VERSION. */
 FA_API const char* fa_version(void);
 FA_API int32_t fa_abi_version(void);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "fa/attention.hpp"
 #include "fa/fa.h"
@@ -70,6 +71,16 @@ T versioned(const char* name, const T& given, T result) {
   }
   std::memcpy(static_cast<void*>(&result), bytes, std::min(given.size, sizeof(T)));
   return result;
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
 }
 
 fa::Tensor tensor(const char* name, const fa_tensor* given) {
@@ -241,6 +252,31 @@ fa_status fa_cpu_targets(const char** targets) {
   return guarded([&] {
     need("targets", targets);
     *targets = fa::cpu_targets();
+  });
+}
+
+fa_status fa_cuda_info(const char** text) {
+  return guarded([&] {
+    need("text", text);
+    thread_local std::string kept;
+    kept = fa::cuda_info();
+    *text = kept.c_str();
+  });
+}
+
+fa_status fa_compile_bundle(const char* path, const char* preset, const char* archs,
+                            int32_t threads, int64_t* kernels, int64_t* bytes, fa_progress progress,
+                            void* progress_data) {
+  return guarded([&] {
+    need("path", path);
+    need("preset", preset);
+    need("archs", archs);
+    const fa::BundleSize made =
+        fa::compile_bundle(path, preset, split(archs), threads, [&](int64_t done, int64_t total) {
+          if (progress != nullptr) progress(done, total, progress_data);
+        });
+    if (kernels != nullptr) *kernels = made.kernels;
+    if (bytes != nullptr) *bytes = made.bytes;
   });
 }
 

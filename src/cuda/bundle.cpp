@@ -25,23 +25,32 @@ struct Header {
   uint64_t version = 1;
   Digest sources;
   uint64_t count = 0;
-  Digest index_checksum;
+  Digest index_checksum;  // of the sources' digest as well
 };
 
 std::string_view bytes_of(const std::vector<Bundle::Place>& index) {
   return {reinterpret_cast<const char*>(index.data()), index.size() * sizeof(Bundle::Place)};
 }
 
+[[noreturn]] void fail_to_write(const std::string& path, const std::string& why) {
+  throw Error(Status::invalid_argument, fmt::format("bundle: cannot write {}: {}", path, why));
+}
+
 }  // namespace
+
+void check_bundle_path(const std::string& path) {
+  struct stat status{};
+  if (stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    fail_to_write(path, "it is no plain file");
+  }
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  if (access(folder.c_str(), W_OK | X_OK) != 0) fail_to_write(path, std::strerror(errno));
+}
 
 int64_t write_bundle(const std::string& path, const Digest& sources,
                      const std::vector<BundleEntry>& entries) {
-  const auto fail = [&](const std::string& why) {
-    throw Error(Status::invalid_argument, fmt::format("bundle: cannot write {}: {}", path, why));
-  };
-  struct stat status {};
-  if (stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) fail("it is no plain file");
-
+  check_bundle_path(path);
   std::vector<const BundleEntry*> sorted;
   for (const BundleEntry& entry : entries) sorted.push_back(&entry);
   const auto key = [](const BundleEntry* entry) { return entry->key; };
@@ -59,11 +68,11 @@ int64_t write_bundle(const std::string& path, const Digest& sources,
   Header header;
   header.sources = sources;
   header.count = index.size();
-  header.index_checksum = digest(bytes_of(index));
+  header.index_checksum = digest(bytes_of(index), sources);
 
   const std::string temporary = temporary_name(path);
   File file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (!file.is_open()) fail(std::strerror(errno));
+  if (!file.is_open()) fail_to_write(path, std::strerror(errno));
   bool written = write_all(file, {reinterpret_cast<const char*>(&header), sizeof header}) &&
                  write_all(file, bytes_of(index));
   for (const BundleEntry* entry : sorted) written = written && write_all(file, entry->code);
@@ -71,14 +80,14 @@ int64_t write_bundle(const std::string& path, const Digest& sources,
   if (!written) {
     const std::string why = std::strerror(errno);
     unlink(temporary.c_str());
-    fail(why);
+    fail_to_write(path, why);
   }
   return static_cast<int64_t>(offset);
 }
 
 Bundle::Bundle(const std::string& path)
     : path_(path), file_(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {
-  struct stat status {};
+  struct stat status{};
   if (!file_.is_open() || fstat(file_.fd(), &status) != 0) fail(std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail("it is no plain file");
   const auto file_bytes = static_cast<uint64_t>(status.st_size);
@@ -95,12 +104,11 @@ Bundle::Bundle(const std::string& path)
   if (header.count > (file_bytes - sizeof header) / sizeof(Place)) fail("it is truncated");
   sources_ = header.sources;
   index_.resize(header.count);
-  if (!read_all(file_,
-                {reinterpret_cast<char*>(index_.data()), index_.size() * sizeof(Place)},
+  if (!read_all(file_, {reinterpret_cast<char*>(index_.data()), index_.size() * sizeof(Place)},
                 sizeof header)) {
     fail("it is truncated");
   }
-  if (digest(bytes_of(index_)) != header.index_checksum) fail("its index is damaged");
+  if (digest(bytes_of(index_), sources_) != header.index_checksum) fail("its index is damaged");
   for (const Place& place : index_) {
     if (place.offset > file_bytes || place.bytes > file_bytes - place.offset) {
       fail("it is truncated");

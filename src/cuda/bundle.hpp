@@ -17,6 +17,9 @@ struct BundleEntry {
   std::vector<char> code;
 };
 
+/// Throws Error (invalid_argument) where write_bundle() would: asked before minutes of compiling.
+void check_bundle_path(const std::string& path);
+
 /// Written beside and renamed: there is the whole file or none. sources: digest of the device code
 /// that the kernels were compiled from. Returns the file's size. Throws Error (invalid_argument)
 /// naming `path`.

@@ -10,8 +10,10 @@
 
 namespace fa::cuda {
 
-/// What the compiler is told for every kernel beside the architecture.
-inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device"};
+/// What the compiler is told for every kernel beside the architecture. 177: a constant of the
+/// config that nobody reads, which would fill the logs.
+inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device",
+                                                  "-diag-suppress=177"};
 
 /// A cubin for "sm_80", "sm_90a" ... The program is the spec's config and its source; includes name
 /// `headers` relative to src/kernels. Throws Error: there is no NVRTC (unsupported), or it refuses

@@ -30,10 +30,10 @@ struct Devices {
 Slot& slot(int id) {
   static auto* devices = new Devices;  // never destroyed: threads may still call at exit
   if (id < 0 || id >= devices->count) {
-    throw Error(Status::invalid_argument, fmt::format("device: there is no CUDA device {}; there {}",
-                                                      id, devices->count == 1
-                                                              ? "is one, 0"
-                                                              : fmt::format("are {}", devices->count)));
+    throw Error(
+        Status::invalid_argument,
+        fmt::format("device: there is no CUDA device {}; there {}", id,
+                    devices->count == 1 ? "is one, 0" : fmt::format("are {}", devices->count)));
   }
   return devices->slots[id];
 }
@@ -71,9 +71,7 @@ CUcontext primary_context(int id) {
   return found.primary;
 }
 
-bool is_object(void* stream) {
-  return reinterpret_cast<uintptr_t>(stream) > stream_per_thread;
-}
+bool is_object(void* stream) { return reinterpret_cast<uintptr_t>(stream) > stream_per_thread; }
 
 }  // namespace
 
@@ -94,8 +92,8 @@ const DeviceInfo& device(int id) {
   const DeviceInfo& info = found.info;
   if (info.major < 8) {
     throw Error(Status::unsupported,
-                fmt::format("device: {} ({}) has compute capability {}.{}; at least 8.0 is needed", id,
-                            info.name, info.major, info.minor));
+                fmt::format("device: {} ({}) has compute capability {}.{}; at least 8.0 is needed",
+                            id, info.name, info.major, info.minor));
   }
   return info;
 }
@@ -118,9 +116,9 @@ CurrentContext::CurrentContext(int device, void* stream) {
   pushed_ = true;
   if (is_object(stream) && !is_right()) {
     api.context_pop(&context);
-    throw Error(Status::invalid_argument,
-                fmt::format("stream: belongs to device {}, and the tensors to device {}", current,
-                            device));
+    throw Error(
+        Status::invalid_argument,
+        fmt::format("stream: belongs to device {}, and the tensors to device {}", current, device));
   }
 }
 

@@ -16,8 +16,8 @@ struct Digest {
 };
 
 /// Of bytes, and of what `before` is the digest of.
-Digest digest(std::string_view bytes, const Digest& before = {0x6c62272e07bb0142,
-                                                              0x62b821756295c58d});
+Digest digest(std::string_view bytes,
+              const Digest& before = {0x6c62272e07bb0142, 0x62b821756295c58d});
 
 /// Of a list of texts, each with its length: "ab", "c" differs from "a", "bc".
 template <typename... Text>

@@ -58,7 +58,7 @@ void each_file(const File& directory, Visit visit) {
   const std::unique_ptr<DIR, int (*)(DIR*)> files(fdopendir(fd), closedir);
   if (files == nullptr) return;
   while (const dirent* entry = readdir(files.get())) {
-    struct stat status {};
+    struct stat status{};
     if (fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0) {
       visit(std::string_view(entry->d_name), status);
     }
@@ -89,7 +89,7 @@ void DiskCache::open() {
   while (folder_.size() > 1 && folder_.back() == '/') folder_.pop_back();  // "link/" is followed
   make_folders(folder_);
   File directory(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  struct stat status {};
+  struct stat status{};
   if (!directory.is_open() || fstat(directory.fd(), &status) != 0) {
     problem_ = fmt::format("{} (it must be a folder, not a link)", std::strerror(errno));
   } else if (status.st_uid != geteuid()) {
@@ -109,7 +109,7 @@ std::optional<std::vector<char>> DiskCache::load(const Digest& key) const {
       openat(directory_.fd(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (!file.is_open() && errno == ENOENT) return {};
   const auto read = [&]() -> std::optional<std::vector<char>> {
-    struct stat status {};
+    struct stat status{};
     if (!file.is_open() || fstat(file.fd(), &status) != 0 || !S_ISREG(status.st_mode) ||
         status.st_uid != geteuid()) {
       return {};
@@ -144,10 +144,10 @@ void DiskCache::store(const Digest& key, std::span<const char> code) const {
   File file(openat(directory_.fd(), temporary.c_str(),
                    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file.is_open()) return;
-  const bool written = write_all(file, {reinterpret_cast<const char*>(&header), sizeof header}) &&
-                       write_all(file, code) && file.close() &&
-                       renameat(directory_.fd(), temporary.c_str(), directory_.fd(),
-                                entry_name(key).c_str()) == 0;
+  const bool written =
+      write_all(file, {reinterpret_cast<const char*>(&header), sizeof header}) &&
+      write_all(file, code) && file.close() &&
+      renameat(directory_.fd(), temporary.c_str(), directory_.fd(), entry_name(key).c_str()) == 0;
   if (!written) unlinkat(directory_.fd(), temporary.c_str(), 0);
   remove_leftovers();
 }

@@ -32,8 +32,8 @@ struct Opened {
       return fmt::format("there is no NVIDIA driver (libcuda.so.1) here: {}", dlerror());
     }
     const auto load = [&](auto& function, const char* symbol) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(
-          dlsym(library, symbol));
+      function =
+          reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, symbol));
       return function != nullptr;
     };
     if (!load(driver.driver_version, "cuDriverGetVersion") ||

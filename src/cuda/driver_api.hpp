@@ -1,5 +1,5 @@
-// The part of NVIDIA's driver API that is used, declared here: no toolkit is needed to build. A test
-// compares all of it with the real cuda.h.
+// The part of NVIDIA's driver API that is used, declared here: no toolkit is needed to build. A
+// test compares all of it with the real cuda.h.
 #pragma once
 
 #include <cstddef>
@@ -61,27 +61,6 @@ struct CUmemPoolProps {
   unsigned char reserved[54] = {};
 };
 
-struct CUlaunchAttribute {
-  int id;
-  char pad[4];
-  union {
-    char reserved[64];
-    int value;
-    struct {
-      unsigned x, y, z;
-    } cluster;
-  };
-};
-
-struct CUlaunchConfig {
-  unsigned grid_x, grid_y, grid_z;
-  unsigned block_x, block_y, block_z;
-  unsigned shared_bytes;
-  CUstream stream;
-  CUlaunchAttribute* attributes;
-  unsigned attribute_count;
-};
-
 // Every function: member of `Driver`, symbol of libcuda.so.1 (the versions that driver 12.0 has),
 // parameters. All return CUresult.
 // clang-format off
@@ -119,8 +98,6 @@ struct CUlaunchConfig {
   X(launch, cuLaunchKernel, (CUfunction function, unsigned grid_x, unsigned grid_y,               \
       unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,                      \
       unsigned shared_bytes, CUstream stream, void** parameters, void** extra))                   \
-  X(launch_ex, cuLaunchKernelEx, (const CUlaunchConfig* config, CUfunction function,              \
-      void** parameters, void** extra))                                                           \
   X(alloc, cuMemAlloc_v2, (CUdeviceptr* pointer, size_t bytes))                                   \
   X(free, cuMemFree_v2, (CUdeviceptr pointer))                                                    \
   X(copy_to_device, cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void* from, size_t bytes,        \

@@ -26,8 +26,7 @@ bool write_all(const File& file, std::span<const char> bytes) {
 
 bool read_all(const File& file, std::span<char> bytes, size_t offset) {
   while (!bytes.empty()) {
-    const ssize_t count =
-        pread(file.fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t count = pread(file.fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count == 0) errno = 0;
     if (count <= 0) return false;

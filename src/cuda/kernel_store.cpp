@@ -112,9 +112,8 @@ KernelStore::Code KernelStore::make_cubin(const KernelSpec& spec, const std::str
     if (code) ++from_disk_;
     return code;
   };
-  const std::string identity = nvrtc_identity();
-  if (auto code = cached(digest_of(key.hex(), identity))) return std::move(*code);
   try {
+    if (auto code = cached(digest_of(key.hex(), nvrtc_identity()))) return std::move(*code);
     nvrtc();
   } catch (const Error& error) {
     throw Error(error.status(), fmt::format("{} (for {} of {} on {}){}", error.what(), spec.entry,
@@ -150,8 +149,7 @@ const LoadedKernel& KernelStore::load(const KernelSpec& spec, int device) {
 }
 
 StoreCounters KernelStore::counters() const {
-  return {compiled_, from_disk_, from_bundle_,
-          static_cast<double>(compile_microseconds_) * 1e-6};
+  return {compiled_, from_disk_, from_bundle_, static_cast<double>(compile_microseconds_) * 1e-6};
 }
 
 KernelStore& kernel_store() {

@@ -1,6 +1,7 @@
 // Memory of devices that the convenience calls take for their workspace, in the order of a stream.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 
 #include "cuda/driver_api.hpp"
@@ -16,7 +17,7 @@ class DeviceWorkspace {
   ~DeviceWorkspace();
   DeviceWorkspace(const DeviceWorkspace&) = delete;
   DeviceWorkspace& operator=(const DeviceWorkspace&) = delete;
-  void* data() const { return reinterpret_cast<void*>(pointer_); }
+  void* data() const { return std::bit_cast<void*>(pointer_); }
 
  private:
   CUdeviceptr pointer_ = 0;

@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string identity_of(const std::string& path) {
-  struct stat file {};
+  struct stat file{};
   if (stat(path.c_str(), &file) != 0) return {};
   return fmt::format("{} {} {}.{:09}", path, file.st_size, file.st_mtim.tv_sec,
                      file.st_mtim.tv_nsec);

@@ -1,5 +1,5 @@
-// The part of NVRTC, NVIDIA's run-time compiler, that is used, declared here. A test compares all of
-// it with the real nvrtc.h.
+// The part of NVRTC, NVIDIA's run-time compiler, that is used, declared here. A test compares all
+// of it with the real nvrtc.h.
 #pragma once
 
 #include <cstddef>

@@ -5,6 +5,7 @@
 #include <link.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
@@ -131,7 +132,10 @@ void search_loader_folders(Search& search) {
   auto* paths = reinterpret_cast<Dl_serinfo*>(room.data());
   dlinfo(program, RTLD_DI_SERINFOSIZE, paths);
   if (dlinfo(program, RTLD_DI_SERINFO, paths) != 0) return;
-  for (unsigned i = 0; i < paths->dls_cnt; ++i) search.folder(paths->dls_serpath[i].dls_name);
+  for (unsigned i = 0; i < paths->dls_cnt; ++i) {
+    const fs::path folder = paths->dls_serpath[i].dls_name;
+    if (folder.is_absolute()) search.folder(folder);  // not what happens to lie in "."
+  }
 }
 
 void search_toolkits(Search& search) {
@@ -159,7 +163,11 @@ NvrtcSearch search_nvrtc(int newest_major) {
 int nvrtc_major(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
-  return name.starts_with(stem) ? std::atoi(name.c_str() + stem.size()) : 0;
+  int major = 0;
+  if (name.starts_with(stem)) {
+    std::from_chars(name.data() + stem.size(), name.data() + name.size(), major);
+  }
+  return major;
 }
 
 }  // namespace fa::cuda

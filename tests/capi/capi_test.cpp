@@ -400,6 +400,25 @@ TEST_F(CApi, CpuTargets) {
   EXPECT_EQ(fa_cpu_target(nullptr), FA_INVALID_ARGUMENT);
 }
 
+TEST(Cuda, InformationAndBundlesAreThoseOfCpp) {
+  const char* text = nullptr;
+  ASSERT_EQ(fa_cuda_info(&text), FA_OK) << fa_last_error();
+  EXPECT_EQ(text, fa::cuda_info());
+  EXPECT_EQ(fa_cuda_info(nullptr), FA_INVALID_ARGUMENT);
+
+  const auto compile = [](const char* path, const char* preset, const char* archs) {
+    return fa_compile_bundle(path, preset, archs, 0, nullptr, nullptr, nullptr, nullptr);
+  };
+  EXPECT_EQ(compile(nullptr, "llm", "sm_80"), FA_INVALID_ARGUMENT);
+  EXPECT_EQ(compile("x", nullptr, "sm_80"), FA_INVALID_ARGUMENT);
+  EXPECT_EQ(compile("x", "llm", nullptr), FA_INVALID_ARGUMENT);
+  EXPECT_EQ(compile("x", "none", "sm_80"), FA_INVALID_ARGUMENT);
+  EXPECT_STREQ(fa_last_error(), "preset: is \"none\"; allowed are llm");
+  EXPECT_EQ(compile("x", "llm", ""), FA_INVALID_ARGUMENT);
+  EXPECT_EQ(compile("x", "llm", "sm_80,sm_1"), FA_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(fa_last_error()).find("arch: is \"sm_1\"; allowed are sm_80"), 0U);
+}
+
 TEST_F(CApi, Versions) {
   EXPECT_EQ(fa_abi_version(), FA_ABI_VERSION);
   EXPECT_STREQ(fa_version(), fa::version());

@@ -18,7 +18,7 @@ using nlohmann::json;
 TEST(Program, HelpsWithExamples) {
   EXPECT_EQ(fa("--help").code, 0);
   EXPECT_EQ(fa("--version").out, std::string("fa ") + version() + "\n");
-  for (const std::string command : {"demo", "run", "check", "bench", "info"}) {
+  for (const std::string command : {"demo", "run", "check", "bench", "info", "compile"}) {
     const Ended help = fa(command + " --help");
     EXPECT_EQ(help.code, 0);
     EXPECT_TRUE(contains(help.out, "Examples:\n  fa " + command) || command == "check") << help.out;
@@ -46,6 +46,10 @@ TEST(Program, WrongUsageIsTwo) {
                             "info --plan --heads 3 --heads-k 2",
                             "demo --json",
                             "check --index 3 --count 7",
+                            "compile",
+                            "compile --arch sm_1 --list",
+                            "compile --arch sm_80 --preset none --list",
+                            "compile --arch sm_80 --threads -1 --list",
                             "info --plan --packed --max-seqlen-q 5",
                             "check --count 1 --seed 18446744073709551616",
                             "run --check --dropout-seed 99999999999999999999999",
@@ -56,7 +60,21 @@ TEST(Program, WrongUsageIsTwo) {
   }
 }
 
+TEST(Program, TellsWhatItFindsOfCuda) {
+  const std::string nothing = "HOME= FA_NVRTC=/none FA_CACHE=0 FA_BUNDLE=";
+  const Ended info = fa("info", nothing);
+  EXPECT_EQ(info.code, 0) << info.err;
+  EXPECT_TRUE(contains(info.out, "\ncuda driver ")) << info.out;
+  EXPECT_TRUE(contains(info.out, "FA_NVRTC: \"/none\" does not exist")) << info.out;
+  EXPECT_TRUE(contains(info.out, "not used: FA_CACHE is 0")) << info.out;
+  const Ended bundle = fa("info", "FA_BUNDLE=/none");
+  EXPECT_EQ(bundle.code, 0);
+  EXPECT_TRUE(contains(bundle.out, "FA_BUNDLE: /none: No such file")) << bundle.out;
+}
+
 TEST(Program, NamesWhatIsWrong) {
+  EXPECT_TRUE(contains(fa("compile --arch sm_1 --list").err, "allowed are sm_80"));
+  EXPECT_TRUE(contains(fa("compile --arch sm_80 --preset x --list").err, "allowed are llm"));
   EXPECT_TRUE(contains(fa("nonsense").err, "\"nonsense\" is not a command"));
   EXPECT_TRUE(contains(fa("info --causal").err, "--plan"));
   EXPECT_TRUE(contains(fa("check --count 1 --seed -3").err, "--seed"));

@@ -1,0 +1,104 @@
+// What the public functions about CUDA do: information, and bundles of kernels.
+#include <fmt/format.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cuda/device.hpp"
+#include "cuda/driver.hpp"
+#include "cuda/kernel_store.hpp"
+#include "cuda/nvrtc.hpp"
+#include "cuda/precompile.hpp"
+#include "fa/attention.hpp"
+
+namespace fa {
+
+namespace {
+
+using namespace fa::cuda;
+
+/// What `value` says, or why it cannot: an installation that is not right is told, not thrown.
+std::string told(const std::function<std::string()>& value) {
+  try {
+    return value();
+  } catch (const Error& error) {
+    return fmt::format("none: {}", error.what());
+  }
+}
+
+std::string device_text(int id) {
+  const DeviceInfo& info = device(id);
+  return fmt::format("{} ({}), {} SMs, {} KiB of shared memory a block, {} MiB of L2", info.name,
+                     info.arch(), info.sm_count, info.shared_per_block / 1024, info.l2_bytes >> 20);
+}
+
+std::string cache_text(const DiskCache& cache) {
+  if (!cache.problem().empty()) {
+    return fmt::format("not used: {}{}{}", cache.folder(), cache.folder().empty() ? "" : ": ",
+                       cache.problem());
+  }
+  const DiskCache::Usage usage = cache.usage();
+  return fmt::format("{}, {} kernels, {} bytes", cache.folder(), usage.entries, usage.bytes);
+}
+
+std::string store_text() {
+  const KernelStore& store = kernel_store();
+  const StoreCounters counters = store.counters();
+  std::string text = fmt::format(
+      "kernel cache: {}\nkernels: {} compiled in {:.1f} s, {} from the cache, {} from bundles\n",
+      cache_text(store.cache()), counters.compiled, counters.compile_seconds, counters.from_disk,
+      counters.from_bundle);
+  for (const Bundle& bundle : store.bundles()) {
+    text += fmt::format("bundle: {}, {} kernels{}\n", bundle.path(), bundle.size(),
+                        bundle.sources() == store.headers_digest()
+                            ? ""
+                            : ", not used: made by another version of this library");
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string cuda_info() {
+  const Driver* api = driver_if_any();
+  std::string text = api == nullptr ? fmt::format("cuda driver: none: {}\n", driver_problem())
+                                    : fmt::format("cuda driver: CUDA {}.{}\n", api->version / 1000,
+                                                  api->version % 1000 / 10);
+  for (int id = 0; id < device_count(); ++id) {
+    text += fmt::format("cuda device {}: {}\n", id, told([&] { return device_text(id); }));
+  }
+  text += fmt::format("nvrtc: {}\n", told([] {
+                        return fmt::format("{}.{} {}", nvrtc().major, nvrtc().minor, nvrtc().path);
+                      }));
+  try {
+    text += store_text();
+  } catch (const Error& error) {
+    text += fmt::format("bundle: {}\n", error.what());
+  }
+  return text;
+}
+
+std::vector<std::string> bundle_kernels(const std::string& preset,
+                                        const std::vector<std::string>& archs) {
+  std::vector<std::string> lines;
+  for (const auto& [spec, arch] : preset_targets(preset, archs)) {
+    lines.push_back(fmt::format("{} {} of {}, {} threads, {} bytes of shared memory: {}", arch,
+                                spec.entry, spec.source, spec.threads, spec.shared_bytes,
+                                spec.config));
+  }
+  return lines;
+}
+
+BundleSize compile_bundle(const std::string& path, const std::string& preset,
+                          const std::vector<std::string>& archs, int32_t threads,
+                          const std::function<void(int64_t done, int64_t total)>& progress) {
+  const std::vector<Target> targets = preset_targets(preset, archs);
+  const auto total = static_cast<int64_t>(targets.size());
+  const int64_t bytes = precompile(kernel_store(), path, targets, threads, [&](int64_t done) {
+    if (progress) progress(done, total);
+  });
+  return {total, bytes};
+}
+
+}  // namespace fa

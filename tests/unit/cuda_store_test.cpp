@@ -1,0 +1,239 @@
+// Kernels through a real NVRTC (tools/with_nvrtc); no device is needed.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <functional>
+
+#include "cuda/compiler.hpp"
+#include "cuda/kernel_store.hpp"
+#include "cuda/nvrtc.hpp"
+#include "cuda/parallel.hpp"
+#include "cuda/precompile.hpp"
+#include "cuda_folder.hpp"
+#include "fa/attention.hpp"
+
+namespace {
+
+using namespace fa;
+using namespace fa::cuda;
+using namespace fa::test;
+
+constexpr Digest test_digest{11, 12};
+
+KernelStore store_in(const std::string& cache, std::vector<Bundle> bundles = {},
+                     Digest sources = test_digest) {
+  return {test_sources, sources, DiskCache(cache), std::move(bundles)};
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != text.npos;
+}
+
+std::string error_of(const std::function<void()>& call, Status status) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), status);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+TEST(Compiler, CompilesForEveryArchitecture) {
+  for (const char* arch : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"}) {
+    const std::vector<char> code = compile(test_spec(3), arch, test_sources);
+    ASSERT_GT(code.size(), 500U) << arch;
+    EXPECT_EQ(std::string(code.data() + 1, 3), "ELF");
+    const std::string bytes(code.begin(), code.end());
+    EXPECT_TRUE(contains(bytes, "store")) << "the entry's name";
+    EXPECT_EQ(code, compile(test_spec(3), arch, test_sources));
+  }
+}
+
+TEST(Compiler, TellsItsLog) {
+  KernelSpec spec = test_spec(3);
+  spec.config = "constexpr int other = 1;";
+  const std::string error =
+      error_of([&] { compile(spec, "sm_80", test_sources); }, Status::internal);
+  EXPECT_TRUE(contains(error, "cuda: cannot compile store of test/store.cuh for sm_80")) << error;
+  EXPECT_TRUE(contains(error, "test/store.cuh(3): error: identifier \"value\"")) << error;
+  EXPECT_FALSE(contains(error, "never referenced")) << error;
+
+  spec = test_spec(3);
+  EXPECT_TRUE(contains(error_of([&] { compile(spec, "sm_12345", test_sources); }, Status::internal),
+                       "gpu-architecture"));
+  spec.source = "test/missing.cuh";
+  EXPECT_TRUE(contains(error_of([&] { compile(spec, "sm_80", test_sources); }, Status::internal),
+                       "test/missing.cuh"));
+}
+
+// A wgmma under a condition that differs between warpgroups: ptxas orders them all, in a note.
+TEST(Compiler, RefusesSerializedWgmma) {
+  const Source sources[] = {{"test/serial.cuh", R"(
+extern "C" __global__ void serial(float* out, unsigned long long a, int n) {
+  float d[4] = {};
+  for (int i = 0; i < n; ++i) {
+    asm volatile("wgmma.fence.sync.aligned;");
+    if (threadIdx.x / 128 == i % 3) {
+      asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+                   "{%0, %1, %2, %3}, %4, %4, 1, 1, 1, 0, 0;"
+                   : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "l"(a));
+    }
+    d[0] += 1;
+    asm volatile("wgmma.commit_group.sync.aligned;");
+  }
+  asm volatile("wgmma.wait_group.sync.aligned 0;");
+  out[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
+}
+)"}};
+  KernelSpec spec;
+  spec.source = "test/serial.cuh";
+  spec.entry = "serial";
+  EXPECT_TRUE(contains(error_of([&] { compile(spec, "sm_90a", sources); }, Status::internal),
+                       "instructions are serialized"));
+}
+
+TEST(Compiler, EveryEmbeddedHeaderCompilesAlone) {
+  for (const Source& source : sources()) {
+    if (!source.name.ends_with(".h")) continue;  // the others want a config
+    KernelSpec spec;
+    spec.source = source.name;
+    compile(spec, "sm_80");
+  }
+  EXPECT_EQ(sources_digest().size(), 64U);
+}
+
+TEST(KernelStore, AsksDiskThenCompiler) {
+  const Folder folder;
+  KernelStore first = store_in(folder.path());
+  const auto code = first.cubin(test_spec(1), "sm_80");
+  EXPECT_EQ(first.counters().compiled, 1);
+  EXPECT_GT(first.counters().compile_seconds, 0);
+
+  KernelStore second = store_in(folder.path());
+  EXPECT_EQ(*second.cubin(test_spec(1), "sm_80"), *code);
+  EXPECT_EQ(second.counters().compiled, 0);
+  EXPECT_EQ(second.counters().from_disk, 1);
+
+  // What makes another kernel is compiled.
+  second.cubin(test_spec(2), "sm_80");
+  second.cubin(test_spec(1), "sm_90a");
+  EXPECT_EQ(second.counters().compiled, 2);
+  KernelStore others = store_in(folder.path(), {}, {11, 13});
+  others.cubin(test_spec(1), "sm_80");
+  EXPECT_EQ(others.counters().compiled, 1);
+  EXPECT_EQ(folder.files(".cubin").size(), 4U);
+
+  // A damaged entry is made again.
+  for (const std::string& path : folder.files(".cubin")) {
+    std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  }
+  KernelStore third = store_in(folder.path());
+  EXPECT_EQ(*third.cubin(test_spec(1), "sm_80"), *code);
+  EXPECT_EQ(third.counters().compiled, 1);
+  EXPECT_EQ(*store_in(folder.path()).cubin(test_spec(1), "sm_80"), *code);
+}
+
+TEST(KernelStore, WorksWithoutADisk) {
+  KernelStore store(test_sources, test_digest, DiskCache("/proc/none"), {});
+  EXPECT_NE(store.cache().problem(), "");
+  store.cubin(test_spec(1), "sm_80");
+  store.cubin(test_spec(1), "sm_80");
+  EXPECT_EQ(store.counters().compiled, 2);
+}
+
+TEST(KernelStore, TriesAgainAfterAFailure) {
+  const Folder folder;
+  KernelStore store = store_in(folder.path());
+  KernelSpec wrong = test_spec(1);
+  wrong.config = "constexpr int value = nothing;";
+  for (int i = 0; i < 2; ++i) {
+    error_of([&] { store.cubin(wrong, "sm_80"); }, Status::internal);
+  }
+  EXPECT_TRUE(folder.files(".cubin").empty());
+  EXPECT_EQ(store.counters().compiled, 0);
+}
+
+TEST(KernelStore, CompilesOnceForManyThreads) {
+  const Folder folder;
+  KernelStore store = store_in(folder.path());
+  parallel_for(32, 16,
+               [&](int64_t i) { store.cubin(test_spec(static_cast<int>(i % 4)), "sm_80"); });
+  EXPECT_EQ(store.counters().compiled, 4);
+}
+
+TEST(KernelStore, TakesABundleFirst) {
+  const Folder folder;
+  const std::string path = folder / "kernels.fab";
+  KernelStore maker = store_in(folder / "cache");
+  const std::vector<Target> targets{{test_spec(1), "sm_80"}, {test_spec(2), "sm_90a"}};
+  int64_t done = 0;
+  const int64_t bytes = precompile(maker, path, targets, 2, [&](int64_t now) { done = now; });
+  EXPECT_EQ(done, 2);
+  EXPECT_EQ(bytes, static_cast<int64_t>(std::filesystem::file_size(path)));
+
+  std::vector<Bundle> bundles;
+  bundles.emplace_back(path);
+  KernelStore store = store_in("/proc/none", std::move(bundles));
+  EXPECT_EQ(*store.cubin(test_spec(1), "sm_80"), *maker.cubin(test_spec(1), "sm_80"));
+  EXPECT_EQ(store.counters().from_bundle, 1);
+  store.cubin(test_spec(2), "sm_80");  // not in it: compiled
+  EXPECT_EQ(store.counters().compiled, 1);
+}
+
+TEST(KernelStore, WritesNoBundleWhenAKernelFails) {
+  const Folder folder;
+  KernelStore maker = store_in(folder / "cache");
+  KernelSpec wrong = test_spec(1);
+  wrong.config = "";
+  error_of([&] { precompile(maker, folder / "k.fab", {{wrong, "sm_80"}}, 1, {}); },
+           Status::internal);
+  error_of([&] { precompile(maker, folder / "none/k.fab", {{test_spec(1), "sm_80"}}, 1, {}); },
+           Status::invalid_argument);
+  EXPECT_TRUE(folder.files("fab").empty());
+  EXPECT_TRUE(folder.files("tmp").empty());
+  EXPECT_TRUE(
+      contains(error_of([] { preset_targets("none", {"sm_80"}); }, Status::invalid_argument),
+               "preset: is \"none\"; allowed are llm"));
+  EXPECT_TRUE(contains(error_of([] { preset_targets("llm", {"sm_1"}); }, Status::invalid_argument),
+                       "arch: is \"sm_1\"; allowed are sm_80"));
+  error_of([] { preset_targets("llm", {}); }, Status::invalid_argument);
+}
+
+// Many processes start at once on a cold cache: each kernel is compiled once, or twice where a lock
+// came too late; some are killed on the way.
+TEST(KernelStore, FiftyProcessesCompileOnce) {
+  const Folder folder;
+  constexpr int processes = 50, kernels = 2;
+  std::vector<pid_t> children;
+  for (int p = 0; p < processes; ++p) {
+    const pid_t child = fork();
+    if (child == 0) {
+      KernelStore store = store_in(folder / "cache");
+      for (int k = 0; k < kernels; ++k) store.cubin(test_spec(k), "sm_80");
+      write_file(folder / ("compiled." + std::to_string(p)),
+                 std::to_string(store.counters().compiled));
+      _exit(store.counters().compiled + store.counters().from_disk == kernels ? 0 : 1);
+    }
+    children.push_back(child);
+  }
+  for (int p = 0; p < processes; ++p) {
+    int status = 0;
+    if (p % 10 == 9) kill(children[p], SIGKILL);
+    waitpid(children[p], &status, 0);
+    if (p % 10 != 9) {
+      EXPECT_EQ(status, 0) << p;
+    }
+  }
+  int compiled = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    if (entry.is_regular_file()) compiled += std::stoi(read_file(entry.path()));
+  }
+  EXPECT_GE(compiled, 1);
+  EXPECT_LE(compiled, 2 * kernels);
+}
+
+}  // namespace
