@@ -1,12 +1,18 @@
 // Errors of calls on a device: they name the argument, write nothing and harm nothing.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "gpu/gpu.hpp"
 
 namespace fa::test {
 namespace {
+
+bool untouched(const GpuTensor& output) {
+  const std::vector<std::byte> bytes = output.bytes();
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte x) { return x == std::byte{0xff}; });
+}
 
 /// A call whose arguments a test spoils one at a time.
 struct Call {
@@ -27,8 +33,7 @@ struct Call {
     lse.poison();
     EXPECT_EQ(error_of(call).substr(0, message.size()), message);
     stream.synchronize();
-    EXPECT_EQ(out.bytes(), std::vector<std::byte>(out.bytes().size(), std::byte{0xff}));
-    EXPECT_EQ(lse.bytes(), std::vector<std::byte>(lse.bytes().size(), std::byte{0xff}));
+    EXPECT_TRUE(untouched(out) && untouched(lse)) << message;
   }
   void expect_works() const {
     out.poison();

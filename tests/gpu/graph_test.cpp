@@ -39,7 +39,10 @@ class Graph {
   }
 
  private:
-  CUstream queue() const { return static_cast<CUstream>(static_cast<Stream>(stream_)); }
+  CUstream queue() const {
+    const Stream stream = stream_;
+    return static_cast<CUstream>(stream);
+  }
 
   const GpuStream& stream_;
   CUgraph graph_ = nullptr;

@@ -197,19 +197,18 @@ class FarTensor {
   }
 
  private:
-  /// Rows along the last dimension; its elements where that is the far one.
+  /// Rows along the last dimension, with their bytes' place in the device's memory.
   void for_each_row(const std::function<void(std::byte*, size_t, size_t)>& f) const {
     const std::vector<int64_t>& shape = host_.shape();
     const int64_t size = host_.dtype().bits / 8;
-    const int64_t run = strides_.back() == 1 ? shape.back() : 1;
-    for (int64_t n = 0; n < host_.numel(); n += run) {
+    for (int64_t n = 0; n < host_.numel(); n += shape.back()) {
       int64_t rest = n, element = 0;
       for (size_t d = shape.size(); d-- > 0;) {
         element += rest % shape[d] * strides_[d];
         rest /= shape[d];
       }
       f(host_.memory().data() + n * size, static_cast<size_t>(place_ + element * size),
-        static_cast<size_t>(run * size));
+        static_cast<size_t>(shape.back() * size));
     }
   }
 
@@ -224,11 +223,11 @@ TEST(Large, StridesBeyond32Bits) {
   constexpr int64_t batch = 2, rows = 20, keys = 40, heads_q = 4, heads_k = 2, dim = 64;
   constexpr int64_t apart = 4 << 20;  // bytes between the tensors' first elements
   const GpuMemory memory(strided_bytes);
-  // The far dimension of [batch, row, head, dim], and what it is in lse and bias.
+  // The far dimension of [batch, row, head, dim], and that of lse, whose rows are dense, and bias.
   const struct {
     const char* name;
     int64_t of_rows, of_lse, of_bias;
-  } far_dimensions[] = {{"batch", 0, 0, 0}, {"row", 1, 2, 2}, {"head", 2, 1, 1}};
+  } far_dimensions[] = {{"batch", 0, 0, 0}, {"row", 1, 0, 2}, {"head", 2, 1, 1}};
   for (const auto& far : far_dimensions) {
     memory.fill(0xff);
     const auto place = [&](int64_t n, std::vector<int64_t> shape, int64_t dimension, DType dtype) {
