@@ -47,6 +47,12 @@ void expect_as_the_truth(const check::Spec& spec, const Lie& lie) {
   EXPECT_EQ(content(c.lse), lse) << spec.text();
 }
 
+/// Calls f with a head_dim of each class of tile.
+void for_each_dim(const std::function<void(int64_t dim)>& f) {
+  constexpr int64_t dims[] = {64, 128, 256};
+  in_parallel(3, [&](int64_t n) { f(dims[n]); });
+}
+
 check::Spec batched(int64_t rows, int64_t keys, int64_t dim) {
   check::Spec spec =
       problem({.batch = 3, .rows = rows, .keys = keys, .heads_q = 4, .heads_k = 2, .dim = dim});
@@ -55,12 +61,12 @@ check::Spec batched(int64_t rows, int64_t keys, int64_t dim) {
 }
 
 TEST(Lengths, UsedBeyondTheTensorOrNegative) {
-  for (const int64_t dim : {64, 128, 256}) {
+  for_each_dim([](int64_t dim) {
     check::Spec spec = batched(140, 150, dim);
     use(spec.rows, {140, 0, 70});
     use(spec.keys, {150, 150, 0});
     expect_as_the_truth(spec, {.used_q = {141, -1, 70}, .used_k = {151, INT_MAX, INT_MIN}});
-  }
+  });
 }
 
 TEST(Lengths, UsedBeyondTheTensorWhereKeysAreSplit) {
@@ -79,9 +85,9 @@ check::Spec packed(int64_t dim) {
 }
 
 TEST(Lengths, SequencesBeyondTheTokens) {
-  for (const int64_t dim : {64, 128, 256}) {
+  for_each_dim([](int64_t dim) {
     expect_as_the_truth(packed(dim), {.cu_q = {-5, 140, 140, 900}, .cu_k = {-1, 30, 30, INT_MAX}});
-  }
+  });
 }
 
 TEST(Lengths, UsedBeyondAPackedSequence) {
@@ -107,7 +113,7 @@ TEST(Lengths, NonsenseTouchesNothingElse) {
       {.cu_q = {-1, -1, -1, -1}, .cu_k = {-1, -1, -1, -1}},
       {.cu_q = {0, 140, 140, 201}, .used_q = {INT_MIN, INT_MAX, -1}, .used_k = {-1, 0, INT_MAX}},
   };
-  for (const int64_t dim : {64, 128, 256}) {
+  for_each_dim([&](int64_t dim) {
     check::Spec spec = packed(dim);
     use(spec.rows, {140, 0, 61});
     use(spec.keys, {30, 0, 150});
@@ -119,7 +125,7 @@ TEST(Lengths, NonsenseTouchesNothingElse) {
       run(c, place);
       expect_intact(c, inputs);
     }
-  }
+  });
 }
 
 TEST(Lengths, NonsenseTouchesNothingElseWhereKeysAreSplit) {
