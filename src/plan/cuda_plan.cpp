@@ -125,10 +125,13 @@ CudaPlan plan_cuda(const Problem& problem, const GpuLimits& gpu, const CudaTunin
   plan.row_tiles = static_cast<int>(row_tiles);
 
   const int64_t head_bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
-  const int64_t together = p.group() * std::max<int64_t>(section_bytes / std::max<int64_t>(head_bytes, 1), 1);
-  plan.section = tuning.section ? *tuning.section
-                 : masks_right(p) ? static_cast<int>(std::clamp<int64_t>(together, 1, std::max<int64_t>(heads, 1)))
-                                  : 1;
+  const int64_t together =
+      p.group() * std::max<int64_t>(section_bytes / std::max<int64_t>(head_bytes, 1), 1);
+  plan.section =
+      tuning.section ? *tuning.section
+      : masks_right(p)
+          ? static_cast<int>(std::clamp<int64_t>(together, 1, std::max<int64_t>(heads, 1)))
+          : 1;
 
   plan.splits = tuning.splits ? *tuning.splits : choose_splits(plan);
   plan.split_keys = static_cast<int>(std::min<int64_t>(
@@ -138,8 +141,8 @@ CudaPlan plan_cuda(const Problem& problem, const GpuLimits& gpu, const CudaTunin
   if (plan.splits > 1) {
     plan.combine = combine_kernel(p);
     plan.partial_rows = p.packed_q ? p.heads_q * p.tokens_q : heads * p.seqlen_q;
-    plan.workspace_bytes = static_cast<size_t>(plan.splits) * plan.partial_rows *
-                           (p.head_dim_v + 1) * sizeof(float);
+    plan.workspace_bytes =
+        static_cast<size_t>(plan.splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
   }
   return plan;
 }
@@ -164,8 +167,8 @@ std::string to_text(const CudaPlan& plan) {
 }
 
 KernelSpec merge_kernel(DType dtype) {
-  return {"sm80/merge.cuh", "fa_sm80_merge",
-          KernelConfig().format("element", true, dtype).text(), 32 * combine_rows, 0};
+  return {"sm80/merge.cuh", "fa_sm80_merge", KernelConfig().format("element", true, dtype).text(),
+          32 * combine_rows, 0};
 }
 
 }  // namespace fa

@@ -15,8 +15,8 @@ std::span<const GpuLimits> known_gpus() {
 
 const GpuLimits* known_gpu(const std::string& arch) {
   const auto gpus = known_gpus();
-  const auto found =
-      std::find_if(gpus.begin(), gpus.end(), [&](const GpuLimits& gpu) { return gpu.arch == arch; });
+  const auto found = std::find_if(gpus.begin(), gpus.end(),
+                                  [&](const GpuLimits& gpu) { return gpu.arch == arch; });
   return found == gpus.end() ? nullptr : &*found;
 }
 

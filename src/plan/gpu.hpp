@@ -8,7 +8,7 @@
 namespace fa {
 
 struct GpuLimits {
-  std::string arch;      ///< "sm_80", "sm_90a" ...: what kernels are compiled for
+  std::string arch;  ///< "sm_80", "sm_90a" ...: what kernels are compiled for
   int sm_count = 0;
   int shared_per_block;  ///< bytes, the most that a kernel may ask for
   int shared_per_sm;     ///< bytes; a block takes 1 KB more than it asks for
@@ -19,8 +19,8 @@ struct GpuLimits {
 inline constexpr int registers_per_sm = 65536;
 inline constexpr int registers_per_thread = 255;
 
-/// The architectures that plans are checked against, from CUDA's table of compute capabilities, each
-/// with the multiprocessors of its largest GPU.
+/// The architectures that plans are checked against, from CUDA's table of compute capabilities,
+/// each with the multiprocessors of its largest GPU.
 std::span<const GpuLimits> known_gpus();
 /// Null when there is none of this name.
 const GpuLimits* known_gpu(const std::string& arch);

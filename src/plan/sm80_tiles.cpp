@@ -53,8 +53,7 @@ std::span<const ForwardTile> candidates(int depth, int width) {
 }  // namespace
 
 ForwardTile forward_tile(const Problem& problem, const GpuLimits& gpu) {
-  for (ForwardTile tile :
-       candidates(pad16(problem.head_dim), pad16(problem.head_dim_v))) {
+  for (ForwardTile tile : candidates(pad16(problem.head_dim), pad16(problem.head_dim_v))) {
     const int bytes = shared_bytes(tile, problem.head_dim, problem.head_dim_v);
     if (bytes > gpu.shared_per_block) continue;
     tile.query_slices = std::min(tile.query_slices, pad16(problem.head_dim) / 16);

@@ -1,10 +1,11 @@
 // The forward pass, Algorithm 1 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
 // cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
 //
-// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are parallel
-// over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and V are shared
-// (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared memory `keys` at a
-// time and are worked on `step_keys` at a time: few, so that Q stays in registers beside O and S.
+// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are
+// parallel over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and
+// V are shared (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared
+// memory `keys` at a time and are worked on `step_keys` at a time: few, so that Q stays in
+// registers beside O and S.
 #pragma once
 
 #include "ptx/barrier.cuh"
@@ -27,8 +28,8 @@ constexpr int threads = 32 * c::warps;
 constexpr int m_tiles = c::warp_rows / 16;
 constexpr int n_tiles = c::keys / 8;
 constexpr int rows = c::warps * c::warp_rows;
-constexpr int depth = pad16(c::head_dim);      ///< of Q K^T
-constexpr int width = pad16(c::value_columns); ///< of V, as this block sees it
+constexpr int depth = pad16(c::head_dim);       ///< of Q K^T
+constexpr int width = pad16(c::value_columns);  ///< of V, as this block sees it
 constexpr int o_tiles = width / 8;
 constexpr int slices = depth / 16;
 
@@ -68,7 +69,10 @@ struct Forward {
 
   __device__ Forward(const kernel::ForwardParams& params, const Place& where, const Side& keys_side,
                      u32 base)
-      : p(params), place(where), k_len(keys_side.length), shared(base),
+      : p(params),
+        place(where),
+        k_len(keys_side.length),
+        shared(base),
         score(params, where, keys_side.length) {
     const int head_k = place.head / p.group;
     const auto global = [&](const kernel::View& view, int head, long long begin) {
@@ -82,8 +86,8 @@ struct Forward {
         shared, global(p.q, place.head, place.rows.begin), place.row, place.rows.length, thread);
   }
 
-  /// Steps [begin, end) whose keys some of `count` rows see, and [full_begin, full_end) of them that
-  /// all of these rows see in full.
+  /// Steps [begin, end) whose keys some of `count` rows see, and [full_begin, full_end) of them
+  /// that all of these rows see in full.
   struct Steps {
     int begin, end, full_begin, full_end;
   };
@@ -108,8 +112,12 @@ struct Forward {
   }
 
   static constexpr u32 ring = 4 * stage_bytes;  ///< two steps in use, two on their way
-  static __device__ u32 after(u32 stage) { return stage == ring - stage_bytes ? 0 : stage + stage_bytes; }
-  static __device__ u32 before(u32 stage) { return stage == 0 ? ring - stage_bytes : stage - stage_bytes; }
+  static __device__ u32 after(u32 stage) {
+    return stage == ring - stage_bytes ? 0 : stage + stage_bytes;
+  }
+  static __device__ u32 before(u32 stage) {
+    return stage == 0 ? ring - stage_bytes : stage - stage_bytes;
+  }
 
   /// Starts to load the keys of a step, if there is one.
   __device__ void load_keys(int step, int end, u32 stage) const {
@@ -190,8 +198,7 @@ struct Forward {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           u32 word[4];
-          dropout.words(word, warp_row + 16 * m + lane / 4,
-                        first + 8 * n + lane % 4 * 2 + e);
+          dropout.words(word, warp_row + 16 * m + lane / 4, first + 8 * n + lane % 4 * 2 + e);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             if (word[i] < dropout.threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
@@ -253,8 +260,8 @@ struct Forward {
   }
 
   // The warps of a block take turns in groups: while one group multiplies, the other exponentiates.
-  // A scheduler of the multiprocessor has one warp of each, which left alone would do the same thing
-  // at the same time.
+  // A scheduler of the multiprocessor has one warp of each, which left alone would do the same
+  // thing at the same time.
   __device__ void take_turn() const {
     if constexpr (c::groups == 1) {
       __syncthreads();
@@ -337,7 +344,8 @@ struct Forward {
           maximum = larger;
         }
         const bool none = maximum == minus_infinity;
-        float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
+        float lse =
+            none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
         scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) / sum;
         if (row >= place.rows.length) {
           scale = 0;
@@ -360,9 +368,11 @@ struct Forward {
   }
 
   __device__ long long partial_row(int row) const {
-    const long long in_split = c::packed_q
-        ? place.head * p.rows.tokens + place.rows.begin + row
-        : (static_cast<long long>(place.sequence) * p.heads_q + place.head) * p.rows.seqlen + row;
+    const long long in_split =
+        c::packed_q
+            ? place.head * p.rows.tokens + place.rows.begin + row
+            : (static_cast<long long>(place.sequence) * p.heads_q + place.head) * p.rows.seqlen +
+                  row;
     return blockIdx.y * p.partial_rows + in_split;
   }
 

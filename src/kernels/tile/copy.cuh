@@ -71,8 +71,9 @@ __device__ void store_half_chunk(char* to, uint2 value) {
   }
 }
 
-/// Starts the copy of `rows` rows from `first` on into a tile; rows from `count` on and columns from
-/// `columns` on become 0, and are never read. cp.async has no 2-byte copies: those are made at once.
+/// Starts the copy of `rows` rows from `first` on into a tile; rows from `count` on and columns
+/// from `columns` on become 0, and are never read. cp.async has no 2-byte copies: those are made at
+/// once.
 template <typename Tile, int rows, int columns, int threads, int alignment>
 __device__ void load_tile(u32 tile, GlobalRows from, int first, int count, int thread) {
   constexpr int pieces = rows * Tile::chunks;
