@@ -18,6 +18,8 @@ struct GpuLimits {
 /// Registers of a multiprocessor, and the most that a thread may have, on every one of these.
 inline constexpr int registers_per_sm = 65536;
 inline constexpr int registers_per_thread = 255;
+/// A warp takes a multiple of this, which is 8 for each of its threads.
+inline constexpr int register_unit = 256;
 
 /// The architectures that plans are checked against, from CUDA's table of compute capabilities,
 /// each with the multiprocessors of its largest GPU.

@@ -24,6 +24,19 @@ int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v) 
   return 2 * std::max(tile.rows() * depth + stages, tile.rows() * width);  // O takes their place
 }
 
+int registers(const ForwardTile& tile, int64_t head_dim_v) {
+  const auto fragment = [&](int columns) { return tile.warp_rows * columns / 32; };
+  const int out = fragment(pad16(value_columns(tile, head_dim_v)));
+  const int scores = fragment(tile.keys);
+  const int statistics = 2 * tile.warp_rows / 8;  // maximum and sum
+  return out + scores + scores / 2 + fragment(16 * tile.query_slices) / 2 + statistics;
+}
+
+int register_limit(const ForwardTile& tile) {
+  const int of_warp = registers_per_sm / (tile.warps * tile.min_blocks) / register_unit;
+  return std::min(of_warp * register_unit / 32, registers_per_thread);
+}
+
 namespace {
 
 /// What fits the widest head_dim of a class, best first; the last ones are for 99 KB.
