@@ -17,7 +17,8 @@ namespace {
 constexpr unsigned rows_of_block = 4;  // of combine and merge: a warp each
 
 GpuLimits limits_of(const DeviceInfo& info) {
-  return {info.arch(), info.sm_count, info.shared_per_block, info.shared_per_sm};
+  return {info.arch(),        info.sm_count,       info.shared_per_block,
+          info.shared_per_sm, info.threads_per_sm, info.blocks_per_sm};
 }
 
 kernel::View view(const Rows& rows) { return {rows.data, rows.batch, rows.row, rows.head}; }

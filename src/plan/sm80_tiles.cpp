@@ -33,8 +33,9 @@ int registers(const ForwardTile& tile, int64_t head_dim_v) {
 }
 
 int register_limit(const ForwardTile& tile) {
-  const int of_warp = registers_per_sm / (tile.warps * tile.min_blocks) / register_unit;
-  return std::min(of_warp * register_unit / 32, registers_per_thread);
+  const int warps = (tile.warps * tile.min_blocks + sm_quarters - 1) / sm_quarters;
+  const int units = registers_per_sm / sm_quarters / warps / register_unit;
+  return std::min(units * register_unit / 32, registers_per_thread);
 }
 
 namespace {
