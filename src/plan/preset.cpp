@@ -88,7 +88,7 @@ std::vector<std::string> presets() { return {"llm"}; }
 
 std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::string& arch) {
   if (preset != "llm") {
-    fail(Status::invalid_argument, "preset", "is \"{}\"; there are: {}", preset,
+    fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", preset,
          fmt::join(presets(), ", "));
   }
   const GpuLimits* gpu = known_gpu(arch);

@@ -227,9 +227,11 @@ TEST(KernelStore, TakesABundleFirst) {
   KernelStore maker = store_in(folder / "cache");
   const std::vector<Target> targets{{test_spec(1), "sm_80"}, {test_spec(2), "sm_90a"}};
   int64_t done = 0;
-  const int64_t bytes = precompile(maker, path, targets, 2, [&](int64_t now) { done = now; });
+  const auto [bytes, uses] = precompile(maker, path, targets, 2, [&](int64_t now) { done = now; });
   EXPECT_EQ(done, 2);
   EXPECT_EQ(bytes, static_cast<int64_t>(std::filesystem::file_size(path)));
+  ASSERT_EQ(uses.size(), 2U);
+  EXPECT_GT(uses[1].registers, 0);
 
   std::vector<Bundle> bundles;
   bundles.emplace_back(path);
