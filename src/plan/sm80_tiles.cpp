@@ -57,6 +57,7 @@ std::span<const ForwardTile> candidates(int depth, int width) {
   static const ForwardTile widest[] = {
       {.warps = 4, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 2},
       {.warps = 2, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 2},
+      {.warps = 1, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 8},
   };
   if (depth > 256) return widest;
   if (width > 128 || depth > 192) return wide;
