@@ -1,7 +1,16 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
+#include <fstream>
+#include <iterator>
+#include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,6 +30,7 @@ and no cache. No GPU is needed. docs/cuda.md says more.
 Examples:
   fa compile --arch sm_90a -o kernels.fab
   fa compile --arch sm_80,sm_86,sm_90a --preset llm -o kernels.fab --threads 8
+  fa compile --arch sm_90a -o kernels.fab --verbose
   fa compile --arch sm_80 --list)";
 
 struct CompileFlags {
@@ -28,8 +38,56 @@ struct CompileFlags {
   std::string preset = "llm";
   std::string out;
   bool list = false;
+  bool verbose = false;
+  std::string json;
   int threads = 0;
 };
+
+std::set<std::string> words(const std::string& text) {
+  std::istringstream stream(text);
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+
+/// Constants that all kernels of a name have are printed once, before the table.
+void print_kernels(const std::vector<CompiledKernel>& kernels) {
+  std::map<std::string, std::set<std::string>> common;
+  for (const CompiledKernel& kernel : kernels) {
+    const std::set<std::string> own = words(kernel.constants);
+    const auto [found, fresh] = common.try_emplace(kernel.name, own);
+    if (!fresh) std::erase_if(found->second, [&](const auto& word) { return !own.contains(word); });
+  }
+  for (const auto& [name, constants] : common) {
+    fmt::print("{}: all with {}\n", name, fmt::join(constants, " "));
+  }
+  fmt::print("{:<7} {:<16} {:>7} {:>9} {:>8} {:>8} {:>9}  {}\n", "arch", "kernel", "threads",
+             "registers", "spilled", "shared", "blocks/SM", "constants");
+  for (const CompiledKernel& k : kernels) {
+    std::string own;
+    std::istringstream stream(k.constants);
+    for (std::string word; stream >> word;) {
+      if (!common[k.name].contains(word)) own += (own.empty() ? "" : " ") + word;
+    }
+    fmt::print("{:<7} {:<16} {:>7} {:>9} {:>8} {:>8} {:>9}  {}\n", k.arch, k.name, k.threads,
+               k.registers, k.spill_bytes, k.shared_bytes, k.blocks_per_sm, own);
+  }
+}
+
+void write_json(const std::string& path, const std::vector<CompiledKernel>& kernels) {
+  nlohmann::json json;
+  for (const CompiledKernel& k : kernels) {
+    json.push_back({{"arch", k.arch},
+                    {"name", k.name},
+                    {"constants", k.constants},
+                    {"threads", k.threads},
+                    {"registers", k.registers},
+                    {"spill_bytes", k.spill_bytes},
+                    {"shared_bytes", k.shared_bytes},
+                    {"blocks_per_sm", k.blocks_per_sm}});
+  }
+  std::ofstream file(path);
+  file << json.dump(2) << "\n";
+  if (!file) throw std::runtime_error(fmt::format("--json: cannot write {}", path));
+}
 
 int run(const CompileFlags& flags) {
   const std::vector<std::string> kernels = bundle_kernels(flags.preset, flags.archs);
@@ -44,6 +102,8 @@ int run(const CompileFlags& flags) {
       compile_bundle(flags.out, flags.preset, flags.archs, flags.threads,
                      [&](int64_t done, int64_t) { progress.show(done, "kernels"); });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  if (flags.verbose) print_kernels(made.each);
+  if (!flags.json.empty()) write_json(flags.json, made.each);
   fmt::print("{}: {} kernels, {}, in {}\n", flags.out, made.kernels,
              bytes_text(static_cast<double>(made.bytes)), seconds_text(seconds.count()));
   return exit_right;
@@ -60,6 +120,8 @@ Command add_compile(CLI::App& program) {
   app->add_option("--preset", flags->preset, "which kernels")->capture_default_str();
   app->add_option("-o,--out", flags->out, "the bundle to be written");
   app->add_flag("--list", flags->list, "print the kernels instead");
+  app->add_flag("--verbose", flags->verbose, "print what each kernel takes of the GPU");
+  app->add_option("--json", flags->json, "also write that to this file");
   app->add_option("--threads", flags->threads, "kernels at a time; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   app->footer(examples);

@@ -263,9 +263,20 @@ FA_API std::string cuda_info();
 /// Compiles a preset of kernels ahead ("llm") for some architectures ("sm_80", "sm_90a") into one
 /// file. Programs that run with FA_BUNDLE=path need no NVRTC and no cache. No device is needed.
 /// `progress` is called by one thread at a time. Throws Error, and then writes nothing.
+struct CompiledKernel {
+  std::string arch;           ///< "sm_90a"
+  std::string name;           ///< "fa_sm80_forward"
+  std::string constants;      ///< that it is compiled with: "element=bfloat16 head_dim=128 ..."
+  int32_t threads = 0;        ///< of a block
+  int32_t registers = 0;      ///< of a thread
+  int32_t spill_bytes = 0;    ///< of a thread: what its registers do not hold
+  int32_t shared_bytes = 0;   ///< of a block
+  int32_t blocks_per_sm = 0;  ///< that a multiprocessor runs at once
+};
 struct BundleSize {
   int64_t kernels = 0;
   int64_t bytes = 0;
+  std::vector<CompiledKernel> each;
 };
 FA_API BundleSize compile_bundle(
     const std::string& path, const std::string& preset, const std::vector<std::string>& archs,

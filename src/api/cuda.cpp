@@ -11,6 +11,8 @@
 #include "cuda/nvrtc.hpp"
 #include "cuda/precompile.hpp"
 #include "fa/attention.hpp"
+#include "plan/gpu.hpp"
+#include "plan/kernel_config.hpp"
 
 namespace fa {
 
@@ -85,7 +87,7 @@ std::vector<std::string> bundle_kernels(const std::string& preset,
   for (const auto& [spec, arch] : preset_targets(preset, archs)) {
     lines.push_back(fmt::format("{} {} of {}, {} threads, {} bytes of shared memory: {}", arch,
                                 spec.entry, spec.source, spec.threads, spec.shared_bytes,
-                                spec.config));
+                                constants_text(spec.config)));
   }
   return lines;
 }
@@ -95,10 +97,19 @@ BundleSize compile_bundle(const std::string& path, const std::string& preset,
                           const std::function<void(int64_t done, int64_t total)>& progress) {
   const std::vector<Target> targets = preset_targets(preset, archs);
   const auto total = static_cast<int64_t>(targets.size());
-  const int64_t bytes = precompile(kernel_store(), path, targets, threads, [&](int64_t done) {
+  const Precompiled made = precompile(kernel_store(), path, targets, threads, [&](int64_t done) {
     if (progress) progress(done, total);
   });
-  return {total, bytes};
+  BundleSize size{total, made.bytes, {}};
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const auto& [spec, arch] = targets[i];
+    const auto [registers, spilled] = made.uses[i];
+    size.each.push_back(
+        {arch, spec.entry, constants_text(spec.config), spec.threads, registers, spilled,
+         spec.shared_bytes,
+         resident_blocks(*known_gpu(arch), spec.threads, registers, spec.shared_bytes)});
+  }
+  return size;
 }
 
 }  // namespace fa

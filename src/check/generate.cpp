@@ -64,7 +64,8 @@ std::vector<Array> Case::place_together(const std::vector<std::vector<int64_t>>&
   std::vector<int64_t> whole = shapes[0];
   int64_t& heads = whole[whole.size() - 2];
   for (size_t n = 1; n < shapes.size(); ++n) heads += shapes[n][whole.size() - 2];
-  Layout layout = random_layout(whole, spec.dtype, {false, spec.unaligned, spec.alignment}, random_);
+  Layout layout =
+      random_layout(whole, spec.dtype, {false, spec.unaligned, spec.alignment}, random_);
   layout.null_strides = false;
   const auto memory = std::make_shared<Memory>(layout.size * spec.dtype.bits / 8);
   std::vector<Array> arrays;
@@ -78,7 +79,8 @@ std::vector<Array> Case::place_together(const std::vector<std::vector<int64_t>>&
 Array Case::place_repeated(const std::vector<int64_t>& shape) {
   std::vector<int64_t> one_head = shape;
   one_head[shape.size() - 2] = 1;
-  Layout layout = random_layout(one_head, spec.dtype, {true, spec.unaligned, spec.alignment}, random_);
+  Layout layout =
+      random_layout(one_head, spec.dtype, {true, spec.unaligned, spec.alignment}, random_);
   layout.strides[shape.size() - 2] = 0;
   return Array(shape, spec.dtype, layout);
 }
@@ -294,8 +296,8 @@ uint64_t Case::input_hash() const {
 
 MemoryList Case::memory() const {
   MemoryList list;
-  for (const Array* a : {&q, &k, &v, &out, &lse, &dout, &dlse, &dq, &dk, &dv, &bias, &dbias,
-                         &alibi, &sinks, &dsinks}) {
+  for (const Array* a : {&q, &k, &v, &out, &lse, &dout, &dlse, &dq, &dk, &dv, &bias, &dbias, &alibi,
+                         &sinks, &dsinks}) {
     list.add(*a);
   }
   for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) {

@@ -7,8 +7,8 @@
 namespace fa::check {
 namespace {
 
-constexpr size_t boundary = 256;        // what device allocations are aligned to
-constexpr size_t guard = 256;           // canaries between two pieces
+constexpr size_t boundary = 256;  // what device allocations are aligned to
+constexpr size_t guard = 256;     // canaries between two pieces
 constexpr size_t arena_least = 16 << 20;
 
 size_t round_up(size_t bytes) { return (bytes + boundary - 1) / boundary * boundary; }

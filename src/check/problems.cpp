@@ -39,9 +39,9 @@ void Problems::choose(int64_t configurations) {
   while (static_cast<int64_t>(features_.size()) < configurations) {
     // Once every pair has met, any may meet again.
     const Pair wanted =
-        open.empty() ? pairs_[static_cast<size_t>(
-                           random.below(static_cast<int64_t>(pairs_.size())))]
-                     : open.front();
+        open.empty()
+            ? pairs_[static_cast<size_t>(random.below(static_cast<int64_t>(pairs_.size())))]
+            : open.front();
     Features best;
     int64_t most = -1;
     for (int n = 0; n < candidates; ++n) {

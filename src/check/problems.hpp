@@ -12,8 +12,8 @@ namespace fa::check {
 
 /// The host's problems are each drawn on their own. A device compiles a kernel for everything that
 /// a plan depends on, so that its problems share a number of configurations: problem n has
-/// configuration n % count; shapes, lengths, magnitudes and contents are its own. Configurations are
-/// chosen so that all allowed pairs of features meet in some tens of them.
+/// configuration n % count; shapes, lengths, magnitudes and contents are its own. Configurations
+/// are chosen so that all allowed pairs of features meet in some tens of them.
 class Problems {
  public:
   /// configurations: 0 for the host's way.

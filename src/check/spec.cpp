@@ -111,12 +111,12 @@ void Draft::draw_lengths() {
   int64_t keys = random_.chance(0.2) ? rows : small_length(offer_.small_keys);
   if (has(F::tile_edges)) {
     const bool second = random_.chance(0.2) && !has(F::d576);  // the tiles' next edges
-    rows = offer_.tile_rows +
-           (second ? random_.between(offer_.next_rows_least, offer_.next_rows_most)
-                   : random_.between(1, 40));
-    keys = offer_.tile_keys +
-           (second ? random_.between(offer_.next_keys_least, offer_.next_keys_most)
-                   : random_.between(1, 50));
+    rows =
+        offer_.tile_rows + (second ? random_.between(offer_.next_rows_least, offer_.next_rows_most)
+                                   : random_.between(1, 40));
+    keys =
+        offer_.tile_keys + (second ? random_.between(offer_.next_keys_least, offer_.next_keys_most)
+                                   : random_.between(1, 50));
     if (random_.chance(0.03) && !has(F::d576)) keys = offer_.split_keys + random_.between(1, 60);
   } else if (has(F::many_keys)) {
     rows = random_.between(1, 4);
@@ -130,7 +130,8 @@ void Draft::draw_lengths() {
   const bool zero_keys = has(F::empty_rows) && !by_mask;
   const bool zero = zero_keys || (has(F::zero_length) && long_sequences());
   const bool ragged = has(F::packed_k) || has(F::used_k);
-  draw_side(s_.rows, has(F::packed_q), has(F::used_q), rows, has(F::tile_edges) ? offer_.tile_rows : 0);
+  draw_side(s_.rows, has(F::packed_q), has(F::used_q), rows,
+            has(F::tile_edges) ? offer_.tile_rows : 0);
   draw_side(s_.keys, has(F::packed_k), has(F::used_k) || (zero && !ragged), keys,
             has(F::tile_edges)  ? offer_.tile_keys
             : has(F::many_keys) ? offer_.split_keys - 2

@@ -242,9 +242,8 @@ void Alone::run(Place& place, Verdict& verdict) const {
   const Part whole_lse = lse_part(whole.lse);
   const BackwardArgs args{dout,        q,           k,           v,    whole_out,     whole_lse,
                           dq.tensor(), dk.tensor(), dv.tensor(), dlse, dbias.tensor()};
-  place.run(memory(), [&](const Place::Here& here) {
-    backward(here(args), here(o), here.stream());
-  });
+  place.run(memory(),
+            [&](const Place::Here& here) { backward(here(args), here(o), here.stream()); });
   expect("dq", row_part(whole.dq), dq);
   expect("dk", key_part(whole.dk), dk);
   expect("dv", key_part(whole.dv), dv);

@@ -66,7 +66,7 @@ class Program {
 }  // namespace
 
 std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
-                          std::span<const Source> headers) {
+                          std::span<const Source> headers, std::string* warnings) {
   const Nvrtc& compiler = nvrtc();
   Program program(compiler, fmt::format("{}\n#include \"{}\"\n", spec.config, spec.source),
                   headers);
@@ -81,6 +81,7 @@ std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
                             spec.entry, spec.source, arch, compiler.major, compiler.minor,
                             compiler.path, log, spec.config));
   }
+  if (warnings != nullptr) *warnings = log;
   return code;
 }
 

@@ -17,8 +17,10 @@ inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device
 
 /// A cubin for "sm_80", "sm_90a" ... The program is the spec's config and its source; includes name
 /// `headers` relative to src/kernels. Throws Error: there is no NVRTC (unsupported), or it refuses
-/// (internal, with its log), which it also does when it would serialize wgmma.
+/// (internal, with its log), which it also does when it would serialize wgmma. warnings: gets the
+/// log of a success.
 std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
-                          std::span<const Source> headers = sources());
+                          std::span<const Source> headers = sources(),
+                          std::string* warnings = nullptr);
 
 }  // namespace fa::cuda

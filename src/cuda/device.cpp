@@ -56,6 +56,8 @@ DeviceInfo query(int id) {
           .sm_count = attribute(device_attribute::sm_count),
           .shared_per_block = attribute(device_attribute::shared_per_block),
           .shared_per_sm = attribute(device_attribute::shared_per_sm),
+          .threads_per_sm = attribute(device_attribute::threads_per_sm),
+          .blocks_per_sm = attribute(device_attribute::blocks_per_sm),
           .registers_per_sm = attribute(device_attribute::registers_per_sm),
           .l2_bytes = attribute(device_attribute::l2_bytes)};
 }

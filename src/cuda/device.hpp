@@ -16,6 +16,8 @@ struct DeviceInfo {
   int sm_count = 0;
   int shared_per_block = 0;  ///< bytes, the most that a kernel may opt in to
   int shared_per_sm = 0;
+  int threads_per_sm = 0;
+  int blocks_per_sm = 0;
   int registers_per_sm = 0;
   int64_t l2_bytes = 0;
   /// What kernels are compiled for: "sm_80", "sm_86"; "sm_90a" for 9.0, whose wgmma needs the a.

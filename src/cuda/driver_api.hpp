@@ -24,11 +24,13 @@ inline constexpr CUresult error_out_of_memory = 2;
 namespace device_attribute {
 inline constexpr int sm_count = 16;
 inline constexpr int l2_bytes = 38;
+inline constexpr int threads_per_sm = 39;
 inline constexpr int major = 75;
 inline constexpr int minor = 76;
 inline constexpr int shared_per_sm = 81;
 inline constexpr int registers_per_sm = 82;
 inline constexpr int shared_per_block = 97;  // the most that a kernel may opt in to
+inline constexpr int blocks_per_sm = 106;
 inline constexpr int memory_pools = 115;
 }  // namespace device_attribute
 

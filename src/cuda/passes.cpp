@@ -17,7 +17,8 @@ namespace {
 constexpr unsigned rows_of_block = 4;  // of combine and merge: a warp each
 
 GpuLimits limits_of(const DeviceInfo& info) {
-  return {info.arch(), info.sm_count, info.shared_per_block, info.shared_per_sm};
+  return {info.arch(),        info.sm_count,       info.shared_per_block,
+          info.shared_per_sm, info.threads_per_sm, info.blocks_per_sm};
 }
 
 kernel::View view(const Rows& rows) { return {rows.data, rows.batch, rows.row, rows.head}; }
@@ -71,10 +72,11 @@ template <typename Params>
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, Params& params,
             void* stream) {
   void* arguments[] = {&params};
-  check(driver().launch(kernel.function, grid.x, grid.y, grid.z, static_cast<unsigned>(spec.threads),
-                        1, 1, static_cast<unsigned>(spec.shared_bytes),
-                        static_cast<CUstream>(stream), arguments, nullptr),
-        spec.entry.c_str());
+  check(
+      driver().launch(kernel.function, grid.x, grid.y, grid.z, static_cast<unsigned>(spec.threads),
+                      1, 1, static_cast<unsigned>(spec.shared_bytes), static_cast<CUstream>(stream),
+                      arguments, nullptr),
+      spec.entry.c_str());
 }
 
 unsigned blocks_of(int64_t rows) {
@@ -114,16 +116,11 @@ void Planned::run(const Call& call, void* workspace, void* stream) const {
   launch(kernel(forward_, plan_.forward), plan_.forward, grid, params, stream);
   if (!plan_.combine) return;
   const Problem& p = plan_.problem;
-  kernel::CombineParams joined{params.partial_out,
-                               params.partial_lse,
-                               plan_.partial_rows,
-                               plan_.splits,
-                               params.out,
-                               params.lse,
-                               params.sinks,
-                               p.packed_q ? 1 : params.batch,
-                               params.heads_q,
-                               p.packed_q ? p.tokens_q : p.seqlen_q};
+  kernel::CombineParams joined{params.partial_out, params.partial_lse,
+                               plan_.partial_rows, plan_.splits,
+                               params.out,         params.lse,
+                               params.sinks,       p.packed_q ? 1 : params.batch,
+                               params.heads_q,     p.packed_q ? p.tokens_q : p.seqlen_q};
   launch(kernel(combine_, *plan_.combine), *plan_.combine, {blocks_of(plan_.partial_rows)}, joined,
          stream);
 }

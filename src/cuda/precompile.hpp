@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/cubin.hpp"
 #include "cuda/kernel_store.hpp"
 #include "plan/kernel_spec.hpp"
 
@@ -20,9 +21,15 @@ struct Target {
 std::vector<Target> preset_targets(const std::string& preset,
                                    const std::vector<std::string>& archs);
 
-/// Compiles them and writes the bundle, or nothing: returns its size in bytes. threads: 0 is one
-/// for each core. progress(done): called by one thread at a time. Throws Error.
-int64_t precompile(KernelStore& store, const std::string& path, const std::vector<Target>& targets,
-                   int threads, const std::function<void(int64_t)>& progress);
+struct Precompiled {
+  int64_t bytes = 0;           ///< the bundle's size
+  std::vector<CubinUse> uses;  ///< of the targets
+};
+
+/// Compiles them and writes the bundle, or nothing. threads: 0 is one for each core.
+/// progress(done): called by one thread at a time. Throws Error.
+Precompiled precompile(KernelStore& store, const std::string& path,
+                       const std::vector<Target>& targets, int threads,
+                       const std::function<void(int64_t)>& progress);
 
 }  // namespace fa::cuda

@@ -16,10 +16,11 @@ namespace {
 constexpr int64_t section_bytes = 24 << 20;
 // Fewer keys than this in a split cost more to join than they save.
 constexpr int64_t min_split_keys = 256;
-constexpr int max_splits = 64;
+constexpr int64_t max_splits = 64;
 constexpr int combine_rows = 4;  // of a block of fa_sm80_combine and fa_sm80_merge: a warp each
 
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
 
 void need_offered(const Problem& p) {
   if (p.dtype == float32) {
@@ -74,6 +75,11 @@ std::string forward_config(const CudaPlan& plan) {
       .text();
 }
 
+KernelSpec forward_kernel(const CudaPlan& plan) {
+  return {"sm80/forward.cuh", "fa_sm80_forward", forward_config(plan), 32 * plan.tile.warps,
+          shared_bytes(plan.tile, plan.problem.head_dim, plan.problem.head_dim_v)};
+}
+
 KernelSpec combine_kernel(const Problem& p) {
   return {"sm80/combine.cuh", "fa_sm80_combine",
           KernelConfig()
@@ -84,6 +90,37 @@ KernelSpec combine_kernel(const Problem& p) {
               .flag("lse", p.lse)
               .text(),
           32 * combine_rows, 0};
+}
+
+/// Row tiles and the grid that they make with the heads.
+void cut_rows(CudaPlan& plan) {
+  const Problem& p = plan.problem;
+  const int64_t rows = plan.tile.rows();
+  int64_t row_tiles = ceil_div(p.seqlen_q, rows);
+  if (p.packed_q) {
+    // Each sequence may leave a tile unfilled, and so may the tokens behind the last.
+    row_tiles = p.tokens_q > 0 ? p.tokens_q / rows + p.batch + 1 : 0;
+  }
+  plan.blocks = row_tiles * (p.packed_q ? p.heads_q : p.batch * p.heads_q);
+  if (plan.blocks > INT_MAX) {
+    fail(Status::unsupported, "q", "makes {} tiles of {} rows; CUDA devices take up to {}",
+         plan.blocks, rows, INT_MAX);
+  }
+  plan.row_tiles = static_cast<int>(row_tiles);
+}
+
+/// As many heads as share the L2, in whole groups, whose long tiles all go first. Without a mask
+/// from the right one head follows the other.
+int choose_section(const Problem& p) {
+  if (!masks_right(p)) return 1;
+  const int64_t head_bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
+  const int64_t groups = std::max<int64_t>(section_bytes / std::max<int64_t>(head_bytes, 1), 1);
+  const int64_t heads = std::max<int64_t>(p.batch * p.heads_q, 1);
+  return static_cast<int>(std::min(groups * p.group(), heads));
+}
+
+int64_t keys_of_split(const CudaPlan& plan, int64_t splits) {
+  return round_up(ceil_div(plan.problem.seqlen_k, splits), plan.tile.keys);
 }
 
 /// As many splits as fill the device once, where the row tiles alone leave much of it idle. Their
@@ -98,8 +135,21 @@ int choose_splits(const CudaPlan& plan) {
   if (masks_left(p) && masks_right(p)) {
     keys = std::min(keys, p.window_left + p.window_right + plan.tile.rows());
   }
-  return static_cast<int>(
-      std::clamp<int64_t>(std::min(slots / work, keys / min_split_keys), 1, max_splits));
+  const int64_t wanted = std::min({slots / work, keys / min_split_keys, max_splits});
+  if (wanted <= 1) return 1;
+  return static_cast<int>(ceil_div(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty
+}
+
+/// Splits along the keys, what joins them, and the memory between the two.
+void cut_keys(CudaPlan& plan, int splits) {
+  const Problem& p = plan.problem;
+  plan.splits = splits;
+  plan.split_keys = static_cast<int>(std::min<int64_t>(keys_of_split(plan, splits), INT_MAX / 2));
+  if (splits == 1) return;
+  plan.combine = combine_kernel(p);
+  plan.partial_rows = p.heads_q * (p.packed_q ? p.tokens_q : p.batch * p.seqlen_q);
+  plan.workspace_bytes =
+      static_cast<size_t>(splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
 }
 
 }  // namespace
@@ -110,37 +160,10 @@ CudaPlan plan_cuda(const Problem& problem, const GpuLimits& gpu, const CudaTunin
   plan.problem = problem;
   plan.gpu = gpu;
   plan.tile = tuning.tile ? *tuning.tile : forward_tile(problem, gpu);
-  const Problem& p = plan.problem;
-  const int64_t rows = plan.tile.rows();
-  const int64_t heads = p.batch * p.heads_q;
-  // Of packed sequences each may leave a tile unfilled, and so may the tokens behind the last.
-  const int64_t row_tiles = p.packed_q && p.tokens_q > 0 ? p.tokens_q / rows + p.batch + 1
-                            : p.packed_q                 ? 0
-                                                         : (p.seqlen_q + rows - 1) / rows;
-  plan.blocks = row_tiles * (p.packed_q ? p.heads_q : heads);
-  if (plan.blocks > INT_MAX) {
-    fail(Status::unsupported, "q", "makes {} tiles of {} rows; CUDA devices take up to {}",
-         plan.blocks, rows, INT_MAX);
-  }
-  plan.row_tiles = static_cast<int>(row_tiles);
-
-  const int64_t head_bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
-  const int64_t together = p.group() * std::max<int64_t>(section_bytes / std::max<int64_t>(head_bytes, 1), 1);
-  plan.section = tuning.section ? *tuning.section
-                 : masks_right(p) ? static_cast<int>(std::clamp<int64_t>(together, 1, std::max<int64_t>(heads, 1)))
-                                  : 1;
-
-  plan.splits = tuning.splits ? *tuning.splits : choose_splits(plan);
-  plan.split_keys = static_cast<int>(std::min<int64_t>(
-      round_up((p.seqlen_k + plan.splits - 1) / plan.splits, plan.tile.keys), INT_MAX / 2));
-  plan.forward = {"sm80/forward.cuh", "fa_sm80_forward", forward_config(plan), 32 * plan.tile.warps,
-                  shared_bytes(plan.tile, p.head_dim, p.head_dim_v)};
-  if (plan.splits > 1) {
-    plan.combine = combine_kernel(p);
-    plan.partial_rows = p.packed_q ? p.heads_q * p.tokens_q : heads * p.seqlen_q;
-    plan.workspace_bytes = static_cast<size_t>(plan.splits) * plan.partial_rows *
-                           (p.head_dim_v + 1) * sizeof(float);
-  }
+  cut_rows(plan);
+  plan.section = tuning.section ? *tuning.section : choose_section(problem);
+  cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan));
+  plan.forward = forward_kernel(plan);
   return plan;
 }
 
@@ -151,21 +174,23 @@ std::string to_text(const CudaPlan& plan) {
       "pass: forward\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
       "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n"
       "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
+      "registers of a thread: {} for O, S, P and Q, of {}\n"
       "tile: {} rows ({} warps of {}), {} keys a step, {} steps in shared memory\n"
       "query in registers: {} of {} slices\nmaximum: {}\ngroups that take turns: {}\n"
       "grid: {} blocks, {} splits, {} slices of v\n",
       plan.gpu.arch, plan.gpu.sm_count, name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
       p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
-      plan.forward.entry, plan.forward.threads, plan.forward.shared_bytes, t.min_blocks, t.rows(),
-      t.warps, t.warp_rows, t.keys, t.stages, t.query_slices, (p.head_dim + 15) / 16,
-      t.stale_maximum ? "stale" : "exact", t.groups, plan.blocks, plan.splits, t.value_slices);
+      plan.forward.entry, plan.forward.threads, plan.forward.shared_bytes, t.min_blocks,
+      registers(t, p.head_dim_v), register_limit(t), t.rows(), t.warps, t.warp_rows, t.keys,
+      t.stages, t.query_slices, (p.head_dim + 15) / 16, t.stale_maximum ? "stale" : "exact",
+      t.groups, plan.blocks, plan.splits, t.value_slices);
   if (plan.splits > 1) text += fmt::format("keys of a split: {}\n", plan.split_keys);
   return text + fmt::format("workspace: {} bytes\n", plan.workspace_bytes);
 }
 
 KernelSpec merge_kernel(DType dtype) {
-  return {"sm80/merge.cuh", "fa_sm80_merge",
-          KernelConfig().format("element", true, dtype).text(), 32 * combine_rows, 0};
+  return {"sm80/merge.cuh", "fa_sm80_merge", KernelConfig().format("element", true, dtype).text(),
+          32 * combine_rows, 0};
 }
 
 }  // namespace fa

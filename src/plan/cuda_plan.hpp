@@ -28,10 +28,10 @@ struct CudaPlan {
   KernelSpec forward;
   std::optional<KernelSpec> combine;  ///< where the keys are split
   int row_tiles = 0;                  ///< of a head, all packed sequences together
-  int section = 1;     ///< heads whose tiles alternate: their K and V stay in L2
-  int splits = 1;      ///< along the keys, each in a block of its own
-  int split_keys = 0;  ///< keys of a split
-  int64_t blocks = 0;  ///< along the grid's first dimension: row tiles of all heads
+  int section = 1;                    ///< heads whose tiles alternate: their K and V stay in L2
+  int splits = 1;                     ///< along the keys, each in a block of its own
+  int split_keys = 0;                 ///< keys of a split
+  int64_t blocks = 0;                 ///< along the grid's first dimension: row tiles of all heads
   int64_t partial_rows = 0;  ///< rows of all heads, whose partial O and LSE each split keeps
   size_t workspace_bytes = 0;
 };

@@ -37,4 +37,7 @@ class KernelConfig {
   std::string lines_;
 };
 
+/// A config's constants in one line ("element=bfloat16 head_dim=128 lse"), without what is off.
+std::string constants_text(std::string_view config);
+
 }  // namespace fa

@@ -12,7 +12,8 @@ namespace fa {
 
 namespace {
 
-/// A language model's attention of one kind; long and short sequences may have kernels of their own.
+/// A language model's attention of one kind; long and short sequences may have kernels of their
+/// own.
 struct Use {
   int64_t seqlen_q;
   int64_t seqlen_k;
@@ -56,7 +57,12 @@ std::vector<KernelSpec> llm(const GpuLimits& gpu) {
       {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 2, .causal = true},
       {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 2, .causal = true, .lse = false},
       {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 8, .causal = true, .packed = true},
-      {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 8, .causal = true, .packed = true, .lse = false},
+      {.seqlen_q = 8192,
+       .seqlen_k = 8192,
+       .batch = 8,
+       .causal = true,
+       .packed = true,
+       .lse = false},
       {.seqlen_q = 1, .seqlen_k = 8192, .batch = 1, .causal = false, .used_k = true, .lse = false},
       {.seqlen_q = 1, .seqlen_k = 8192, .batch = 64, .causal = false, .used_k = true, .lse = false},
       {.seqlen_q = 1, .seqlen_k = 8192, .batch = 1, .causal = true, .used_k = true},
@@ -82,7 +88,7 @@ std::vector<std::string> presets() { return {"llm"}; }
 
 std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::string& arch) {
   if (preset != "llm") {
-    fail(Status::invalid_argument, "preset", "is \"{}\"; there are: {}", preset,
+    fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", preset,
          fmt::join(presets(), ", "));
   }
   const GpuLimits* gpu = known_gpu(arch);

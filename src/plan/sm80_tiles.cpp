@@ -24,6 +24,20 @@ int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v) 
   return 2 * std::max(tile.rows() * depth + stages, tile.rows() * width);  // O takes their place
 }
 
+int registers(const ForwardTile& tile, int64_t head_dim_v) {
+  const auto fragment = [&](int columns) { return tile.warp_rows * columns / 32; };
+  const int out = fragment(pad16(value_columns(tile, head_dim_v)));
+  const int scores = fragment(tile.keys);
+  const int statistics = 2 * tile.warp_rows / 8;  // maximum and sum
+  return out + scores + scores / 2 + fragment(16 * tile.query_slices) / 2 + statistics;
+}
+
+int register_limit(const ForwardTile& tile) {
+  const int warps = (tile.warps * tile.min_blocks + sm_quarters - 1) / sm_quarters;
+  const int units = registers_per_sm / sm_quarters / warps / register_unit;
+  return std::min(units * register_unit / 32, registers_per_thread);
+}
+
 namespace {
 
 /// What fits the widest head_dim of a class, best first; the last ones are for 99 KB.
@@ -43,6 +57,7 @@ std::span<const ForwardTile> candidates(int depth, int width) {
   static const ForwardTile widest[] = {
       {.warps = 4, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 2},
       {.warps = 2, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 2},
+      {.warps = 1, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 8},
   };
   if (depth > 256) return widest;
   if (width > 128 || depth > 192) return wide;
@@ -53,8 +68,7 @@ std::span<const ForwardTile> candidates(int depth, int width) {
 }  // namespace
 
 ForwardTile forward_tile(const Problem& problem, const GpuLimits& gpu) {
-  for (ForwardTile tile :
-       candidates(pad16(problem.head_dim), pad16(problem.head_dim_v))) {
+  for (ForwardTile tile : candidates(pad16(problem.head_dim), pad16(problem.head_dim_v))) {
     const int bytes = shared_bytes(tile, problem.head_dim, problem.head_dim_v);
     if (bytes > gpu.shared_per_block) continue;
     tile.query_slices = std::min(tile.query_slices, pad16(problem.head_dim) / 16);

@@ -25,9 +25,11 @@ struct ForwardTile {
 /// Columns of V that one block works on.
 int value_columns(const ForwardTile& tile, int64_t head_dim_v);
 int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
-/// Of the accumulators, operands and statistics of one thread, by count; what ptxas adds for
-/// addresses is known only to it.
-int registers(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
+/// Of one thread, for O, S, P, Q and the rows' statistics. Addresses and operands come on top,
+/// which only ptxas can tell.
+int registers(const ForwardTile& tile, int64_t head_dim_v);
+/// The most that a thread may have, so that `min_blocks` of them fit a multiprocessor.
+int register_limit(const ForwardTile& tile);
 
 /// The best measured tile that fits the GPU. Throws Error (unsupported) where none does.
 ForwardTile forward_tile(const Problem& problem, const GpuLimits& gpu);

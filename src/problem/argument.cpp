@@ -8,9 +8,10 @@ namespace fa {
 namespace {
 
 std::string device_text(Device device) {
-  const std::string type = device.type == cpu_device    ? "cpu"
-                           : device.type == cuda_device ? "cuda"
-                                                        : fmt::format("device type {}", device.type);
+  const std::string type = device.type == cpu_device ? "cpu"
+                           : device.type == cuda_device
+                               ? "cuda"
+                               : fmt::format("device type {}", device.type);
   return fmt::format("{}:{}", type, device.id);
 }
 

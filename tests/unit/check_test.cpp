@@ -167,7 +167,8 @@ TEST(Layout, HasTheAlignmentAskedFor) {
     for (const DType dtype : {float16, float32}) {
       const int64_t bytes = std::max(alignment, dtype.bits / 8);
       for (int n = 0; n < 50; ++n) {
-        const Layout layout = random_layout({2, 3, 4, 8}, dtype, {n % 2 == 0, true, alignment}, random);
+        const Layout layout =
+            random_layout({2, 3, 4, 8}, dtype, {n % 2 == 0, true, alignment}, random);
         EXPECT_EQ(layout.offset * dtype.bits / 8 % (2 * bytes), bytes);
         for (const int64_t stride : layout.strides) {
           EXPECT_TRUE(stride == 1 || stride * dtype.bits / 8 % bytes == 0) << stride;

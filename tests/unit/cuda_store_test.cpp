@@ -5,8 +5,10 @@
 
 #include <csignal>
 #include <functional>
+#include <random>
 
 #include "cuda/compiler.hpp"
+#include "cuda/cubin.hpp"
 #include "cuda/kernel_store.hpp"
 #include "cuda/nvrtc.hpp"
 #include "cuda/parallel.hpp"
@@ -96,6 +98,60 @@ extern "C" __global__ void serial(float* out, unsigned long long a, int n) {
                        "instructions are serialized"));
 }
 
+// What the driver says of a loaded kernel, without one.
+TEST(Cubin, TellsWhatAKernelTakes) {
+  const Source sources[] = {{"test/uses.cuh", R"(
+extern "C" __global__ void little(float* out) { out[threadIdx.x] = 1; }
+extern "C" __global__ void __launch_bounds__(128) much(float* out, int n) {
+  volatile float local[50];
+  for (int i = 0; i < n; ++i) local[i] = out[i];
+  float sum[100];
+#pragma unroll
+  for (int k = 0; k < 100; ++k) sum[k] = 0;
+#pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+#pragma unroll
+    for (int k = 0; k < 100; ++k) sum[k] = sum[k] * local[i] + k;
+  }
+#pragma unroll
+  for (int k = 0; k < 100; ++k) out[k * n] = sum[k];
+}
+)"}};
+  KernelSpec spec;
+  spec.source = "test/uses.cuh";
+  for (const char* arch : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"}) {
+    const std::vector<char> code = compile(spec, arch, sources);
+    const CubinUse little = cubin_use(code, "little"), much = cubin_use(code, "much");
+    EXPECT_GT(little.registers, 0);
+    EXPECT_LT(little.registers, 32);
+    EXPECT_EQ(little.local_bytes, 0);
+    EXPECT_GT(much.registers, 100);
+    EXPECT_LE(much.registers, 255);
+    EXPECT_GE(much.local_bytes, 200);
+    EXPECT_TRUE(contains(error_of([&] { cubin_use(code, "none"); }, Status::internal),
+                         "no machine code of none"));
+  }
+}
+
+TEST(Cubin, RefusesWhatIsDamaged) {
+  const std::vector<char> code = compile(test_spec(1), "sm_80", test_sources);
+  error_of([] { cubin_use({}, "store"); }, Status::internal);
+  std::mt19937 random(1);
+  for (size_t bytes = 0; bytes < code.size() * 3 / 4; bytes += 1 + bytes / 50) {
+    std::vector<char> cut(code.begin(), code.begin() + static_cast<ptrdiff_t>(bytes));
+    error_of([&] { cubin_use(cut, "store"); }, Status::internal);
+  }
+  for (int n = 0; n < 2000; ++n) {  // an answer or an error, and no read outside
+    std::vector<char> changed = code;
+    for (int i = 0; i < 4; ++i) changed[random() % code.size()] = static_cast<char>(random());
+    try {
+      EXPECT_NE(cubin_use(changed, "store").registers, 0);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), Status::internal);
+    }
+  }
+}
+
 TEST(Compiler, EveryEmbeddedHeaderCompilesAlone) {
   for (const Source& source : sources()) {
     if (!source.name.ends_with(".h")) continue;  // the others want a config
@@ -171,9 +227,11 @@ TEST(KernelStore, TakesABundleFirst) {
   KernelStore maker = store_in(folder / "cache");
   const std::vector<Target> targets{{test_spec(1), "sm_80"}, {test_spec(2), "sm_90a"}};
   int64_t done = 0;
-  const int64_t bytes = precompile(maker, path, targets, 2, [&](int64_t now) { done = now; });
+  const auto [bytes, uses] = precompile(maker, path, targets, 2, [&](int64_t now) { done = now; });
   EXPECT_EQ(done, 2);
   EXPECT_EQ(bytes, static_cast<int64_t>(std::filesystem::file_size(path)));
+  ASSERT_EQ(uses.size(), 2U);
+  EXPECT_GT(uses[1].registers, 0);
 
   std::vector<Bundle> bundles;
   bundles.emplace_back(path);

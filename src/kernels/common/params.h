@@ -26,21 +26,21 @@ struct ForwardParams {
   Lengths rows, keys;
   int batch;
   int heads_q;
-  int group;           ///< query heads of a key head
-  int row_tiles;       ///< of a head, all packed sequences together
-  int section;         ///< heads whose tiles alternate, longest first (tile/place.cuh)
-  int split_keys;      ///< keys of a split, a multiple of the key tile
-  float scale;         ///< of the scores, times log2(e) unless softcap follows
-  float softcap;       ///< cap * log2(e)
-  float keep_scale;    ///< 1 / (1 - dropout_p)
-  unsigned threshold;  ///< an element is kept iff its word is at least this
-  long long window_left;   ///< -1: unbounded
+  int group;              ///< query heads of a key head
+  int row_tiles;          ///< of a head, all packed sequences together
+  int section;            ///< heads whose tiles alternate, longest first (tile/place.cuh)
+  int split_keys;         ///< keys of a split, a multiple of the key tile
+  float scale;            ///< of the scores, times log2(e) unless softcap follows
+  float softcap;          ///< cap * log2(e)
+  float keep_scale;       ///< 1 / (1 - dropout_p)
+  unsigned threshold;     ///< an element is kept iff its word is at least this
+  long long window_left;  ///< -1: unbounded
   long long window_right;
   unsigned long long seed;
   unsigned long long offset;
   const long long* dropout_state;  ///< (seed, offset) in device memory, or null
-  float* partial_out;  ///< [splits][rows of all heads][head_dim_v]
-  float* partial_lse;  ///< [splits][rows of all heads]
+  float* partial_out;              ///< [splits][rows of all heads][head_dim_v]
+  float* partial_lse;              ///< [splits][rows of all heads]
   long long partial_rows;
 };
 

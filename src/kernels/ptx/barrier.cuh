@@ -1,5 +1,5 @@
-// Named barriers of a block (PTX ISA 9.7.13): a thread waits at one, or only says that it was there.
-// What a thread did to shared memory before either is seen by all who waited.
+// Named barriers of a block (PTX ISA 9.7.13): a thread waits at one, or only says that it was
+// there. What a thread did to shared memory before either is seen by all who waited.
 #pragma once
 
 namespace fa::ptx {

@@ -5,14 +5,14 @@ namespace fa::ptx {
 
 using u32 = unsigned;
 
-/// Copies `bytes` (16, 8 or 4), or writes as many zeros and reads nothing where not `valid`. 16 bytes
-/// go past L1 (.cg); the smaller ones exist as .ca only.
+/// Copies `bytes` (16, 8 or 4), or writes as many zeros and reads nothing where not `valid`. 16
+/// bytes go past L1 (.cg); the smaller ones exist as .ca only.
 template <int bytes>
 __device__ inline void cp_async(u32 shared, const void* global, bool valid) {
   const int read = valid ? bytes : 0;
   if constexpr (bytes == 16) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
-                 "r"(read)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared),
+                 "l"(global), "r"(read)
                  : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global),

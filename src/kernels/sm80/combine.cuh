@@ -30,9 +30,7 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
     }
   }
   const bool empty = unused || top == minus_infinity;
-  const auto weight = [&](float lse) {
-    return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e);
-  };
+  const auto weight = [&](float lse) { return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e); };
   float total = weight(sink);
   for (int s = 0; s < p.splits; ++s) total += weight(p.partial_lse[s * p.partial_rows + row]);
 

@@ -5,7 +5,8 @@
 
 namespace fa::tile {
 
-/// Rows or keys of one sequence: where they begin in the tensor, how many there are, how many count.
+/// Rows or keys of one sequence: where they begin in the tensor, how many there are, how many
+/// count.
 struct Side {
   long long begin;
   int extent;
@@ -43,8 +44,8 @@ struct Place {
   Side rows;
 };
 
-/// Heads come in sections, whose K and V stay in L2 together. Within a section the last tiles of all
-/// heads go first: under a causal mask they see the most keys, and short tiles fill the end.
+/// Heads come in sections, whose K and V stay in L2 together. Within a section the last tiles of
+/// all heads go first: under a causal mask they see the most keys, and short tiles fill the end.
 __device__ inline Place place_of(const kernel::ForwardParams& p, int index, int* tile) {
   const int heads = p.batch * p.heads_q;
   const int section = index / (p.section * p.row_tiles);
@@ -66,7 +67,8 @@ __device__ Place find_place(const kernel::ForwardParams& p, int index) {
     place.rows = side_of<false, used>(p.rows, place.sequence, p.batch);
     return place;
   } else {
-    // Tiles are numbered through all sequences of a head: every warp sums up 32 sequences at a time.
+    // Tiles are numbered through all sequences of a head: every warp sums up 32 sequences at a
+    // time.
     const int head = index / p.row_tiles;
     int tile = index - head * p.row_tiles;
     const int lane = threadIdx.x % 32;

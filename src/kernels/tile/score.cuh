@@ -1,5 +1,5 @@
-// The one place where a score is formed from the product q.k: scale, softcap, ALiBi and bias, then the
-// mask; and dropout's decision on the probability. All in powers of 2: scores times log2(e).
+// The one place where a score is formed from the product q.k: scale, softcap, ALiBi and bias, then
+// the mask; and dropout's decision on the probability. All in powers of 2: scores times log2(e).
 #pragma once
 
 #include "common/mask.h"
@@ -21,8 +21,8 @@ struct ScoreTerms {
   static constexpr bool softcap = softcap_;
   static constexpr bool alibi = alibi_;
   static constexpr Number bias = bias_;
-  /// Without terms and with a positive scale the product itself is the score, and the scale goes into
-  /// the exponent's multiply-add.
+  /// Without terms and with a positive scale the product itself is the score, and the scale goes
+  /// into the exponent's multiply-add.
   static constexpr bool none = !softcap && !alibi && bias == Number::none && !scaled_;
 };
 
@@ -38,13 +38,17 @@ struct Score {
   int shift;       ///< the diagonal key of row i is i + shift
 
   __device__ Score(const kernel::ForwardParams& p, const Place& place, int k_len)
-      : scale(p.scale), cap(p.softcap), rows(place.rows.length), keys(k_len),
+      : scale(p.scale),
+        cap(p.softcap),
+        rows(place.rows.length),
+        keys(k_len),
         shift(k_len - place.rows.length) {
     if constexpr (Terms::alibi) {
       slope = 0;
       if (rows > 0) {  // tokens behind the last sequence have none
-        slope = log2_e * static_cast<const float*>(p.alibi.data)[place.sequence * p.alibi.batch +
-                                                                 place.head * p.alibi.head];
+        slope =
+            log2_e * static_cast<const float*>(
+                         p.alibi.data)[place.sequence * p.alibi.batch + place.head * p.alibi.head];
       }
     }
     if constexpr (Terms::bias != Number::none) {
@@ -101,11 +105,12 @@ struct Dropout {
       seed = static_cast<unsigned long long>(p.dropout_state[0]);
       offset = static_cast<unsigned long long>(p.dropout_state[1]);
     }
-    stream = philox::stream(seed, offset, static_cast<u32>(place.sequence * p.heads_q + place.head));
+    stream =
+        philox::stream(seed, offset, static_cast<u32>(place.sequence * p.heads_q + place.head));
   }
 
-  /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the order
-  /// of philox::word_index.
+  /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
+  /// order of philox::word_index.
   __device__ void words(u32 (&word)[4], int row, int key) const {
     philox::words(word, stream, philox::block_index(static_cast<u32>(row)),
                   philox::block_index(static_cast<u32>(key)));

@@ -8,8 +8,8 @@ namespace fa::tile {
 
 using u32 = unsigned;
 
-/// rows x columns (a multiple of 16), in panels of 64, 32 or 16 columns: 128 bytes hold 1, 2 or 4 rows
-/// of a panel, and the chunks of eight consecutive rows are permuted over all 32 banks.
+/// rows x columns (a multiple of 16), in panels of 64, 32 or 16 columns: 128 bytes hold 1, 2 or 4
+/// rows of a panel, and the chunks of eight consecutive rows are permuted over all 32 banks.
 template <int rows, int columns>
 struct SharedTile {
   static_assert(columns % 16 == 0 && rows % 8 == 0);
@@ -27,8 +27,8 @@ struct SharedTile {
   }
 };
 
-/// Where one lane reads its 16 bytes of a 16x16 block for ldmatrix. The block's place is known to the
-/// compiler: an XOR of a constant and an immediate offset.
+/// Where one lane reads its 16 bytes of a 16x16 block for ldmatrix. The block's place is known to
+/// the compiler: an XOR of a constant and an immediate offset.
 template <typename Tile>
 struct LaneAddress {
   u32 row_address;

@@ -1,6 +1,6 @@
-// The online softmax of the paper's Algorithm 1 on a warp's score fragment s[m][n][4]: m tiles of 16
-// rows, n tiles of 8 keys. A lane owns rows g and g + 8 of each m (g = lane / 4); the four lanes of a
-// quad share a row. Everything is in powers of 2.
+// The online softmax of the paper's Algorithm 1 on a warp's score fragment s[m][n][4]: m tiles of
+// 16 rows, n tiles of 8 keys. A lane owns rows g and g + 8 of each m (g = lane / 4); the four lanes
+// of a quad share a row. Everything is in powers of 2.
 #pragma once
 
 #include "ptx/math.cuh"
@@ -74,7 +74,8 @@ struct OnlineSoftmax {
       for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          s[m][n][e] = ptx::exp2(fmaf(s[m][n][e], factor, Element::headroom - finite(maximum[m][e / 2])));
+          s[m][n][e] =
+              ptx::exp2(fmaf(s[m][n][e], factor, Element::headroom - finite(maximum[m][e / 2])));
           added[m][e / 2] += s[m][n][e];
         }
       }

@@ -1,0 +1,105 @@
+// The shipped kernels through a real NVRTC (tools/with_nvrtc), for every known GPU: they compile
+// without a warning, and fit the registers and the shared memory that the plan counts on.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "check/generate.hpp"
+#include "check/problems.hpp"
+#include "cuda/compiler.hpp"
+#include "cuda/cubin.hpp"
+#include "cuda/kernel_store.hpp"
+#include "cuda/nvrtc.hpp"
+#include "cuda/parallel.hpp"
+#include "cuda/precompile.hpp"
+#include "plan/cuda_plan.hpp"
+#include "plan/kernel_config.hpp"
+
+namespace fa::cuda {
+namespace {
+
+/// Compiled for this test once, as long as nothing changes. Only what compiled without a warning is
+/// kept.
+std::vector<char> compiled(const Target& target) {
+  static const KernelStore store(sources(), digest(sources_digest()), DiskCache(FA_TEST_CACHE), {});
+  const auto& [spec, arch] = target;
+  const Digest name = digest_of(store.key(spec, arch).hex(), nvrtc_identity());
+  if (auto code = store.cache().load(name)) return std::move(*code);
+  std::string warnings;
+  std::vector<char> code = compile(spec, arch, sources(), &warnings);
+  EXPECT_EQ(warnings, "") << arch << " " << spec.entry << ": " << constants_text(spec.config);
+  if (warnings.empty()) store.cache().store(name, code);
+  return code;
+}
+
+/// Blocks of a multiprocessor that the kernel was compiled for.
+int min_blocks(const KernelSpec& spec) {
+  const std::string name = "constexpr int min_blocks = ";
+  const size_t at = spec.config.find(name);
+  return at == spec.config.npos ? 1 : std::stoi(spec.config.substr(at + name.size()));
+}
+
+/// Fails for a kernel that spills more than `most` bytes of a thread's registers, of which fewer
+/// blocks run than the plan counts on, or whose shared memory is too much.
+void expect_fits(const std::vector<Target>& targets, int most) {
+  parallel_for(static_cast<int64_t>(targets.size()), 0, [&](int64_t i) {
+    const auto& [spec, arch] = targets[i];
+    const CubinUse use = cubin_use(compiled(targets[i]), spec.entry);
+    const GpuLimits& gpu = *known_gpu(arch);
+    const int blocks = resident_blocks(gpu, spec.threads, use.registers, spec.shared_bytes);
+    EXPECT_TRUE(use.local_bytes <= most && blocks >= min_blocks(spec) &&
+                spec.shared_bytes <= gpu.shared_per_block)
+        << fmt::format(
+               "{} {}: {} registers, {} bytes spilled, {} bytes of shared memory, {} blocks of a "
+               "multiprocessor: {}",
+               arch, spec.entry, use.registers, use.local_bytes, spec.shared_bytes, blocks,
+               constants_text(spec.config));
+  });
+}
+
+// What the present kernels spill at most; none of it may grow unseen. Nearly all lies outside of
+// the main loop.
+constexpr int most_of_preset = 88;
+constexpr int most_with_options = 424;
+constexpr int most_of_widest = 808;  // head_dim 576
+
+class Preset : public testing::TestWithParam<std::string> {};
+
+TEST_P(Preset, FitsTheGpu) { expect_fits(preset_targets("llm", {GetParam()}), most_of_preset); }
+
+std::vector<std::string> archs() {
+  std::vector<std::string> names;
+  for (const GpuLimits& gpu : known_gpus()) names.push_back(gpu.arch);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Kernels, Preset, testing::ValuesIn(archs()),
+                         [](const auto& arch) { return arch.param; });
+
+/// Kernels of configurations that cover all pairs of options, as the tests on a device draw them,
+/// each for one of the GPUs: those of the widest head_dim, or all others.
+std::vector<Target> sample(bool widest) {
+  constexpr int64_t configurations = 60;
+  const check::Problems problems(1, check::cuda_offer, configurations);
+  EXPECT_TRUE(problems.never_asked().empty());
+  const auto gpus = known_gpus();
+  std::vector<Target> targets;
+  for (int64_t n = 0; n < configurations; ++n) {
+    const check::Case c(problems.draw(n));
+    Problem p = validate(c.forward_args(), c.options(), Data::optional).problem;
+    if ((p.head_dim > 256) != widest) continue;
+    p.device = {cuda_device, 0};
+    const GpuLimits& gpu = gpus[n % gpus.size()];
+    const CudaPlan plan = plan_cuda(p, gpu);
+    targets.push_back({plan.forward, gpu.arch});
+    if (plan.combine) targets.push_back({*plan.combine, gpu.arch});
+  }
+  return targets;
+}
+
+TEST(Options, InAllPairsFit) { expect_fits(sample(false), most_with_options); }
+TEST(Options, OfTheWidestHeadDimFit) { expect_fits(sample(true), most_of_widest); }
+
+}  // namespace
+}  // namespace fa::cuda

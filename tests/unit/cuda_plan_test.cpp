@@ -1,0 +1,453 @@
+// Plans for CUDA devices, for the limits of every known GPU. They are checked as to what must hold
+// of any tile: the numbers themselves come from measurements and may change.
+#include "plan/cuda_plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "plan/kernel_config.hpp"
+#include "plan/preset.hpp"
+
+namespace fa {
+namespace {
+
+Problem problem(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, int64_t head_dim = 128) {
+  Problem p;
+  p.device = {cuda_device, 0};
+  p.dtype = bfloat16;
+  p.batch = batch;
+  p.heads_q = 32;
+  p.heads_k = 8;
+  p.head_dim = p.head_dim_v = head_dim;
+  p.seqlen_q = seqlen_q;
+  p.seqlen_k = seqlen_k;
+  p.tokens_q = batch * seqlen_q;
+  p.tokens_k = batch * seqlen_k;
+  p.lse = true;
+  return p;
+}
+
+/// Every option that a kernel is compiled for, set one at a time.
+struct Choice {
+  const char* name;
+  std::function<void(Problem&)> set;
+};
+
+const std::vector<Choice>& choices() {
+  static const std::vector<Choice> all{
+      {"float16", [](Problem& p) { p.dtype = float16; }},
+      {"packed_q", [](Problem& p) { p.packed_q = true; }},
+      {"packed_k", [](Problem& p) { p.packed_k = true; }},
+      {"used_q", [](Problem& p) { p.used_q = true; }},
+      {"used_k", [](Problem& p) { p.used_k = true; }},
+      {"causal", [](Problem& p) { p.window_right = 0; }},
+      {"window_left", [](Problem& p) { p.window_left = 1000; }},
+      {"negative scale", [](Problem& p) { p.scale = -1; }},
+      {"zero scale", [](Problem& p) { p.scale = 0; }},
+      {"softcap", [](Problem& p) { p.softcap = 20; }},
+      {"dropout", [](Problem& p) { p.dropout_p = 0.1; }},
+      {"alibi", [](Problem& p) { p.alibi = true; }},
+      {"bias", [](Problem& p) { p.bias = true, p.bias_dtype = bfloat16; }},
+      {"float32 bias", [](Problem& p) { p.bias = true, p.bias_dtype = float32; }},
+      {"sinks", [](Problem& p) { p.sinks = true, p.sinks_dtype = float32; }},
+      {"no lse", [](Problem& p) { p.lse = false; }},
+      {"alignment 8", [](Problem& p) { p.alignment = 8; }},
+      {"alignment 4", [](Problem& p) { p.alignment = 4; }},
+      {"alignment 2", [](Problem& p) { p.alignment = 2; }},
+  };
+  return all;
+}
+
+/// Long, short and decoding: what tiles may be chosen by.
+std::vector<Problem> shapes(int64_t head_dim = 128) {
+  return {problem(2, 8192, 8192, head_dim), problem(32, 512, 512, head_dim),
+          problem(1, 1, 8192, head_dim), problem(64, 1, 8192, head_dim)};
+}
+
+/// What the kernel and the device ask of every plan.
+void expect_sound(const CudaPlan& plan) {
+  const ForwardTile& t = plan.tile;
+  const Problem& p = plan.problem;
+  SCOPED_TRACE(to_text(plan));
+  EXPECT_TRUE(t.warp_rows == 16 || t.warp_rows == 32);
+  EXPECT_TRUE(t.keys >= 16 && t.keys % 16 == 0);
+  EXPECT_TRUE(t.groups == 1 || t.groups == 2);
+  EXPECT_EQ(t.warps % t.groups, 0);
+  EXPECT_GE(t.stages, 1);
+  EXPECT_GE(t.min_blocks, 1);
+  EXPECT_GE(t.query_slices, 0);
+  EXPECT_LE(t.query_slices, (p.head_dim + 15) / 16);
+  EXPECT_EQ(value_columns(t, p.head_dim_v) * t.value_slices, p.head_dim_v);
+  EXPECT_EQ(value_columns(t, p.head_dim_v) % 8, 0);
+
+  EXPECT_EQ(plan.forward.threads, 32 * t.warps);
+  EXPECT_EQ(plan.forward.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
+  EXPECT_LE(plan.forward.shared_bytes, plan.gpu.shared_per_block);
+  EXPECT_LE(registers(t, p.head_dim_v), register_limit(t));
+  EXPECT_GE(
+      resident_blocks(plan.gpu, plan.forward.threads, register_limit(t), plan.forward.shared_bytes),
+      t.min_blocks);
+}
+
+TEST(CudaPlan, EveryHeadDimAndOptionFitsEveryGpu) {
+  std::vector<Choice> options = choices();
+  options.push_back({"none", [](Problem&) {}});
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (int64_t head_dim = 8; head_dim <= 256; head_dim += 8) {
+      for (int64_t head_dim_v = 8; head_dim_v <= 256; head_dim_v += 8) {
+        for (const Choice& option : options) {
+          Problem p = shapes()[(head_dim + head_dim_v) / 8 % 4];
+          p.head_dim = head_dim;
+          p.head_dim_v = head_dim_v;
+          option.set(p);
+          expect_sound(plan_cuda(p, gpu));
+          ASSERT_FALSE(HasFailure()) << option.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaPlan, TheWidestHeadDimFitsEveryGpuWithEveryOption) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (Problem p : shapes(576)) {
+      p.head_dim_v = 512;
+      expect_sound(plan_cuda(p, gpu));
+      for (const Choice& option : choices()) {
+        Problem with = p;
+        option.set(with);
+        expect_sound(plan_cuda(with, gpu));
+      }
+    }
+  }
+}
+
+TEST(CudaPlan, AHeadDimTooWideForTheDeviceIsRefusedByName) {
+  GpuLimits small = *known_gpu("sm_86");
+  small.shared_per_block = 16 << 10;
+  try {
+    plan_cuda(problem(1, 64, 64, 256), small);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), Status::unsupported);
+    EXPECT_EQ(std::string(error.what()),
+              "q: has head_dim 256, 256 of v: too wide for the 16384 bytes of sm_86");
+  }
+}
+
+TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
+  const struct {
+    std::function<void(Problem&)> set;
+    const char* message;
+  } cases[] = {
+      {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
+      {[](Problem& p) { p.pass = Pass::backward; }, "q: lies on a CUDA device, where the backward"},
+      {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
+      {[](Problem& p) { p.packed_q = true, p.tokens_q = int64_t{1} << 31; },
+       "q: has 2147483648 packed tokens;"},
+      {[](Problem& p) { p.batch = 1 << 20, p.heads_q = 1 << 20; }, "q: makes "},
+  };
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const auto& refused : cases) {
+      Problem p = problem(1, 64, 64);
+      refused.set(p);
+      try {
+        plan_cuda(p, gpu);
+        ADD_FAILURE() << "accepted: " << refused.message;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.status(), Status::unsupported);
+        EXPECT_TRUE(std::string(error.what()).starts_with(refused.message)) << error.what();
+      }
+    }
+    Problem named = problem(1, 64, 64);
+    named.family = Family::sm80;
+    EXPECT_EQ(plan_cuda(named, gpu).forward, plan_cuda(problem(1, 64, 64), gpu).forward);
+  }
+}
+
+TEST(CudaPlan, EveryOptionIsAKernelOfItsOwn) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    std::set<std::string> configs{plan_cuda(shapes()[0], gpu).forward.config};
+    for (const Choice& option : choices()) {
+      if (std::string(option.name) == "zero scale") continue;  // negative scale's kernel
+      Problem p = shapes()[0];
+      option.set(p);
+      EXPECT_TRUE(configs.insert(plan_cuda(p, gpu).forward.config).second) << option.name;
+    }
+  }
+}
+
+TEST(CudaPlan, ValuesAndShapesShareKernels) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    Problem p = problem(2, 8192, 8192);
+    p.window_left = 1000;
+    p.window_right = 0;
+    p.softcap = 20;
+    p.dropout_p = 0.1;
+    Problem q = p;
+    q.scale = 0.3;
+    q.window_left = 900;
+    q.window_right = 7;
+    q.softcap = 50;
+    q.dropout_p = 0.2;
+    q.seqlen_q = q.seqlen_k = 8191;
+    q.tokens_q = q.tokens_k = 2 * 8191;
+    q.num_threads = 5;
+    EXPECT_EQ(plan_cuda(p, gpu).forward, plan_cuda(q, gpu).forward);
+
+    // Each costs seconds when first met, so that shapes may not have many.
+    std::set<std::string> kernels;
+    for (const int64_t batch : {1, 2, 3, 8, 64}) {
+      for (int64_t seqlen_q = 1; seqlen_q < 20000; seqlen_q += 1 + seqlen_q / 3) {
+        for (const int64_t seqlen_k : {1, 100, 1000, 10000, 100000}) {
+          kernels.insert(plan_cuda(problem(batch, seqlen_q, seqlen_k), gpu).forward.config);
+        }
+      }
+    }
+    EXPECT_LE(kernels.size(), 4U);
+  }
+}
+
+TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {64, 128, 256, 576}) {
+      for (const int64_t seqlen_k : {512, 700, 8192, 8193, 100'000, 1 << 20}) {
+        for (const int64_t batch : {1, 2, 3}) {
+          Problem p = problem(batch, 1, seqlen_k, head_dim);
+          p.heads_q = p.heads_k = head_dim == 576 ? 1 : 4;
+          if (head_dim == 576) p.head_dim_v = 512;
+          const CudaPlan plan = plan_cuda(p, gpu);
+          SCOPED_TRACE(to_text(plan));
+          EXPECT_GT(plan.splits, 1);
+          EXPECT_LE(plan.splits * plan.blocks * plan.tile.value_slices,
+                    int64_t{gpu.sm_count} * plan.tile.min_blocks);
+          // They cover the keys, whole steps each, and none is empty.
+          EXPECT_EQ(plan.split_keys % plan.tile.keys, 0);
+          EXPECT_GE(int64_t{plan.splits} * plan.split_keys, seqlen_k);
+          EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
+
+          ASSERT_TRUE(plan.combine);
+          EXPECT_EQ(plan.combine->entry, "fa_sm80_combine");
+          EXPECT_EQ(plan.partial_rows, batch * p.heads_q);
+          EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * plan.partial_rows *
+                                              (plan.problem.head_dim_v + 1));
+          EXPECT_NE(plan.forward.config.find("bool split = true;"), std::string::npos);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    std::vector<Problem> whole{problem(64, 1, 8192), problem(2, 8192, 8192), problem(1, 1, 100),
+                               problem(1, 1, 0),     problem(0, 1, 8192),    problem(1, 0, 8192)};
+    Problem window = problem(1, 1, 8192);  // few keys are seen
+    window.window_left = 100;
+    window.window_right = 0;
+    whole.push_back(window);
+    Problem invariant = problem(1, 1, 8192);
+    invariant.batch_invariant = true;
+    whole.push_back(invariant);
+    for (const Problem& p : whole) {
+      const CudaPlan plan = plan_cuda(p, gpu);
+      EXPECT_EQ(plan.splits, 1) << to_text(plan);
+      EXPECT_FALSE(plan.combine);
+      EXPECT_EQ(plan.workspace_bytes, 0U);
+      EXPECT_GE(plan.split_keys, p.seqlen_k);
+      EXPECT_NE(plan.forward.config.find("bool split = false;"), std::string::npos);
+    }
+  }
+}
+
+TEST(CudaPlan, BatchInvariantPlansDoNotDependOnTheBatch) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const Problem& shape : shapes()) {
+      for (const bool packed : {false, true}) {
+        Problem alone = shape;
+        alone.batch_invariant = true;
+        alone.packed_q = alone.packed_k = packed;
+        Problem among = alone;
+        alone.batch = 1;
+        among.batch = 77;
+        for (Problem* p : {&alone, &among}) {
+          p->tokens_q = p->batch * p->seqlen_q;
+          p->tokens_k = p->batch * p->seqlen_k;
+        }
+        const CudaPlan a = plan_cuda(alone, gpu), b = plan_cuda(among, gpu);
+        EXPECT_EQ(a.forward, b.forward);
+        EXPECT_EQ(a.splits, b.splits);
+      }
+    }
+  }
+}
+
+TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    Problem p = problem(3, 20, 50'000);
+    p.packed_q = p.packed_k = true;
+    p.tokens_q = 41;
+    p.heads_q = p.heads_k = 2;
+    const CudaPlan plan = plan_cuda(p, gpu);
+    ASSERT_TRUE(plan.combine);
+    EXPECT_EQ(plan.partial_rows, 2 * 41);
+    EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * 2 * 41 * 129);
+  }
+}
+
+TEST(CudaPlan, PackedTilesCoverSequencesOfAnyLengths) {
+  std::mt19937 random(1);
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (int n = 0; n < 200; ++n) {
+      Problem p = problem(1 + random() % 9, 4096, 4096);
+      p.packed_q = true;
+      p.heads_q = 8;
+      std::vector<int64_t> lengths(p.batch + 1);  // the last: tokens behind all sequences
+      p.tokens_q = 0;
+      for (int64_t& length : lengths) {
+        length = random() % (n % 2 == 0 ? 5 : 1000);
+        p.tokens_q += length;
+      }
+      const CudaPlan plan = plan_cuda(p, gpu);
+      int64_t needed = 0;
+      for (const int64_t length : lengths) {
+        needed += (length + plan.tile.rows() - 1) / plan.tile.rows();
+      }
+      EXPECT_GE(plan.row_tiles, needed);
+      EXPECT_LE(plan.row_tiles, needed + p.batch + 1) << "blocks without work";
+      EXPECT_EQ(plan.blocks, int64_t{plan.row_tiles} * 8);
+    }
+    Problem none = problem(3, 0, 100);
+    none.packed_q = true;
+    EXPECT_EQ(plan_cuda(none, gpu).blocks, 0);
+  }
+}
+
+TEST(CudaPlan, RowsOfABatchAreTiledOnce) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t seqlen : {0, 1, 63, 64, 65, 127, 128, 129, 1000}) {
+      const CudaPlan plan = plan_cuda(problem(3, seqlen, 1000), gpu);
+      EXPECT_GE(int64_t{plan.row_tiles} * plan.tile.rows(), seqlen);
+      EXPECT_LT((plan.row_tiles - 1) * int64_t{plan.tile.rows()}, seqlen);
+      EXPECT_EQ(plan.blocks, int64_t{plan.row_tiles} * 3 * 32);
+    }
+  }
+}
+
+// The tiles of a section's heads alternate, so that their keys must fit the L2 of 40 MB (A100's) or
+// more together; query heads of one key head belong to one section.
+TEST(CudaPlan, SectionsFitTheCacheInWholeGroups) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {64, 128, 256}) {
+      for (const int64_t seqlen : {0, 1, 512, 8192, 131'072, 1 << 20}) {
+        Problem p = problem(2, seqlen, seqlen, head_dim);
+        EXPECT_EQ(plan_cuda(p, gpu).section, 1);
+        p.window_right = 0;
+        const CudaPlan plan = plan_cuda(p, gpu);
+        EXPECT_GE(plan.section, p.group());
+        EXPECT_EQ(plan.section % p.group(), 0);
+        EXPECT_LE(plan.section, 2 * p.heads_q);
+        const int64_t bytes = plan.section / p.group() * seqlen * 2 * head_dim * 2;
+        EXPECT_TRUE(plan.section == p.group() || bytes <= 40 << 20) << bytes;
+        if (seqlen <= 512) {
+          EXPECT_EQ(plan.section, 2 * p.heads_q);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaPlan, TuningDecidesWhatItNames) {
+  const Problem p = problem(1, 300, 1000);
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  const ForwardTile tile{.warps = 2, .warp_rows = 16, .keys = 16, .stale_maximum = false};
+  const CudaPlan plan = plan_cuda(p, gpu, {.tile = tile, .splits = 7, .section = 3});
+  EXPECT_EQ(plan.tile, tile);
+  EXPECT_EQ(plan.row_tiles, 10);
+  EXPECT_EQ(plan.splits, 7);
+  EXPECT_EQ(plan.split_keys, 144);
+  EXPECT_TRUE(plan.combine);
+  EXPECT_EQ(plan.section, 3);
+  EXPECT_NE(plan.forward.config.find("bool stale_maximum = false;"), std::string::npos);
+}
+
+TEST(CudaPlan, TextNamesWhatWasDecided) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    const CudaPlan plan = plan_cuda(problem(1, 1, 100'000), gpu);
+    const std::string text = to_text(plan);
+    const auto number = [](int64_t n) { return std::to_string(n); };
+    for (const std::string& part :
+         {"device: cuda, " + gpu.arch, std::string("dtype: bfloat16\n"),
+          std::string("heads: 32 query, 8 key\n"), std::string("head_dim: 128, 128 of v\n"),
+          std::string("kernel: fa_sm80_forward ("), number(plan.forward.shared_bytes) + " bytes",
+          number(plan.splits) + " splits", "keys of a split: " + number(plan.split_keys) + "\n",
+          "workspace: " + number(static_cast<int64_t>(plan.workspace_bytes)) + " bytes\n"}) {
+      EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+    }
+  }
+}
+
+TEST(KernelConfig, HasItsConstantsInOneLine) {
+  const KernelConfig config = KernelConfig()
+                                  .format("element", true, bfloat16)
+                                  .number("head_dim", 64)
+                                  .flag("lse", true)
+                                  .flag("split", false)
+                                  .format("bias", false, float32);
+  EXPECT_EQ(constants_text(config.text()), "element=bfloat16 head_dim=64 lse");
+  EXPECT_EQ(constants_text(KernelConfig().text()), "");
+}
+
+TEST(Preset, IsAFewKernelsThatFitEachGpu) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    const std::vector<KernelSpec> kernels = preset_kernels("llm", gpu.arch);
+    EXPECT_LE(kernels.size(), 120U);
+    for (size_t i = 0; i < kernels.size(); ++i) {
+      EXPECT_LE(kernels[i].shared_bytes, gpu.shared_per_block);
+      EXPECT_EQ(std::count(kernels.begin(), kernels.end(), kernels[i]), 1) << kernels[i].config;
+    }
+    // What programs ask for most is among them.
+    for (const DType dtype : {float16, bfloat16}) {
+      for (const int64_t head_dim : {64, 128, 256}) {
+        for (const bool causal : {false, true}) {
+          Problem p = problem(4, 2048, 2048, head_dim);
+          p.dtype = dtype;
+          p.window_right = causal ? 0 : -1;
+          EXPECT_EQ(std::ranges::count(kernels, plan_cuda(p, gpu).forward), 1);
+        }
+      }
+    }
+  }
+}
+
+TEST(KnownGpus, AreFoundByArchitecture) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    EXPECT_EQ(known_gpu(gpu.arch), &gpu);
+    EXPECT_EQ(gpu.shared_per_sm - gpu.shared_per_block, 1024) << "which a block takes for itself";
+  }
+  EXPECT_EQ(known_gpu("sm_70"), nullptr);
+}
+
+// From CUDA's occupancy calculator.
+TEST(KnownGpus, RunAsManyBlocksAsFit) {
+  const GpuLimits &a100 = *known_gpu("sm_80"), &ada = *known_gpu("sm_89");
+  EXPECT_EQ(resident_blocks(a100, 128, 128, 48 << 10), 3);  // shared memory
+  EXPECT_EQ(resident_blocks(a100, 128, 168, 8 << 10), 3);   // registers
+  EXPECT_EQ(resident_blocks(a100, 128, 169, 8 << 10), 2);
+  EXPECT_EQ(resident_blocks(a100, 64, 255, 0), 4);
+  EXPECT_EQ(resident_blocks(a100, 96, 168, 0), 4);  // 3 warps of 12
+  EXPECT_EQ(resident_blocks(a100, 256, 32, 0), 8);  // threads
+  EXPECT_EQ(resident_blocks(ada, 256, 32, 0), 6);
+  EXPECT_EQ(resident_blocks(a100, 32, 32, 0), 32);  // blocks
+  EXPECT_EQ(resident_blocks(ada, 32, 32, 0), 24);
+  EXPECT_EQ(resident_blocks(ada, 128, 32, 100 << 10), 0);
+}
+
+}  // namespace
+}  // namespace fa
