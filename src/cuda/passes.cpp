@@ -71,10 +71,11 @@ template <typename Params>
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, Params& params,
             void* stream) {
   void* arguments[] = {&params};
-  check(driver().launch(kernel.function, grid.x, grid.y, grid.z, static_cast<unsigned>(spec.threads),
-                        1, 1, static_cast<unsigned>(spec.shared_bytes),
-                        static_cast<CUstream>(stream), arguments, nullptr),
-        spec.entry.c_str());
+  check(
+      driver().launch(kernel.function, grid.x, grid.y, grid.z, static_cast<unsigned>(spec.threads),
+                      1, 1, static_cast<unsigned>(spec.shared_bytes), static_cast<CUstream>(stream),
+                      arguments, nullptr),
+      spec.entry.c_str());
 }
 
 unsigned blocks_of(int64_t rows) {
@@ -104,34 +105,34 @@ void Planned::prepare() const {
   if (plan_.combine) kernel(combine_, *plan_.combine);
 }
 
-void Planned::run(const Call& call, void* workspace, void* stream) const {
-  if (plan_.blocks == 0) return;  // nothing to write
-  const CurrentContext context(device_, stream);
-  prepare();
+void Planned::launch_all(const Call& call, void* workspace, void* stream) const {
+  prepare();  // both kernels, before the first is launched
   kernel::ForwardParams params = forward_params(plan_, call, workspace);
   const Grid grid{static_cast<unsigned>(plan_.blocks), static_cast<unsigned>(plan_.splits),
                   static_cast<unsigned>(plan_.tile.value_slices)};
   launch(kernel(forward_, plan_.forward), plan_.forward, grid, params, stream);
   if (!plan_.combine) return;
   const Problem& p = plan_.problem;
-  kernel::CombineParams joined{params.partial_out,
-                               params.partial_lse,
-                               plan_.partial_rows,
-                               plan_.splits,
-                               params.out,
-                               params.lse,
-                               params.sinks,
-                               p.packed_q ? 1 : params.batch,
-                               params.heads_q,
-                               p.packed_q ? p.tokens_q : p.seqlen_q};
+  kernel::CombineParams joined{params.partial_out, params.partial_lse,
+                               plan_.partial_rows, plan_.splits,
+                               params.out,         params.lse,
+                               params.sinks,       p.packed_q ? 1 : params.batch,
+                               params.heads_q,     p.packed_q ? p.tokens_q : p.seqlen_q};
   launch(kernel(combine_, *plan_.combine), *plan_.combine, {blocks_of(plan_.partial_rows)}, joined,
          stream);
 }
 
+void Planned::run(const Call& call, void* workspace, void* stream) const {
+  if (plan_.blocks == 0) return;  // nothing to write
+  const CurrentContext context(device_, stream);
+  launch_all(call, workspace, stream);
+}
+
 void Planned::run(const Call& call, void* stream) const {
+  if (plan_.blocks == 0) return;
   const CurrentContext context(device_, stream);
   const DeviceWorkspace workspace(device_, plan_.workspace_bytes, stream);
-  run(call, workspace.data(), stream);
+  launch_all(call, workspace.data(), stream);
 }
 
 std::shared_ptr<const Planned> plan(const Problem& problem) {

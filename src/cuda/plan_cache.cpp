@@ -20,8 +20,9 @@ struct Hash {
       hash = (hash ^ static_cast<size_t>(value)) * 0x9e3779b97f4a7c15;
       hash ^= hash >> 32;
     };
-    for (const int64_t value : {p.batch, p.heads_q, p.heads_k, p.head_dim, p.head_dim_v, p.seqlen_q,
-                                p.seqlen_k, p.tokens_q, p.tokens_k, p.window_left, p.window_right}) {
+    for (const int64_t value :
+         {p.batch, p.heads_q, p.heads_k, p.head_dim, p.head_dim_v, p.seqlen_q, p.seqlen_k,
+          p.tokens_q, p.tokens_k, p.window_left, p.window_right}) {
       mix(value);
     }
     mix(p.device.id << 16 | p.dtype.code << 8 | p.alignment);
