@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+_is_autocast = torch._C._is_any_autocast_enabled
+
+
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """As torch's own attention: all in autocast's dtype."""
     device = tensors[0].device.type
@@ -87,7 +90,7 @@ def attend(
     direct = _checked(q, k, v, out, given)
     head_dim_v = v.shape[-1]
     padded = q.shape[-1] % 8 != 0 or head_dim_v % 8 != 0
-    if padded or not direct or torch._C._is_any_autocast_enabled():
+    if padded or not direct or _is_autocast():
         q, k, v, given = _as_the_library_takes_them(q, k, v, given)
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
@@ -120,9 +123,10 @@ def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
 def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
     """Whether the call may go straight to the library, after the checks that the library, or an
     operator, does not make by the argument's name."""
-    complete = q is not None and k is not None and v is not None
-    tensors = given[:TENSORS] if has_tensors(given) else ()
-    direct = complete and is_direct(q, k, v, out, *tensors)
+    if out is None and not has_tensors(given):
+        direct = is_direct(q, k, v)
+    else:
+        direct = is_direct(q, k, v, *(t for t in (out, *given[:TENSORS]) if t is not None))
     if not direct:
         others = {**dict(zip(Options._fields[:TENSORS], given)), "out": out}
         optional = {name: t for name, t in others.items() if t is not None}

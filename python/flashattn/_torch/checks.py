@@ -20,7 +20,7 @@ _strided = torch.strided
 
 
 def is_direct(*tensors: Any) -> bool:
-    """Whether nothing but autograd watches these tensors' operations."""
+    """Whether nothing but autograd watches these tensors' operations; not of what is no tensor."""
     if (
         _is_compiling()
         or _dispatch_modes() > 0
@@ -30,7 +30,7 @@ def is_direct(*tensors: Any) -> bool:
     ):
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_meta or t.layout is not _strided):
+        if type(t) not in _PLAIN_TYPES or t.is_meta or t.layout is not _strided:
             return False
     return True
 
