@@ -42,13 +42,13 @@ class Room {
   Room(check::Accelerator* device, int64_t bytes)
       : device_(device), zeros_(bfloat16, {(bytes + 1) / 2}) {
     std::memset(zeros_.data(), 0, static_cast<size_t>(zeros_.bytes()));
-    if (device_ == nullptr) return;
+    if (device_ == nullptr || bytes == 0) return;
     data_ = device_->allocate(static_cast<size_t>(zeros_.bytes()));
     device_->upload(data_, zeros_.data(), static_cast<size_t>(zeros_.bytes()), nullptr);
     device_->synchronize(nullptr);
   }
   ~Room() {
-    if (device_ != nullptr) device_->release(data_);
+    if (data_ != nullptr) device_->release(data_);
   }
   Room(const Room&) = delete;
   Room& operator=(const Room&) = delete;

@@ -53,6 +53,16 @@ bool light_short_causal(const Work& w) { return light_short(w) && w.causal; }
 bool light_causal_1k(const Work& w) { return !w.terms && w.causal && w.keys <= 1024; }
 bool light_causal_long(const Work& w) { return !w.terms && w.causal && w.keys > 3072; }
 
+/// Eight warps in two groups that take turns, alone on a multiprocessor.
+constexpr ForwardTile turns(int warp_rows, int keys, int query_slices, int stages = 3) {
+  return {.warps = 8,
+          .warp_rows = warp_rows,
+          .keys = keys,
+          .groups = 2,
+          .stages = stages,
+          .query_slices = query_slices};
+}
+
 struct Entry {
   int depth, width;  ///< head_dim and value columns of a block, at most
   bool (*when)(const Work&);
@@ -70,30 +80,19 @@ constexpr Entry entries[] = {
     {64, 64, any, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 2}},
     {96, 96, light_short_causal, {.keys = 32, .stages = 3, .min_blocks = 2}},
     {96, 96, light, {.keys = 64, .query_slices = 6, .min_blocks = 2}},
-    {128, 128, light_causal_long, {.warps = 8, .keys = 64, .groups = 2, .stages = 3}},
+    {128, 128, light_causal_long, turns(32, 64, 0)},
     {128, 128, light, {.keys = 64, .min_blocks = 2}},
     {128, 128, any, {.keys = 32, .stages = 3, .min_blocks = 2}},
     {128, 128, any, {.warps = 8, .keys = 32}},
-    {192, 128, light, {.warps = 8, .keys = 48, .groups = 2, .stages = 3}},
+    {192, 128, light, turns(32, 48, 0)},
     {192, 128, any, {.keys = 32}},
-    {192,
-     192,
-     any,
-     {.warps = 8, .warp_rows = 16, .keys = 64, .groups = 2, .stages = 3, .query_slices = 4}},
-    {192,
-     192,
-     any,
-     {.warps = 8, .warp_rows = 16, .keys = 48, .groups = 2, .stages = 3, .query_slices = 8}},
+    {192, 192, any, turns(16, 64, 4)},
+    {192, 192, any, turns(16, 48, 8)},
     {192, 192, any, {.warps = 8, .warp_rows = 16, .keys = 32}},
     {256, 256, light_causal_1k, {.warp_rows = 16, .keys = 32, .query_slices = 4, .min_blocks = 2}},
-    {256,
-     256,
-     any,
-     {.warps = 8, .warp_rows = 16, .keys = 48, .groups = 2, .stages = 3, .query_slices = 6}},
-    {256,
-     256,
-     any,
-     {.warps = 8, .warp_rows = 16, .keys = 32, .groups = 2, .stages = 3, .query_slices = 8}},
+    {256, 256, light_short, turns(16, 32, 8, 4)},
+    {256, 256, any, turns(16, 48, 6)},
+    {256, 256, any, turns(16, 32, 8)},
     {256, 256, any, {.warps = 8, .warp_rows = 16, .keys = 16}},
     {576, 512, any, {.warp_rows = 16, .keys = 32, .value_slices = 2}},
     {576, 512, any, {.warp_rows = 16, .keys = 16, .value_slices = 2}},

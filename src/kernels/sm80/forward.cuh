@@ -25,6 +25,7 @@ using Terms = ScoreTerms<c::element, c::softcap, c::alibi, c::bias, !c::positive
 constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
 
 constexpr int threads = 32 * c::warps;
+constexpr int copying_threads = threads / c::groups;  ///< of a tile of K or of V
 constexpr int m_tiles = c::warp_rows / 16;
 constexpr int n_tiles = c::keys / 8;
 constexpr int rows = c::warps * c::warp_rows;
@@ -76,8 +77,8 @@ struct Forward {
       rows_then_columns<ValueTile>(shared + QueryTile::bytes + KeyTile::bytes, lane);
 
   const Steps all, own;  ///< of the block's rows and of the warp's
-  TileReader<KeyTile, c::keys, c::head_dim, threads, c::alignment> k;
-  TileReader<ValueTile, c::keys, c::value_columns, threads, c::alignment> v;
+  TileReader<KeyTile, c::keys, c::head_dim, copying_threads, c::alignment> k;
+  TileReader<ValueTile, c::keys, c::value_columns, copying_threads, c::alignment> v;
   u32 q[c::query_slices == 0 ? 1 : c::query_slices][m_tiles][4];  ///< the slices kept in registers
   float o[m_tiles][o_tiles][4] = {};
   u32 p_packed[n_tiles / 2][m_tiles][4];  ///< P of the last step, as operand A
@@ -138,8 +139,10 @@ struct Forward {
   __device__ void load_ahead(int index, u32 stage) {
     const int step = index + ahead;
     const u32 at = shared + QueryTile::bytes;
-    if (step < all.end) k.load(at + before(stage), k_len - step * c::keys);
-    if (step > all.begin && step <= all.end) {
+    if (step < all.end && (c::groups == 1 || group == 1)) {
+      k.load(at + before(stage), k_len - step * c::keys);
+    }
+    if (step > all.begin && step <= all.end && (c::groups == 1 || group == 0)) {
       v.load(at + before(before(stage)) + KeyTile::bytes, k_len - (step - 1) * c::keys);
     }
     ptx::cp_async_commit();
@@ -293,7 +296,10 @@ struct Forward {
     if constexpr (c::groups == 2) {
       ptx::cp_async_wait<ahead - 2>();  // this thread's part of what the next turn needs
       ptx::barrier_arrive<threads>(1 + (group ^ 1));
-      load_ahead(index, stage);  // the other group has left the turn before this one
+      // Group 1 loads K, for it may still need the last one (see exponentiate) while group 0 goes
+      // on. The last V but one is free when group 0 has passed: both have left the turn before this
+      // one.
+      load_ahead(index, stage);
     }
   }
 

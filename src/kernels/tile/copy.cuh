@@ -79,10 +79,10 @@ struct TileReader {
   long long stride;  ///< of a row, in bytes
   int row, chunk;    ///< in a panel
 
-  /// `data`: the first row of the first tile.
+  /// `data`: the first row of the first tile. Blocks of more threads copy in groups.
   __device__ TileReader(const char* data, long long row_bytes)
       : stride(row_bytes),
-        row(threadIdx.x / Tile::panel_chunks),
+        row(threadIdx.x % threads / Tile::panel_chunks),
         chunk(threadIdx.x % Tile::panel_chunks) {
     from = data + row * stride + chunk * 16;
   }
