@@ -59,8 +59,7 @@ void expect_fits(const std::vector<Target>& targets, int most) {
   });
 }
 
-// What the present kernels spill at most; none of it may grow unseen. Nearly all lies outside of
-// the main loop.
+// What the present kernels spill at most, in bytes of a thread; none of it may grow unseen.
 constexpr int most_of_preset = 88;
 constexpr int most_with_options = 424;
 constexpr int most_of_widest = 808;  // head_dim 576
