@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 .DEFAULT_GOAL := build
 
-.PHONY: help build demo test test-cpp test-python wheel format format-check lint bench docs sanitize mutants install clean
+.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize mutants install clean
 .PHONY: build-packages lint-packages python-packages
 
 help: ## Lists the targets
@@ -23,6 +23,9 @@ test-cpp: build python-packages ## The library's and the program's tests
 
 test-python: build-packages python-packages ## The Python package's, from its wheel
 	@tools/test_python
+
+gpu-test: build ## On a GPU: random problems, tests/gpu, compute-sanitizer
+	@tools/gpu_test --json build/gpu-test.json
 
 wheel: build-packages python-packages ## The Python package's wheel, in build-python/dist
 	@tools/build_wheel

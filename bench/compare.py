@@ -243,6 +243,7 @@ def measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dic
     from clocks import GEMM_FLOPS, DeviceClock, HostClock
     from contenders import contenders_for
     from measure import Bench, Limits
+    from prepare import prepare
 
     try:
         contenders = contenders_for(
@@ -269,8 +270,12 @@ def measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dic
         "cells": [],
     }
     print_heading(result)
+    cells = cells_of(options)
+    seconds = prepare(contenders, cells, options.device)
+    if options.device == "cuda":
+        print(f"flashattn's kernels prepared in {seconds:.1f} s")
     table = Table(result)
-    for cell in cells_of(options):
+    for cell in cells:
         result["cells"].append(bench.measure(cell))
         table.add(result["cells"][-1])
         write_json(result, options.json)

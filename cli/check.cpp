@@ -6,11 +6,10 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <stdexcept>
 
-#include "check/cuda_accelerator.hpp"
 #include "commands.hpp"
+#include "common/device_flag.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
@@ -39,14 +38,6 @@ struct CheckFlags {
   bool own_allocations = false;
   std::string json;
 };
-
-/// "cuda" or "cuda:N"; null for the host.
-std::unique_ptr<check::Accelerator> accelerator(const std::string& device) {
-  if (device == "cpu") return nullptr;
-  const size_t colon = device.find(':');
-  return check::cuda_accelerator(colon == std::string::npos ? 0
-                                                            : std::stoi(device.substr(colon + 1)));
-}
 
 std::string replay(const CheckFlags& flags, int64_t index) {
   std::string device;
@@ -106,7 +97,7 @@ void write_json(const check::Report& report, const CheckFlags& flags) {
 }
 
 int run(const CheckFlags& flags) {
-  const std::unique_ptr<check::Accelerator> device = accelerator(flags.device);
+  const std::unique_ptr<check::Accelerator> device = accelerator_of(flags.device);
   check::CheckConfig config = configure(flags, device.get());
   if (flags.index >= 0) fmt::print("{}\n", check::describe(config, flags.index));
   Progress progress(config.count);
@@ -152,10 +143,7 @@ Command add_check(CLI::App& program) {
       ->check(CLI::Range(0, 1024));
   app->add_flag("--pairs", flags->pairs, "print how often each pair of options met");
   app->add_option("--device", flags->device, "cpu, or cuda[:N], for what that offers")
-      ->check([](const std::string& name) {
-        static const std::regex known("cpu|cuda(:[0-9]{1,4})?");
-        return std::regex_match(name, known) ? "" : "is " + name + "; allowed are cpu and cuda[:N]";
-      });
+      ->check(device_name());
   app->add_option("--configs", flags->configurations,
                   "configurations, each with kernels of its own, that problems share on a device")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));

@@ -8,8 +8,10 @@
 #include <random>
 
 #include "bench/contender.hpp"
+#include "bench/host_time.hpp"
 #include "bench/report.hpp"
 #include "commands.hpp"
+#include "common/device_flag.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
@@ -27,7 +29,8 @@ when causal, backward 2.5 times that; decoding is measured by the bytes of K and
 Examples:
   fa bench
   fa bench --work forward --head-dim 128 --dtype bfloat16 --rounds 31 --json forward.json
-  fa bench --models --seconds 600)";
+  fa bench --models --seconds 600
+  fa bench --host-time --device cuda)";
 
 struct BenchFlags {
   Grid grid;
@@ -36,6 +39,8 @@ struct BenchFlags {
   int threads = 0;
   int64_t rotation_mib = 0;
   uint64_t seed = 1;
+  bool host_time = false;
+  std::string device = "cpu";
   std::string json;
 };
 
@@ -110,6 +115,7 @@ class Bench {
 
 int run(const BenchFlags& flags) {
   if (!flags.json.empty()) io::try_writing(flags.json);
+  if (flags.host_time) return bench_host_time(flags.device, flags.json);
   const BenchResult result = Bench(flags).run();
   if (!result.right()) {
     for (const CellResult& cell : result.cells) {
@@ -154,6 +160,12 @@ Command add_bench(CLI::App& program) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   app->add_option("--seed", flags->seed, "seed of the order of the cells")
       ->check(unsigned_number());
+  CLI::Option* host_time = app->add_flag(
+      "--host-time", flags->host_time,
+      "instead of all this, how long a call keeps its thread where its work hardly counts");
+  app->add_option("--device", flags->device, "cpu, or cuda[:N]: of --host-time")
+      ->check(device_name())
+      ->needs(host_time);
   app->add_option("--json", flags->json, "write every round to FILE")->type_name("FILE");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

@@ -52,13 +52,15 @@ _OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers")
 
 
 def __getattr__(name: str) -> Any:
-    """What needs PyTorch is imported when it is asked for."""
+    """What needs PyTorch is imported when it is first asked for, and kept here."""
     if name not in _OF_TORCH and name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         if name in _OF_TORCH:
             return importlib.import_module(f"{__name__}.{name}")
-        return getattr(importlib.import_module(f"{__name__}.flash_attn_interface"), name)
+        value = getattr(importlib.import_module(f"{__name__}.flash_attn_interface"), name)
+        globals()[name] = value
+        return value
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -94,7 +94,8 @@ def flash_attn_with_kvcache(
         )
         with new.appended(places):
             if places is None or not places:
-                result, lse, _ = attend(q, k_cache[: len(q)], v_cache[: len(q)], out, options)
+                cached = k_cache[: len(q)], v_cache[: len(q)]
+                result, lse, _ = attend(q, *cached, out, options, return_softmax_lse)
             else:
                 result, lse = _one_by_one(q, k_cache, v_cache, places, options)
                 result = result if out is None else copy_exactly("out", out, result)

@@ -35,6 +35,13 @@ class Options(NamedTuple):
 
 
 TENSORS = 8  # of Options' fields, the first ones
+NO_TENSORS = (None,) * TENSORS
+
+
+def has_tensors(options: tuple[Any, ...]) -> bool:
+    """Whether one of the options is a tensor (compared with None it would be asked to compare)."""
+    a, b, c, d, e, f, g, h = options[:TENSORS]
+    return not (a is b is c is d is e is f is g is h is None)
 
 
 _UNBOUNDED = (-1, -1)

@@ -120,21 +120,30 @@ def flash_attn_func(
         ValueError, TypeError: an argument, by name. NotImplementedError: a combination not offered.
     """
     window_left, window_right = window_sides(window_size)
-    options = Options(
-        alibi_slopes=alibi_slopes,
-        bias=bias,
-        sinks=sinks,
-        seqused_q=seqused_q,
-        seqused_k=seqused_k,
-        scale=softmax_scale,
-        causal=bool(causal),
-        window_left=window_left,
-        window_right=window_right,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        deterministic=deterministic,
-        batch_invariant=batch_invariant,
-        family=family_number(family),
+    # All fields in their order: by keyword it takes four times as long.
+    options = Options._make(
+        (
+            alibi_slopes,
+            bias,
+            sinks,
+            None,  # dropout_state
+            None,  # cu_seqlens_q
+            None,  # cu_seqlens_k
+            seqused_q,
+            seqused_k,
+            0,  # max_seqlen_q
+            0,  # max_seqlen_k
+            softmax_scale,
+            bool(causal),
+            window_left,
+            window_right,
+            softcap,
+            dropout_p,
+            deterministic,
+            batch_invariant,
+            family_number(family),
+            0,  # num_threads
+        )
     )
     return _attention(q, k, v, out, return_attn_probs, return_lse, options)
 

@@ -337,6 +337,13 @@ void Runner::finish() {
 
 Report run(const CheckConfig& config) { return Runner(config).run(); }
 
+Verdict judge(const Spec& spec, Place& place) {
+  Verdict verdict;
+  Extras extras;
+  Trial(spec, place, verdict, extras).run();
+  return verdict;
+}
+
 std::string describe(const CheckConfig& config, int64_t index) {
   return Problems(config.seed, *config.offer, config.configurations).draw(index).text();
 }

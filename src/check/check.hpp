@@ -14,6 +14,8 @@
 #include "check/accelerator.hpp"
 #include "check/offer.hpp"
 #include "check/place.hpp"
+#include "check/spec.hpp"
+#include "check/verdict.hpp"
 
 namespace fa::check {
 
@@ -60,6 +62,9 @@ struct Report {
 inline constexpr int64_t full_run = 2000;
 
 Report run(const CheckConfig& config);
+
+/// One problem of the caller's, as `run` judges each of its own.
+Verdict judge(const Spec& spec, Place& place);
 
 /// A problem in words: shapes, options, layouts.
 std::string describe(const CheckConfig& config, int64_t index);

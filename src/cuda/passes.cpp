@@ -106,10 +106,8 @@ void Planned::prepare() const {
   if (plan_.combine) kernel(combine_, *plan_.combine);
 }
 
-void Planned::run(const Call& call, void* workspace, void* stream) const {
-  if (plan_.blocks == 0) return;  // nothing to write
-  const CurrentContext context(device_, stream);
-  prepare();
+void Planned::launch_all(const Call& call, void* workspace, void* stream) const {
+  prepare();  // both kernels, before the first is launched
   kernel::ForwardParams params = forward_params(plan_, call, workspace);
   const Grid grid{static_cast<unsigned>(plan_.blocks), static_cast<unsigned>(plan_.splits),
                   static_cast<unsigned>(plan_.tile.value_slices)};
@@ -125,10 +123,17 @@ void Planned::run(const Call& call, void* workspace, void* stream) const {
          stream);
 }
 
+void Planned::run(const Call& call, void* workspace, void* stream) const {
+  if (plan_.blocks == 0) return;  // nothing to write
+  const CurrentContext context(device_, stream);
+  launch_all(call, workspace, stream);
+}
+
 void Planned::run(const Call& call, void* stream) const {
+  if (plan_.blocks == 0) return;
   const CurrentContext context(device_, stream);
   const DeviceWorkspace workspace(device_, plan_.workspace_bytes, stream);
-  run(call, workspace.data(), stream);
+  launch_all(call, workspace.data(), stream);
 }
 
 std::shared_ptr<const Planned> plan(const Problem& problem) {

@@ -27,6 +27,7 @@ class Planned {
   void run(const Call& call, void* stream) const;
 
  private:
+  void launch_all(const Call& call, void* workspace, void* stream) const;
   const LoadedKernel& kernel(std::atomic<const LoadedKernel*>& slot, const KernelSpec& spec) const;
 
   CudaPlan plan_;

@@ -97,18 +97,7 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
     }
     (reach < 0 ? low : high) += reach;
   }
-  const Dims dims = by_stride(tensor, strides_);
-  for (size_t d = 0; d < dims.count && use == Use::output; ++d) {
-    int64_t inside = 0;
-    for (size_t e = d + 1; e < dims.count; ++e) {
-      inside += (dims.dim[e].extent - 1) * dims.dim[e].stride;
-    }
-    if (dims.dim[d].stride <= inside) {
-      fail(Status::invalid_argument, name,
-           "has the shape {} and the strides {}: elements of an output may not share memory",
-           shape_text(), strides_text());
-    }
-  }
+  if (use == Use::output) need_distinct_elements();
   if (tensor.data == nullptr) {
     if (data == Data::required) fail(Status::invalid_argument, name, "has no data (null pointer)");
     return;
@@ -121,6 +110,21 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
   }
   low_ = data_ + low * bytes;
   high_ = data_ + (high + 1) * bytes;
+}
+
+void Argument::need_distinct_elements() const {
+  const Dims dims = by_stride(tensor_, strides_);
+  for (size_t d = 0; d < dims.count; ++d) {
+    int64_t inside = 0;
+    for (size_t e = d + 1; e < dims.count; ++e) {
+      inside += (dims.dim[e].extent - 1) * dims.dim[e].stride;
+    }
+    if (dims.dim[d].stride <= inside) {
+      fail(Status::invalid_argument, name_,
+           "has the shape {} and the strides {}: elements of an output may not share memory",
+           shape_text(), strides_text());
+    }
+  }
 }
 
 std::string Argument::shape_text() const {

@@ -58,6 +58,7 @@ class Argument {
   Rows rows(int batch_dim, int row_dim, int head_dim) const;
 
  private:
+  void need_distinct_elements() const;
   std::string shape_text() const;
   bool dense() const;
   bool covers(const char* address) const { return address >= low_ && address < high_; }

@@ -51,6 +51,12 @@ class Validator {
   const Argument& add(const char* name, const Tensor& tensor, Use use) {
     return arguments_[count_++] = Argument(name, tensor, device_, use, data_);
   }
+  const Argument& known_or_added(const char* name, const Tensor& tensor, Use use) {
+    const auto end = arguments_.begin() + count_;
+    const auto known =
+        std::find_if(arguments_.begin(), end, [&](const Argument& a) { return a.name() == name; });
+    return known != end ? *known : add(name, tensor, use);
+  }
   void side(const char* name, const Argument& tensor, const char* cu_name, const Tensor& cu_seqlens,
             const char* max_name, int64_t max, bool& packed, int64_t& seqlen, int64_t& tokens);
   const int32_t* cu_seqlens(const char* name, const Tensor& tensor, const char* max_name,
@@ -202,7 +208,7 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
 Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, int64_t heads,
                      int64_t width, Use use) {
   const Problem& p = problem();
-  const Argument argument(name, tensor, device_, use, data_);
+  const Argument& argument = known_or_added(name, tensor, use);
   argument.need_dtype({p.dtype});
   const bool packed = query_side ? p.packed_q : p.packed_k;
   if (packed) {
@@ -213,9 +219,6 @@ Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, in
                         "[batch, seqlen, heads, head_dim]");
   }
   if (!argument.empty()) problem().alignment = std::min(p.alignment, argument.alignment());
-  const bool known = std::any_of(arguments_.begin(), arguments_.begin() + count_,
-                                 [&](const Argument& a) { return a.name() == argument.name(); });
-  if (!known) arguments_[count_++] = argument;
   return packed ? argument.rows(-1, 0, 1) : argument.rows(0, 1, 2);
 }
 

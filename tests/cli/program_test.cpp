@@ -41,6 +41,8 @@ TEST(Program, WrongUsageIsTwo) {
                             "check --seed -3",
                             "demo --seed -3",
                             "bench --seed -3",
+                            "bench --device cuda",
+                            "bench --host-time --device tpu",
                             "run --check --dropout-seed -3",
                             "info --plan --dropout-offset -3",
                             "info --plan --heads 3 --heads-k 2",
@@ -108,6 +110,14 @@ TEST(Program, RefusesResultFilesThatItCannotWrite) {
   EXPECT_EQ(fa("bench --work decode --rotation 1 --json " + (folder / "new.json")).code, 2);
   EXPECT_EQ(read_bytes(old), "old");
   EXPECT_EQ(folder.entries(), 2U);
+}
+
+TEST(Program, BenchOfHostTimeIsPrintedAndWritten) {
+  const TemporaryFolder folder;
+  const Ended run = fa("bench --host-time --json " + (folder / "times.json"));
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_TRUE(contains(run.out, "Plan::run, us\n   16    16     2/2   64")) << run.out;
+  EXPECT_TRUE(contains(read_bytes(folder / "times.json"), "\"plan_run_seconds\": ["));
 }
 
 TEST(Program, FullDiskBehindStdoutIsTwo) {

@@ -5,6 +5,7 @@ Needs a CUDA device; without one it is skipped, or with FA_REQUIRE_GPU=1 fails."
 import contextlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -93,6 +94,60 @@ OPTIONS = {
 }
 
 
+LENGTHS = [(1, 1), (1, 500), (203, 130), (64, 64), (500, 3)]
+PREPARES = {"softmax_scale": "scale", "window_size": "window"}  # names of prepare's
+HEAD_DIMS = [(8, 8), (40, 40), (72, 64), (96, 96), (128, 128), (192, 128), (256, 256), (20, 13)]
+
+
+def packed_inputs(dtype):
+    rows, keys = [130, 0, 5, 64], [200, 9, 0, 70]
+    q = normal(sum(rows) + 7, 4, 64, dtype=dtype, seed=1)  # the last tokens are of no sequence
+    k, v = (normal(sum(keys) + 9, 2, 64, dtype=dtype, seed=s) for s in (2, 3))
+    return (q, k, v), [int32([0, *torch.tensor(n).cumsum(0).tolist()]) for n in (rows, keys)]
+
+
+def unaligned(t):
+    return torch.cat((t[..., :1], t), dim=-1)[..., 1:]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(request):
+    """The kernels of most tests, compiled many at a time: one by one they take three minutes. (What
+    a test has none of here it compiles itself; that of many threads wants to.)"""
+    if request.session.testscollected < 20:
+        return  # a chosen few compile their own
+    calls = [(inputs(dtype), options) for dtype in DTYPES for options in OPTIONS.values()]
+    causal = dict(causal=True)
+    for dtype in DTYPES:
+        calls += [(inputs(dtype, *dims), causal) for dims in HEAD_DIMS]
+        calls += [(inputs(dtype, dim), dict(causal=True, dropout_p=0.3)) for dim in (64, 128)]
+        tensors, (of_q, of_k) = packed_inputs(dtype)
+        lengths = dict(cu_seqlens_q=of_q, cu_seqlens_k=of_k, max_seqlen_q=130, max_seqlen_k=210)
+        calls += [(tensors, dict(lengths, causal=on)) for on in (False, True)]
+    calls += [(inputs(dim=dim), {}) for dim in (64, 128)]
+    calls += [(tuple(map(unaligned, inputs(dim=dim))), {}) for dim in (64, 128)]
+    calls += [(inputs(rows=rows, keys=keys), causal) for rows, keys in LENGTHS]
+    calls += [(inputs(dim=20), options) for options in (causal, dict(dropout_p=0.5))]
+    calls += [
+        (inputs(rows=4096, keys=4096), causal),
+        (inputs(dim=80), dict(softcap=2.0, causal=True)),
+    ]
+    used_q, used_k = int32([130, 150]), int32([203, 77])
+    calls += [(inputs(), dict(seqused_q=used_q, seqused_k=used_k, causal=True))]
+    calls += [
+        (inputs(rows=1, keys=40), options)
+        for options in (dict(dropout_p=0.5), dict(seqused_k=int32([3, 4])))
+    ]
+    calls += [(inputs(rows=rows, keys=300), dict(seqused_k=used_k, causal=True)) for rows in (1, 3)]
+
+    def prepare(call):
+        tensors, options = call
+        flashattn.prepare(*tensors, **{PREPARES.get(n, n): x for n, x in options.items()})
+
+    with ThreadPoolExecutor(2 * os.cpu_count()) as pool:
+        list(pool.map(prepare, calls))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name, dtype):
@@ -103,9 +158,7 @@ def test_options(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "dims", [(8, 8), (40, 40), (72, 64), (96, 96), (128, 128), (192, 128), (256, 256), (20, 13)]
-)
+@pytest.mark.parametrize("dims", HEAD_DIMS)
 def test_head_dims(dims, dtype):
     tensors = inputs(dtype, *dims)
     out, lse = run(*tensors, causal=True, return_lse=True)
@@ -118,7 +171,7 @@ def test_groups_of_heads(heads):
     check(*run(*tensors, return_lse=True), *exactly(*tensors))
 
 
-@pytest.mark.parametrize("rows, keys", [(1, 1), (1, 500), (203, 130), (64, 64), (500, 3)])
+@pytest.mark.parametrize("rows, keys", LENGTHS)
 def test_lengths(rows, keys):
     """Also rows that see no key: out 0, lse -inf."""
     tensors = inputs(rows=rows, keys=keys)
@@ -143,7 +196,7 @@ def test_strides(dim):
         "heads first": lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
         "packed": lambda t: torch.stack((t, t, t), dim=2)[:, :, 1],
         "apart": lambda t: torch.stack((t, t), dim=-1)[..., 0],
-        "unaligned": lambda t: torch.cat((t[..., :1], t), dim=-1)[..., 1:],
+        "unaligned": unaligned,
         "shifted": lambda t: torch.cat((t.new_zeros(1), t.flatten()))[1:].view(t.shape),
     }
     for other in others.values():
@@ -166,10 +219,7 @@ def test_rows_beyond_32_bits():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("causal", [False, True])
 def test_packed_sequences(causal, dtype):
-    rows, keys = [130, 0, 5, 64], [200, 9, 0, 70]
-    q = normal(sum(rows) + 7, 4, 64, dtype=dtype, seed=1)  # the last tokens are of no sequence
-    k, v = (normal(sum(keys) + 9, 2, 64, dtype=dtype, seed=s) for s in (2, 3))
-    bounds = [int32([0, *torch.tensor(n).cumsum(0).tolist()]) for n in (rows, keys)]
+    (q, k, v), bounds = packed_inputs(dtype)
     with no_waiting():
         out, lse = flashattn.flash_attn_varlen_func(
             q, k, v, *bounds, 130, 210, causal=causal, return_lse=True

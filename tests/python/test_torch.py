@@ -133,6 +133,16 @@ def test_functorch():
         torch.func.grad(lambda q: torch.func.grad(loss)(q).sum())(q[0])
 
 
+def test_a_tensor_that_functorch_left_behind():
+    q, k, v = tensors(1, 4, 5, 2, 2, 8, 8)
+    left = []
+    torch.func.grad(lambda x: (left.append(x), x.sum())[1])(q.detach())
+    out = flashattn.flash_attn_func(left[0], k, v)
+    assert torch.equal(out, flashattn.flash_attn_func(q, k, v))
+    (gradient,) = torch.autograd.grad(out.sum(), k)
+    assert gradient.abs().max() > 0
+
+
 def test_forward_mode_is_refused():
     q, k, v = (t.detach() for t in tensors(1, 4, 5, 2, 2, 8, 8))
     with torch.autograd.forward_ad.dual_level():

@@ -7,6 +7,7 @@
 
 #include "cuda/driver_api.hpp"
 #include "cuda/nvrtc_api.hpp"
+#include "gpu/driver_more.hpp"
 
 namespace fa::cuda {
 namespace {
@@ -84,3 +85,14 @@ static_assert(offsetof(CUmemPoolProps, usage) == offsetof(::CUmemPoolProps, usag
 
 }  // namespace
 }  // namespace fa::cuda
+
+namespace fa::test {
+namespace {
+
+using cuda::same;
+
+FA_CUDA_TEST_FUNCTIONS(FA_COMPARE)
+static_assert(capture_mode_global == CU_STREAM_CAPTURE_MODE_GLOBAL);
+
+}  // namespace
+}  // namespace fa::test

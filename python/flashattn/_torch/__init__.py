@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._options import TENSORS, Options, scale_or_default
+from .._options import TENSORS, Options, has_tensors, scale_or_default
 from . import operators, passes
 from .checks import (
     in_functorch,
@@ -24,7 +24,7 @@ from .checks import (
     needs_gradient,
     refuse_tangents,
 )
-from .gradients import Attend, FunctorchAttend, Merge, merge_by_formula
+from .gradients import FunctorchAttend, Merge, attend_recorded, merge_by_formula
 
 __all__ = [
     "attend",
@@ -36,6 +36,9 @@ __all__ = [
     "operators",
     "prepare",
 ]
+
+
+_is_autocast = torch._C._is_any_autocast_enabled
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -87,7 +90,7 @@ def attend(
     direct = _checked(q, k, v, out, given)
     head_dim_v = v.shape[-1]
     padded = q.shape[-1] % 8 != 0 or head_dim_v % 8 != 0
-    if padded or not direct or torch._C._is_any_autocast_enabled():
+    if padded or not direct or _is_autocast():
         q, k, v, given = _as_the_library_takes_them(q, k, v, given)
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
@@ -95,14 +98,14 @@ def attend(
     if out is not None and gradient:
         raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
     if out is not None and not padded:
-        return out, _attend_into(out, q, k, v, given, direct), given
+        return out, _attend_into(out, q, k, v, given, direct, needs_lse), given
     if not direct:
         run = FunctorchAttend.apply if in_functorch() else torch.ops.flashattn.forward
         result, lse = run(q, k, v, *given)
     elif gradient:
-        result, lse = Attend.apply(q, k, v, given.bias, given.sinks, given)
+        result, lse = attend_recorded(q, k, v, given, needs_lse)
     else:
-        result, lse = passes.forward(q, k, v, *given, needs_lse=needs_lse)
+        result, lse = passes.forward(q, k, v, given, needs_lse)
     if padded:
         result = result[..., :head_dim_v]
     return result if out is None else copy_exactly("out", out, result), lse, given
@@ -120,8 +123,10 @@ def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
 def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
     """Whether the call may go straight to the library, after the checks that the library, or an
     operator, does not make by the argument's name."""
-    complete = q is not None and k is not None and v is not None
-    direct = complete and is_direct(q, k, v, out, *given[:TENSORS])
+    if out is None and not has_tensors(given):
+        direct = is_direct(q, k, v)
+    else:
+        direct = is_direct(q, k, v, *(t for t in (out, *given[:TENSORS]) if t is not None))
     if not direct:
         others = {**dict(zip(Options._fields[:TENSORS], given)), "out": out}
         optional = {name: t for name, t in others.items() if t is not None}
@@ -135,13 +140,22 @@ def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
 
 
 def _attend_into(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, given: Options, direct: bool
-) -> Tensor:
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: Options,
+    direct: bool,
+    needs_lse: bool,
+) -> Tensor | None:
     compiling = torch.compiler.is_compiling()
     if not compiling and out.is_neg():
         raise ValueError("out: has the negation bit set; give a plain tensor")
-    run = passes.forward_out if direct else torch.ops.flashattn.forward_out
-    lse: Tensor = run(q, k, v, out, *given)
+    lse: Tensor | None
+    if direct:
+        lse = passes.forward_out(q, k, v, out, given, needs_lse)
+    else:
+        lse = torch.ops.flashattn.forward_out(q, k, v, out, *given)
     if not (compiling or out.is_inference()):
         torch.autograd.graph.increment_version(out)  # the binding writes past autograd
     return lse

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._options import TENSORS, Options
+from .._options import NO_TENSORS, TENSORS, Options, has_tensors
 from . import passes
 from .checks import in_functorch, is_direct
 
@@ -20,7 +20,10 @@ def _save(
     options: tuple[Any, ...],
     output: tuple[Tensor, Tensor | None],
 ) -> None:
-    ctx.save_for_backward(q, k, v, *output, *options[:TENSORS])
+    if has_tensors(options):
+        ctx.save_for_backward(q, k, v, *output, *options[:TENSORS])
+    else:
+        ctx.save_for_backward(q, k, v, *output)
     ctx.numbers = options[TENSORS:]
     ctx.set_materialize_grads(False)
 
@@ -32,7 +35,7 @@ def _gradients(
     q, k, v, out, lse, *tensors = ctx.saved_tensors
     if dout is None:
         dout = torch.zeros_like(out)
-    options = (*tensors, *ctx.numbers)
+    options = (*(tensors or NO_TENSORS), *ctx.numbers)
     # With create_graph the operator is called: its own gradient is the error to be seen.
     batched = not torch.compiler.is_compiling() and any(  # autograd.grad(is_grads_batched=True)
         g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in (dout, dlse)
@@ -60,15 +63,31 @@ class Attend(torch.autograd.Function):
         bias: Tensor | None,
         sinks: Tensor | None,
         given: Options,
-    ) -> tuple[Tensor, Tensor | None]:
-        output = passes.forward(q, k, v, *given)
+        needs_lse: bool,
+    ) -> Any:
+        output = passes.forward(q, k, v, given)
         _save(ctx, q, k, v, given, output)
-        return output
+        return output if needs_lse else output[0]  # an output more costs 1 us
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        dout, dlse = grads
-        return (*_gradients(ctx, dout, dlse, *ctx.needs_input_grad[3:5]), None)
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None = None) -> Any:
+        return (*_gradients(ctx, dout, dlse, *ctx.needs_input_grad[3:5]), None, None)
+
+
+# Function.apply without its part in Python, which takes as long as all the rest and is for
+# functorch: `is_direct` has seen that it is not at work.
+_apply: Any = super(torch.autograd.Function, Attend).apply
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+
+
+def attend_recorded(
+    q: Tensor, k: Tensor, v: Tensor, given: Options, needs_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention with a node in autograd's graph."""
+    # A tensor that torch.func.grad has left behind.
+    q, k, v = _unwrap_if_dead(q), _unwrap_if_dead(k), _unwrap_if_dead(v)
+    result = _apply(q, k, v, given.bias, given.sinks, given, needs_lse)
+    return result if needs_lse else (result, None)
 
 
 def operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -34,8 +34,16 @@ _library.define(
 _library.define("merge(Tensor out_a, Tensor lse_a, Tensor out_b, Tensor lse_b) -> (Tensor, Tensor)")
 
 
+def _forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor | None]:
+    return passes.forward(q, k, v, options)
+
+
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     return passes.new_out(q, v), passes.new_lse(q)
+
+
+def _forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor | None:
+    return passes.forward_out(q, k, v, out, options)
 
 
 def _fake_forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor:
@@ -101,8 +109,8 @@ def _one_at_a_time(name: str) -> Any:
 
 
 for _name, _function, _fake in (
-    ("forward", passes.forward, _fake_forward),
-    ("forward_out", passes.forward_out, _fake_forward_out),
+    ("forward", _forward, _fake_forward),
+    ("forward_out", _forward_out, _fake_forward_out),
     ("backward", _backward, _fake_backward),
     ("merge", passes.merge, _fake_merge),
 ):

@@ -1,11 +1,10 @@
 // The forward pass, Algorithm 1 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
 // cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
 //
-// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are
-// parallel over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and
-// V are shared (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared
-// memory `keys` at a time and are worked on `step_keys` at a time: few, so that Q stays in
-// registers beside O and S.
+// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are parallel
+// over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and V are shared
+// (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared memory `keys` at a
+// time and are worked on `step_keys` at a time: few, so that Q stays in registers beside O and S.
 #pragma once
 
 #include "ptx/barrier.cuh"
@@ -28,8 +27,8 @@ constexpr int threads = 32 * c::warps;
 constexpr int m_tiles = c::warp_rows / 16;
 constexpr int n_tiles = c::keys / 8;
 constexpr int rows = c::warps * c::warp_rows;
-constexpr int depth = pad16(c::head_dim);       ///< of Q K^T
-constexpr int width = pad16(c::value_columns);  ///< of V, as this block sees it
+constexpr int depth = pad16(c::head_dim);      ///< of Q K^T
+constexpr int width = pad16(c::value_columns); ///< of V, as this block sees it
 constexpr int o_tiles = width / 8;
 constexpr int slices = depth / 16;
 
@@ -41,12 +40,28 @@ using OutTile = SharedTile<rows, width>;
 
 constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
 
+/// Steps [begin, end) whose keys some of a few rows see, and [full_begin, full_end) of them that all of
+/// these rows see in full.
+struct Steps {
+  int begin, end, full_begin, full_end;
+};
+
+__device__ const char* row_of(const kernel::View& view, const Place& place, int head, long long row) {
+  return static_cast<const char*>(view.data) +
+         2 * (place.sequence * view.batch + row * view.row + head * view.head);
+}
+
+__device__ void load_queries(const kernel::ForwardParams& p, const Place& place, u32 shared) {
+  TileReader<QueryTile, rows, c::head_dim, threads, c::alignment>(
+      row_of(p.q, place, place.head, place.rows.begin + place.row), 2 * p.q.row)
+      .load(shared, place.rows.length - place.row);
+}
+
 struct Forward {
   const kernel::ForwardParams& p;
   const Place place;
   const int k_len;
   const u32 shared;  ///< [Q][stages of K, V]; O at the end
-  const int thread = threadIdx.x;
   const int lane = threadIdx.x % 32;
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
 
@@ -58,13 +73,16 @@ struct Forward {
   const LaneAddress<ValueTile> value =
       rows_then_columns<ValueTile>(shared + QueryTile::bytes + KeyTile::bytes, lane);
 
-  GlobalRows k, v;
+  const Steps all, own;  ///< of the block's rows and of the warp's
+  TileReader<KeyTile, c::keys, c::head_dim, threads, c::alignment> k;
+  TileReader<ValueTile, c::keys, c::value_columns, threads, c::alignment> v;
   u32 q[c::query_slices == 0 ? 1 : c::query_slices][m_tiles][4];  ///< the slices kept in registers
   float o[m_tiles][o_tiles][4] = {};
   u32 p_packed[n_tiles / 2][m_tiles][4];  ///< P of the last step, as operand A
   Softmax softmax;
   bool unseen = true;  ///< some row of the warp has not seen a key
   const Score<Terms> score;
+  const Dropout dropout;
   const float factor = Terms::none ? p.scale : 1;  ///< what the scores still lack
 
   __device__ Forward(const kernel::ForwardParams& params, const Place& where, const Side& keys_side,
@@ -73,24 +91,17 @@ struct Forward {
         place(where),
         k_len(keys_side.length),
         shared(base),
-        score(params, where, keys_side.length) {
-    const int head_k = place.head / p.group;
-    const auto global = [&](const kernel::View& view, int head, long long begin) {
-      const long long first = place.sequence * view.batch + begin * view.row + head * view.head;
-      return GlobalRows{static_cast<const char*>(view.data) + 2 * first, 2 * view.row};
-    };
-    k = global(p.k, head_k, keys_side.begin);
-    v = global(p.v, head_k, keys_side.begin);
-    v.data += 2 * c::value_columns * blockIdx.z;
-    load_tile<QueryTile, rows, c::head_dim, threads, c::alignment>(
-        shared, global(p.q, place.head, place.rows.begin), place.row, place.rows.length, thread);
+        all(steps_of(place.row, rows)),
+        own(steps_of(warp_row, c::warp_rows)),
+        k(row_of(p.k, place, place.head / p.group, keys_side.begin + all.begin * c::keys), 2 * p.k.row),
+        v(row_of(p.v, place, place.head / p.group, keys_side.begin + all.begin * c::keys) +
+              2 * c::value_columns * blockIdx.z,
+          2 * p.v.row),
+        score(p, place, k_len),
+        dropout(p, place) {
+    load_queries(p, place, shared);
   }
 
-  /// Steps [begin, end) whose keys some of `count` rows see, and [full_begin, full_end) of them
-  /// that all of these rows see in full.
-  struct Steps {
-    int begin, end, full_begin, full_end;
-  };
   __device__ Steps steps_of(int first, int count) const {
     int last = first + count - 1;
     if (last >= place.rows.length) last = place.rows.length - 1;
@@ -111,22 +122,18 @@ struct Forward {
     return visible_keys<c::window_left, c::window_right>(p, row, place.rows.length, k_len);
   }
 
-  static constexpr u32 ring = 4 * stage_bytes;  ///< two steps in use, two on their way
-  static __device__ u32 after(u32 stage) {
-    return stage == ring - stage_bytes ? 0 : stage + stage_bytes;
-  }
-  static __device__ u32 before(u32 stage) {
-    return stage == 0 ? ring - stage_bytes : stage - stage_bytes;
-  }
+  static constexpr u32 ring = c::stages * stage_bytes;
+  static __device__ u32 after(u32 stage) { return stage == ring - stage_bytes ? 0 : stage + stage_bytes; }
+  static __device__ u32 before(u32 stage) { return stage == 0 ? ring - stage_bytes : stage - stage_bytes; }
 
-  /// Starts to load the keys of a step, if there is one.
-  __device__ void load_keys(int step, int end, u32 stage) const {
-    if (step < end) {
-      const u32 at = shared + QueryTile::bytes + stage;
-      load_tile<KeyTile, c::keys, c::head_dim, threads, c::alignment>(at, k, step * c::keys, k_len,
-                                                                      thread);
-      load_tile<ValueTile, c::keys, c::value_columns, threads, c::alignment>(
-          at + KeyTile::bytes, v, step * c::keys, k_len, thread);
+  /// Starts to load what the turn `ahead` of `index` works on: K of its step, V of the step before.
+  static constexpr int ahead = c::stages - 1;
+  __device__ void load_ahead(int index, u32 stage) {
+    const int step = index + ahead;
+    const u32 at = shared + QueryTile::bytes;
+    if (step < all.end) k.load(at + before(stage), k_len - step * c::keys);
+    if (step > all.begin && step <= all.end) {
+      v.load(at + before(before(stage)) + KeyTile::bytes, k_len - (step - 1) * c::keys);
     }
     ptx::cp_async_commit();
   }
@@ -190,7 +197,7 @@ struct Forward {
   }
 
   /// P := 0 where dropped; what is kept is divided by 1 - p with the sum, at the end.
-  __device__ void drop(float (&s)[m_tiles][n_tiles][4], const Dropout& dropout, int first) const {
+  __device__ void drop(float (&s)[m_tiles][n_tiles][4], int first) const {
 #pragma unroll
     for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
@@ -198,7 +205,8 @@ struct Forward {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           u32 word[4];
-          dropout.words(word, warp_row + 16 * m + lane / 4, first + 8 * n + lane % 4 * 2 + e);
+          dropout.words(word, warp_row + 16 * m + lane / 4,
+                        first + 8 * n + lane % 4 * 2 + e);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             if (word[i] < dropout.threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
@@ -227,21 +235,24 @@ struct Forward {
 
   /// P = exp(S - m) with the running maximum and sum (line 9).
   template <bool masked>
-  __device__ void exponentiate(float (&s)[m_tiles][n_tiles][4], int first, u32 stage,
-                               const Dropout& dropout) {
+  __device__ void exponentiate(float (&s)[m_tiles][n_tiles][4], int first, u32 stage) {
     float added[m_tiles][2];
-    form_scores<masked>(s, first);
-    const bool fresh = !c::stale_maximum || unseen;
-    if (fresh) renew_maximum(s);
-    softmax.exponentiate(s, added, factor);
-    if (!fresh && __any_sync(~0u, softmax.beyond(added, Element::largest_p))) {
-      multiply_scores(s, stage);  // rare: once more, with the true maximum
+    bool fresh = !c::stale_maximum || unseen;
+    for (;;) {
       form_scores<masked>(s, first);
-      renew_maximum(s);
+      if (fresh) renew_maximum(s);
       softmax.exponentiate(s, added, factor);
+      // Also asked after a fresh maximum, which needs no answer, where that spares a branch between
+      // exponentials and sums (+6% at 64); at 128 these had better stay apart, for the registers (+7%).
+      const bool ask = depth <= 64 || !fresh;
+      const bool beyond =
+          c::stale_maximum && ask && __any_sync(~0u, softmax.beyond(added, Element::largest_p));
+      if (fresh || !beyond) break;
+      multiply_scores(s, stage);  // rare: once more, with the true maximum
+      fresh = true;
     }
     softmax.add(added);
-    if constexpr (c::dropout) drop(s, dropout, first);
+    if constexpr (c::dropout) drop(s, first);
 #pragma unroll
     for (int n = 0; n < n_tiles; n += 2) {
 #pragma unroll
@@ -259,67 +270,68 @@ struct Forward {
     if (c::stale_maximum) unseen = __any_sync(~0u, softmax.has_unseen());
   }
 
-  // The warps of a block take turns in groups: while one group multiplies, the other exponentiates.
-  // A scheduler of the multiprocessor has one warp of each, which left alone would do the same
-  // thing at the same time.
-  __device__ void take_turn() const {
-    if constexpr (c::groups == 1) {
-      __syncthreads();
-    } else {
+  // Two groups of warps take turns: while one multiplies, the other exponentiates. A scheduler of the
+  // multiprocessor has one warp of each, which left alone would do the same thing at the same time.
+  // With one group, it is two blocks of a multiprocessor that fill each other's gaps.
+  __device__ void take_turn(int index, u32 stage) {
+    if constexpr (c::groups == 2) {
       ptx::barrier_sync<threads>(1 + group);
+    } else {
+      ptx::cp_async_wait<ahead - 1>();
+      __syncthreads();  // all see what this turn needs, and are done with the turn before
+      load_ahead(index, stage);
     }
   }
-  __device__ void pass_turn() const {
-    if constexpr (c::groups == 2) ptx::barrier_arrive<threads>(1 + (group ^ 1));
+  __device__ void pass_turn(int index, u32 stage) {
+    if constexpr (c::groups == 2) {
+      ptx::cp_async_wait<ahead - 2>();  // this thread's part of what the next turn needs
+      ptx::barrier_arrive<threads>(1 + (group ^ 1));
+      load_ahead(index, stage);  // the other group has left the turn before this one
+    }
   }
 
-  /// Step `index` in turns: O += P V of the step before, S = Q K^T of this one.
+  /// Step `index` in turns: O += P V of the step before, S = Q K^T and P of this one.
   template <bool values, bool scores>
-  __device__ void turn(int index, int end, u32 stage, const Steps& own, const Dropout& dropout) {
+  __device__ void turn(int index, u32 stage) {
     float s[m_tiles][n_tiles][4];
-    take_turn();
-    load_keys(index + 2, end, after(after(stage)));  // free: all have multiplied step index - 2
+    take_turn(index, stage);
     if constexpr (values) multiply_values(before(stage));
     if constexpr (scores) multiply_scores(s, stage);
-    ptx::cp_async_wait<1>();  // this thread's part of step index + 1 is there
-    pass_turn();
+    pass_turn(index, stage);
     if constexpr (scores) {
       if (index >= own.full_begin && index < own.full_end) {
-        exponentiate<false>(s, index * c::keys, stage, dropout);
+        exponentiate<false>(s, index * c::keys, stage);
       } else {
-        exponentiate<true>(s, index * c::keys, stage, dropout);
+        exponentiate<true>(s, index * c::keys, stage);
       }
     }
   }
 
   __device__ void run() {
-    const Steps all = steps_of(place.row, rows);
-    const Steps own = steps_of(warp_row, c::warp_rows);  // other warps' rows may see more
-    const Dropout dropout(p, place);
-    load_keys(all.begin, all.end, 0);  // Q is part of this group
-    load_keys(all.begin + 1, all.end, stage_bytes);
-    ptx::cp_async_wait<1>();
+    u32 stage = stage_bytes;
+#pragma unroll
+    for (int i = -ahead; i < 0; ++i, stage = after(stage)) load_ahead(all.begin + i, stage);
+    ptx::cp_async_wait<ahead - 1>();
     __syncthreads();
-    load_query();
-    if (c::groups == 2 && group == 1) pass_turn();
-    u32 stage = 0;
+    load_query_slices();  // they came with the first keys
+    if (c::groups == 2 && group == 1) ptx::barrier_arrive<threads>(1);
     for (int index = all.begin; index <= all.end; ++index, stage = after(stage)) {
       if (index > own.begin && index < own.end) {
-        turn<true, true>(index, all.end, stage, own, dropout);
+        turn<true, true>(index, stage);
       } else if (index == own.begin && index < own.end) {
-        turn<false, true>(index, all.end, stage, own, dropout);
+        turn<false, true>(index, stage);
       } else if (index > own.begin && index == own.end) {
-        turn<true, false>(index, all.end, stage, own, dropout);
+        turn<true, false>(index, stage);
       } else {
-        turn<false, false>(index, all.end, stage, own, dropout);
+        turn<false, false>(index, stage);
       }
     }
-    if (c::groups == 2 && group == 0) take_turn();  // nobody is left at a barrier
+    if (c::groups == 2 && group == 0) ptx::barrier_sync<threads>(1);  // nobody is left at a barrier
     ptx::cp_async_wait<0>();
     __syncthreads();  // all have read Q, K and V: O takes their place
     finish();
   }
-  __device__ void load_query() {
+  __device__ void load_query_slices() {
 #pragma unroll
     for (int slice = 0; slice < c::query_slices; ++slice) load_query_slice(q[slice], slice);
   }
@@ -344,18 +356,23 @@ struct Forward {
           maximum = larger;
         }
         const bool none = maximum == minus_infinity;
-        float lse =
-            none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
-        scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) / sum;
+        float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
+        scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) * ptx::reciprocal(sum);
         if (row >= place.rows.length) {
           scale = 0;
           lse = c::split ? kernel::unused_row : minus_infinity;
         }
 #pragma unroll
         for (int n = 0; n < o_tiles; ++n) {
-          // What a row without keys holds may be NaN (0 x NaN of a neighbour's V).
-          o[m][n][2 * h] = scale == 0 ? 0 : o[m][n][2 * h] * scale;
-          o[m][n][2 * h + 1] = scale == 0 ? 0 : o[m][n][2 * h + 1] * scale;
+#pragma unroll
+          for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] *= scale;
+        }
+        if (__any_sync(~0u, scale == 0)) {  // what such a row holds may be NaN: 0 x NaN of V
+#pragma unroll
+          for (int n = 0; n < o_tiles; ++n) {
+#pragma unroll
+            for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] = scale == 0 ? 0 : o[m][n][e];
+          }
         }
         if (lane % 4 == 0 && row < place.rows.extent && blockIdx.z == 0) store_lse(row, lse);
       }
@@ -368,11 +385,9 @@ struct Forward {
   }
 
   __device__ long long partial_row(int row) const {
-    const long long in_split =
-        c::packed_q
-            ? place.head * p.rows.tokens + place.rows.begin + row
-            : (static_cast<long long>(place.sequence) * p.heads_q + place.head) * p.rows.seqlen +
-                  row;
+    const long long in_split = c::packed_q
+        ? place.head * p.rows.tokens + place.rows.begin + row
+        : (static_cast<long long>(place.sequence) * p.heads_q + place.head) * p.rows.seqlen + row;
     return blockIdx.y * p.partial_rows + in_split;
   }
 
@@ -406,28 +421,35 @@ struct Forward {
   __device__ void store_out() const {
     const u32 tile = shared + warp * c::warp_rows * OutTile::row_bytes;
 #pragma unroll
-    for (int m = 0; m < m_tiles; ++m) {
+    for (int n = 0; n < o_tiles; ++n) {
+      const u32 at = tile + OutTile::offset(lane / 4, n) + lane % 4 * 4;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
+      for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
-        for (int n = 0; n < o_tiles; ++n) {
-          const u32 at = OutTile::offset(16 * m + 8 * h + lane / 4, n) + lane % 4 * 4;
-          ptx::store_shared(tile + at, Element::pack(o[m][n][2 * h], o[m][n][2 * h + 1]));
+        for (int h = 0; h < 2; ++h) {
+          ptx::store_shared(at + (16 * m + 8 * h) * OutTile::row_bytes,
+                            Element::pack(o[m][n][2 * h], o[m][n][2 * h + 1]));
         }
       }
     }
     __syncwarp();
-    const long long first =
-        place.sequence * p.out.batch + place.rows.begin * p.out.row + place.head * p.out.head;
-    char* to = static_cast<char*>(p.out.data) + 2 * (first + c::value_columns * blockIdx.z);
-    constexpr int chunks = c::value_columns / 8;
+    constexpr int row_lanes = OutTile::panel_chunks, pass_rows = 32 / row_lanes;
+    const int chunk = lane % row_lanes;
+    const long long first = place.rows.begin + warp_row + lane / row_lanes;
+    char* to = static_cast<char*>(p.out.data) +
+               2 * (place.sequence * p.out.batch + first * p.out.row + place.head * p.out.head +
+                    c::value_columns * blockIdx.z + 8 * chunk);
 #pragma unroll
-    for (int begin = 0; begin < c::warp_rows * chunks; begin += 32) {
-      const int piece = begin + lane;
-      const int row = piece / chunks, chunk = piece % chunks;
-      if (row >= c::warp_rows || warp_row + row >= place.rows.extent) break;
-      store_chunk<c::alignment>(to + 2 * (warp_row + row) * p.out.row + 16 * chunk,
-                                ptx::load_shared(tile + OutTile::offset(row, chunk)));
+    for (int pass = 0; pass < c::warp_rows; pass += pass_rows, to += 2 * pass_rows * p.out.row) {
+      const int row = pass + lane / row_lanes;
+      if (warp_row + row >= place.rows.extent) break;
+#pragma unroll
+      for (int panel = 0; panel < OutTile::chunks; panel += row_lanes) {
+        if (panel + chunk < c::value_columns / 8) {
+          store_chunk<c::alignment>(to + 16 * panel,
+                                    ptx::load_shared(tile + OutTile::offset(row, panel + chunk)));
+        }
+      }
     }
   }
 };
@@ -444,5 +466,6 @@ extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_
   if (place.sequence < p.batch) {  // else tokens behind the last sequence
     keys = side_of<c::packed_k, c::used_k>(p.keys, place.sequence, p.batch);
   }
-  Forward(p, place, keys, fa::ptx::shared_address(shared)).run();
+  const u32 base = fa::ptx::shared_address(shared);
+  Forward(p, place, keys, base).run();
 }

@@ -8,12 +8,6 @@ namespace fa::tile {
 
 using u16 = unsigned short;
 
-/// Rows of one head in global memory: row r begins at data + r * stride bytes.
-struct GlobalRows {
-  const char* data;
-  long long stride;
-};
-
 /// 16 bytes from an address of any even alignment, by loads of `alignment` bytes.
 template <int alignment>
 __device__ uint4 load_chunk(const char* from) {
@@ -71,22 +65,61 @@ __device__ void store_half_chunk(char* to, uint2 value) {
   }
 }
 
-/// Starts the copy of `rows` rows from `first` on into a tile; rows from `count` on and columns
-/// from `columns` on become 0, and are never read. cp.async has no 2-byte copies: those are made at
-/// once.
+/// The part of one thread in copies of successive tiles, from rows of any stride: the same chunks of
+/// every tile, so that a tile costs an addition or two for each row, not an address for each chunk.
 template <typename Tile, int rows, int columns, int threads, int alignment>
-__device__ void load_tile(u32 tile, GlobalRows from, int first, int count, int thread) {
-  constexpr int pieces = rows * Tile::chunks;
-  constexpr int wanted = columns / 8;
+struct TileReader {
+  static constexpr int pass_rows = threads / Tile::panel_chunks;  ///< that all threads copy at once
+  static constexpr int passes = (rows + pass_rows - 1) / pass_rows;
+  static constexpr int panels = Tile::chunks / Tile::panel_chunks;
+  static constexpr int wanted = columns / 8;  ///< chunks; the others become 0
+
+  const char* from;  ///< this thread's chunk of the next tile
+  long long stride;  ///< of a row, in bytes
+  int row, chunk;    ///< in a panel
+
+  /// `data`: the first row of the first tile.
+  __device__ TileReader(const char* data, long long row_bytes)
+      : stride(row_bytes),
+        row(threadIdx.x / Tile::panel_chunks),
+        chunk(threadIdx.x % Tile::panel_chunks) {
+    from = data + row * stride + chunk * 16;
+  }
+
+  /// Starts the copy of the next tile, of which `count` rows exist: the others become 0, and are never
+  /// read.
+  __device__ void load(u32 tile, int count) {
+    if (count >= rows) {
+      copy<false>(tile, count);
+    } else {
+      copy<true>(tile, count);
+    }
+    from += rows * stride;
+  }
+
+ private:
+  template <bool cut>
+  __device__ void copy(u32 tile, int count) const {
+    const u32 to = tile + Tile::offset(row, chunk);
 #pragma unroll
-  for (int begin = 0; begin < pieces; begin += threads) {
-    const int piece = begin + thread;
-    if (pieces % threads != 0 && piece >= pieces) break;
-    const int row = piece / Tile::chunks;
-    const int chunk = piece % Tile::chunks;
-    const bool valid = first + row < count && (wanted == Tile::chunks || chunk < wanted);
-    const char* source = from.data + (valid ? (first + row) * from.stride + chunk * 16 : 0);
-    const u32 target = tile + Tile::offset(row, chunk);
+    for (int pass = 0; pass < passes; ++pass) {
+      const int at = row + pass * pass_rows;
+      if (rows % pass_rows != 0 && at >= rows) break;
+      const char* source = from + pass * pass_rows * stride;
+      // Eight rows on, the swizzle begins anew.
+      const u32 target = pass_rows % 8 == 0 ? to + pass * pass_rows * Tile::row_bytes
+                                            : tile + Tile::offset(at, chunk);
+#pragma unroll
+      for (int panel = 0; panel < panels; ++panel) {
+        const bool wide = (panel + 1) * Tile::panel_chunks <= wanted;
+        const bool valid = (!cut || at < count) && (wide || panel * Tile::panel_chunks + chunk < wanted);
+        copy_chunk(target + panel * Tile::panel_bytes, source + panel * Tile::row_bytes, valid);
+      }
+    }
+  }
+
+  /// cp.async has no 2-byte copies: those are made at once.
+  static __device__ void copy_chunk(u32 target, const char* source, bool valid) {
     if constexpr (alignment == 2) {
       ptx::store_shared(target, valid ? load_chunk<2>(source) : uint4{0, 0, 0, 0});
     } else {
@@ -96,6 +129,6 @@ __device__ void load_tile(u32 tile, GlobalRows from, int first, int count, int t
       }
     }
   }
-}
+};
 
 }  // namespace fa::tile

@@ -1,0 +1,13 @@
+// How long a call keeps its thread, where the work itself hardly counts.
+#pragma once
+
+#include <string>
+
+namespace fa::cli {
+
+/// Times fa::forward and Plan::run on "cpu", "cuda" or "cuda:N", and prints it. A device's queue is
+/// emptied between the rounds and not within them. json: a file for every round, or empty.
+/// Returns the exit code. Throws Error: there is no such device.
+int bench_host_time(const std::string& device, const std::string& json);
+
+}  // namespace fa::cli

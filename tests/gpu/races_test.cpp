@@ -1,0 +1,72 @@
+// A race shows as a run whose bits differ: a thousand runs of each problem, all of them at once so
+// that they disturb each other, into poisoned outputs with canaries around every tensor.
+#include <gtest/gtest.h>
+
+#include "gpu/gpu.hpp"
+
+namespace fa::test {
+namespace {
+
+std::vector<check::Spec> chosen() {
+  std::vector<check::Spec> specs;
+  const auto add = [&](const Extents& extents) -> check::Spec& {
+    return specs.emplace_back(problem(extents));
+  };
+  add({.batch = 2, .rows = 271, .keys = 301, .heads_q = 4, .heads_k = 2, .dim = 64}).causal = true;
+  add({.rows = 300, .keys = 417, .heads_q = 2, .heads_k = 2, .dim = 128}).dtype = float16;
+  add({.rows = 200, .keys = 301, .heads_q = 4, .dim = 256}).window_left = 70;
+  add({.rows = 50, .keys = 211, .heads_q = 4, .dim = 576, .dim_v = 512}).causal = true;
+  add({.batch = 2, .rows = 3, .keys = 4001, .heads_q = 8, .heads_k = 2, .dim = 128});  // split
+
+  check::Spec& sinks = add({.batch = 2, .rows = 1, .keys = 3000, .heads_q = 2, .dim_v = 256});
+  sinks.sinks = true;
+  sinks.sinks_dtype = float32;
+
+  check::Spec& packed = add({.batch = 4, .heads_q = 4, .heads_k = 2, .dim = 96, .dim_v = 40});
+  pack(packed.rows, {130, 0, 77, 200}, 9);
+  pack(packed.keys, {200, 9, 0, 300}, 3);
+  packed.causal = true;
+  packed.dropout_p = 0.3;
+
+  check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
+  options.dtype = float16;
+  options.softcap = 5;
+  options.alibi = {4};
+  options.bias = {1, 4, 190, 230};
+  options.bias_dtype = float32;
+  options.sinks = true;
+  options.sinks_dtype = float32;
+  options.score_size = 8;  // rows take the slow path of the maximum
+  return specs;
+}
+
+std::vector<std::vector<std::byte>> results(const check::Case& c) {
+  std::vector<std::vector<std::byte>> all;
+  for (const check::Output& output : c.outputs(false))
+    all.push_back(output.array->memory().content());
+  return all;
+}
+
+TEST(Races, AThousandRunsGiveTheSameBits) {
+  constexpr int repeats = 1000;
+  const std::vector<check::Spec> specs = chosen();
+  in_parallel(static_cast<int64_t>(specs.size()), [&](int64_t n) {
+    const check::Case c(specs[static_cast<size_t>(n)]);
+    GpuPlace place;
+    run(c, place);
+    const auto first = results(c);
+    int different = 0;
+    for (int turn = 1; turn < repeats; ++turn) {
+      c.poison(false);
+      run(c, place);
+      different += results(c) != first;
+    }
+    EXPECT_EQ(different, 0) << "of " << repeats << ": " << c.spec.text();
+  });
+}
+
+/// The same, right as well as repeatable.
+TEST(Races, TheChosenProblemsAreRight) { expect_right(chosen()); }
+
+}  // namespace
+}  // namespace fa::test
