@@ -2,6 +2,7 @@
 // speak DLPack. What Python users see is made of these in python/flashattn; _binding.py lists the
 // arguments of each in their order.
 #include <dlpack/dlpack.h>
+#include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/tvm_ffi.h>
 
 #include <cstdint>
@@ -45,6 +46,12 @@ class Tensor {
   operator const fa_tensor*() const {  // NOLINT(google-explicit-constructor): it stands for it
     return given_ ? &tensor_ : nullptr;
   }
+  /// The one that is current where it lies; tvm-ffi has asked the tensors' framework for it.
+  fa_stream stream() const {
+    return tensor_.device.type == kDLCUDA
+               ? TVMFFIEnvGetStream(tensor_.device.type, tensor_.device.id)
+               : nullptr;
+  }
 
  private:
   static constexpr int64_t no_extent = 0;
@@ -79,7 +86,6 @@ class Arguments {
   }
   /// The first argument of what takes tensors.
   void read_uint16_is_bfloat16() { uint16_is_bfloat16_ = number<bool>("uint16_is_bfloat16"); }
-  fa_stream stream() { return reinterpret_cast<fa_stream>(number<int64_t>("stream")); }  // NOLINT
 
  private:
   tvm::ffi::AnyView next(const char* name) {
@@ -147,10 +153,9 @@ void forward(Arguments in) {
   in.read_uint16_is_bfloat16();
   const Tensor q = in.tensor("q"), k = in.tensor("k"), v = in.tensor("v");
   const Tensor out = in.tensor("out"), lse = in.tensor("lse");
-  const fa_stream stream = in.stream();
   const Options options(in);
   const fa_forward_args args = {sizeof args, q, k, v, out, lse};
-  check(fa_forward(&args, options, stream));
+  check(fa_forward(&args, options, q.stream()));
 }
 
 void prepare(Arguments in) {
@@ -171,11 +176,10 @@ void backward(Arguments in) {
   const Tensor v = in.tensor("v"), out = in.tensor("out"), lse = in.tensor("lse");
   const Tensor dq = in.tensor("dq"), dk = in.tensor("dk"), dv = in.tensor("dv");
   const Tensor dlse = in.tensor("dlse"), dbias = in.tensor("dbias"), dsinks = in.tensor("dsinks");
-  const fa_stream stream = in.stream();
   const Options options(in);
   const fa_backward_args args = {sizeof args, dout, q,  k,    v,     out,   lse,
                                  dq,          dk,   dv, dlse, dbias, dsinks};
-  check(fa_backward(&args, options, stream));
+  check(fa_backward(&args, options, q.stream()));
 }
 
 void merge(Arguments in) {
@@ -183,7 +187,7 @@ void merge(Arguments in) {
   const Tensor out_a = in.tensor("out_a"), lse_a = in.tensor("lse_a");
   const Tensor out_b = in.tensor("out_b"), lse_b = in.tensor("lse_b");
   const Tensor out = in.tensor("out"), lse = in.tensor("lse");
-  check(fa_merge(out_a, lse_a, out_b, lse_b, out, lse, in.stream()));
+  check(fa_merge(out_a, lse_a, out_b, lse_b, out, lse, out_a.stream()));
 }
 
 /// keep [batch, heads, seqlen_q, seqlen_k] uint8 := 1 where dropout keeps the element. For tests

@@ -95,7 +95,6 @@ def attention(
         True,
         *_exported(q=q, k=k, v=v),
         *_exported(writable=True, out=result, lse=lse),
-        0,
         *_exported_options(given),
     )
     result = kind.finished(result) if out is None else out
@@ -142,7 +141,6 @@ def attention_backward(
         *_exported(writable=True, **gradients),
         *_exported(dlse=dlse),
         *_exported(writable=True, dbias=dbias, dsinks=dsinks),
-        _stream(q),
         *_exported_options(given),
     )
     gradients.update(dbias=dbias, dsinks=dsinks)
@@ -190,7 +188,6 @@ def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
         True,
         *_exported(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b),
         *_exported(writable=True, out=out, lse=lse),
-        0,
     )
     return kind.finished(out), kind.finished(lse)
 
@@ -286,14 +283,6 @@ def _longest(name: str, cu_seqlens: Any, given: int | None) -> int:
 def _is_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
-
-
-def _stream(x: Any) -> int:
-    if not _is_torch(x):
-        return 0
-    from ._torch.passes import stream_of
-
-    return stream_of(x)
 
 
 def _is_numpy(x: Any) -> bool:

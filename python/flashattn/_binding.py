@@ -1,11 +1,11 @@
 """The compiled functions, in the order of their arguments.
 
-Tensors are anything that speaks DLPack, or None; `stream` is a CUDA stream's handle, 0 on the CPU.
+Tensors are anything that speaks DLPack, or None; what is launched goes to torch's current stream.
 
-    forward(bits, q, k, v, out, lse, stream, *options)
+    forward(bits, q, k, v, out, lse, *options)
     prepare(bits, q, k, v, out, lse, *options)      compiles and loads; runs nothing
-    backward(bits, dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, stream, *options)
-    merge(bits, out_a, lse_a, out_b, lse_b, out, lse, stream)
+    backward(bits, dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, *options)
+    merge(bits, out_a, lse_a, out_b, lse_b, out, lse)
     dropout_keep(keep, seed, offset, dropout_p)     keep: uint8 [batch, heads, seqlen_q, seqlen_k]
     info() -> "version instruction-set"
 

@@ -44,10 +44,11 @@ kernel::ForwardParams forward_params(const CudaPlan& plan, const Call& call, voi
   params.rows = lengths(call.cu_seqlens_q, call.seqused_q, p.seqlen_q, p.tokens_q);
   params.keys = lengths(call.cu_seqlens_k, call.seqused_k, p.seqlen_k, p.tokens_k);
   params.batch = static_cast<int>(p.batch);
-  params.heads_q = static_cast<int>(p.heads_q);
-  params.group = static_cast<int>(p.group());
-  params.row_tiles = plan.row_tiles;
-  params.section = plan.section;
+  params.heads_q = kernel::Divisor(static_cast<int>(p.heads_q));
+  params.group = kernel::Divisor(static_cast<int>(p.group()));
+  params.row_tiles = kernel::Divisor(plan.row_tiles);
+  params.section = kernel::Divisor(plan.section);
+  params.section_tiles = kernel::Divisor(plan.section * plan.row_tiles);
   params.split_keys = plan.split_keys;
   params.scale = static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * log2_e);
   params.softcap = static_cast<float>(p.softcap * log2_e);
@@ -118,7 +119,7 @@ void Planned::launch_all(const Call& call, void* workspace, void* stream) const 
                                plan_.partial_rows, plan_.splits,
                                params.out,         params.lse,
                                params.sinks,       p.packed_q ? 1 : params.batch,
-                               params.heads_q,     p.packed_q ? p.tokens_q : p.seqlen_q};
+                               params.heads_q.value, p.packed_q ? p.tokens_q : p.seqlen_q};
   launch(kernel(combine_, *plan_.combine), *plan_.combine, {blocks_of(plan_.partial_rows)}, joined,
          stream);
 }

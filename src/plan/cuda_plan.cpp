@@ -109,14 +109,25 @@ void cut_rows(CudaPlan& plan) {
   plan.row_tiles = static_cast<int>(row_tiles);
 }
 
-/// As many heads as share the L2, in whole groups, whose long tiles all go first. Without a mask
-/// from the right one head follows the other.
+/// About as many heads as share the L2, in whole groups, whose long tiles all go first. Without a mask
+/// from the right one head follows the other. The last section had better be no small one, which would
+/// end in a few long tiles on an idle device (13% of a forward pass with 16 heads of 16k keys).
 int choose_section(const Problem& p) {
-  if (!masks_right(p)) return 1;
-  const int64_t head_bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
-  const int64_t groups = std::max<int64_t>(section_bytes / std::max<int64_t>(head_bytes, 1), 1);
-  const int64_t heads = std::max<int64_t>(p.batch * p.heads_q, 1);
-  return static_cast<int>(std::min(groups * p.group(), heads));
+  if (!masks_right(p) || p.packed_q) return 1;
+  const int64_t groups = std::max<int64_t>(p.batch * p.heads_k, 1);
+  const int64_t bytes = std::max<int64_t>(p.seqlen_k * (p.head_dim + p.head_dim_v) * 2, 1);
+  const int64_t least = std::clamp<int64_t>(section_bytes / bytes, 1, groups);
+  int64_t best = least;
+  double best_last = 0;  // the last section's part of a whole one
+  for (int64_t section = least; section <= std::min(2 * least, groups); ++section) {
+    const int64_t rest = groups % section;
+    const double last = rest == 0 ? 1 : static_cast<double>(rest) / static_cast<double>(section);
+    if (last > best_last) {
+      best = section;
+      best_last = last;
+    }
+  }
+  return static_cast<int>(best * p.group());
 }
 
 int64_t keys_of_split(const CudaPlan& plan, int64_t splits) {

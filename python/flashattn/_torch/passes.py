@@ -27,12 +27,6 @@ def _dense_options(options: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*map(dense, options[:TENSORS]), *options[TENSORS:])
 
 
-def stream_of(t: Tensor) -> int:
-    """The handle of the current stream of t's device. (torch.cuda.current_stream makes an object
-    for it, which costs more than the rest of the way to the library.)"""
-    return torch._C._cuda_getCurrentRawStream(t.get_device()) if t.is_cuda else 0
-
-
 def new_out(q: Tensor, v: Tensor) -> Tensor:
     """[batch, seqlen, heads, head_dim of v], or packed [tokens, heads, head_dim of v]; dense."""
     if q.shape[-1] == v.shape[-1]:  # in half the time
@@ -58,7 +52,7 @@ def forward_out(
     """Returns lse."""
     lse = new_lse(q) if needs_lse else None
     inputs = dense(q), dense(k), dense(v)
-    _binding.forward(False, *inputs, out, lse, stream_of(q), *_dense_options(options))
+    _binding.forward(False, *inputs, out, lse, *_dense_options(options))
     return lse
 
 
@@ -98,7 +92,6 @@ def backward(
         *gradients[:3],
         dense(dlse),
         *gradients[3:],
-        stream_of(q),
         *_dense_options(options),
     )
     return gradients
@@ -125,5 +118,5 @@ def gradient_buffers(
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(out_a.shape, dtype=out_a.dtype, device=out_a.device)
     lse = torch.empty(lse_a.shape, dtype=torch.float32, device=out_a.device)
-    _binding.merge(False, *map(dense, (out_a, lse_a, out_b, lse_b)), out, lse, stream_of(out_a))
+    _binding.merge(False, *map(dense, (out_a, lse_a, out_b, lse_b)), out, lse)
     return out, lse

@@ -1,6 +1,8 @@
 // What a launch hands to the kernels: plain numbers and addresses, the same on host and device.
 #pragma once
 
+#include "common/divisor.h"
+
 namespace fa::kernel {
 
 /// Rows of one tensor [batch, row, head, width]; strides in elements, packed tensors have batch 0.
@@ -25,10 +27,11 @@ struct ForwardParams {
   View q, k, v, out, lse, bias, alibi, sinks;
   Lengths rows, keys;
   int batch;
-  int heads_q;
-  int group;              ///< query heads of a key head
-  int row_tiles;          ///< of a head, all packed sequences together
-  int section;            ///< heads whose tiles alternate, longest first (tile/place.cuh)
+  Divisor heads_q;
+  Divisor group;          ///< query heads of a key head
+  Divisor row_tiles;      ///< of a head, all packed sequences together
+  Divisor section;        ///< heads whose tiles alternate, longest first (tile/place.cuh)
+  Divisor section_tiles;  ///< of a section: section * row_tiles
   int split_keys;         ///< keys of a split, a multiple of the key tile
   float scale;            ///< of the scores, times log2(e) unless softcap follows
   float softcap;          ///< cap * log2(e)

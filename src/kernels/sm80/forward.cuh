@@ -243,8 +243,8 @@ struct Forward {
       if (fresh) renew_maximum(s);
       softmax.exponentiate(s, added, factor);
       // Also asked after a fresh maximum, which needs no answer, where that spares a branch between
-      // exponentials and sums (+6% at 64); at 128 these had better stay apart, for the registers (+7%).
-      const bool ask = depth <= 64 || !fresh;
+      // exponentials and sums (+6% at 64); from 128 on these had better stay apart, for the registers (+7%).
+      const bool ask = depth <= 96 || !fresh;
       const bool beyond =
           c::stale_maximum && ask && __any_sync(~0u, softmax.beyond(added, Element::largest_p));
       if (fresh || !beyond) break;
@@ -327,8 +327,8 @@ struct Forward {
       }
     }
     if (c::groups == 2 && group == 0) ptx::barrier_sync<threads>(1);  // nobody is left at a barrier
-    ptx::cp_async_wait<0>();
-    __syncthreads();  // all have read Q, K and V: O takes their place
+    // A warp's rows of O take the place of its rows of Q, where they are as wide.
+    if constexpr (depth != width) __syncthreads();
     finish();
   }
   __device__ void load_query_slices() {
@@ -367,13 +367,7 @@ struct Forward {
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] *= scale;
         }
-        if (__any_sync(~0u, scale == 0)) {  // what such a row holds may be NaN: 0 x NaN of V
-#pragma unroll
-          for (int n = 0; n < o_tiles; ++n) {
-#pragma unroll
-            for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] = scale == 0 ? 0 : o[m][n][e];
-          }
-        }
+        if (__any_sync(~0u, scale == 0)) clear_row(m, h, scale == 0);
         if (lane % 4 == 0 && row < place.rows.extent && blockIdx.z == 0) store_lse(row, lse);
       }
     }
@@ -384,10 +378,20 @@ struct Forward {
     }
   }
 
+  /// What a row without keys holds may be NaN: 0 x NaN of V.
+  __device__ void clear_row(int m, int h, bool empty) {
+    asm volatile("");  // keeps this a branch, where selecting costs each row an instruction a number
+#pragma unroll
+    for (int n = 0; n < o_tiles; ++n) {
+#pragma unroll
+      for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] = empty ? 0 : o[m][n][e];
+    }
+  }
+
   __device__ long long partial_row(int row) const {
     const long long in_split = c::packed_q
         ? place.head * p.rows.tokens + place.rows.begin + row
-        : (static_cast<long long>(place.sequence) * p.heads_q + place.head) * p.rows.seqlen + row;
+        : (static_cast<long long>(place.sequence) * p.heads_q.value + place.head) * p.rows.seqlen + row;
     return blockIdx.y * p.partial_rows + in_split;
   }
 

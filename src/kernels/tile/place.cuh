@@ -47,15 +47,16 @@ struct Place {
 /// Heads come in sections, whose K and V stay in L2 together. Within a section the last tiles of
 /// all heads go first: under a causal mask they see the most keys, and short tiles fill the end.
 __device__ inline Place place_of(const kernel::ForwardParams& p, int index, int* tile) {
-  const int heads = p.batch * p.heads_q;
-  const int section = index / (p.section * p.row_tiles);
-  const int rest = index - section * p.section * p.row_tiles;
-  const int left = heads - section * p.section;
-  const int width = left < p.section ? left : p.section;
-  const int turn = rest / width;
-  const int head = section * p.section + rest - turn * width;
-  *tile = p.row_tiles - 1 - turn;
-  return {head / p.heads_q, head % p.heads_q, 0, {}};
+  const int section = index / p.section_tiles;
+  const int rest = index - section * p.section_tiles.value;
+  const int first = section * p.section.value;
+  const int left = p.batch * p.heads_q.value - first;
+  const bool whole = left >= p.section.value;
+  const int turn = whole ? rest / p.section : rest / left;
+  const int head = first + rest - turn * (whole ? p.section.value : left);
+  *tile = p.row_tiles.value - 1 - turn;
+  const int sequence = head / p.heads_q;
+  return {sequence, head - sequence * p.heads_q.value, 0, {}};
 }
 
 template <int tile_rows, bool packed, bool used>
@@ -70,7 +71,7 @@ __device__ Place find_place(const kernel::ForwardParams& p, int index) {
     // Tiles are numbered through all sequences of a head: every warp sums up 32 sequences at a
     // time.
     const int head = index / p.row_tiles;
-    int tile = index - head * p.row_tiles;
+    int tile = index - head * p.row_tiles.value;
     const int lane = threadIdx.x % 32;
     for (int base = 0; base <= p.batch; base += 32) {
       const int sequence = base + lane;

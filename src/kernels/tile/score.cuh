@@ -106,7 +106,7 @@ struct Dropout {
       offset = static_cast<unsigned long long>(p.dropout_state[1]);
     }
     stream =
-        philox::stream(seed, offset, static_cast<u32>(place.sequence * p.heads_q + place.head));
+        philox::stream(seed, offset, static_cast<u32>(place.sequence * p.heads_q.value + place.head));
   }
 
   /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
