@@ -115,10 +115,10 @@ void Planned::launch_all(const Call& call, void* workspace, void* stream) const 
   launch(kernel(forward_, plan_.forward), plan_.forward, grid, params, stream);
   if (!plan_.combine) return;
   const Problem& p = plan_.problem;
-  kernel::CombineParams joined{params.partial_out, params.partial_lse,
-                               plan_.partial_rows, plan_.splits,
-                               params.out,         params.lse,
-                               params.sinks,       p.packed_q ? 1 : params.batch,
+  kernel::CombineParams joined{params.partial_out,   params.partial_lse,
+                               plan_.partial_rows,   plan_.splits,
+                               params.out,           params.lse,
+                               params.sinks,         p.packed_q ? 1 : params.batch,
                                params.heads_q.value, p.packed_q ? p.tokens_q : p.seqlen_q};
   launch(kernel(combine_, *plan_.combine), *plan_.combine, {blocks_of(plan_.partial_rows)}, joined,
          stream);

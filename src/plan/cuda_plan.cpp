@@ -13,7 +13,7 @@ namespace fa {
 namespace {
 
 // K and V of one section's heads together: a good half of the smallest L2 among data-centre GPUs.
-constexpr int64_t section_bytes = 24 << 20;
+constexpr int64_t section_bytes = 20 << 20;
 // Fewer keys than this in a split cost more to join than they save.
 constexpr int64_t min_split_keys = 256;
 constexpr int64_t max_splits = 64;
@@ -109,9 +109,10 @@ void cut_rows(CudaPlan& plan) {
   plan.row_tiles = static_cast<int>(row_tiles);
 }
 
-/// About as many heads as share the L2, in whole groups, whose long tiles all go first. Without a mask
-/// from the right one head follows the other. The last section had better be no small one, which would
-/// end in a few long tiles on an idle device (13% of a forward pass with 16 heads of 16k keys).
+/// About as many heads as share the L2, in whole groups, whose long tiles all go first. Without a
+/// mask from the right one head follows the other. The last section had better be no small one,
+/// which would end in a few long tiles on an idle device (13% of a forward pass with 16 heads of
+/// 16k keys).
 int choose_section(const Problem& p) {
   if (!masks_right(p) || p.packed_q) return 1;
   const int64_t groups = std::max<int64_t>(p.batch * p.heads_k, 1);
@@ -142,10 +143,7 @@ int choose_splits(const CudaPlan& plan) {
   const int64_t slots = int64_t{plan.gpu.sm_count} * plan.tile.min_blocks;
   const int64_t work = plan.blocks * plan.tile.value_slices;
   if (2 * work > slots) return 1;
-  int64_t keys = p.seqlen_k;
-  if (masks_left(p) && masks_right(p)) {
-    keys = std::min(keys, p.window_left + p.window_right + plan.tile.rows());
-  }
+  const int64_t keys = std::min(p.seqlen_k, p.keys_of_row() + plan.tile.rows() - 1);
   const int64_t wanted = std::min({slots / work, keys / min_split_keys, max_splits});
   if (wanted <= 1) return 1;
   return static_cast<int>(ceil_div(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty

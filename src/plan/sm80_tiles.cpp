@@ -1,7 +1,6 @@
 #include "plan/sm80_tiles.hpp"
 
 #include <algorithm>
-#include <span>
 
 #include "problem/argument.hpp"
 
@@ -40,43 +39,83 @@ int register_limit(const ForwardTile& tile) {
 
 namespace {
 
-/// What fits the widest head_dim of a class, best first; the last ones are for 99 KB.
-std::span<const ForwardTile> candidates(int depth, int width) {
-  static const ForwardTile narrow[] = {
-      {.warps = 4, .warp_rows = 32, .keys = 32, .query_slices = 4, .min_blocks = 3},
-  };
-  static const ForwardTile middle[] = {
-      {.warps = 4, .warp_rows = 32, .keys = 32, .query_slices = 0, .min_blocks = 2},
-      {.warps = 4, .warp_rows = 32, .keys = 16, .query_slices = 0, .min_blocks = 2},
-  };
-  static const ForwardTile wide[] = {
-      {.warps = 8, .warp_rows = 16, .keys = 32, .min_blocks = 1},
-      {.warps = 4, .warp_rows = 16, .keys = 16, .min_blocks = 1},
-      {.warps = 2, .warp_rows = 16, .keys = 16, .min_blocks = 1},
-  };
-  static const ForwardTile widest[] = {
-      {.warps = 4, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 2},
-      {.warps = 2, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 2},
-      {.warps = 1, .warp_rows = 16, .keys = 16, .min_blocks = 1, .value_slices = 8},
-  };
-  if (depth > 256) return widest;
-  if (width > 128 || depth > 192) return wide;
-  if (width > 64 || depth > 64) return middle;
-  return narrow;
-}
+/// What decides between tiles besides the head_dims.
+struct Work {
+  int64_t keys;  ///< that a row sees at most
+  bool causal;   ///< rows see fewer keys the earlier they come
+  bool terms;    ///< dropout, ALiBi or a bias, whose addresses and bits want registers
+};
+
+bool any(const Work&) { return true; }
+bool light(const Work& w) { return !w.terms; }
+bool light_short(const Work& w) { return !w.terms && w.keys <= 768; }
+bool light_short_causal(const Work& w) { return light_short(w) && w.causal; }
+bool light_causal_1k(const Work& w) { return !w.terms && w.causal && w.keys <= 1024; }
+bool light_causal_long(const Work& w) { return !w.terms && w.causal && w.keys > 3072; }
+
+struct Entry {
+  int depth, width;  ///< head_dim and value columns of a block, at most
+  bool (*when)(const Work&);
+  ForwardTile tile;
+};
+
+// The first whose blocks fit a multiprocessor is taken. Those of more than 99 KB of shared memory
+// are the best of some 20 for each head_dim, mask and length, measured on an H100
+// (docs/kernels.md); the others are what fits, unmeasured.
+constexpr Entry entries[] = {
+    {32, 32, light, {.keys = 64, .query_slices = 2, .min_blocks = 3}},
+    {64, 64, light_short, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 3}},
+    {64, 64, light, {.keys = 80, .query_slices = 4, .min_blocks = 2}},
+    {64, 64, light, {.keys = 32, .query_slices = 4, .min_blocks = 3}},
+    {64, 64, any, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 2}},
+    {96, 96, light_short_causal, {.keys = 32, .stages = 3, .min_blocks = 2}},
+    {96, 96, light, {.keys = 64, .query_slices = 6, .min_blocks = 2}},
+    {128, 128, light_causal_long, {.warps = 8, .keys = 64, .groups = 2, .stages = 3}},
+    {128, 128, light, {.keys = 64, .min_blocks = 2}},
+    {128, 128, any, {.keys = 32, .stages = 3, .min_blocks = 2}},
+    {128, 128, any, {.warps = 8, .keys = 32}},
+    {192, 128, light, {.warps = 8, .keys = 48, .groups = 2, .stages = 3}},
+    {192, 128, any, {.keys = 32}},
+    {192,
+     192,
+     any,
+     {.warps = 8, .warp_rows = 16, .keys = 64, .groups = 2, .stages = 3, .query_slices = 4}},
+    {192,
+     192,
+     any,
+     {.warps = 8, .warp_rows = 16, .keys = 48, .groups = 2, .stages = 3, .query_slices = 8}},
+    {192, 192, any, {.warps = 8, .warp_rows = 16, .keys = 32}},
+    {256, 256, light_causal_1k, {.warp_rows = 16, .keys = 32, .query_slices = 4, .min_blocks = 2}},
+    {256,
+     256,
+     any,
+     {.warps = 8, .warp_rows = 16, .keys = 48, .groups = 2, .stages = 3, .query_slices = 6}},
+    {256,
+     256,
+     any,
+     {.warps = 8, .warp_rows = 16, .keys = 32, .groups = 2, .stages = 3, .query_slices = 8}},
+    {256, 256, any, {.warps = 8, .warp_rows = 16, .keys = 16}},
+    {576, 512, any, {.warp_rows = 16, .keys = 32, .value_slices = 2}},
+    {576, 512, any, {.warp_rows = 16, .keys = 16, .value_slices = 2}},
+    {576, 512, any, {.warps = 2, .warp_rows = 16, .keys = 16, .value_slices = 2}},
+};
 
 }  // namespace
 
-ForwardTile forward_tile(const Problem& problem, const GpuLimits& gpu) {
-  for (ForwardTile tile : candidates(pad16(problem.head_dim), pad16(problem.head_dim_v))) {
-    const int bytes = shared_bytes(tile, problem.head_dim, problem.head_dim_v);
-    if (bytes > gpu.shared_per_block) continue;
-    tile.query_slices = std::min(tile.query_slices, pad16(problem.head_dim) / 16);
-    tile.min_blocks = std::min(tile.min_blocks, gpu.shared_per_sm / (bytes + 1024));
-    return tile;
+ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
+  const Work work{p.keys_of_row(), p.window_right >= 0, p.dropout_p > 0 || p.alibi || p.bias};
+  const int depth = pad16(p.head_dim), width = pad16(p.head_dim_v);
+  for (const Entry& entry : entries) {
+    if (depth > entry.depth || width > entry.width || !entry.when(work)) continue;
+    ForwardTile tile = entry.tile;
+    tile.query_slices = std::min(tile.query_slices, depth / 16);
+    const int bytes = shared_bytes(tile, p.head_dim, p.head_dim_v);
+    if (bytes <= gpu.shared_per_block && tile.min_blocks * (bytes + 1024) <= gpu.shared_per_sm) {
+      return tile;
+    }
   }
   fail(Status::unsupported, "q", "has head_dim {}, {} of v: too wide for the {} bytes of {}",
-       problem.head_dim, problem.head_dim_v, gpu.shared_per_block, gpu.arch);
+       p.head_dim, p.head_dim_v, gpu.shared_per_block, gpu.arch);
 }
 
 }  // namespace fa

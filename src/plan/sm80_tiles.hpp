@@ -12,7 +12,7 @@ struct ForwardTile {
   int warp_rows = 32;    ///< query rows of a warp: 16 or 32
   int keys = 32;         ///< of a step, a multiple of 16
   int groups = 1;        ///< of warps that take turns: 1 or 2
-  int stages = 4;        ///< steps whose K and V lie in shared memory
+  int stages = 2;        ///< steps whose K and V lie in shared memory: groups + 1 or more
   int query_slices = 0;  ///< slices of 16 columns of Q that stay in registers
   int min_blocks = 1;    ///< of a multiprocessor, which bounds the registers
   bool stale_maximum = true;

@@ -59,6 +59,12 @@ struct Problem {
   Family family = Family::automatic;
 
   int64_t group() const { return heads_q / heads_k; }
+  /// That a row sees at most.
+  int64_t keys_of_row() const {
+    const bool bounded = window_left >= 0 && window_right >= 0;
+    return bounded && window_left + window_right < seqlen_k ? window_left + window_right + 1
+                                                            : seqlen_k;
+  }
   friend bool operator==(const Problem&, const Problem&) = default;
 };
 

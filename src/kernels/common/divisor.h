@@ -21,8 +21,8 @@ struct Divisor {
 };
 
 constexpr int operator/(int n, const Divisor& d) {
-  return static_cast<int>((static_cast<unsigned long long>(static_cast<unsigned>(n)) * d.multiplier) >>
-                          d.shift);
+  return static_cast<int>(
+      (static_cast<unsigned long long>(static_cast<unsigned>(n)) * d.multiplier) >> d.shift);
 }
 
 }  // namespace fa::kernel

@@ -1,10 +1,11 @@
 // The forward pass, Algorithm 1 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
 // cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
 //
-// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are parallel
-// over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and V are shared
-// (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared memory `keys` at a
-// time and are worked on `step_keys` at a time: few, so that Q stays in registers beside O and S.
+// A block owns `rows` query rows of one head and walks over the keys they see; the blocks are
+// parallel over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and
+// V are shared (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared
+// memory `keys` at a time and are worked on `step_keys` at a time: few, so that Q stays in
+// registers beside O and S.
 #pragma once
 
 #include "ptx/barrier.cuh"
@@ -27,8 +28,8 @@ constexpr int threads = 32 * c::warps;
 constexpr int m_tiles = c::warp_rows / 16;
 constexpr int n_tiles = c::keys / 8;
 constexpr int rows = c::warps * c::warp_rows;
-constexpr int depth = pad16(c::head_dim);      ///< of Q K^T
-constexpr int width = pad16(c::value_columns); ///< of V, as this block sees it
+constexpr int depth = pad16(c::head_dim);       ///< of Q K^T
+constexpr int width = pad16(c::value_columns);  ///< of V, as this block sees it
 constexpr int o_tiles = width / 8;
 constexpr int slices = depth / 16;
 
@@ -40,13 +41,14 @@ using OutTile = SharedTile<rows, width>;
 
 constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
 
-/// Steps [begin, end) whose keys some of a few rows see, and [full_begin, full_end) of them that all of
-/// these rows see in full.
+/// Steps [begin, end) whose keys some of a few rows see, and [full_begin, full_end) of them that
+/// all of these rows see in full.
 struct Steps {
   int begin, end, full_begin, full_end;
 };
 
-__device__ const char* row_of(const kernel::View& view, const Place& place, int head, long long row) {
+__device__ const char* row_of(const kernel::View& view, const Place& place, int head,
+                              long long row) {
   return static_cast<const char*>(view.data) +
          2 * (place.sequence * view.batch + row * view.row + head * view.head);
 }
@@ -93,7 +95,8 @@ struct Forward {
         shared(base),
         all(steps_of(place.row, rows)),
         own(steps_of(warp_row, c::warp_rows)),
-        k(row_of(p.k, place, place.head / p.group, keys_side.begin + all.begin * c::keys), 2 * p.k.row),
+        k(row_of(p.k, place, place.head / p.group, keys_side.begin + all.begin * c::keys),
+          2 * p.k.row),
         v(row_of(p.v, place, place.head / p.group, keys_side.begin + all.begin * c::keys) +
               2 * c::value_columns * blockIdx.z,
           2 * p.v.row),
@@ -123,8 +126,12 @@ struct Forward {
   }
 
   static constexpr u32 ring = c::stages * stage_bytes;
-  static __device__ u32 after(u32 stage) { return stage == ring - stage_bytes ? 0 : stage + stage_bytes; }
-  static __device__ u32 before(u32 stage) { return stage == 0 ? ring - stage_bytes : stage - stage_bytes; }
+  static __device__ u32 after(u32 stage) {
+    return stage == ring - stage_bytes ? 0 : stage + stage_bytes;
+  }
+  static __device__ u32 before(u32 stage) {
+    return stage == 0 ? ring - stage_bytes : stage - stage_bytes;
+  }
 
   /// Starts to load what the turn `ahead` of `index` works on: K of its step, V of the step before.
   static constexpr int ahead = c::stages - 1;
@@ -205,8 +212,7 @@ struct Forward {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           u32 word[4];
-          dropout.words(word, warp_row + 16 * m + lane / 4,
-                        first + 8 * n + lane % 4 * 2 + e);
+          dropout.words(word, warp_row + 16 * m + lane / 4, first + 8 * n + lane % 4 * 2 + e);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             if (word[i] < dropout.threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
@@ -243,7 +249,8 @@ struct Forward {
       if (fresh) renew_maximum(s);
       softmax.exponentiate(s, added, factor);
       // Also asked after a fresh maximum, which needs no answer, where that spares a branch between
-      // exponentials and sums (+6% at 64); from 128 on these had better stay apart, for the registers (+7%).
+      // exponentials and sums (+6% at 64); from 128 on these had better stay apart, for the
+      // registers (+7%).
       const bool ask = depth <= 96 || !fresh;
       const bool beyond =
           c::stale_maximum && ask && __any_sync(~0u, softmax.beyond(added, Element::largest_p));
@@ -270,9 +277,9 @@ struct Forward {
     if (c::stale_maximum) unseen = __any_sync(~0u, softmax.has_unseen());
   }
 
-  // Two groups of warps take turns: while one multiplies, the other exponentiates. A scheduler of the
-  // multiprocessor has one warp of each, which left alone would do the same thing at the same time.
-  // With one group, it is two blocks of a multiprocessor that fill each other's gaps.
+  // Two groups of warps take turns: while one multiplies, the other exponentiates. A scheduler of
+  // the multiprocessor has one warp of each, which left alone would do the same thing at the same
+  // time. With one group, it is two blocks of a multiprocessor that fill each other's gaps.
   __device__ void take_turn(int index, u32 stage) {
     if constexpr (c::groups == 2) {
       ptx::barrier_sync<threads>(1 + group);
@@ -356,7 +363,8 @@ struct Forward {
           maximum = larger;
         }
         const bool none = maximum == minus_infinity;
-        float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
+        float lse =
+            none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
         scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) * ptx::reciprocal(sum);
         if (row >= place.rows.length) {
           scale = 0;
@@ -380,7 +388,8 @@ struct Forward {
 
   /// What a row without keys holds may be NaN: 0 x NaN of V.
   __device__ void clear_row(int m, int h, bool empty) {
-    asm volatile("");  // keeps this a branch, where selecting costs each row an instruction a number
+    asm volatile(
+        "");  // keeps this a branch, where selecting costs each row an instruction a number
 #pragma unroll
     for (int n = 0; n < o_tiles; ++n) {
 #pragma unroll
@@ -389,9 +398,11 @@ struct Forward {
   }
 
   __device__ long long partial_row(int row) const {
-    const long long in_split = c::packed_q
-        ? place.head * p.rows.tokens + place.rows.begin + row
-        : (static_cast<long long>(place.sequence) * p.heads_q.value + place.head) * p.rows.seqlen + row;
+    const long long in_split =
+        c::packed_q ? place.head * p.rows.tokens + place.rows.begin + row
+                    : (static_cast<long long>(place.sequence) * p.heads_q.value + place.head) *
+                              p.rows.seqlen +
+                          row;
     return blockIdx.y * p.partial_rows + in_split;
   }
 

@@ -65,8 +65,9 @@ __device__ void store_half_chunk(char* to, uint2 value) {
   }
 }
 
-/// The part of one thread in copies of successive tiles, from rows of any stride: the same chunks of
-/// every tile, so that a tile costs an addition or two for each row, not an address for each chunk.
+/// The part of one thread in copies of successive tiles, from rows of any stride: the same chunks
+/// of every tile, so that a tile costs an addition or two for each row, not an address for each
+/// chunk.
 template <typename Tile, int rows, int columns, int threads, int alignment>
 struct TileReader {
   static constexpr int pass_rows = threads / Tile::panel_chunks;  ///< that all threads copy at once
@@ -86,8 +87,8 @@ struct TileReader {
     from = data + row * stride + chunk * 16;
   }
 
-  /// Starts the copy of the next tile, of which `count` rows exist: the others become 0, and are never
-  /// read.
+  /// Starts the copy of the next tile, of which `count` rows exist: the others become 0, and are
+  /// never read.
   __device__ void load(u32 tile, int count) {
     if (count >= rows) {
       copy<false>(tile, count);
@@ -112,7 +113,8 @@ struct TileReader {
 #pragma unroll
       for (int panel = 0; panel < panels; ++panel) {
         const bool wide = (panel + 1) * Tile::panel_chunks <= wanted;
-        const bool valid = (!cut || at < count) && (wide || panel * Tile::panel_chunks + chunk < wanted);
+        const bool valid =
+            (!cut || at < count) && (wide || panel * Tile::panel_chunks + chunk < wanted);
         copy_chunk(target + panel * Tile::panel_bytes, source + panel * Tile::row_bytes, valid);
       }
     }

@@ -105,8 +105,8 @@ struct Dropout {
       seed = static_cast<unsigned long long>(p.dropout_state[0]);
       offset = static_cast<unsigned long long>(p.dropout_state[1]);
     }
-    stream =
-        philox::stream(seed, offset, static_cast<u32>(place.sequence * p.heads_q.value + place.head));
+    stream = philox::stream(seed, offset,
+                            static_cast<u32>(place.sequence * p.heads_q.value + place.head));
   }
 
   /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
