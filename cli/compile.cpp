@@ -57,7 +57,7 @@ void print_kernels(const std::vector<CompiledKernel>& kernels) {
     if (!fresh) std::erase_if(found->second, [&](const auto& word) { return !own.contains(word); });
   }
   for (const auto& [name, constants] : common) {
-    fmt::print("{}: all with {}\n", name, fmt::join(constants, " "));
+    if (!constants.empty()) fmt::print("{}: all with {}\n", name, fmt::join(constants, " "));
   }
   fmt::print("{:<7} {:<16} {:>7} {:>9} {:>8} {:>8} {:>9}  {}\n", "arch", "kernel", "threads",
              "registers", "spilled", "shared", "blocks/SM", "constants");

@@ -344,7 +344,7 @@ TEST_F(CApi, StatusTellsTheKindOfError) {
   k.c.dtype = FA_FLOAT16;
   EXPECT_EQ(fa_forward(&args, nullptr, nullptr), FA_WRONG_TYPE);
   k.c.dtype = FA_FLOAT32;
-  q.c.device = {2, 0};
+  q.c.device = {3, 0};
   EXPECT_EQ(fa_forward(&args, nullptr, nullptr), FA_UNSUPPORTED);
 }
 

@@ -106,7 +106,7 @@ TEST(Arguments, TypesAndDevices) {
   forward_fails([](Case& c) { c.forward.k.dtype = fa::float16; }, wrong_type,
                 {"k:", "float16", "float32"});
   forward_fails([](Case& c) { c.forward.lse.dtype = fa::float16; }, wrong_type, {"lse:"});
-  forward_fails([](Case& c) { c.forward.q.device.type = 2; }, unsupported, {"q:", "2"});
+  forward_fails([](Case& c) { c.forward.q.device.type = 3; }, unsupported, {"q:", "3"});
   forward_fails([](Case& c) { c.forward.v.device.type = 2; }, invalid, {"v:", "cpu:0"});
 }
 

@@ -59,11 +59,10 @@ void expect_fits(const std::vector<Target>& targets, int most) {
   });
 }
 
-// What the present kernels spill at most; none of it may grow unseen. Nearly all lies outside of
-// the main loop.
-constexpr int most_of_preset = 88;
-constexpr int most_with_options = 424;
-constexpr int most_of_widest = 808;  // head_dim 576
+// What the present kernels spill at most, in bytes of a thread; none of it may grow unseen.
+// Of the preset it is head_dim 128; 64 spills 40 for the sake of a third block, 256 nothing.
+constexpr int most_of_preset = 80;
+constexpr int most_with_options = 264;
 
 class Preset : public testing::TestWithParam<std::string> {};
 
@@ -78,8 +77,8 @@ INSTANTIATE_TEST_SUITE_P(Kernels, Preset, testing::ValuesIn(archs()),
                          [](const auto& arch) { return arch.param; });
 
 /// Kernels of configurations that cover all pairs of options, as the tests on a device draw them,
-/// each for one of the GPUs: those of the widest head_dim, or all others.
-std::vector<Target> sample(bool widest) {
+/// each for one of the GPUs.
+std::vector<Target> sample() {
   constexpr int64_t configurations = 60;
   const check::Problems problems(1, check::cuda_offer, configurations);
   EXPECT_TRUE(problems.never_asked().empty());
@@ -88,7 +87,6 @@ std::vector<Target> sample(bool widest) {
   for (int64_t n = 0; n < configurations; ++n) {
     const check::Case c(problems.draw(n));
     Problem p = validate(c.forward_args(), c.options(), Data::optional).problem;
-    if ((p.head_dim > 256) != widest) continue;
     p.device = {cuda_device, 0};
     const GpuLimits& gpu = gpus[n % gpus.size()];
     const CudaPlan plan = plan_cuda(p, gpu);
@@ -98,8 +96,7 @@ std::vector<Target> sample(bool widest) {
   return targets;
 }
 
-TEST(Options, InAllPairsFit) { expect_fits(sample(false), most_with_options); }
-TEST(Options, OfTheWidestHeadDimFit) { expect_fits(sample(true), most_of_widest); }
+TEST(Options, InAllPairsFit) { expect_fits(sample(), most_with_options); }
 
 }  // namespace
 }  // namespace fa::cuda
