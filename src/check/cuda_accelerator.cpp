@@ -28,7 +28,7 @@ class Cuda : public Accelerator {
     cuda::CUdeviceptr data = 0;
     cuda::check(cuda::driver().alloc(&data, bytes),
                 fmt::format("allocating {} bytes", bytes).c_str());
-    return reinterpret_cast<std::byte*>(data);
+    return reinterpret_cast<std::byte*>(data);  // NOLINT(performance-no-int-to-ptr): the driver's
   }
   void release(std::byte* data) override {
     const cuda::CurrentContext context(id_);
