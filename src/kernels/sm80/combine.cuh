@@ -33,13 +33,14 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
   const auto weight = [&](float lse) { return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e); };
   float total = weight(sink);
   for (int s = 0; s < p.splits; ++s) total += weight(p.partial_lse[s * p.partial_rows + row]);
+  const float inverse = empty ? 0 : ptx::reciprocal(total);
 
   char* out = static_cast<char*>(p.out.data) +
               2 * (batch * p.out.batch + i * p.out.row + head * p.out.head);
   for (int column = 4 * lane; column < c::head_dim_v; column += 128) {
     float sum[4] = {};
     for (int s = 0; s < p.splits; ++s) {
-      const float w = weight(p.partial_lse[s * p.partial_rows + row]) / (empty ? 1 : total);
+      const float w = weight(p.partial_lse[s * p.partial_rows + row]) * inverse;
       const float4 part = *reinterpret_cast<const float4*>(
           p.partial_out + (s * p.partial_rows + row) * c::head_dim_v + column);
       const float o[4] = {part.x, part.y, part.z, part.w};
