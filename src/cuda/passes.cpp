@@ -4,7 +4,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "cuda/device.hpp"
 #include "cuda/memory_pool.hpp"
 #include "kernels/common/params.h"
 #include "kernels/common/philox.h"
@@ -15,11 +14,6 @@ namespace fa::cuda {
 namespace {
 
 constexpr unsigned rows_of_block = 4;  // of combine and merge: a warp each
-
-GpuLimits limits_of(const DeviceInfo& info) {
-  return {info.arch(),        info.sm_count,       info.shared_per_block,
-          info.shared_per_sm, info.threads_per_sm, info.blocks_per_sm};
-}
 
 kernel::View view(const Rows& rows) { return {rows.data, rows.batch, rows.row, rows.head}; }
 
@@ -137,9 +131,14 @@ void Planned::run(const Call& call, void* stream) const {
   launch_all(call, workspace.data(), stream);
 }
 
-std::shared_ptr<const Planned> plan(const Problem& problem) {
+GpuLimits limits_of(const DeviceInfo& info) {
+  return {info.arch(),        info.sm_count,       info.shared_per_block,
+          info.shared_per_sm, info.threads_per_sm, info.blocks_per_sm};
+}
+
+std::shared_ptr<const Planned> plan(const Problem& problem, const CudaTuning& tuning) {
   const int id = problem.device.id;
-  return std::make_shared<const Planned>(plan_cuda(problem, limits_of(device(id))), id);
+  return std::make_shared<const Planned>(plan_cuda(problem, limits_of(device(id)), tuning), id);
 }
 
 void merge(const MergeCall& call, int device_id, void* stream) {

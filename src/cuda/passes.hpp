@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 
+#include "cuda/device.hpp"
 #include "cuda/kernel_store.hpp"
 #include "plan/cuda_plan.hpp"
 #include "problem/problem.hpp"
@@ -36,7 +37,8 @@ class Planned {
 };
 
 /// Plans for a device of this machine.
-std::shared_ptr<const Planned> plan(const Problem& problem);
+std::shared_ptr<const Planned> plan(const Problem& problem, const CudaTuning& tuning = {});
+GpuLimits limits_of(const DeviceInfo& info);
 /// The same, kept for the next call of the same problem.
 std::shared_ptr<const Planned> plan_once(const Problem& problem);
 

@@ -58,6 +58,9 @@ std::string forward_config(const CudaPlan& plan) {
       .number("min_blocks", t.min_blocks)
       .number("alignment", p.alignment)
       .flag("stale_maximum", t.stale_maximum)
+      .flag("normalize_steps", t.normalize_steps)
+      .flag("serial_rows", t.serial_rows)
+      .flag("warps_split_keys", t.warps_split_keys)
       .flag("packed_q", p.packed_q)
       .flag("packed_k", p.packed_k)
       .flag("used_q", p.used_q)
@@ -101,7 +104,8 @@ void cut_rows(CudaPlan& plan) {
     // Each sequence may leave a tile unfilled, and so may the tokens behind the last.
     row_tiles = p.tokens_q > 0 ? p.tokens_q / rows + p.batch + 1 : 0;
   }
-  plan.blocks = row_tiles * (p.packed_q ? p.heads_q : p.batch * p.heads_q);
+  const int64_t of_head = plan.tile.serial_rows ? std::min<int64_t>(row_tiles, 1) : row_tiles;
+  plan.blocks = of_head * (p.packed_q ? p.heads_q : p.batch * p.heads_q);
   if (plan.blocks > INT_MAX) {
     fail(Status::unsupported, "q", "makes {} tiles of {} rows; CUDA devices take up to {}",
          plan.blocks, rows, INT_MAX);
@@ -113,8 +117,9 @@ void cut_rows(CudaPlan& plan) {
 /// mask from the right one head follows the other. The last section had better be no small one,
 /// which would end in a few long tiles on an idle device (13% of a forward pass with 16 heads of
 /// 16k keys).
-int choose_section(const Problem& p) {
-  if (!masks_right(p) || p.packed_q) return 1;
+int choose_section(const CudaPlan& plan) {
+  const Problem& p = plan.problem;
+  if (!masks_right(p) || p.packed_q || plan.tile.serial_rows) return 1;
   const int64_t groups = std::max<int64_t>(p.batch * p.heads_k, 1);
   const int64_t bytes = std::max<int64_t>(p.seqlen_k * (p.head_dim + p.head_dim_v) * 2, 1);
   const int64_t least = std::clamp<int64_t>(section_bytes / bytes, 1, groups);
@@ -170,7 +175,7 @@ CudaPlan plan_cuda(const Problem& problem, const GpuLimits& gpu, const CudaTunin
   plan.gpu = gpu;
   plan.tile = tuning.tile ? *tuning.tile : forward_tile(problem, gpu);
   cut_rows(plan);
-  plan.section = tuning.section ? *tuning.section : choose_section(problem);
+  plan.section = tuning.section ? *tuning.section : choose_section(plan);
   cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan));
   plan.forward = forward_kernel(plan);
   return plan;

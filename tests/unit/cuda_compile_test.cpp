@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "ablation/variants.hpp"
 #include "check/generate.hpp"
 #include "check/problems.hpp"
 #include "cuda/compiler.hpp"
@@ -63,6 +64,7 @@ void expect_fits(const std::vector<Target>& targets, int most) {
 // Of the preset it is head_dim 128; 64 spills 40 for the sake of a third block, 256 nothing.
 constexpr int most_of_preset = 128;
 constexpr int most_with_options = 264;
+constexpr int most_of_ablation = 100;
 
 class Preset : public testing::TestWithParam<std::string> {};
 
@@ -97,6 +99,31 @@ std::vector<Target> sample() {
 }
 
 TEST(Options, InAllPairsFit) { expect_fits(sample(), most_with_options); }
+
+/// What bench/ablation runs, on the GPUs whose tiles differ.
+std::vector<Target> ablation_targets() {
+  std::vector<Target> targets;
+  for (const char* arch : {"sm_80", "sm_86", "sm_90a"}) {
+    for (const int64_t head_dim : {64, 128}) {
+      Problem p;
+      p.device = {cuda_device, 0};
+      p.dtype = bfloat16;
+      p.batch = 1;
+      p.heads_q = p.heads_k = 2048 / head_dim;
+      p.head_dim = p.head_dim_v = head_dim;
+      p.seqlen_q = p.seqlen_k = p.tokens_q = p.tokens_k = 16384;
+      p.window_right = head_dim == 64 ? 0 : -1;
+      p.lse = true;
+      const GpuLimits& gpu = *known_gpu(arch);
+      for (const bench::Variant& variant : bench::variants(p, gpu)) {
+        targets.push_back({plan_cuda(p, gpu, variant.tuning).forward, arch});
+      }
+    }
+  }
+  return targets;
+}
+
+TEST(Ablation, FitsTheGpu) { expect_fits(ablation_targets(), most_of_ablation); }
 
 }  // namespace
 }  // namespace fa::cuda

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "ablation/variants.hpp"
 #include "plan/kernel_config.hpp"
 #include "plan/preset.hpp"
 
@@ -375,6 +376,53 @@ TEST(CudaPlan, TuningDecidesWhatItNames) {
   EXPECT_TRUE(plan.combine);
   EXPECT_EQ(plan.section, 3);
   EXPECT_NE(plan.forward.config.find("bool stale_maximum = false;"), std::string::npos);
+}
+
+TEST(Ablation, VariantsAreSoundAndLeaveOutOneIdeaEach) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {64, 128}) {
+      Problem p = problem(2, 4096, 4096, head_dim);
+      p.window_right = 0;
+      std::set<std::string> names;
+      for (const bench::Variant& variant : bench::variants(p, gpu)) {
+        names.insert(variant.name);
+        const CudaPlan plan = plan_cuda(p, gpu, variant.tuning);
+        expect_sound(plan);
+        EXPECT_EQ(plan.tile.normalize_steps, variant.name == "3.1 off");
+        EXPECT_EQ(plan.tile.serial_rows, variant.name == "3.2 off");
+        EXPECT_EQ(plan.tile.warps_split_keys, variant.name == "3.3 off");
+      }
+      EXPECT_EQ(names, (std::set<std::string>{"normal", "exact maximum", "3.1 off", "3.2 off",
+                                              "3.3 off"}));
+      EXPECT_EQ(plan_cuda(p, gpu, bench::variants(p, gpu).front().tuning).forward,
+                plan_cuda(p, gpu).forward);
+    }
+  }
+}
+
+TEST(CudaPlan, SerialRowsAreABlockForEachHead) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  Problem p = problem(3, 1000, 1000);
+  p.window_right = 0;
+  for (const bool packed : {false, true}) {
+    p.packed_q = p.packed_k = packed;
+    ForwardTile tile = forward_tile(p, gpu);
+    tile.serial_rows = true;
+    const CudaPlan plan = plan_cuda(p, gpu, {.tile = tile, .splits = 1, .section = {}});
+    EXPECT_EQ(plan.blocks, packed ? 32 : 3 * 32);
+    EXPECT_EQ(plan.section, 1);  // so that successive tiles are one head's
+    EXPECT_EQ(plan.row_tiles, plan_cuda(p, gpu).row_tiles);
+  }
+}
+
+TEST(CudaPlan, WarpsThatSplitKeysHaveTheSameRowsAndRoomToJoin) {
+  const ForwardTile tile{.keys = 64, .stages = 2, .warps_split_keys = true};
+  EXPECT_EQ(tile.rows(), 32);
+  EXPECT_EQ(tile.warp_keys(), 16);
+  EXPECT_EQ(shared_bytes(tile, 64, 64), 2 * (32 * 64 + 2 * 64 * 128));  // Q, K and V
+  const ForwardTile narrow{.keys = 64, .stages = 1, .warps_split_keys = true};
+  EXPECT_EQ(shared_bytes(narrow, 16, 64),
+            3 * 4 * 32 * (64 + 2 * 4));  // O, maxima and sums of three
 }
 
 TEST(CudaPlan, TextNamesWhatWasDecided) {

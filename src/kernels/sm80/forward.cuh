@@ -4,12 +4,16 @@
 // A block owns `rows` query rows of one head and walks over the keys they see; the blocks are
 // parallel over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and
 // V are shared (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared
-// memory `keys` at a time and are worked on `step_keys` at a time: few, so that Q stays in
-// registers beside O and S.
+// memory `keys` at a time: few, so that some of Q stays in registers beside O and S.
+//
+// For an ablation each of the three can be switched off: `serial_rows`, `warps_split_keys`,
+// `normalize_steps`.
 #pragma once
 
 #include "ptx/barrier.cuh"
 #include "tile/copy.cuh"
+#include "tile/join.cuh"
+#include "tile/normalize.cuh"
 #include "tile/place.cuh"
 #include "tile/score.cuh"
 #include "tile/softmax.cuh"
@@ -27,8 +31,12 @@ constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
 constexpr int threads = 32 * c::warps;
 constexpr int copying_threads = threads / c::groups;  ///< of a tile of K or of V
 constexpr int m_tiles = c::warp_rows / 16;
-constexpr int n_tiles = c::keys / 8;
-constexpr int rows = c::warps * c::warp_rows;
+constexpr int warp_keys = c::warps_split_keys ? c::keys / c::warps : c::keys;  ///< of a step
+constexpr int n_tiles = warp_keys / 8;
+constexpr int rows = c::warps_split_keys ? c::warp_rows : c::warps * c::warp_rows;
+constexpr int warp_row_step = c::warps_split_keys ? 0 : c::warp_rows;  ///< from warp to warp
+constexpr int warp_key_step = c::warps_split_keys ? warp_keys : 0;
+static_assert(warp_keys % 16 == 0 && (c::groups == 1 || !c::warps_split_keys));
 constexpr int depth = pad16(c::head_dim);       ///< of Q K^T
 constexpr int width = pad16(c::value_columns);  ///< of V, as this block sees it
 constexpr int o_tiles = width / 8;
@@ -69,12 +77,14 @@ struct Forward {
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
 
   const int group = warp / (c::warps / c::groups);
-  const int warp_row = place.row + warp * c::warp_rows;  ///< first of the warp, in the sequence
+  const int warp_row = place.row + warp * warp_row_step;  ///< first of the warp, in the sequence
   const LaneAddress<QueryTile> query =
-      rows_then_columns<QueryTile>(shared + warp * c::warp_rows * QueryTile::row_bytes, lane);
-  const LaneAddress<KeyTile> key = columns_then_rows<KeyTile>(shared + QueryTile::bytes, lane);
-  const LaneAddress<ValueTile> value =
-      rows_then_columns<ValueTile>(shared + QueryTile::bytes + KeyTile::bytes, lane);
+      rows_then_columns<QueryTile>(shared + warp * warp_row_step * QueryTile::row_bytes, lane);
+  const LaneAddress<KeyTile> key = columns_then_rows<KeyTile>(
+      shared + QueryTile::bytes + warp * warp_key_step * KeyTile::row_bytes, lane);
+  const LaneAddress<ValueTile> value = rows_then_columns<ValueTile>(
+      shared + QueryTile::bytes + KeyTile::bytes + warp * warp_key_step * ValueTile::row_bytes,
+      lane);
 
   const Steps all, own;  ///< of the block's rows and of the warp's
   TileReader<KeyTile, c::keys, c::head_dim, copying_threads, c::alignment> k;
@@ -261,6 +271,7 @@ struct Forward {
       multiply_scores(s, stage);  // rare: once more, with the true maximum
       fresh = true;
     }
+    if constexpr (c::normalize_steps) multiply_by_sum(o, softmax.sum);
     softmax.add(added);
     if constexpr (c::dropout) drop(s, first);
 #pragma unroll
@@ -276,7 +287,12 @@ struct Forward {
     }
   }
   __device__ void renew_maximum(const float (&s)[m_tiles][n_tiles][4]) {
-    softmax.update_maximum(s, o, factor);
+    if constexpr (c::normalize_steps) {
+      float nothing[m_tiles][1][4] = {};  // O is rescaled with the sum that multiplies it
+      softmax.update_maximum(s, nothing, factor);
+    } else {
+      softmax.update_maximum(s, o, factor);
+    }
     if (c::stale_maximum) unseen = __any_sync(~0u, softmax.has_unseen());
   }
 
@@ -309,13 +325,14 @@ struct Forward {
     float s[m_tiles][n_tiles][4];
     take_turn(index, stage);
     if constexpr (values) multiply_values(before(stage));
+    if constexpr (values && c::normalize_steps) divide_by_sum(o, softmax.sum);
     if constexpr (scores) multiply_scores(s, stage);
     pass_turn(index, stage);
     if constexpr (scores) {
       if (index >= own.full_begin && index < own.full_end) {
-        exponentiate<false>(s, index * c::keys, stage);
+        exponentiate<false>(s, index * c::keys + warp * warp_key_step, stage);
       } else {
-        exponentiate<true>(s, index * c::keys, stage);
+        exponentiate<true>(s, index * c::keys + warp * warp_key_step, stage);
       }
     }
   }
@@ -351,6 +368,11 @@ struct Forward {
 
   /// O := O / l, LSE = m + log l (lines 12 to 15), with the sink as one more key without a value.
   __device__ void finish() {
+    if constexpr (c::normalize_steps) multiply_by_sum(o, softmax.sum);
+    if constexpr (c::warps_split_keys) {
+      join_warps<c::warps>(shared, warp, lane, softmax, o);
+      if (warp > 0) return;
+    }
 #pragma unroll
     for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
@@ -440,7 +462,7 @@ struct Forward {
 
   /// By way of shared memory, so that global memory sees whole rows. A warp moves its own rows.
   __device__ void store_out() const {
-    const u32 tile = shared + warp * c::warp_rows * OutTile::row_bytes;
+    const u32 tile = shared + warp * warp_row_step * OutTile::row_bytes;
 #pragma unroll
     for (int n = 0; n < o_tiles; ++n) {
       const u32 at = tile + OutTile::offset(lane / 4, n) + lane % 4 * 4;
@@ -481,12 +503,17 @@ extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_
     fa_sm80_forward(const __grid_constant__ fa::kernel::ForwardParams p) {
   using namespace fa::sm80;
   extern __shared__ __align__(128) char shared[];
-  const Place place = find_place<rows, c::packed_q, c::used_q>(p, blockIdx.x);
-  if (place.sequence < 0 || place.row >= place.rows.extent) return;
-  Side keys{0, 0, 0};
-  if (place.sequence < p.batch) {  // else tokens behind the last sequence
-    keys = side_of<c::packed_k, c::used_k>(p.keys, place.sequence, p.batch);
+  const int tiles = c::serial_rows ? p.row_tiles.value : 1;  // of this block
+  for (int tile = 0; tile < tiles; ++tile) {
+    const Place place =
+        find_place<rows, c::packed_q, c::used_q>(p, static_cast<int>(blockIdx.x) * tiles + tile);
+    if (place.sequence < 0 || place.row >= place.rows.extent) return;
+    Side keys{0, 0, 0};
+    if (place.sequence < p.batch) {  // else tokens behind the last sequence
+      keys = side_of<c::packed_k, c::used_k>(p.keys, place.sequence, p.batch);
+    }
+    if (tile > 0) __syncthreads();  // all have left the shared memory of the tile before
+    const u32 base = fa::ptx::shared_address(shared);
+    Forward(p, place, keys, base).run();
   }
-  const u32 base = fa::ptx::shared_address(shared);
-  Forward(p, place, keys, base).run();
 }
