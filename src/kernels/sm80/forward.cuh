@@ -416,8 +416,7 @@ struct Forward {
 
   /// What a row without keys holds may be NaN: 0 x NaN of V.
   __device__ void clear_row(int m, int h, bool empty) {
-    asm volatile(
-        "");  // keeps this a branch, where selecting costs each row an instruction a number
+    asm volatile("");  // keeps this a branch: selecting costs each row an instruction a number
 #pragma unroll
     for (int n = 0; n < o_tiles; ++n) {
 #pragma unroll
