@@ -1,6 +1,7 @@
 #include "plan/sm80_tiles.hpp"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "problem/argument.hpp"
 
@@ -46,16 +47,16 @@ namespace {
 struct Work {
   int64_t keys;  ///< that a row sees at most
   bool causal;   ///< rows see fewer keys the earlier they come
-  bool terms;    ///< dropout, ALiBi or a bias, whose addresses and bits want registers
-  bool uneven;   ///< packed rows or a left window, which want some
+  bool light;    ///< no dropout, ALiBi or bias, whose addresses and bits want registers
+  bool plain;    ///< moreover neither softcap, a left window nor packed rows, many of them short
 };
 
 bool any(const Work&) { return true; }
-bool light(const Work& w) { return !w.terms; }
-bool light_causal_1k(const Work& w) { return light(w) && w.causal && w.keys <= 1024; }
-bool light_causal_long(const Work& w) { return light(w) && w.causal && w.keys > 3072; }
-bool plain_short(const Work& w) { return light(w) && !w.uneven && w.keys <= 768; }
+bool light(const Work& w) { return w.light; }
+bool light_short_causal(const Work& w) { return w.light && w.causal && w.keys <= 1536; }
+bool plain_short(const Work& w) { return w.plain && w.keys <= 768; }
 bool plain_short_causal(const Work& w) { return plain_short(w) && w.causal; }
+bool plain_long(const Work& w) { return w.plain && w.keys > 3072; }
 
 /// Eight warps in two groups that take turns, alone on a multiprocessor.
 constexpr ForwardTile turns(int warp_rows, int keys, int query_slices, int stages = 3) {
@@ -84,7 +85,7 @@ constexpr Entry entries[] = {
     {64, 64, any, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 2}},
     {96, 96, plain_short_causal, {.keys = 32, .stages = 3, .min_blocks = 2}},
     {96, 96, light, {.keys = 64, .query_slices = 6, .min_blocks = 2}},
-    {128, 128, light_causal_long, turns(32, 64, 0)},
+    {128, 128, plain_long, turns(32, 64, 0)},
     {128, 128, light, {.keys = 64, .min_blocks = 2}},
     {128, 128, any, {.keys = 32, .stages = 3, .min_blocks = 2}},
     {128, 128, any, {.warps = 8, .keys = 32}},
@@ -93,9 +94,11 @@ constexpr Entry entries[] = {
     {192, 192, any, turns(16, 64, 4)},
     {192, 192, any, turns(16, 48, 8)},
     {192, 192, any, {.warps = 8, .warp_rows = 16, .keys = 32}},
-    {256, 256, light_causal_1k, {.warp_rows = 16, .keys = 32, .query_slices = 4, .min_blocks = 2}},
-    {256, 256, plain_short, turns(16, 32, 8, 4)},
-    {256, 256, any, turns(16, 48, 6)},
+    {256,
+     256,
+     light_short_causal,
+     {.warp_rows = 16, .keys = 32, .query_slices = 4, .min_blocks = 2}},
+    {256, 256, any, turns(16, 32, 8, 4)},
     {256, 256, any, turns(16, 32, 8)},
     {256, 256, any, {.warps = 8, .warp_rows = 16, .keys = 16}},
     {576, 512, any, {.warp_rows = 16, .keys = 32, .value_slices = 2}},
@@ -106,8 +109,13 @@ constexpr Entry entries[] = {
 }  // namespace
 
 ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
-  const Work work{p.keys_of_row(), p.window_right >= 0, p.dropout_p > 0 || p.alibi || p.bias,
-                  p.packed_q || p.window_left >= 0};
+  const bool light = p.dropout_p == 0 && !p.alibi && !p.bias;
+  Work work{p.keys_of_row(), p.window_right >= 0, light,
+            light && p.softcap == 0 && !p.packed_q && p.window_left < 0};
+  if (p.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
+    work.keys = INT64_MAX;
+    work.plain = false;
+  }
   const int depth = pad16(p.head_dim), width = pad16(p.head_dim_v);
   for (const Entry& entry : entries) {
     if (depth > entry.depth || width > entry.width || !entry.when(work)) continue;

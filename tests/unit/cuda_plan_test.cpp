@@ -364,6 +364,34 @@ TEST(CudaPlan, SectionsFitTheCacheInWholeGroups) {
   }
 }
 
+// A sequence's bits depend on its tile and on splits.
+TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256, 576}) {
+      for (const int64_t right : {-1, 0}) {
+        Problem p = problem(1, 100, 100, head_dim);
+        p.head_dim_v = std::min<int64_t>(head_dim, 512);
+        p.window_right = right;
+        p.batch_invariant = true;
+        const ForwardTile alone = plan_cuda(p, gpu).tile;
+        for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
+          for (const bool packed : {false, true}) {
+            Problem other = problem(3, seqlen, seqlen, head_dim);
+            other.head_dim_v = p.head_dim_v;
+            other.window_right = right;
+            other.batch_invariant = true;
+            other.packed_q = other.packed_k = packed;
+            other.tokens_q = other.tokens_k = 3 * seqlen;
+            const CudaPlan plan = plan_cuda(other, gpu);
+            EXPECT_EQ(plan.tile, alone) << to_text(plan);
+            EXPECT_EQ(plan.splits, 1);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(CudaPlan, TuningDecidesWhatItNames) {
   const Problem p = problem(1, 300, 1000);
   const GpuLimits& gpu = *known_gpu("sm_90a");

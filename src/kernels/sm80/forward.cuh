@@ -87,8 +87,8 @@ struct Forward {
       lane);
 
   const Steps all, own;  ///< of the block's rows and of the warp's
-  TileReader<KeyTile, c::keys, c::head_dim, copying_threads, c::alignment> k;
-  TileReader<ValueTile, c::keys, c::value_columns, copying_threads, c::alignment> v;
+  TileReader<KeyTile, c::keys, c::head_dim, copying_threads, c::alignment, c::groups == 1> k;
+  TileReader<ValueTile, c::keys, c::value_columns, copying_threads, c::alignment, c::groups == 1> v;
   u32 q[c::query_slices == 0 ? 1 : c::query_slices][m_tiles][4];  ///< the slices kept in registers
   float o[m_tiles][o_tiles][4] = {};
   u32 p_packed[n_tiles / 2][m_tiles][4];  ///< P of the last step, as operand A
@@ -96,7 +96,8 @@ struct Forward {
   bool unseen = true;  ///< some row of the warp has not seen a key
   const Score<Terms> score;
   const Dropout dropout;
-  const float factor = Terms::none ? p.scale : 1;  ///< what the scores still lack
+  /// What the scores still lack: a multiplication that goes into the exponent's.
+  const float factor = Terms::none ? p.scale : Terms::only_softcap ? p.softcap : 1;
 
   __device__ Forward(const kernel::ForwardParams& params, const Place& where, const Side& keys_side,
                      u32 base)
@@ -504,8 +505,10 @@ extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_
   extern __shared__ __align__(128) char shared[];
   const int tiles = c::serial_rows ? p.row_tiles.value : 1;  // of this block
   for (int tile = 0; tile < tiles; ++tile) {
-    const Place place =
-        find_place<rows, c::packed_q, c::used_q>(p, static_cast<int>(blockIdx.x) * tiles + tile);
+    const int block = static_cast<int>(blockIdx.x);
+    const int index =
+        c::packed_q ? tile * static_cast<int>(gridDim.x) + block : block * tiles + tile;
+    const Place place = find_place<rows, c::packed_q, c::used_q>(p, index);
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     Side keys{0, 0, 0};
     if (place.sequence < p.batch) {  // else tokens behind the last sequence

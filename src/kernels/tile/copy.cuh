@@ -68,7 +68,8 @@ __device__ void store_half_chunk(char* to, uint2 value) {
 /// The part of one thread in copies of successive tiles, from rows of any stride: the same chunks
 /// of every tile, so that a tile costs an addition or two for each row, not an address for each
 /// chunk.
-template <typename Tile, int rows, int columns, int threads, int alignment>
+/// `whole`: the `threads` are the whole block; else each group of as many copies tiles of its own.
+template <typename Tile, int rows, int columns, int threads, int alignment, bool whole = true>
 struct TileReader {
   static constexpr int pass_rows = threads / Tile::panel_chunks;  ///< that all threads copy at once
   static constexpr int passes = (rows + pass_rows - 1) / pass_rows;
@@ -79,10 +80,10 @@ struct TileReader {
   long long stride;  ///< of a row, in bytes
   int row, chunk;    ///< in a panel
 
-  /// `data`: the first row of the first tile. Blocks of more threads copy in groups.
+  /// `data`: the first row of the first tile.
   __device__ TileReader(const char* data, long long row_bytes)
       : stride(row_bytes),
-        row(threadIdx.x % threads / Tile::panel_chunks),
+        row((whole ? threadIdx.x : threadIdx.x % threads) / Tile::panel_chunks),
         chunk(threadIdx.x % Tile::panel_chunks) {
     from = data + row * stride + chunk * 16;
   }

@@ -68,32 +68,50 @@ __device__ Place find_place(const kernel::ForwardParams& p, int index) {
     place.rows = side_of<false, used>(p.rows, place.sequence, p.batch);
     return place;
   } else {
-    // Tiles are numbered through all sequences of a head: every warp sums up 32 sequences at a
-    // time.
-    const int head = index / p.row_tiles;
-    int tile = index - head * p.row_tiles.value;
+    // A tile's heads follow each other, so that what runs at the end is of the last sequences,
+    // short ones more often than not; head after head it would be the longest of a whole head.
+    int tile = index / p.heads_q;
+    const int head = index - tile * p.heads_q.value;
+    // Tiles are numbered through all sequences, and every warp sums them up, 128 sequences at a
+    // time: a lane's four loads wait for memory together.
+    constexpr int of_lane = 4;
     const int lane = threadIdx.x % 32;
-    for (int base = 0; base <= p.batch; base += 32) {
-      const int sequence = base + lane;
-      Side side{0, 0, 0};
-      if (sequence <= p.batch) side = side_of<true, used>(p.rows, sequence, p.batch);
-      const int tiles = (side.extent + tile_rows - 1) / tile_rows;
-      int sum = tiles;
+    for (int base = 0; base <= p.batch; base += 32 * of_lane) {
+      int tiles[of_lane], own = 0;
+#pragma unroll
+      for (int i = 0; i < of_lane; ++i) {
+        const int sequence = base + of_lane * lane + i;
+        Side side{0, 0, 0};
+        if (sequence <= p.batch) side = side_of<true, used>(p.rows, sequence, p.batch);
+        tiles[i] = (side.extent + tile_rows - 1) / tile_rows;
+        own += tiles[i];
+      }
+      int sum = own;
 #pragma unroll
       for (int step = 1; step < 32; step *= 2) {
         const int other = __shfl_up_sync(~0u, sum, step);
         if (lane >= step) sum += other;
       }
       const unsigned found = __ballot_sync(~0u, tile < sum);
-      if (found != 0) {
-        const int owner = __ffs(found) - 1;
-        const int before = __shfl_sync(~0u, sum - tiles, owner);
-        const int count = __shfl_sync(~0u, tiles, owner);
-        const int at = base + owner;
-        return {at, head, (count - 1 - (tile - before)) * tile_rows,
-                side_of<true, used>(p.rows, at, p.batch)};
+      if (found == 0) {
+        tile -= __shfl_sync(~0u, sum, 31);
+        continue;
       }
-      tile -= __shfl_sync(~0u, sum, 31);
+      const int owner = __ffs(found) - 1;
+      tile -= __shfl_sync(~0u, sum - own, owner);
+      int sequence = base + of_lane * owner, count = 0;
+#pragma unroll
+      for (int i = 0; i < of_lane; ++i) {
+        const int next = __shfl_sync(~0u, tiles[i], owner);
+        if (count == 0 && tile >= next) {
+          tile -= next;
+          ++sequence;
+        } else if (count == 0) {
+          count = next;
+        }
+      }
+      return {sequence, head, (count - 1 - tile) * tile_rows,
+              side_of<true, used>(p.rows, sequence, p.batch)};
     }
     return {-1, 0, 0, {}};
   }

@@ -24,6 +24,8 @@ struct ScoreTerms {
   /// Without terms and with a positive scale the product itself is the score, and the scale goes
   /// into the exponent's multiply-add.
   static constexpr bool none = !softcap && !alibi && bias == Number::none && !scaled_;
+  /// Likewise the cap, where nothing is added to the capped score.
+  static constexpr bool only_softcap = softcap && !alibi && bias == Number::none;
 };
 
 /// Scores of one head of a sequence.
@@ -60,7 +62,7 @@ struct Score {
 
   __device__ float operator()(float s, int row, int key) const {
     s *= scale;
-    if constexpr (Terms::softcap) s = cap * bounded_tanh(s);
+    if constexpr (Terms::softcap) s = bounded_tanh(s) * (Terms::only_softcap ? 1 : cap);
     if constexpr (Terms::alibi) {
       s -= slope * fabsf(static_cast<float>(row + shift - key));
     }
