@@ -17,6 +17,8 @@
 #include "tile/place.cuh"
 #include "tile/score.cuh"
 #include "tile/softmax.cuh"
+#include "tile/steps.cuh"
+#include "tile/store.cuh"
 
 namespace fa::sm80 {
 
@@ -49,12 +51,6 @@ using Softmax = OnlineSoftmax<Element, m_tiles>;
 using OutTile = SharedTile<rows, width>;
 
 constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
-
-/// Steps [begin, end) whose keys some of a few rows see, and [full_begin, full_end) of them that
-/// all of these rows see in full.
-struct Steps {
-  int begin, end, full_begin, full_end;
-};
 
 __device__ const char* row_of(const kernel::View& view, const Place& place, int head,
                               long long row) {
@@ -128,10 +124,7 @@ struct Forward {
       begin = begin > split ? begin : split;
       end = end < split + p.split_keys ? end : split + p.split_keys;
     }
-    if (end <= begin) return {0, 0, 0, 0};
-    constexpr int n = c::keys;
-    return {static_cast<int>(begin / n), static_cast<int>((end + n - 1) / n),
-            static_cast<int>((high.begin + n - 1) / n), static_cast<int>(low.end / n)};
+    return steps_between<c::keys>(low, high, begin, end);
   }
   __device__ mask::KeyRange visible(int row) const {
     return visible_keys<c::window_left, c::window_right>(p, row, place.rows.length, k_len);
@@ -217,25 +210,6 @@ struct Forward {
     }
   }
 
-  /// P := 0 where dropped; what is kept is divided by 1 - p with the sum, at the end.
-  __device__ void drop(float (&s)[m_tiles][n_tiles][4], int first) const {
-#pragma unroll
-    for (int m = 0; m < m_tiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < n_tiles; n += 2) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          u32 word[4];
-          dropout.words(word, warp_row + 16 * m + lane / 4, first + 8 * n + lane % 4 * 2 + e);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (word[i] < dropout.threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
-          }
-        }
-      }
-    }
-  }
-
   /// O += P V_j (line 10).
   __device__ void multiply_values(u32 stage) {
 #pragma unroll
@@ -274,7 +248,7 @@ struct Forward {
     }
     if constexpr (c::normalize_steps) multiply_by_sum(o, softmax.sum);
     softmax.add(added);
-    if constexpr (c::dropout) drop(s, first);
+    if constexpr (c::dropout) dropout.apply(s, warp_row, first, lane);
 #pragma unroll
     for (int n = 0; n < n_tiles; n += 2) {
 #pragma unroll
@@ -460,40 +434,14 @@ struct Forward {
     }
   }
 
-  /// By way of shared memory, so that global memory sees whole rows. A warp moves its own rows.
   __device__ void store_out() const {
-    const u32 tile = shared + warp * warp_row_step * OutTile::row_bytes;
-#pragma unroll
-    for (int n = 0; n < o_tiles; ++n) {
-      const u32 at = tile + OutTile::offset(lane / 4, n) + lane % 4 * 4;
-#pragma unroll
-      for (int m = 0; m < m_tiles; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          ptx::store_shared(at + (16 * m + 8 * h) * OutTile::row_bytes,
-                            Element::pack(o[m][n][2 * h], o[m][n][2 * h + 1]));
-        }
-      }
-    }
-    __syncwarp();
-    constexpr int row_lanes = OutTile::panel_chunks, pass_rows = 32 / row_lanes;
-    const int chunk = lane % row_lanes;
-    const long long first = place.rows.begin + warp_row + lane / row_lanes;
+    const long long first = place.rows.begin + warp_row;
     char* to = static_cast<char*>(p.out.data) +
                2 * (place.sequence * p.out.batch + first * p.out.row + place.head * p.out.head +
-                    c::value_columns * blockIdx.z + 8 * chunk);
-#pragma unroll
-    for (int pass = 0; pass < c::warp_rows; pass += pass_rows, to += 2 * pass_rows * p.out.row) {
-      const int row = pass + lane / row_lanes;
-      if (warp_row + row >= place.rows.extent) break;
-#pragma unroll
-      for (int panel = 0; panel < OutTile::chunks; panel += row_lanes) {
-        if (panel + chunk < c::value_columns / 8) {
-          store_chunk<c::alignment>(to + 16 * panel,
-                                    ptx::load_shared(tile + OutTile::offset(row, panel + chunk)));
-        }
-      }
-    }
+                    c::value_columns * blockIdx.z);
+    store_rows<Element, OutTile, c::value_columns, c::alignment>(
+        shared + warp * warp_row_step * OutTile::row_bytes, o, lane, to, 2 * p.out.row,
+        place.rows.extent - warp_row);
   }
 };
 

@@ -111,6 +111,28 @@ struct Dropout {
                             static_cast<u32>(place.sequence * p.heads_q.value + place.head));
   }
 
+  /// P := 0 where dropped, in a fragment of rows and keys from these on; what is kept is divided by
+  /// 1 - p at the end.
+  template <int m_tiles, int n_tiles>
+  __device__ void apply(float (&s)[m_tiles][n_tiles][4], int row, int key, int lane) const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < n_tiles; n += 2) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          u32 word[4];
+          words(word, row + 16 * m + lane / 4, key + 8 * n + lane % 4 * 2 + e);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (word[i] < threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
+          }
+        }
+      }
+    }
+  }
+
+ private:
   /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
   /// order of philox::word_index.
   __device__ void words(u32 (&word)[4], int row, int key) const {
