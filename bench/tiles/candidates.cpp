@@ -29,8 +29,9 @@ constexpr int most_stages = 16;
 int slices_of(const Problem& p) { return static_cast<int>((p.head_dim + 15) / 16); }
 
 bool fits_with_threads(const ForwardTile& tile, const Problem& p, const GpuLimits& gpu) {
-  return fits(tile, p.head_dim, p.head_dim_v, gpu) && tile.min_blocks <= gpu.blocks_per_sm &&
-         32 * tile.warps * tile.min_blocks <= gpu.threads_per_sm;
+  return tile.min_blocks <= gpu.blocks_per_sm &&
+         32 * tile.warps * tile.min_blocks <= gpu.threads_per_sm &&
+         fits(tile, p.head_dim, p.head_dim_v, gpu);
 }
 
 void need(bool allowed, const std::string& text, const char* name, int number, const char* what) {

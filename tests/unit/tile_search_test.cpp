@@ -103,6 +103,7 @@ TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
       {"query_slices=5", "query_slices is 5"},
       {"value_slices=3", "value_slices is 3"},
       {"min_blocks=0", "min_blocks is 0"},
+      {"min_blocks=32767", "min_blocks is 32767"},
       {"min_blocks=17", "min_blocks is 17; a block has 128 threads"},
       {"keys=256,stages=4", "min_blocks is 1; a block has 128 threads and 278528 bytes"},
   };
