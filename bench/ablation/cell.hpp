@@ -1,18 +1,16 @@
-// One problem of the ablation, run in every variant: held against the plan's own way, then timed.
+// One problem of the ablation and its variants, the plan's own way first.
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <random>
-#include <string>
 #include <vector>
 
-#include "ablation/tensors.hpp"
 #include "ablation/variants.hpp"
-#include "cuda/passes.hpp"
-#include "problem/problem.hpp"
+#include "timing/contest.hpp"
 
 namespace fa::bench {
+
+inline constexpr int64_t tokens = 16384;  ///< batch * seqlen
+inline constexpr int64_t hidden = 2048;   ///< heads * head_dim
 
 struct Shape {
   int64_t head_dim;
@@ -25,38 +23,23 @@ struct Shape {
   double flops() const;
 };
 
-/// What was found of a variant.
-struct Found {
-  Variant variant;
-  double out_difference = 0;  ///< relative, from the plan's own way
-  double lse_difference = 0;
-  std::vector<double> milliseconds;  ///< of the device, each round
-
-  bool right() const;
-  double median() const;
-};
-
 class Cell {
  public:
-  Cell(const Shape& shape, const Tensors& tensors, int device);
+  Cell(const Shape& shape, const Tensors& tensors);
 
   const Shape& shape() const { return shape_; }
-  /// For the kernels of all cells to be compiled at once.
-  std::vector<KernelSpec> kernels() const;
-  void check();
-  /// Each variant once, in shuffled order; a first round warms up.
-  void time(int rounds, std::mt19937_64& random);
-  const std::vector<Found>& found() const { return found_; }
+  const std::vector<Variant>& variants() const { return variants_; }
+  Contest& contest() { return contest_; }
+  /// Of a variant.
+  const Measured& measured(size_t variant) const { return contest_.measured()[variant]; }
+  double tflops(size_t variant) const { return shape_.flops() / measured(variant).median() * 1e-9; }
 
  private:
-  void run(const cuda::Planned& plan) const { plan.run(call_, tensors_.stream()); }
+  Cell(const Shape& shape, const Tensors& tensors, const Call& call);
 
   Shape shape_;
-  const Tensors& tensors_;
-  int device_;
-  Call call_;
-  std::vector<std::shared_ptr<const cuda::Planned>> plans_;
-  std::vector<Found> found_;
+  std::vector<Variant> variants_;
+  Contest contest_;
 };
 
 }  // namespace fa::bench

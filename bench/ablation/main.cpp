@@ -25,17 +25,17 @@ std::vector<Cell> make_cells(const Tensors& tensors) {
   for (const int64_t head_dim : {64, 128}) {
     for (const bool causal : {false, true}) {
       for (const int64_t seqlen : {512, 4096, 16384}) {
-        cells.emplace_back(Shape{head_dim, seqlen, causal}, tensors, device);
+        cells.emplace_back(Shape{head_dim, seqlen, causal}, tensors);
       }
     }
   }
   return cells;
 }
 
-void compile_kernels(const std::vector<Cell>& cells) {
+void compile_kernels(std::vector<Cell>& cells) {
   std::vector<KernelSpec> specs;
-  for (const Cell& cell : cells) {
-    for (const KernelSpec& spec : cell.kernels()) {
+  for (Cell& cell : cells) {
+    for (const KernelSpec& spec : cell.contest().kernels()) {
       if (std::ranges::find(specs, spec) == specs.end()) specs.push_back(spec);
     }
   }
@@ -47,57 +47,56 @@ bool all_right(const std::vector<Cell>& cells) {
   bool right = true;
   for (const Cell& cell : cells) {
     const Shape& s = cell.shape();
-    for (const Found& found : cell.found()) {
-      if (found.right()) continue;
+    for (size_t n = 0; n < cell.variants().size(); ++n) {
+      const Measured& measured = cell.measured(n);
+      if (measured.right()) continue;
       right = false;
       fmt::print("WRONG: {}, head_dim {}, seqlen {}{}: out differs by {:.2e}, lse by {:.2e}\n",
-                 found.variant.name, s.head_dim, s.seqlen, s.causal ? ", causal" : "",
-                 found.out_difference, found.lse_difference);
+                 cell.variants()[n].name, s.head_dim, s.seqlen, s.causal ? ", causal" : "",
+                 measured.out_difference, measured.lse_difference);
     }
   }
   return right;
 }
 
-/// Of each name its fastest tile, in the order of the variants.
-std::vector<const Found*> fastest(const Cell& cell) {
-  std::vector<const Found*> best;
-  for (const Found& found : cell.found()) {
+/// Of each name its fastest variant, in the order of the variants.
+std::vector<size_t> fastest(const Cell& cell) {
+  std::vector<size_t> best;
+  for (size_t n = 0; n < cell.variants().size(); ++n) {
     const auto same = std::ranges::find_if(
-        best, [&](const Found* other) { return other->variant.name == found.variant.name; });
+        best, [&](size_t other) { return cell.variants()[other].name == cell.variants()[n].name; });
     if (same == best.end()) {
-      best.push_back(&found);
-    } else if (found.median() < (*same)->median()) {
-      *same = &found;
+      best.push_back(n);
+    } else if (cell.measured(n).median() < cell.measured(*same).median()) {
+      *same = n;
     }
   }
   return best;
 }
 
-double tflops(const Shape& shape, const Found& found) {
-  return shape.flops() / found.median() * 1e-9;
-}
-
 /// Milliseconds, TFLOP/s, and the time that the normal way takes as a part of it.
 void print_table(const std::vector<Cell>& cells) {
+  const Cell& first = cells.front();
   fmt::print("{:>3} {:>6} {:>6}", "d", "mask", "seqlen");
-  for (const Found* found : fastest(cells.front())) fmt::print("  {:>20}", found->variant.name);
+  for (const size_t n : fastest(first)) fmt::print("  {:>20}", first.variants()[n].name);
   fmt::print("\n{:18}", "");
-  for (size_t n = 0; n < fastest(cells.front()).size(); ++n) {
+  for (size_t n = 0; n < fastest(first).size(); ++n) {
     fmt::print("  {:>8} {:>5} {:>5}", "ms", "TF/s", "x");
   }
   fmt::print("\n");
   for (const Cell& cell : cells) {
     const Shape& s = cell.shape();
-    const std::vector<const Found*> best = fastest(cell);
     fmt::print("{:>3} {:>6} {:>6}", s.head_dim, s.causal ? "causal" : "full", s.seqlen);
-    for (const Found* found : best) {
-      fmt::print("  {:>8.3f} {:>5.0f} {:>5.2f}", found->median(), tflops(s, *found),
-                 best.front()->median() / found->median());
+    const double normal = cell.measured(0).median();
+    for (const size_t n : fastest(cell)) {
+      const double milliseconds = cell.measured(n).median();
+      fmt::print("  {:>8.3f} {:>5.0f} {:>5.2f}", milliseconds, cell.tflops(n),
+                 normal / milliseconds);
     }
     fmt::print("\n");
   }
-  for (const Found* found : fastest(cells.front())) {
-    fmt::print("{}: {}\n", found->variant.name, found->variant.meaning);
+  for (const size_t n : fastest(first)) {
+    fmt::print("{}: {}\n", first.variants()[n].name, first.variants()[n].meaning);
   }
 }
 
@@ -108,17 +107,19 @@ nlohmann::json to_json(const Cell& cell) {
                       {"causal", s.causal},
                       {"batch", s.batch()},
                       {"heads", s.heads()}};
-  for (const Found& found : cell.found()) {
-    const ForwardTile& tile = *found.variant.tuning.tile;
-    json["variants"].push_back({{"name", found.variant.name},
+  for (size_t n = 0; n < cell.variants().size(); ++n) {
+    const Variant& variant = cell.variants()[n];
+    const ForwardTile& tile = *variant.tuning.tile;
+    const Measured& measured = cell.measured(n);
+    json["variants"].push_back({{"name", variant.name},
                                 {"warps", tile.warps},
                                 {"warp_rows", tile.warp_rows},
                                 {"keys", tile.keys},
                                 {"min_blocks", tile.min_blocks},
-                                {"out_difference", found.out_difference},
-                                {"lse_difference", found.lse_difference},
-                                {"milliseconds", found.milliseconds},
-                                {"tflops", tflops(s, found)}});
+                                {"out_difference", measured.out_difference},
+                                {"lse_difference", measured.lse_difference},
+                                {"milliseconds", measured.milliseconds},
+                                {"tflops", cell.tflops(n)}});
   }
   return json;
 }
@@ -128,13 +129,15 @@ int run(int rounds, const std::string& json) {
   const auto accelerator = check::cuda_accelerator(device);
   fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
              check::cuda_text(device), FA_COMMIT, tokens, hidden, rounds);
-  const Tensors tensors(*accelerator);
+  constexpr int64_t numbers = tokens * hidden;
+  const Tensors tensors(*accelerator, bfloat16,
+                        {numbers, numbers, numbers, numbers, numbers / 64});  // LSE of narrow heads
   std::vector<Cell> cells = make_cells(tensors);
   compile_kernels(cells);
-  for (Cell& cell : cells) cell.check();
+  for (Cell& cell : cells) cell.contest().check();
   if (!all_right(cells)) return 1;
   std::mt19937_64 random(1);
-  for (Cell& cell : cells) cell.time(rounds, random);
+  for (Cell& cell : cells) cell.contest().time(rounds, random);
   print_table(cells);
   if (!json.empty()) {
     nlohmann::json found{{"device", check::cuda_text(device)}, {"commit", FA_COMMIT}};

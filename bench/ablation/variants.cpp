@@ -18,11 +18,6 @@ std::vector<ForwardTile> tiles_that_split_keys(const Problem& p) {
           {.warps = 8, .keys = 128, .query_slices = 2, .warps_split_keys = true}};
 }
 
-bool fits(const ForwardTile& tile, const Problem& p, const GpuLimits& gpu) {
-  const int bytes = shared_bytes(tile, p.head_dim, p.head_dim_v);
-  return bytes <= gpu.shared_per_block && tile.min_blocks * (bytes + 1024) <= gpu.shared_per_sm;
-}
-
 }  // namespace
 
 std::vector<Variant> variants(const Problem& problem, const GpuLimits& gpu) {
@@ -30,8 +25,9 @@ std::vector<Variant> variants(const Problem& problem, const GpuLimits& gpu) {
   std::vector<Variant> all;
   const auto add = [&](std::string name, std::string meaning, ForwardTile tile) {
     tile.query_slices = std::min<int>(tile.query_slices, (problem.head_dim + 15) / 16);
-    while (tile.min_blocks > 1 && !fits(tile, problem, gpu)) --tile.min_blocks;
-    if (!fits(tile, problem, gpu)) return;
+    const auto too_large = [&] { return !fits(tile, problem.head_dim, problem.head_dim_v, gpu); };
+    while (tile.min_blocks > 1 && too_large()) --tile.min_blocks;
+    if (too_large()) return;
     all.push_back(
         {std::move(name), std::move(meaning), {.tile = tile, .splits = 1, .section = {}}});
   };

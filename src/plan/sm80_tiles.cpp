@@ -41,6 +41,11 @@ int register_limit(const ForwardTile& tile) {
   return std::min(units * register_unit / 32, registers_per_thread);
 }
 
+bool fits(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu) {
+  const int bytes = shared_bytes(tile, head_dim, head_dim_v);
+  return bytes <= gpu.shared_per_block && tile.min_blocks * (bytes + 1024) <= gpu.shared_per_sm;
+}
+
 namespace {
 
 /// What decides between tiles besides the head_dims.
@@ -121,10 +126,7 @@ ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
     if (depth > entry.depth || width > entry.width || !entry.when(work)) continue;
     ForwardTile tile = entry.tile;
     tile.query_slices = std::min(tile.query_slices, depth / 16);
-    const int bytes = shared_bytes(tile, p.head_dim, p.head_dim_v);
-    if (bytes <= gpu.shared_per_block && tile.min_blocks * (bytes + 1024) <= gpu.shared_per_sm) {
-      return tile;
-    }
+    if (fits(tile, p.head_dim, p.head_dim_v, gpu)) return tile;
   }
   fail(Status::unsupported, "q", "has head_dim {}, {} of v: too wide for the {} bytes of {}",
        p.head_dim, p.head_dim_v, gpu.shared_per_block, gpu.arch);

@@ -35,6 +35,8 @@ int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
 int registers(const ForwardTile& tile, int64_t head_dim_v);
 /// The most that a thread may have, so that `min_blocks` of them fit a multiprocessor.
 int register_limit(const ForwardTile& tile);
+/// Whether a multiprocessor has the shared memory of `min_blocks` of them.
+bool fits(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu);
 
 /// The best measured tile that fits the GPU. Throws Error (unsupported) where none does.
 ForwardTile forward_tile(const Problem& problem, const GpuLimits& gpu);

@@ -1,9 +1,10 @@
-// The tensors of a device that all cells share: each has as many tokens and as wide a hidden state.
+// The tensors of a device that problems share, and the outputs that are compared.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "check/accelerator.hpp"
@@ -11,20 +12,26 @@
 
 namespace fa::bench {
 
-inline constexpr int64_t tokens = 16384;  ///< batch * seqlen
-inline constexpr int64_t hidden = 2048;   ///< heads * head_dim
+/// Numbers of each tensor.
+struct Sizes {
+  int64_t q, k, v, out, lse;
+};
 
 class Tensors {
  public:
-  /// Standard-normal q, k and v in bfloat16.
-  explicit Tensors(check::Accelerator& device);
+  /// Standard-normal q, k and v of bfloat16 or float16.
+  Tensors(check::Accelerator& device, DType dtype, const Sizes& sizes);
 
   std::byte* q() const { return q_.get(); }
   std::byte* k() const { return k_.get(); }
   std::byte* v() const { return v_.get(); }
   std::byte* out() const { return out_.get(); }
   std::byte* lse() const { return lse_.get(); }
+  Device device() const { return device_.device(); }
   Stream stream() const { return stream_; }
+
+  /// One more input, kept as long as these tensors.
+  std::byte* add(std::span<const std::byte> bytes);
 
   /// Every byte of the outputs 0xff, which is NaN.
   void poison() const;
@@ -33,8 +40,13 @@ class Tensors {
     std::vector<uint16_t> out;
     std::vector<float> lse;
   };
-  /// The outputs of a problem with so many heads, when all that is in the stream is done.
-  Results results(int64_t heads) const;
+  /// The first numbers of both outputs, as many as `to` has, when all that is in the stream is
+  /// done.
+  void download(Results& to) const;
+
+  /// ||a - b|| / ||b||. NaN where either holds one; infinities are to be the same.
+  double difference(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b) const;
+  static double difference(const std::vector<float>& a, const std::vector<float>& b);
 
  private:
   struct Release {
@@ -42,20 +54,20 @@ class Tensors {
     void operator()(std::byte* data) const { device->release(data); }
   };
   using Memory = std::unique_ptr<std::byte, Release>;
-  Memory allocate(size_t bytes) const { return {device_.allocate(bytes), {&device_}}; }
+  Memory allocate(int64_t bytes) const;
   struct Close {
     check::Accelerator* device;
     void operator()(void* stream) const { device->close_stream(stream); }
   };
+  void fill(std::byte* tensor, int64_t numbers, uint64_t seed) const;
 
   check::Accelerator& device_;
+  DType dtype_;
+  Sizes sizes_;
   std::unique_ptr<void, Close> owner_;
   Stream stream_;
   Memory q_, k_, v_, out_, lse_;
+  std::vector<Memory> added_;
 };
-
-/// ||a - b|| / ||b||. NaN where either holds one.
-double difference(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b);  ///< bfloat16
-double difference(const std::vector<float>& a, const std::vector<float>& b);
 
 }  // namespace fa::bench

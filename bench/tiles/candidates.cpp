@@ -1,0 +1,147 @@
+#include "tiles/candidates.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <climits>
+#include <set>
+#include <string_view>
+
+#include "problem/argument.hpp"
+#include "tiles/number.hpp"
+
+namespace fa::bench {
+
+namespace {
+
+constexpr TileField fields[] = {{"warps", &ForwardTile::warps},
+                                {"warp_rows", &ForwardTile::warp_rows},
+                                {"keys", &ForwardTile::keys},
+                                {"groups", &ForwardTile::groups},
+                                {"stages", &ForwardTile::stages},
+                                {"query_slices", &ForwardTile::query_slices},
+                                {"min_blocks", &ForwardTile::min_blocks},
+                                {"value_slices", &ForwardTile::value_slices}};
+
+constexpr int most_keys = 256;  // of a step
+constexpr int most_stages = 16;
+
+int slices_of(const Problem& p) { return static_cast<int>((p.head_dim + 15) / 16); }
+
+bool fits_with_threads(const ForwardTile& tile, const Problem& p, const GpuLimits& gpu) {
+  return tile.min_blocks <= gpu.blocks_per_sm &&
+         32 * tile.warps * tile.min_blocks <= gpu.threads_per_sm &&
+         fits(tile, p.head_dim, p.head_dim_v, gpu);
+}
+
+void need(bool allowed, const std::string& text, const char* name, int number, const char* what) {
+  if (allowed) return;
+  fail(Status::invalid_argument, "--tile", "{}: {} is {}; {}", text, name, number, what);
+}
+
+void need_possible(const ForwardTile& t, const std::string& text, const Problem& p,
+                   const GpuLimits& gpu) {
+  need(t.groups == 1 || t.groups == 2, text, "groups", t.groups, "allowed are 1 and 2");
+  need(t.warps >= 1 && t.warps <= 32 && t.warps % t.groups == 0, text, "warps", t.warps,
+       "allowed are multiples of groups up to 32");
+  need(t.warp_rows == 16 || t.warp_rows == 32, text, "warp_rows", t.warp_rows,
+       "allowed are 16 and 32");
+  need(t.keys >= 16 && t.keys <= most_keys && t.keys % 16 == 0, text, "keys", t.keys,
+       "allowed are multiples of 16 from 16 to 256");
+  need(t.stages > t.groups && t.stages <= most_stages, text, "stages", t.stages,
+       "allowed are groups + 1 to 16");
+  need(t.query_slices >= 0 && t.query_slices <= slices_of(p), text, "query_slices", t.query_slices,
+       "allowed are 0 to a sixteenth of head_dim");
+  need(t.value_slices >= 1 && p.head_dim_v % (8 * t.value_slices) == 0, text, "value_slices",
+       t.value_slices, "allowed is what leaves each a multiple of 8 columns of v");
+  need(t.min_blocks >= 1 && fits_with_threads(t, p, gpu), text, "min_blocks", t.min_blocks,
+       fmt::format("a block has {} threads and {} bytes of shared memory, {} a multiprocessor's {} "
+                   "and {}",
+                   32 * t.warps, shared_bytes(t, p.head_dim, p.head_dim_v), gpu.arch,
+                   gpu.threads_per_sm, gpu.shared_per_sm)
+           .c_str());
+}
+
+/// The most blocks of a multiprocessor that the tile can have, and the next fewer ones that have
+/// more registers; but not so few that it has less than `least_warps`.
+std::vector<int> sensible_blocks(ForwardTile tile, const Problem& p, const GpuLimits& gpu,
+                                 int least_warps) {
+  std::vector<int> blocks;
+  int limit = INT_MAX;
+  for (tile.min_blocks = 1; fits_with_threads(tile, p, gpu); ++tile.min_blocks) {
+    if (registers(tile, p.head_dim_v) > register_limit(tile)) break;
+    if (register_limit(tile) == limit && !blocks.empty()) blocks.pop_back();
+    limit = register_limit(tile);
+    if (tile.warps * tile.min_blocks >= least_warps) blocks.push_back(tile.min_blocks);
+  }
+  if (blocks.size() > 2) blocks.erase(blocks.begin(), blocks.end() - 2);
+  return blocks;
+}
+
+}  // namespace
+
+std::span<const TileField> tile_fields() { return fields; }
+
+ForwardTile parse_tile(const std::string& text, const Problem& problem, const GpuLimits& gpu) {
+  ForwardTile tile;
+  for (const std::string_view part : split(text)) {
+    const size_t equals = part.find('=');
+    const auto field = std::ranges::find_if(
+        fields, [&](const TileField& f) { return part.substr(0, equals) == f.name; });
+    const auto number = equals == part.npos ? std::nullopt : parse_number(part.substr(equals + 1));
+    if (field == std::end(fields) || !number || *number < 0 || *number > INT16_MAX) {
+      std::string names;
+      for (const TileField& f : fields) names += fmt::format(" {}", f.name);
+      fail(Status::invalid_argument, "--tile", "{}: \"{}\" is no NAME=NUMBER; names are{}", text,
+           part, names);
+    }
+    tile.*field->number = static_cast<int>(*number);
+  }
+  need_possible(tile, text, problem, gpu);
+  return tile;
+}
+
+std::string tile_text(const ForwardTile& tile) {
+  std::string text;
+  for (const TileField& f : fields) {
+    if (f.number == &ForwardTile::value_slices && tile.value_slices == 1) continue;
+    text += fmt::format("{}{}={}", text.empty() ? "" : ",", f.name, tile.*f.number);
+  }
+  return text;
+}
+
+std::vector<ForwardTile> search_tiles(const Problem& p, const GpuLimits& gpu) {
+  const std::set<int> query_slices{0, slices_of(p) / 2, slices_of(p)};
+  std::vector<ForwardTile> tiles;
+  const ForwardTile planned = forward_tile(p, gpu);
+  // Two for each scheduler, where the plan can have them.
+  const int least_warps = std::min(2 * sm_quarters, planned.warps * planned.min_blocks);
+  ForwardTile tile{.value_slices = planned.value_slices};
+  // Stages and blocks. A stage more that costs a block is not worth it.
+  const auto add = [&] {
+    tile.stages = tile.groups + 1;
+    const std::vector<int> blocks = sensible_blocks(tile, p, gpu, least_warps);
+    for (tile.stages = tile.groups + 1; tile.stages <= tile.groups + 2; ++tile.stages) {
+      for (const int min_blocks : sensible_blocks(tile, p, gpu, least_warps)) {
+        if (std::ranges::find(blocks, min_blocks) == blocks.end()) continue;
+        tiles.push_back(tile);
+        tiles.back().min_blocks = min_blocks;
+      }
+    }
+  };
+  for (tile.warps = std::min(4, planned.warps); tile.warps <= 8; tile.warps *= 2) {
+    for (tile.warp_rows = 16; tile.warp_rows <= 32; tile.warp_rows += 16) {
+      for (tile.keys = 16; tile.keys <= 96; tile.keys += 16) {
+        for (tile.groups = 1; tile.groups <= 2; ++tile.groups) {
+          for (const int slices : query_slices) {
+            tile.query_slices = slices;
+            add();
+          }
+        }
+      }
+    }
+  }
+  return tiles;
+}
+
+}  // namespace fa::bench

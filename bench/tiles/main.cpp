@@ -1,0 +1,270 @@
+// tiles: times tiles of the sm80 forward kernel beside the one that the plan takes. What
+// src/plan/sm80_tiles.cpp has was found in this way; so can be the tiles of another GPU.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "check/cuda_accelerator.hpp"
+#include "cuda/kernel_store.hpp"
+#include "cuda/parallel.hpp"
+#include "io/file.hpp"
+#include "problem/argument.hpp"
+#include "tiles/candidates.hpp"
+#include "tiles/report.hpp"
+#include "tiles/work.hpp"
+#include "timing/contest.hpp"
+
+namespace fa::bench {
+namespace {
+
+constexpr Device device{cuda_device, 0};
+constexpr int64_t hidden = 2048;  // heads * head_dim, unless --heads is given
+
+constexpr const char* footer =
+    "For example:\n"
+    "  tiles --head-dim 128 --seqlen 4096 --causal --search --json tiles.json\n"
+    "  tiles --head-dim 128 --packed lognormal:64:1 --tile warps=8,keys=64,groups=2,stages=3\n"
+    "  tiles --head-dim 64 --seqlen 512 --search --arch sm_90a    # no device: what kernels take";
+
+struct Flags {
+  Work work;
+  std::string dtype = "bf16";
+  int64_t tokens = 16384;
+  std::string packed;
+  std::vector<std::string> tiles;
+  bool search = false;
+  int section = 0;
+  int rounds = 9;
+  std::string json;
+  std::string arch;
+  bool list = false;
+};
+
+/// What is not given follows from the rest.
+Work work_of(const Flags& flags) {
+  Work w = flags.work;
+  w.dtype = flags.dtype == "bf16" ? bfloat16 : float16;
+  if (w.head_dim_v == 0) w.head_dim_v = w.head_dim;
+  if (w.heads_q == 0) w.heads_q = std::max<int64_t>(hidden / w.head_dim, 1);
+  if (w.heads_k == 0) w.heads_k = w.heads_q;
+  if (w.heads_q % w.heads_k != 0) {
+    fail(Status::invalid_argument, "--heads-k", "is {}; allowed are divisors of --heads, {}",
+         w.heads_k, w.heads_q);
+  }
+  if (!flags.packed.empty()) {
+    w.lengths = parse_lengths(flags.packed);
+    w.batch = static_cast<int64_t>(w.lengths.size());
+    w.seqlen_q = w.seqlen_k = std::ranges::max(w.lengths);
+    return w;
+  }
+  if (w.seqlen_q == 0) {
+    fail(Status::invalid_argument, "--seqlen", "is not given; nor is --packed");
+  }
+  if (w.seqlen_k == 0) w.seqlen_k = w.seqlen_q;
+  if (w.batch == 0) w.batch = std::max<int64_t>(flags.tokens / w.seqlen_q, 1);
+  return w;
+}
+
+/// The planned tile first.
+std::vector<CudaTuning> candidates(const Flags& flags, const Problem& problem,
+                                   const GpuLimits& gpu) {
+  const CudaPlan planned = plan_cuda(problem, gpu);
+  const std::optional<int> section =
+      flags.section > 0 ? std::optional(flags.section) : std::nullopt;
+  std::vector<ForwardTile> tiles;
+  const auto add = [&](const ForwardTile& tile) {
+    const bool same = tile == planned.tile && section.value_or(planned.section) == planned.section;
+    if (!same && std::ranges::find(tiles, tile) == tiles.end()) tiles.push_back(tile);
+  };
+  if (section) add(planned.tile);
+  for (const std::string& text : flags.tiles) add(parse_tile(text, problem, gpu));
+  if (flags.search) std::ranges::for_each(search_tiles(problem, gpu), add);
+  std::vector<CudaTuning> all{{}};
+  for (const ForwardTile& tile : tiles) {
+    all.push_back({.tile = tile, .splits = {}, .section = section});
+  }
+  return all;
+}
+
+/// Of rounds in which both ran.
+double ratio(const Measured& planned, const Measured& other) {
+  std::vector<double> ratios;
+  for (size_t n = 0; n < other.milliseconds.size(); ++n) {
+    ratios.push_back(planned.milliseconds[n] / other.milliseconds[n]);
+  }
+  std::ranges::sort(ratios);
+  return ratios.empty() ? 0 : ratios[ratios.size() / 2];
+}
+
+/// Without a device: what the kernels take.
+int list_tiles(const Flags& flags, const Work& work) {
+  const GpuLimits* gpu = known_gpu(flags.arch);
+  if (gpu == nullptr) {
+    std::string names;
+    for (const GpuLimits& known : known_gpus()) names += " " + known.arch;
+    fail(Status::invalid_argument, "--arch", "is {}; known are{}", flags.arch, names);
+  }
+  const Problem problem = call_of(work, {}, device, Data::optional).problem;
+  std::vector<Row> rows;
+  for (const CudaTuning& tuning : candidates(flags, problem, *gpu)) {
+    rows.push_back({.plan = plan_cuda(problem, *gpu, tuning), .use = {}, .planned = rows.empty()});
+  }
+  if (flags.list) {
+    for (const Row& row : rows) fmt::print("{}\n", tile_text(row.plan.tile));
+    return 0;
+  }
+  cuda::parallel_for(static_cast<int64_t>(rows.size()), 0, [&](int64_t n) {
+    const KernelSpec& spec = rows[n].plan.forward;
+    rows[n].use = cuda::cubin_use(*cuda::kernel_store().cubin(spec, gpu->arch), spec.entry);
+  });
+  fmt::print("{}: {}\n", gpu->arch, work.text());
+  print_rows(rows, work);
+  if (!flags.json.empty()) write_rows(flags.json, gpu->arch, rows, work);
+  return 0;
+}
+
+Call upload(const Work& work, Tensors& tensors) {
+  Addresses at{tensors.q(), tensors.k(), tensors.v(), tensors.out(), tensors.lse()};
+  if (!work.lengths.empty()) {
+    const std::vector<int32_t> begins = cu_seqlens(work);
+    at.cu_seqlens = tensors.add(std::as_bytes(std::span(begins)));
+  }
+  if (work.alibi) {
+    const std::vector<float> slopes = alibi_slopes(work);
+    at.alibi_slopes = tensors.add(std::as_bytes(std::span(slopes)));
+  }
+  return call_of(work, at, device, Data::required);
+}
+
+int time_tiles(const Flags& flags, const Work& work) {
+  const auto accelerator = check::cuda_accelerator(device.id);
+  const GpuLimits gpu = cuda::limits_of(cuda::device(device.id));
+  const std::vector<CudaTuning> ways =
+      candidates(flags, call_of(work, {}, device, Data::optional).problem, gpu);
+  fmt::print("{}, commit {}: {}; {} rounds\n", check::cuda_text(device.id), FA_COMMIT, work.text(),
+             flags.rounds);
+  Tensors tensors(
+      *accelerator, work.dtype,
+      {work.tokens_q() * work.heads_q * work.head_dim,
+       work.tokens_k() * work.heads_k * work.head_dim,
+       work.tokens_k() * work.heads_k * work.head_dim_v,
+       work.tokens_q() * work.heads_q * work.head_dim_v, work.tokens_q() * work.heads_q});
+  Contest contest(upload(work, tensors), tensors, ways);
+  cuda::prepare(contest.kernels(), device.id);
+  contest.check();
+  std::mt19937_64 random(1);
+  contest.time(flags.rounds, random);
+
+  std::vector<Row> rows;
+  for (size_t n = 0; n < ways.size(); ++n) {
+    const cuda::LoadedKernel& kernel = cuda::load(contest.plan(n).forward, device.id);
+    const Measured& measured = contest.measured()[n];
+    rows.push_back({contest.plan(n),
+                    {kernel.registers, kernel.local_bytes},
+                    n == 0,
+                    &measured,
+                    ratio(contest.measured().front(), measured)});
+  }
+  print_rows(rows, work);
+  if (!flags.json.empty()) write_rows(flags.json, check::cuda_text(device.id), rows, work);
+  return std::ranges::all_of(contest.measured(), &Measured::right) ? 0 : 1;
+}
+
+int run(const Flags& flags) {
+  const Work work = work_of(flags);
+  if (!flags.json.empty()) io::try_writing(flags.json);
+  return flags.arch.empty() ? time_tiles(flags, work) : list_tiles(flags, work);
+}
+
+CLI::Validator head_dim() {
+  return {[](const std::string& text) -> std::string {
+            int n = 0;
+            const bool number = CLI::detail::lexical_cast(text, n);
+            if (number && n % 8 == 0 && ((n >= 8 && n <= 256) || n == 512 || n == 576)) return {};
+            return "is " + text +
+                   "; allowed are multiples of 8 from 8 to 256, and 576 with 512 of v";
+          },
+          "N"};
+}
+
+void add_problem_flags(CLI::App& app, Flags& flags) {
+  Work& w = flags.work;
+  const auto number = [&](const char* flag, auto& value, const char* help) {
+    using Number = std::remove_reference_t<decltype(value)>;
+    return app.add_option(flag, value, help)->check(CLI::Range(Number{1}, Number{1} << 24));
+  };
+  app.add_option("--head-dim", w.head_dim, "columns of q and k")->required()->check(head_dim());
+  app.add_option("--head-dim-v", w.head_dim_v, "columns of v; those of q if not given")
+      ->check(head_dim());
+  CLI::Option* seqlen = number("--seqlen", w.seqlen_q, "queries of a sequence");
+  CLI::Option* seqlen_k = number("--seqlen-k", w.seqlen_k, "keys; as many as queries if not given");
+  number("--heads", w.heads_q, "query heads; 2048 / head_dim if not given");
+  number("--heads-k", w.heads_k, "key heads; as many as query heads if not given");
+  CLI::Option* tokens =
+      number("--tokens", flags.tokens, "queries of all sequences together")->capture_default_str();
+  CLI::Option* batch = number("--batch", w.batch, "sequences, instead")->excludes(tokens);
+  app.add_option(
+         "--packed", flags.packed,
+         "packed sequences of lengths A,B,...; or of lengths around 512, drawn with a seed: "
+         "lognormal:COUNT:SEED")
+      ->excludes(seqlen, seqlen_k, tokens, batch);
+  app.add_flag("--causal", w.causal, "query i sees key j only if j <= i + Sk - Sq");
+  app.add_option("--window", w.window, "keys seen before the diagonal; all if not given")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
+  app.add_option("--softcap", w.softcap, "scores become cap * tanh(score / cap)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--dropout", w.dropout_p, "probability with which an element of P is dropped")
+      ->check(CLI::Range(0.0, 0.999));
+  app.add_flag("--alibi", w.alibi, "with ALiBi");
+  app.add_option("--dtype", flags.dtype, "of q, k, v and out")
+      ->check(CLI::IsMember({"bf16", "fp16"}))
+      ->capture_default_str();
+}
+
+void add_flags(CLI::App& app, Flags& flags) {
+  add_problem_flags(app, flags);
+  app.add_option("--tile", flags.tiles,
+                 "tiles to be timed: warps=8,warp_rows=32,keys=64,groups=2,...")
+      ->type_name("TILE");
+  app.add_flag("--search", flags.search, "all tiles that can be sensible");
+  app.add_option("--section", flags.section,
+                 "heads whose tiles alternate, for all but the planned one")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--rounds", flags.rounds, "how often each is timed, for 10 ms")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--json", flags.json, "write every round to FILE")->type_name("FILE");
+  CLI::Option* arch = app.add_option("--arch", flags.arch,
+                                     "compile for this one and print what the kernels take; times "
+                                     "nothing, needs no device");
+  app.add_flag("--list", flags.list, "compile nothing either: print the tiles")->needs(arch);
+  app.footer(footer);
+}
+
+}  // namespace
+}  // namespace fa::bench
+
+int main(int argc, char** argv) {
+  CLI::App app("Tiles of the sm80 forward kernel beside the planned one", "tiles");
+  fa::bench::Flags flags;
+  fa::bench::add_flags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  try {
+    return fa::bench::run(flags);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "tiles: {}\n", error.what());
+    return 2;
+  }
+}

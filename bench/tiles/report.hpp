@@ -1,0 +1,32 @@
+// What was found of the tiles, for people and programs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cuda/cubin.hpp"
+#include "plan/cuda_plan.hpp"
+#include "tiles/work.hpp"
+#include "timing/contest.hpp"
+
+namespace fa::bench {
+
+/// A tile and its kernel; what was measured of it where there is a device.
+struct Row {
+  CudaPlan plan;
+  cuda::CubinUse use;
+  bool planned = false;
+  const Measured* measured = nullptr;
+  /// Of the planned tile's time to this one's, the median of all rounds: above 1 is faster.
+  double ratio = 0;
+
+  int blocks_per_sm() const;
+};
+
+/// A line for each, the fastest first; then those that are wrong.
+void print_rows(std::vector<Row> rows, const Work& work);
+/// Throws FileError.
+void write_rows(const std::string& path, const std::string& device, const std::vector<Row>& rows,
+                const Work& work);
+
+}  // namespace fa::bench

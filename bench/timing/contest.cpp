@@ -1,0 +1,108 @@
+#include "timing/contest.hpp"
+
+#include <algorithm>
+
+#include "cuda/device.hpp"
+
+namespace fa::bench {
+
+namespace {
+
+// All ways round P and O to bfloat16, whose unit is 2^-8, or finer; LSE comes from sums in float32.
+constexpr double most_out_difference = 1e-2;
+constexpr double most_lse_difference = 1e-4;
+// A turn has as many calls as take so long: several of a short one, so that neither the launch nor
+// the events count.
+constexpr double turn_milliseconds = 10;
+constexpr double most_calls = 1000;
+
+/// A point of a stream, whose time the device tells.
+class Event {
+ public:
+  Event() { cuda::check(cuda::driver().event_create(&event_, 0), "making an event"); }
+  ~Event() { cuda::driver().event_destroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(Stream stream) {
+    cuda::check(cuda::driver().event_record(event_, static_cast<cuda::CUstream>(stream)),
+                "recording an event");
+  }
+  double milliseconds_since(const Event& begin) const {
+    float milliseconds = 0;
+    cuda::check(cuda::driver().event_synchronize(event_), "waiting for an event");
+    cuda::check(cuda::driver().event_elapsed(&milliseconds, begin.event_, event_),
+                "asking for the time between events");
+    return milliseconds;
+  }
+
+ private:
+  cuda::CUevent event_ = nullptr;
+};
+
+}  // namespace
+
+bool Measured::right() const {
+  return out_difference <= most_out_difference && lse_difference <= most_lse_difference;
+}
+
+double Measured::median() const {
+  std::vector<double> sorted = milliseconds;
+  std::ranges::sort(sorted);
+  return sorted[sorted.size() / 2];
+}
+
+Contest::Contest(const Call& call, const Tensors& tensors, std::span<const CudaTuning> ways)
+    : call_(call), tensors_(tensors), measured_(ways.size()) {
+  for (const CudaTuning& way : ways) plans_.push_back(cuda::plan(call.problem, way));
+}
+
+std::vector<KernelSpec> Contest::kernels() const {
+  std::vector<KernelSpec> specs;
+  for (const auto& plan : plans_) {
+    specs.push_back(plan->plan().forward);
+    if (plan->plan().combine) specs.push_back(*plan->plan().combine);
+  }
+  return specs;
+}
+
+void Contest::check() {
+  const Problem& p = call_.problem;
+  const int64_t rows = p.tokens_q * p.heads_q;
+  Tensors::Results first{std::vector<uint16_t>(rows * p.head_dim_v), std::vector<float>(rows)};
+  Tensors::Results results = first;
+  for (size_t way = 0; way < plans_.size(); ++way) {
+    tensors_.poison();
+    run(way);
+    tensors_.download(results);
+    if (way == 0) first = results;  // whose NaN, if there is one, shows as well
+    measured_[way].out_difference = tensors_.difference(results.out, first.out);
+    measured_[way].lse_difference = Tensors::difference(results.lse, first.lse);
+  }
+}
+
+void Contest::time(int rounds, std::mt19937_64& random) {
+  const cuda::CurrentContext context(tensors_.device().id, tensors_.stream());
+  Event begin, end;
+  const auto timed = [&](size_t way, int calls) {
+    begin.record(tensors_.stream());
+    for (int n = 0; n < calls; ++n) run(way);
+    end.record(tensors_.stream());
+    return end.milliseconds_since(begin) / calls;
+  };
+  std::vector<size_t> order;
+  std::vector<int> calls(plans_.size());
+  for (size_t way = 0; way < plans_.size(); ++way) {
+    if (!measured_[way].right()) continue;
+    order.push_back(way);
+    calls[way] = static_cast<int>(std::clamp(turn_milliseconds / timed(way, 1), 1.0, most_calls));
+  }
+  for (int round = 0; round < rounds; ++round) {
+    std::ranges::shuffle(order, random);
+    for (const size_t way : order) {
+      measured_[way].milliseconds.push_back(timed(way, calls[way]));
+    }
+  }
+}
+
+}  // namespace fa::bench

@@ -1,0 +1,48 @@
+// One problem of a CUDA device run in several ways: all held against the first, then timed.
+#pragma once
+
+#include <memory>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "cuda/passes.hpp"
+#include "plan/cuda_plan.hpp"
+#include "problem/problem.hpp"
+#include "timing/tensors.hpp"
+
+namespace fa::bench {
+
+/// What was found of one way.
+struct Measured {
+  double out_difference = 0;  ///< relative, from the first
+  double lse_difference = 0;
+  std::vector<double> milliseconds;  ///< of the device for one call, each round
+
+  bool right() const;
+  double median() const;
+};
+
+class Contest {
+ public:
+  /// The call's tensors are those of `tensors`.
+  Contest(const Call& call, const Tensors& tensors, std::span<const CudaTuning> ways);
+
+  const CudaPlan& plan(size_t way) const { return plans_[way]->plan(); }
+  const std::vector<Measured>& measured() const { return measured_; }
+  /// For the kernels of several contests to be compiled at once.
+  std::vector<KernelSpec> kernels() const;
+  void check();
+  /// Those that are right, in shuffled order each round.
+  void time(int rounds, std::mt19937_64& random);
+
+ private:
+  void run(size_t way) const { plans_[way]->run(call_, tensors_.stream()); }
+
+  Call call_;
+  const Tensors& tensors_;
+  std::vector<std::shared_ptr<const cuda::Planned>> plans_;
+  std::vector<Measured> measured_;
+};
+
+}  // namespace fa::bench

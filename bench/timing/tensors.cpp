@@ -1,0 +1,107 @@
+#include "timing/tensors.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "check/random.hpp"
+#include "cuda/device.hpp"
+#include "cuda/parallel.hpp"
+#include "kernels/common/float16.h"
+
+namespace fa::bench {
+
+namespace {
+
+constexpr int64_t piece = 1 << 20;  // numbers that a thread draws at a time
+
+template <typename T, typename ToFloat>
+double relative_difference(const std::vector<T>& a, const std::vector<T>& b, ToFloat to_float) {
+  const auto count = static_cast<int64_t>(a.size());
+  double error = 0, norm = 0;
+#pragma omp parallel for reduction(+ : error, norm)
+  for (int64_t n = 0; n < count; ++n) {
+    const double x = to_float(a[n]), y = to_float(b[n]);
+    if (x == y && std::isinf(y)) continue;
+    error += (x - y) * (x - y);
+    norm += y * y;
+  }
+  return std::sqrt(error / norm);
+}
+
+}  // namespace
+
+Tensors::Tensors(check::Accelerator& device, DType dtype, const Sizes& sizes)
+    : device_(device),
+      dtype_(dtype),
+      sizes_(sizes),
+      owner_(device.open_stream(), {&device}),
+      stream_(owner_.get()),
+      q_(allocate(2 * sizes.q)),
+      k_(allocate(2 * sizes.k)),
+      v_(allocate(2 * sizes.v)),
+      out_(allocate(2 * sizes.out)),
+      lse_(allocate(4 * sizes.lse)) {
+  fill(q(), sizes.q, 1);
+  fill(k(), sizes.k, 2);
+  fill(v(), sizes.v, 3);
+}
+
+Tensors::Memory Tensors::allocate(int64_t bytes) const {
+  return {device_.allocate(static_cast<size_t>(bytes)), {&device_}};
+}
+
+void Tensors::fill(std::byte* tensor, int64_t numbers, uint64_t seed) const {
+  std::vector<uint16_t> host(static_cast<size_t>(numbers));
+  cuda::parallel_for((numbers + piece - 1) / piece, 0, [&](int64_t n) {
+    check::Random random(seed, static_cast<uint64_t>(n));
+    for (int64_t i = n * piece; i < std::min((n + 1) * piece, numbers); ++i) {
+      const auto bits = std::bit_cast<uint32_t>(random.normal());
+      host[i] = dtype_ == bfloat16 ? narrow::f32_bits_to_bf16(bits) : narrow::f32_bits_to_f16(bits);
+    }
+  });
+  device_.upload(tensor, reinterpret_cast<const std::byte*>(host.data()), 2 * host.size(), stream_);
+  device_.synchronize(stream_);
+}
+
+std::byte* Tensors::add(std::span<const std::byte> bytes) {
+  std::byte* const data = added_.emplace_back(allocate(static_cast<int64_t>(bytes.size()))).get();
+  device_.upload(data, bytes.data(), bytes.size(), stream_);
+  device_.synchronize(stream_);
+  return data;
+}
+
+void Tensors::poison() const {
+  const cuda::CurrentContext context(device_.device().id);
+  const auto fill = [&](const Memory& memory, int64_t bytes) {
+    cuda::check(cuda::driver().set_bytes(reinterpret_cast<cuda::CUdeviceptr>(memory.get()), 0xff,
+                                         bytes, static_cast<cuda::CUstream>(stream_)),
+                "filling memory");
+  };
+  fill(out_, 2 * sizes_.out);
+  fill(lse_, 4 * sizes_.lse);
+}
+
+void Tensors::download(Results& to) const {
+  device_.download(reinterpret_cast<std::byte*>(to.out.data()), out(),
+                   sizeof(uint16_t) * to.out.size(), stream_);
+  device_.download(reinterpret_cast<std::byte*>(to.lse.data()), lse(),
+                   sizeof(float) * to.lse.size(), stream_);
+  device_.synchronize(stream_);
+}
+
+double Tensors::difference(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b) const {
+  return dtype_ == bfloat16
+             ? relative_difference(
+                   a, b,
+                   [](uint16_t x) { return std::bit_cast<float>(narrow::bf16_to_f32_bits(x)); })
+             : relative_difference(a, b, [](uint16_t x) {
+                 return std::bit_cast<float>(narrow::f16_to_f32_bits(x));
+               });
+}
+
+double Tensors::difference(const std::vector<float>& a, const std::vector<float>& b) {
+  return relative_difference(a, b, [](float x) { return x; });
+}
+
+}  // namespace fa::bench
