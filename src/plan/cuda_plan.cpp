@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <climits>
+#include <cmath>
+#include <numbers>
 
 #include "plan/kernel_config.hpp"
 #include "problem/argument.hpp"
@@ -32,6 +35,15 @@ void need_offered(const Problem& p) {
   if (p.family == Family::sm90) {
     fail(Status::unsupported, "family", "is sm90; this build has sm80's kernels for CUDA devices");
   }
+  // The kernels' factors are float32.
+  const auto need_float = [](const char* option, double value, double factor) {
+    if (std::abs(factor) > FLT_MAX) {
+      fail(Status::unsupported, option, "is {}: beyond the float32 that CUDA devices compute with",
+           value);
+    }
+  };
+  need_float("scale", p.scale, p.softcap > 0 ? p.scale / p.softcap : p.scale * std::numbers::log2e);
+  need_float("softcap", p.softcap, p.softcap * std::numbers::log2e);
   if (p.packed_q && p.tokens_q > INT_MAX) {
     fail(Status::unsupported, "q", "has {} packed tokens; CUDA devices take up to {}", p.tokens_q,
          INT_MAX);
@@ -67,13 +79,12 @@ std::string forward_config(const CudaPlan& plan) {
       .flag("used_k", p.used_k)
       .flag("window_left", masks_left(p))
       .flag("window_right", masks_right(p))
-      .flag("positive_scale", p.scale > 0)
+      .flag("positive_scale", static_cast<float>(p.scale) > 0)
       .flag("softcap", p.softcap > 0)
       .flag("alibi", p.alibi)
       .format("bias", p.bias, p.bias_dtype)
       .format("sinks", p.sinks, p.sinks_dtype)
       .flag("dropout", p.dropout_p > 0)
-      .flag("lse", p.lse)
       .flag("split", plan.splits > 1)
       .text();
 }
@@ -90,7 +101,6 @@ KernelSpec combine_kernel(const Problem& p) {
               .format("sinks", p.sinks, p.sinks_dtype)
               .number("head_dim_v", p.head_dim_v)
               .number("alignment", std::min(p.alignment, 8))
-              .flag("lse", p.lse)
               .text(),
           32 * combine_rows, 0};
 }

@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "plan/cuda_plan.hpp"
 #include "problem/argument.hpp"
@@ -21,7 +23,6 @@ struct Use {
   bool causal;
   bool packed = false;
   bool used_k = false;  ///< a cache, of which seqused_k tells how much counts
-  bool lse = true;
 };
 
 Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
@@ -39,7 +40,6 @@ Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
   p.packed_q = p.packed_k = use.packed;
   p.used_k = use.used_k;
   p.window_right = use.causal ? 0 : -1;
-  p.lse = use.lse;
   return p;
 }
 
@@ -47,31 +47,38 @@ void add(std::vector<KernelSpec>& kernels, const KernelSpec& kernel) {
   if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) kernels.push_back(kernel);
 }
 
+/// What has a tile of its own at some head_dim: each length, batched and packed.
+std::vector<Use> uses() {
+  std::vector<Use> all;
+  for (const bool causal : {false, true}) {
+    for (const int64_t seqlen : {512, 1024, 2048, 8192}) {
+      const Use plain{
+          .seqlen_q = seqlen, .seqlen_k = seqlen, .batch = 16384 / seqlen, .causal = causal};
+      all.push_back(plain);
+      Use packed = plain;
+      packed.packed = true;
+      all.push_back(packed);
+      // From a cache: a chunk of a prompt, and one token of few sequences (whose keys are split) or
+      // of many.
+      for (const auto& [rows, batch] : {std::pair{512, 32}, {1, 1}, {1, 64}}) {
+        Use cached = plain;
+        cached.seqlen_q = rows;
+        cached.batch = batch;
+        cached.used_k = true;
+        all.push_back(cached);
+      }
+    }
+  }
+  return all;
+}
+
 /// Training and inference of GPT-style models: head_dim 64, 128 and 256, causal or not, batched or
-/// packed, and decoding from a cache, few sequences (whose keys are split) or many.
+/// packed, and from a cache.
 std::vector<KernelSpec> llm(const GpuLimits& gpu) {
-  constexpr Use uses[] = {
-      {.seqlen_q = 512, .seqlen_k = 512, .batch = 32, .causal = false},
-      {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 2, .causal = false},
-      {.seqlen_q = 512, .seqlen_k = 512, .batch = 32, .causal = true},
-      {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 2, .causal = true},
-      {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 2, .causal = true, .lse = false},
-      {.seqlen_q = 8192, .seqlen_k = 8192, .batch = 8, .causal = true, .packed = true},
-      {.seqlen_q = 8192,
-       .seqlen_k = 8192,
-       .batch = 8,
-       .causal = true,
-       .packed = true,
-       .lse = false},
-      {.seqlen_q = 1, .seqlen_k = 8192, .batch = 1, .causal = false, .used_k = true, .lse = false},
-      {.seqlen_q = 1, .seqlen_k = 8192, .batch = 64, .causal = false, .used_k = true, .lse = false},
-      {.seqlen_q = 1, .seqlen_k = 8192, .batch = 1, .causal = true, .used_k = true},
-      {.seqlen_q = 1, .seqlen_k = 8192, .batch = 64, .causal = true, .used_k = true},
-  };
   std::vector<KernelSpec> kernels;
   for (const DType dtype : {bfloat16, float16}) {
     for (const int64_t head_dim : {64, 128, 256}) {
-      for (const Use& use : uses) {
+      for (const Use& use : uses()) {
         const CudaPlan plan = plan_cuda(problem_of(use, dtype, head_dim), gpu);
         add(kernels, plan.forward);
         if (plan.combine) add(kernels, *plan.combine);

@@ -50,6 +50,7 @@ namespace {
 
 /// What decides between tiles besides the head_dims.
 struct Work {
+  int64_t rows;  ///< of the longest sequence
   int64_t keys;  ///< that a row sees at most
   bool causal;   ///< rows see fewer keys the earlier they come
   bool light;    ///< no dropout, ALiBi or bias, whose addresses and bits want registers
@@ -61,7 +62,7 @@ bool light(const Work& w) { return w.light; }
 bool light_short_causal(const Work& w) { return w.light && w.causal && w.keys <= 1536; }
 bool plain_short(const Work& w) { return w.plain && w.keys <= 768; }
 bool plain_short_causal(const Work& w) { return plain_short(w) && w.causal; }
-bool plain_long(const Work& w) { return w.plain && w.keys > 3072; }
+bool plain_long(const Work& w) { return w.plain && w.keys > 3072 && w.rows > 128; }
 
 /// Eight warps in two groups that take turns, alone on a multiprocessor.
 constexpr ForwardTile turns(int warp_rows, int keys, int query_slices, int stages = 3) {
@@ -79,7 +80,8 @@ struct Entry {
   ForwardTile tile;
 };
 
-// The first whose blocks fit a multiprocessor is taken. Those of more than 99 KB of shared memory
+// The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
+// multiprocessor's shared memory
 // are the best of some 20 for each head_dim, mask and length, measured on an H100
 // (docs/kernels.md); the others are what fits, unmeasured.
 constexpr Entry entries[] = {
@@ -115,7 +117,7 @@ constexpr Entry entries[] = {
 
 ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
   const bool light = p.dropout_p == 0 && !p.alibi && !p.bias;
-  Work work{p.keys_of_row(), p.window_right >= 0, light,
+  Work work{p.seqlen_q, p.keys_of_row(), p.window_right >= 0, light,
             light && p.softcap == 0 && !p.packed_q && p.window_left < 0};
   if (p.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
     work.keys = INT64_MAX;

@@ -176,7 +176,8 @@ TEST(CudaPlan, EveryOptionIsAKernelOfItsOwn) {
   for (const GpuLimits& gpu : known_gpus()) {
     std::set<std::string> configs{plan_cuda(shapes()[0], gpu).forward.config};
     for (const Choice& option : choices()) {
-      if (std::string(option.name) == "zero scale") continue;  // negative scale's kernel
+      const std::string_view name = option.name;
+      if (name == "zero scale" || name == "no lse") continue;  // negative scale's, and the same
       Problem p = shapes()[0];
       option.set(p);
       EXPECT_TRUE(configs.insert(plan_cuda(p, gpu).forward.config).second) << option.name;
@@ -488,18 +489,72 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
       EXPECT_LE(kernels[i].shared_bytes, gpu.shared_per_block);
       EXPECT_EQ(std::count(kernels.begin(), kernels.end(), kernels[i]), 1) << kernels[i].config;
     }
-    // What programs ask for most is among them.
+    // What programs ask for most is among them, with and without LSE.
     for (const DType dtype : {float16, bfloat16}) {
       for (const int64_t head_dim : {64, 128, 256}) {
         for (const bool causal : {false, true}) {
-          Problem p = problem(4, 2048, 2048, head_dim);
-          p.dtype = dtype;
-          p.window_right = causal ? 0 : -1;
-          EXPECT_EQ(std::ranges::count(kernels, plan_cuda(p, gpu).forward), 1);
+          for (const int64_t keys : {100, 512, 700, 1000, 1600, 2048, 3000, 4096, 100'000}) {
+            Problem p = problem(4, keys, keys, head_dim);
+            p.dtype = dtype;
+            p.window_right = causal ? 0 : -1;
+            p.lse = keys % 3 == 0;
+            const auto there = [&] {
+              const CudaPlan plan = plan_cuda(p, gpu);
+              return std::ranges::count(kernels, plan.forward) == 1 &&
+                     (!plan.combine || std::ranges::count(kernels, *plan.combine) == 1);
+            };
+            EXPECT_TRUE(there()) << "batched, " << keys;
+            p.used_k = true;
+            EXPECT_TRUE(there()) << "a cache of " << keys;
+            p.seqlen_q = 1;
+            EXPECT_TRUE(there()) << "a token, " << keys;
+            p.batch = 256;
+            EXPECT_TRUE(there()) << "256 tokens, " << keys;
+            p = problem(4, keys, keys, head_dim);
+            p.dtype = dtype;
+            p.window_right = causal ? 0 : -1;
+            p.packed_q = p.packed_k = true;
+            p.tokens_q = p.tokens_k = 4 * keys;
+            EXPECT_TRUE(there()) << "packed, " << keys;
+          }
         }
       }
     }
   }
+}
+
+TEST(CudaPlan, FactorsBeyondFloat32AreRefusedByName) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  const auto message = [&](double scale, double softcap) -> std::string {
+    Problem p = problem(1, 100, 100, 64);
+    p.scale = scale;
+    p.softcap = softcap;
+    try {
+      (void)plan_cuda(p, gpu);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message(2e38, 0), "");
+  EXPECT_EQ(message(1e-60, 0), "");
+  EXPECT_TRUE(message(3e38, 0).starts_with("scale: ")) << message(3e38, 0);
+  EXPECT_TRUE(message(-3e38, 0).starts_with("scale: "));
+  EXPECT_TRUE(message(1, 3e38).starts_with("softcap: "));
+  EXPECT_TRUE(message(1, 1e-300).starts_with("scale: "));
+}
+
+// A factor that float32 rounds to 0 must not meet the -inf of a mask.
+TEST(CudaPlan, ATinyScaleIsNoPositiveOne) {
+  Problem p = problem(1, 100, 100, 64);
+  p.scale = 1e-60;
+  const auto positive = [&] {
+    return plan_cuda(p, *known_gpu("sm_90a")).forward.config.find("positive_scale = true") !=
+           std::string::npos;
+  };
+  EXPECT_FALSE(positive());
+  p.scale = 0.1;
+  EXPECT_TRUE(positive());
 }
 
 TEST(KnownGpus, AreFoundByArchitecture) {

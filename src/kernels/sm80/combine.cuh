@@ -20,7 +20,10 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
   const int batch = static_cast<int>(unit / p.heads), head = static_cast<int>(unit % p.heads);
 
   float top = minus_infinity;
-  for (int s = 0; s < p.splits; ++s) top = fmaxf(top, p.partial_lse[s * p.partial_rows + row]);
+  for (int s = 0; s < p.splits; ++s) {
+    const float lse = p.partial_lse[s * p.partial_rows + row];
+    top = top >= lse || top != top ? top : lse;  // a NaN stays, which fmaxf would pass over
+  }
   const bool unused = top == kernel::unused_row;
   float sink = minus_infinity;
   if constexpr (c::sinks != kernel::Number::none) {
@@ -50,7 +53,7 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
     tile::store_half_chunk<c::alignment>(
         out + 2 * column, {Element::pack(sum[0], sum[1]), Element::pack(sum[2], sum[3])});
   }
-  if (c::lse && lane == 0) {
+  if (p.lse.data != nullptr && lane == 0) {
     static_cast<float*>(p.lse.data)[batch * p.lse.batch + head * p.lse.head + i * p.lse.row] =
         empty ? minus_infinity : top + ptx::log2(total) * (1 / ptx::log2_e);
   }

@@ -4,7 +4,7 @@
 // A block owns `rows` query rows of one head and walks over the keys they see; the blocks are
 // parallel over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and
 // V are shared (3.3). O is divided by the sum once, at the end (3.1). K and V arrive in shared
-// memory `keys` at a time: few, so that some of Q stays in registers beside O and S.
+// memory `keys` at a time.
 //
 // For an ablation each of the three can be switched off: `serial_rows`, `warps_split_keys`,
 // `normalize_steps`.
@@ -365,7 +365,7 @@ struct Forward {
           sum = sum * ptx::exp2(maximum - used) + ptx::exp2(sink - used + Element::headroom);
           maximum = larger;
         }
-        const bool none = maximum == minus_infinity;
+        const bool none = sum == 0;  // not so where a score is NaN, which the maximum passes over
         float lse =
             none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
         scale = none ? 0 : scale * (c::dropout ? p.keep_scale : 1) * ptx::reciprocal(sum);
@@ -411,7 +411,7 @@ struct Forward {
   __device__ void store_lse(int row, float lse) const {
     if constexpr (c::split) {
       p.partial_lse[partial_row(row)] = lse;
-    } else if constexpr (c::lse) {
+    } else if (p.lse.data != nullptr) {
       static_cast<float*>(p.lse.data)[place.sequence * p.lse.batch + place.head * p.lse.head +
                                       (place.rows.begin + row) * p.lse.row] = lse;
     }

@@ -1,4 +1,5 @@
-// Tiles between global and shared memory, by all threads of a block, whatever the rows' alignment.
+// Tiles between global and shared memory, by a block's threads or a group of them, whatever the
+// rows' alignment.
 #pragma once
 
 #include "ptx/cp_async.cuh"

@@ -38,7 +38,7 @@ struct Format<Number::bfloat16> {
   /// 2^60: with values under 1e15 and sums over any sequence, O stays in float32.
   static constexpr float largest_p = 1152921504606846976.0f;
   static constexpr float headroom = 0;
-  /// Its relative error of 2^-11 is far under the format's own 2^-9.
+  /// A score is then off by cap * 2^-11 at most, where q and k, rounded to 2^-9, make it worse.
   static constexpr bool tanh_by_instruction = true;
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     ptx::mma_bf16(d, a, b0, b1);
