@@ -149,6 +149,24 @@ TEST(Program, Info) {
   EXPECT_TRUE(contains(plan.out, "workspace")) << plan.out;
 }
 
+TEST(Program, InfoPlansForAGpuThatIsNotHere) {
+  const auto plan = [](const std::string& flags) {
+    const Ended ended = fa("info --plan --arch " + flags);
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    return ended.out;
+  };
+  const std::string many = plan("sm_90a --dtype float16 --seqlen 8192 --causal");
+  EXPECT_TRUE(contains(many, "device: cuda, sm_90a with 132 multiprocessors\ndtype: float16"))
+      << many;
+  EXPECT_TRUE(contains(many, "combine kernel: none\n")) << many;
+  const std::string few = plan("sm_80 --packed --heads 8 --seqlen 1 --seqlen-k 65536");
+  EXPECT_TRUE(contains(few, "device: cuda, sm_80 with 108 multiprocessors\n")) << few;
+  EXPECT_TRUE(contains(few, "combine kernel: fa_sm80_combine (")) << few;
+  EXPECT_TRUE(contains(fa("info --plan --arch sm_1").err, "--arch: sm_1 not in"));
+  EXPECT_TRUE(contains(fa("info --arch sm_80").err, "--plan"));
+  EXPECT_TRUE(contains(fa("info --plan --arch sm_80 --dtype float32").err, "q: is float32"));
+}
+
 TEST(Program, Check) {
   const Ended run = fa("check --count 60 --seed 5 --pairs");
   EXPECT_EQ(run.code, 0) << run.out;
