@@ -69,6 +69,17 @@ TEST(Program, TellsWhatItFindsOfCuda) {
   EXPECT_TRUE(contains(info.out, "\ncuda driver ")) << info.out;
   EXPECT_TRUE(contains(info.out, "FA_NVRTC: \"/none\" does not exist")) << info.out;
   EXPECT_TRUE(contains(info.out, "not used: FA_CACHE is 0")) << info.out;
+  const TemporaryFolder folder;
+  const std::string text = folder / "text";
+  write_bytes(text, "text");
+  const Ended other = fa("info", "FA_CACHE=0 FA_BUNDLE= FA_NVRTC='" + text + "'");
+  EXPECT_TRUE(contains(other.out, "FA_NVRTC: names no NVRTC that can be used: /")) << other.out;
+  EXPECT_TRUE(contains(other.out, "/text: ")) << other.out;
+  EXPECT_FALSE(contains(other.out, "install one")) << other.out;
+#ifdef FA_WRONG_LIBRARY
+  const Ended library = fa("info", "FA_CACHE=0 FA_BUNDLE= FA_NVRTC='" FA_WRONG_LIBRARY "'");
+  EXPECT_TRUE(contains(library.out, " (lacks nvrtc")) << library.out;
+#endif
   const Ended bundle = fa("info", "FA_BUNDLE=/none");
   EXPECT_EQ(bundle.code, 0);
   EXPECT_TRUE(contains(bundle.out, "FA_BUNDLE: /none: No such file")) << bundle.out;
