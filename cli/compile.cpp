@@ -3,15 +3,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
+#include <filesystem>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
-#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "commands.hpp"
@@ -19,9 +19,12 @@
 #include "common/progress.hpp"
 #include "common/text.hpp"
 #include "fa/attention.hpp"
+#include "io/file.hpp"
 
 namespace fa::cli {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr const char* examples =
     R"(CUDA kernels, compiled ahead into one file; programs that run with FA_BUNDLE naming it need no NVRTC
@@ -84,22 +87,47 @@ void write_json(const std::string& path, const std::vector<CompiledKernel>& kern
                     {"shared_bytes", k.shared_bytes},
                     {"blocks_per_sm", k.blocks_per_sm}});
   }
-  std::ofstream file(path);
-  file << json.dump(2) << "\n";
-  if (!file) throw std::runtime_error(fmt::format("--json: cannot write {}", path));
+  io::OutputFile file(path);
+  file.write(json.dump(2) + "\n");
+  file.commit();
+}
+
+std::vector<std::string> split_archs(const std::vector<std::string>& lists) {
+  std::vector<std::string> archs;
+  for (const std::string& list : lists) {
+    std::istringstream stream(list + ",");
+    for (std::string arch; std::getline(stream, arch, ',');) {
+      if (arch.empty()) throw UsageError(fmt::format("--arch: \"{}\" has an empty entry", list));
+      archs.push_back(arch);
+    }
+  }
+  return archs;
+}
+
+/// The bundle's own check is the library's.
+void check_json(const CompileFlags& flags) {
+  if (flags.json.empty()) return;
+  io::try_writing(flags.json);
+  std::error_code error;
+  const fs::path json = fs::weakly_canonical(flags.json, error);
+  if (json == fs::weakly_canonical(flags.out, error) && !error) {
+    throw UsageError(fmt::format("--json: {} is the bundle's file too (-o)", flags.json));
+  }
 }
 
 int run(const CompileFlags& flags) {
-  const std::vector<std::string> kernels = bundle_kernels(flags.preset, flags.archs);
+  const std::vector<std::string> archs = split_archs(flags.archs);
+  const std::vector<std::string> kernels = bundle_kernels(flags.preset, archs);
   if (flags.list) {
     for (const std::string& kernel : kernels) fmt::print("{}\n", kernel);
     return exit_right;
   }
   if (flags.out.empty()) throw UsageError("-o: name the bundle that is to be written");
+  check_json(flags);
   const auto begin = std::chrono::steady_clock::now();
   Progress progress(static_cast<int64_t>(kernels.size()));
   const BundleSize made =
-      compile_bundle(flags.out, flags.preset, flags.archs, flags.threads,
+      compile_bundle(flags.out, flags.preset, archs, flags.threads,
                      [&](int64_t done, int64_t) { progress.show(done, "kernels"); });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (flags.verbose) print_kernels(made.each);
@@ -115,7 +143,6 @@ Command add_compile(CLI::App& program) {
   auto flags = std::make_shared<CompileFlags>();
   CLI::App* app = program.add_subcommand("compile", "CUDA kernels ahead of their use, in a bundle");
   app->add_option("--arch", flags->archs, "architectures, separated by commas: sm_80, sm_90a ...")
-      ->delimiter(',')
       ->required();
   app->add_option("--preset", flags->preset, "which kernels")->capture_default_str();
   app->add_option("-o,--out", flags->out, "the bundle to be written");

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -15,6 +16,9 @@
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
 #include "measure/machine.hpp"
+#include "plan/cuda_plan.hpp"
+#include "plan/gpu.hpp"
+#include "problem/problem.hpp"
 
 namespace fa::cli {
 namespace {
@@ -23,10 +27,12 @@ constexpr const char* examples = R"(Examples:
   fa info
   fa info --plan --batch 2 --seqlen 8192 --heads 32 --heads-k 8 --head-dim 128 --causal
   fa info --plan --packed --batch 8 --seqlen 4096 --sinks --dropout-p 0.1
+  fa info --plan --arch sm_90a --seqlen 8192 --causal
   FA_CPU_TARGET=avx2 fa info)";
 
 struct InfoFlags {
   bool plan = false;
+  std::string arch;
   int64_t batch = 1;
   int64_t seqlen = 4096;
   std::optional<int64_t> seqlen_k;
@@ -71,6 +77,10 @@ class PlannedProblem {
 
   std::string text() const {
     const ForwardArgs forward{args_.q, args_.k, args_.v, args_.out, args_.lse};
+    if (!flags_.arch.empty()) {
+      const Call call = validate(forward, options_, Data::optional);
+      return fmt::format("forward\n{}", to_text(plan_cuda(call.problem, *known_gpu(flags_.arch))));
+    }
     return fmt::format("forward\n{}\nbackward\n{}", plan_forward(forward, options_).text(),
                        plan_backward(args_, options_).text());
   }
@@ -79,7 +89,8 @@ class PlannedProblem {
   Tensor add(DType dtype, std::vector<int64_t> shape, void* data = nullptr) {
     const auto& kept =
         shapes_.emplace_back(std::make_unique<std::vector<int64_t>>(std::move(shape)));
-    return {data, {}, static_cast<int32_t>(kept->size()), dtype, kept->data(), nullptr, 0};
+    const Device device{flags_.arch.empty() ? cpu_device : cuda_device, 0};
+    return {data, device, static_cast<int32_t>(kept->size()), dtype, kept->data(), nullptr, 0};
   }
 
   void pack(int64_t seqlen_k) {
@@ -135,6 +146,11 @@ Command add_info(CLI::App& program) {
   CLI::App* app = program.add_subcommand("info", "The library and this machine; plans of problems");
   CLI::Option* plan = app->add_flag("--plan", flags->plan,
                                     "print how a problem would be run, forward and backward");
+  std::set<std::string> archs;
+  for (const GpuLimits& gpu : known_gpus()) archs.insert(gpu.arch);
+  app->add_option("--arch", flags->arch,
+                  "the forward plan of a GPU, which need not be here, instead of the CPU's")
+      ->check(CLI::IsMember(archs));
   const auto extent = [&](const char* flag, auto& value, const char* help) {
     app->add_option(flag, value, help)->group("Problem")->check(CLI::Range(0L, 1L << 30));
   };

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -19,11 +18,17 @@ struct fa_plan {
 
 namespace {
 
-// A fixed buffer: it must be able to say that there is no memory.
-thread_local char last_error[1024];
+thread_local std::string error_text;
+thread_local const char* last_error = "";
 
+/// Whole messages: a compiler's log is long. Where there is no memory for one, a literal says so.
 fa_status report(fa_status status, const char* message) noexcept {
-  std::snprintf(last_error, sizeof last_error, "%s", message);
+  try {
+    error_text = message;
+    last_error = error_text.c_str();
+  } catch (...) {
+    last_error = "there is no memory for the error's message";
+  }
   return status;
 }
 

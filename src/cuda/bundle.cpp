@@ -43,9 +43,11 @@ void check_bundle_path(const std::string& path) {
   if (stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     fail_to_write(path, "it is no plain file");
   }
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  if (access(folder.c_str(), W_OK | X_OK) != 0) fail_to_write(path, std::strerror(errno));
+  // Only making a file tells: permissions allow what a read-only disk or /proc then refuses.
+  const std::string temporary = temporary_name(path);
+  const File file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (!file.is_open()) fail_to_write(path, std::strerror(errno));
+  unlink(temporary.c_str());
 }
 
 int64_t write_bundle(const std::string& path, const Digest& sources,

@@ -99,6 +99,10 @@ const Nvrtc& nvrtc() {
       opened = found;
       return *found;
     }
+    if (search.named) {
+      throw Error(Status::invalid_argument,
+                  fmt::format("FA_NVRTC: names no NVRTC that can be used: {}", problem));
+    }
     // The loader's message for a bare name says no more than that it is nowhere.
     if (fs::path(path).is_absolute()) search.misses.push_back(problem);
   }

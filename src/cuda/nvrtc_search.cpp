@@ -93,7 +93,7 @@ NvrtcSearch search_named(Search search, const fs::path& named) {
              ? fmt::format("no libnvrtc.so.12 or later in {}", named.string())
              : search.found.misses.front());
   }
-  return {{search.found.files.front()}, {}};
+  return {.files = {search.found.files.front()}, .misses = {}, .named = true};
 }
 
 /// One that the process has loaded already, as PyTorch does.

@@ -12,6 +12,7 @@ struct NvrtcSearch {
   std::vector<std::string> files;
   /// The places where nothing was found, and what was found and does not fit.
   std::vector<std::string> misses;
+  bool named = false;  ///< by FA_NVRTC
 };
 
 /// newest_major: of the CUDA version that the driver supports; 0 where there is no driver. Throws

@@ -1,6 +1,7 @@
 #include "cuda/precompile.hpp"
 
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "cuda/bundle.hpp"
@@ -13,7 +14,9 @@ namespace fa::cuda {
 std::vector<Target> preset_targets(const std::string& preset,
                                    const std::vector<std::string>& archs) {
   std::vector<Target> targets;
+  std::set<std::string> seen;
   for (const std::string& arch : archs) {
+    if (!seen.insert(arch).second) continue;
     for (const KernelSpec& spec : preset_kernels(preset, arch)) targets.push_back({spec, arch});
   }
   if (targets.empty()) throw Error(Status::invalid_argument, "arch: none is given; sm_90a is one");

@@ -201,14 +201,17 @@ std::string to_text(const CudaPlan& plan) {
       "registers of a thread: {} for O, S, P and Q, of {}\n"
       "tile: {} rows ({} warps of {}), {} keys a step, {} steps in shared memory\n"
       "query in registers: {} of {} slices\nmaximum: {}\ngroups that take turns: {}\n"
-      "grid: {} blocks, {} splits, {} slices of v\n",
+      "grid: {} blocks, {} splits, {} slices of v, sections of {} heads\n",
       plan.gpu.arch, plan.gpu.sm_count, name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
       p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
       plan.forward.entry, plan.forward.threads, plan.forward.shared_bytes, t.min_blocks,
       registers(t, p.head_dim_v), register_limit(t), t.rows(), t.warps, t.warp_rows, t.keys,
       t.stages, t.query_slices, (p.head_dim + 15) / 16, t.stale_maximum ? "stale" : "exact",
-      t.groups, plan.blocks, plan.splits, t.value_slices);
+      t.groups, plan.blocks, plan.splits, t.value_slices, plan.section);
   if (plan.splits > 1) text += fmt::format("keys of a split: {}\n", plan.split_keys);
+  text += plan.combine ? fmt::format("combine kernel: {} ({} threads)\n", plan.combine->entry,
+                                     plan.combine->threads)
+                       : "combine kernel: none\n";
   return text + fmt::format("workspace: {} bytes\n", plan.workspace_bytes);
 }
 

@@ -41,10 +41,38 @@ TEST(Compile, WritesABundleAndTellsWhatItsKernelsTake) {
   EXPECT_EQ(std::ranges::count(made.out, '\n'), 2 + 1 + lines + 1) << made.out;
 }
 
+/// Before anything is compiled, which would fail for another reason: there is no compiler.
 TEST(Compile, SaysWhereItCannotWrite) {
-  const Ended made = fa("compile --arch sm_90a -o /none/kernels.fab");
-  EXPECT_EQ(made.code, 2) << made.err;
-  EXPECT_TRUE(contains(made.err, "/none/kernels.fab")) << made.err;
+  const TemporaryFolder folder;
+  const std::string bundle = folder / "kernels.fab";
+  const auto refused = [&](const std::string& flags, const std::string& message) {
+    const Ended made = fa("compile --arch sm_90a " + flags, "FA_BUNDLE= FA_CACHE=0 FA_NVRTC=/none");
+    EXPECT_EQ(made.code, 2) << flags;
+    EXPECT_TRUE(contains(made.err, message)) << flags << made.err;
+  };
+  refused("-o " + bundle, "FA_NVRTC");
+  refused("-o /none/kernels.fab", "/none/kernels.fab: ");
+  refused("-o /proc/kernels.fab", "/proc/kernels.fab: ");
+  refused("-o " + folder.path(), folder.path() + ": ");
+  refused("-o " + bundle + " --json /none/kernels.json", "/none/kernels.json: ");
+  refused("-o " + bundle + " --json " + folder.path(), folder.path() + ": ");
+  refused("-o " + bundle + " --json " + (folder / "./kernels.fab"), "--json: ");
+  EXPECT_EQ(folder.entries(), 0U);
+}
+
+TEST(Compile, CountsAnArchitectureOnce) {
+  const std::string once = fa("compile --arch sm_80 --list").out;
+  EXPECT_FALSE(once.empty());
+  EXPECT_EQ(fa("compile --arch sm_80,sm_80 --list").out, once);
+  EXPECT_EQ(fa("compile --arch sm_80 --arch sm_80 --list").out, once);
+}
+
+TEST(Compile, NamesAnEmptyArchitecture) {
+  for (const std::string archs : {"sm_80,,", "sm_80,", ",sm_80", "sm_80,,sm_86", ","}) {
+    const Ended made = fa("compile --list --arch " + archs);
+    EXPECT_EQ(made.code, 2) << archs;
+    EXPECT_TRUE(contains(made.err, "--arch: \"" + archs + "\" has an empty entry")) << made.err;
+  }
 }
 
 }  // namespace

@@ -69,6 +69,17 @@ TEST(Program, TellsWhatItFindsOfCuda) {
   EXPECT_TRUE(contains(info.out, "\ncuda driver ")) << info.out;
   EXPECT_TRUE(contains(info.out, "FA_NVRTC: \"/none\" does not exist")) << info.out;
   EXPECT_TRUE(contains(info.out, "not used: FA_CACHE is 0")) << info.out;
+  const TemporaryFolder folder;
+  const std::string text = folder / "text";
+  write_bytes(text, "text");
+  const Ended other = fa("info", "FA_CACHE=0 FA_BUNDLE= FA_NVRTC='" + text + "'");
+  EXPECT_TRUE(contains(other.out, "FA_NVRTC: names no NVRTC that can be used: /")) << other.out;
+  EXPECT_TRUE(contains(other.out, "/text: ")) << other.out;
+  EXPECT_FALSE(contains(other.out, "install one")) << other.out;
+#ifdef FA_WRONG_LIBRARY
+  const Ended library = fa("info", "FA_CACHE=0 FA_BUNDLE= FA_NVRTC='" FA_WRONG_LIBRARY "'");
+  EXPECT_TRUE(contains(library.out, " (lacks nvrtc")) << library.out;
+#endif
   const Ended bundle = fa("info", "FA_BUNDLE=/none");
   EXPECT_EQ(bundle.code, 0);
   EXPECT_TRUE(contains(bundle.out, "FA_BUNDLE: /none: No such file")) << bundle.out;
@@ -147,6 +158,24 @@ TEST(Program, Info) {
   EXPECT_TRUE(contains(plan.out, "pass: forward")) << plan.out;
   EXPECT_TRUE(contains(plan.out, "pass: backward")) << plan.out;
   EXPECT_TRUE(contains(plan.out, "workspace")) << plan.out;
+}
+
+TEST(Program, InfoPlansForAGpuThatIsNotHere) {
+  const auto plan = [](const std::string& flags) {
+    const Ended ended = fa("info --plan --arch " + flags);
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    return ended.out;
+  };
+  const std::string many = plan("sm_90a --dtype float16 --seqlen 8192 --causal");
+  EXPECT_TRUE(contains(many, "device: cuda, sm_90a with 132 multiprocessors\ndtype: float16"))
+      << many;
+  EXPECT_TRUE(contains(many, "combine kernel: none\n")) << many;
+  const std::string few = plan("sm_80 --packed --heads 8 --seqlen 1 --seqlen-k 65536");
+  EXPECT_TRUE(contains(few, "device: cuda, sm_80 with 108 multiprocessors\n")) << few;
+  EXPECT_TRUE(contains(few, "combine kernel: fa_sm80_combine (")) << few;
+  EXPECT_TRUE(contains(fa("info --plan --arch sm_1").err, "--arch: sm_1 not in"));
+  EXPECT_TRUE(contains(fa("info --arch sm_80").err, "--plan"));
+  EXPECT_TRUE(contains(fa("info --plan --arch sm_80 --dtype float32").err, "q: is float32"));
 }
 
 TEST(Program, Check) {

@@ -464,6 +464,8 @@ TEST(CudaPlan, TextNamesWhatWasDecided) {
           std::string("heads: 32 query, 8 key\n"), std::string("head_dim: 128, 128 of v\n"),
           std::string("kernel: fa_sm80_forward ("), number(plan.forward.shared_bytes) + " bytes",
           number(plan.splits) + " splits", "keys of a split: " + number(plan.split_keys) + "\n",
+          "sections of " + number(plan.section) + " heads\n",
+          std::string("combine kernel: fa_sm80_combine (128 threads)\n"),
           "workspace: " + number(static_cast<int64_t>(plan.workspace_bytes)) + " bytes\n"}) {
       EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
     }
