@@ -61,7 +61,6 @@ void expect_fits(const std::vector<Target>& targets, int most) {
 }
 
 // What the present kernels spill at most, in bytes of a thread; none of it may grow unseen.
-// Of the preset it is head_dim 128; 64 spills 40 for the sake of a third block, 256 nothing.
 constexpr int most_of_preset = 128;
 constexpr int most_with_options = 264;
 constexpr int most_of_ablation = 100;
