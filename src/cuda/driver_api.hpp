@@ -40,11 +40,6 @@ inline constexpr int registers = 4;
 inline constexpr int max_dynamic_shared = 8;
 }  // namespace function_attribute
 
-namespace pointer_attribute {
-inline constexpr int memory_type = 2;
-inline constexpr int device = 9;
-}  // namespace pointer_attribute
-
 inline constexpr int capture_mode_relaxed = 2;
 inline constexpr int pool_release_threshold = 4;
 
@@ -120,8 +115,7 @@ struct CUmemPoolProps {
   X(event_destroy, cuEventDestroy_v2, (CUevent event))                                            \
   X(event_record, cuEventRecord, (CUevent event, CUstream stream))                                \
   X(event_synchronize, cuEventSynchronize, (CUevent event))                                       \
-  X(event_elapsed, cuEventElapsedTime, (float* milliseconds, CUevent begin, CUevent end))         \
-  X(pointer_attribute, cuPointerGetAttribute, (void* value, int attribute, CUdeviceptr pointer))
+  X(event_elapsed, cuEventElapsedTime, (float* milliseconds, CUevent begin, CUevent end))
 // clang-format on
 
 }  // namespace fa::cuda

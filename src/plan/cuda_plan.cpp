@@ -133,9 +133,12 @@ int choose_section(const CudaPlan& plan) {
   const int64_t groups = std::max<int64_t>(p.batch * p.heads_k, 1);
   const int64_t bytes = std::max<int64_t>(p.seqlen_k * (p.head_dim + p.head_dim_v) * 2, 1);
   const int64_t least = std::clamp<int64_t>(section_bytes / bytes, 1, groups);
+  const int64_t most = groups / least;  // sections
   int64_t best = least;
   double best_last = 0;  // the last section's part of a whole one
-  for (int64_t section = least; section <= std::min(2 * least, groups); ++section) {
+  for (int64_t sections = most; sections > std::max<int64_t>(most - 64, 0); --sections) {
+    const int64_t section = ceil_div(groups, sections);
+    if (section > 2 * least || best_last == 1) break;
     const int64_t rest = groups % section;
     const double last = rest == 0 ? 1 : static_cast<double>(rest) / static_cast<double>(section);
     if (last > best_last) {

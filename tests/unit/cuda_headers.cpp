@@ -61,8 +61,6 @@ static_assert(function_attribute::local_bytes == CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BY
 static_assert(function_attribute::registers == CU_FUNC_ATTRIBUTE_NUM_REGS);
 static_assert(function_attribute::max_dynamic_shared ==
               CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
-static_assert(pointer_attribute::memory_type == CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
-static_assert(pointer_attribute::device == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);
 static_assert(capture_mode_relaxed == CU_STREAM_CAPTURE_MODE_RELAXED);
 static_assert(pool_release_threshold == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD);
 static_assert(nvrtc_success == NVRTC_SUCCESS);
