@@ -53,16 +53,36 @@ struct Work {
   int64_t rows;  ///< of the longest sequence
   int64_t keys;  ///< that a row sees at most
   bool causal;   ///< rows see fewer keys the earlier they come
-  bool light;    ///< no dropout, ALiBi or bias, whose addresses and bits want registers
-  bool plain;    ///< moreover neither softcap, a left window nor packed rows, many of them short
+  bool window;   ///< on the left: a block's rows begin with different keys
+  bool packed;   ///< rows, many of whose sequences are short
+  bool softcap;
+  bool dropout;
+  bool terms;  ///< ALiBi or bias, whose addresses want registers
+
+  bool light() const { return !dropout && !terms; }
+  bool plain() const { return light() && !softcap && !packed && !window; }
+  bool many_rows() const { return rows > 128; }
 };
 
 bool any(const Work&) { return true; }
-bool light(const Work& w) { return w.light; }
-bool light_short_causal(const Work& w) { return w.light && w.causal && w.keys <= 1536; }
-bool plain_short(const Work& w) { return w.plain && w.keys <= 768; }
+bool light(const Work& w) { return w.light(); }
+bool without_terms(const Work& w) { return !w.terms; }
+bool full_or_window(const Work& w) { return !w.causal || w.window; }
+bool plain_short(const Work& w) { return w.plain() && w.keys <= 768; }
 bool plain_short_causal(const Work& w) { return plain_short(w) && w.causal; }
-bool plain_long(const Work& w) { return w.plain && w.keys > 3072 && w.rows > 128; }
+bool plain_full(const Work& w) { return w.plain() && (!w.causal || w.keys > 6144); }
+bool short_causal(const Work& w) {
+  return w.light() && w.causal && w.keys <= (w.window ? 768 : 1536);
+}
+/// Enough for blocks of 256 rows, alone on a multiprocessor.
+bool long_light(const Work& w) {
+  if (!w.light() || !w.many_rows()) return false;
+  if (w.packed || w.softcap) return !w.causal && w.keys > 768;
+  return w.keys > 3072;
+}
+bool long_softcap(const Work& w) {
+  return w.light() && w.many_rows() && w.softcap && !w.packed && w.keys > 3072;
+}
 
 /// Eight warps in two groups that take turns, alone on a multiprocessor.
 constexpr ForwardTile turns(int warp_rows, int keys, int query_slices, int stages = 3) {
@@ -74,6 +94,13 @@ constexpr ForwardTile turns(int warp_rows, int keys, int query_slices, int stage
           .query_slices = query_slices};
 }
 
+/// The same, two of them on a multiprocessor.
+constexpr ForwardTile paired_turns(int keys, int query_slices) {
+  ForwardTile tile = turns(16, keys, query_slices);
+  tile.min_blocks = 2;
+  return tile;
+}
+
 struct Entry {
   int depth, width;  ///< head_dim and value columns of a block, at most
   bool (*when)(const Work&);
@@ -81,9 +108,8 @@ struct Entry {
 };
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
-// multiprocessor's shared memory
-// are the best of some 20 for each head_dim, mask and length, measured on an H100
-// (docs/kernels.md); the others are what fits, unmeasured.
+// multiprocessor's shared memory are the best of 10 to 100 for each head_dim, mask, length and
+// option, measured on an H100 (docs/kernels.md); the others are what fits, unmeasured.
 constexpr Entry entries[] = {
     {32, 32, light, {.keys = 64, .query_slices = 2, .min_blocks = 3}},
     {64,
@@ -91,13 +117,17 @@ constexpr Entry entries[] = {
      plain_short_causal,  // few steps: the true maximum is the faster one, by 6%
      {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 3, .stale_maximum = false}},
     {64, 64, plain_short, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 3}},
-    {64, 64, light, {.keys = 80, .query_slices = 4, .min_blocks = 2}},
+    {64, 64, plain_full, {.keys = 80, .query_slices = 4, .min_blocks = 2}},
+    {64, 64, any, paired_turns(64, 4)},
     {64, 64, light, {.keys = 32, .query_slices = 4, .min_blocks = 3}},
     {64, 64, any, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 2}},
     {96, 96, plain_short_causal, {.keys = 32, .stages = 3, .min_blocks = 2}},
+    {96, 96, long_light, turns(32, 64, 0)},
     {96, 96, light, {.keys = 64, .query_slices = 6, .min_blocks = 2}},
-    {128, 128, plain_long, turns(32, 64, 0)},
+    {128, 128, long_light, turns(32, 64, 0)},
+    {128, 128, long_softcap, turns(32, 48, 0)},
     {128, 128, light, {.keys = 64, .min_blocks = 2}},
+    {128, 128, without_terms, paired_turns(48, 0)},
     {128, 128, any, {.keys = 32, .stages = 3, .min_blocks = 2}},
     {128, 128, any, {.warps = 8, .keys = 32}},
     {192, 128, light, turns(32, 48, 0)},
@@ -107,8 +137,9 @@ constexpr Entry entries[] = {
     {192, 192, any, {.warps = 8, .warp_rows = 16, .keys = 32}},
     {256,
      256,
-     light_short_causal,
+     short_causal,
      {.warp_rows = 16, .keys = 32, .query_slices = 4, .min_blocks = 2}},
+    {256, 256, full_or_window, turns(16, 32, 16)},
     {256, 256, any, turns(16, 32, 8, 4)},
     {256, 256, any, turns(16, 32, 8)},
     {256, 256, any, {.warps = 8, .warp_rows = 16, .keys = 16}},
@@ -120,12 +151,18 @@ constexpr Entry entries[] = {
 }  // namespace
 
 ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
-  const bool light = p.dropout_p == 0 && !p.alibi && !p.bias;
-  Work work{p.seqlen_q, p.keys_of_row(), p.window_right >= 0, light,
-            light && p.softcap == 0 && !p.packed_q && p.window_left < 0};
+  Work work{.rows = p.seqlen_q,
+            .keys = p.keys_of_row(),
+            .causal = p.window_right >= 0,
+            .window = p.window_left >= 0,
+            .packed = p.packed_q,
+            .softcap = p.softcap > 0,
+            .dropout = p.dropout_p > 0,
+            .terms = p.alibi || p.bias};
   if (p.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
+    work.rows = 0;
     work.keys = INT64_MAX;
-    work.plain = false;
+    work.packed = false;
   }
   const int depth = pad16(p.head_dim), width = pad16(p.head_dim_v);
   for (const Entry& entry : entries) {
