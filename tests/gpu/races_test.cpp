@@ -77,5 +77,19 @@ TEST(Races, AThousandRunsGiveTheSameBits) {
 /// The same, right as well as repeatable.
 TEST(Races, TheChosenProblemsAreRight) { expect_right(chosen()); }
 
+/// Small ones of each kind of loop, for compute-sanitizer's racecheck, which takes a thousand times
+/// as long: one group of warps, turns, turns with the slow path of the maximum, split keys.
+TEST(Races, SmallProblemsAreRight) {
+  std::vector<check::Spec> specs;
+  specs.push_back(problem({.rows = 70, .keys = 150, .heads_q = 1, .dim = 128}));
+  specs.push_back(problem({.rows = 140, .keys = 200, .heads_q = 1, .dim = 64}));
+  specs.back().window_left = 70;
+  specs.push_back(problem({.rows = 140, .keys = 150, .heads_q = 1, .dim = 256}));
+  specs.back().dtype = float16;
+  specs.back().score_size = 30;
+  specs.push_back(problem({.rows = 2, .keys = 1300, .heads_q = 2, .dim = 64}));
+  expect_right(specs);
+}
+
 }  // namespace
 }  // namespace fa::test
