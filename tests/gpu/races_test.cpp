@@ -88,7 +88,8 @@ TEST(Races, SmallProblemsAreRight) {
   specs.back().dtype = float16;
   specs.back().score_size = 30;
   specs.push_back(problem({.rows = 2, .keys = 1300, .heads_q = 2, .dim = 64}));
-  expect_right(specs);
+  // One after the other: racecheck loses track of launches from several threads.
+  for (const check::Spec& spec : specs) expect_right({spec});
 }
 
 }  // namespace

@@ -279,7 +279,9 @@ struct Forward {
       ptx::barrier_sync<threads>(1 + group);
     } else {
       ptx::cp_async_wait<ahead - 1>();
-      __syncthreads();  // all see what this turn needs, and are done with the turn before
+      // All see what this turn needs, and are done with the turn before. They may wait at different
+      // places of the program, which __syncthreads() does not allow.
+      ptx::barrier_sync<threads>(0);
       load_ahead(index, stage);
     }
   }
