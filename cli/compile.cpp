@@ -144,7 +144,8 @@ Command add_compile(CLI::App& program) {
   CLI::App* app = program.add_subcommand("compile", "CUDA kernels ahead of their use, in a bundle");
   app->add_option("--arch", flags->archs, "architectures, separated by commas: sm_80, sm_90a ...")
       ->required();
-  app->add_option("--preset", flags->preset, "which kernels")->capture_default_str();
+  app->add_option("--preset", flags->preset, "which kernels: llm, llm-backward")
+      ->capture_default_str();
   app->add_option("-o,--out", flags->out, "the bundle to be written");
   app->add_flag("--list", flags->list, "print the kernels instead");
   app->add_flag("--verbose", flags->verbose, "print what each kernel takes of the GPU");

@@ -54,7 +54,7 @@ double Measured::median() const {
 
 Contest::Contest(const Call& call, const Tensors& tensors, std::span<const CudaTuning> ways)
     : call_(call), tensors_(tensors), measured_(ways.size()) {
-  for (const CudaTuning& way : ways) plans_.push_back(cuda::plan(call.problem, way));
+  for (const CudaTuning& way : ways) plans_.push_back(cuda::plan_forward(call.problem, way));
 }
 
 std::vector<KernelSpec> Contest::kernels() const {

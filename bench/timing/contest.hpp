@@ -41,7 +41,7 @@ class Contest {
 
   Call call_;
   const Tensors& tensors_;
-  std::vector<std::shared_ptr<const cuda::Planned>> plans_;
+  std::vector<std::shared_ptr<const cuda::PlannedForward>> plans_;
   std::vector<Measured> measured_;
 };
 

@@ -260,8 +260,9 @@ FA_API const char* cpu_targets();
 /// compiled kernels, bundles, and why something is missing (docs/cuda.md).
 FA_API std::string cuda_info();
 
-/// Compiles a preset of kernels ahead ("llm") for some architectures ("sm_80", "sm_90a") into one
-/// file. Programs that run with FA_BUNDLE=path need no NVRTC and no cache. No device is needed.
+/// Compiles a preset of kernels ahead ("llm", and for training "llm-backward") for some
+/// architectures ("sm_80", "sm_90a") into one file. Programs that run with FA_BUNDLE=path need no
+/// NVRTC and no cache. No device is needed.
 /// `progress` is called by one thread at a time. Throws Error, and then writes nothing.
 struct CompiledKernel {
   std::string arch;           ///< "sm_90a"

@@ -237,7 +237,7 @@ FA_API fa_status fa_cpu_targets(const char** targets);
  * this function. */
 FA_API fa_status fa_cuda_info(const char** text);
 
-/* Compiles a preset of kernels ahead ("llm") for architectures separated by commas
+/* Compiles a preset of kernels ahead ("llm", "llm-backward") for architectures separated by commas
  * ("sm_80,sm_90a") into one file, for programs that run with FA_BUNDLE=path. threads: 0 is one for
  * each core. kernels and bytes, how many there are and the file's size, and progress may be null;
  * progress is called by one thread at a time. After an error nothing has been written. */

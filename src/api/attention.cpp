@@ -117,9 +117,9 @@ struct PlanState {
   const cuda::Planned& cuda() const {
     return *std::get<std::shared_ptr<const cuda::Planned>>(plan);
   }
-  const Problem& problem() const { return cpu() ? cpu()->problem : cuda().plan().problem; }
+  const Problem& problem() const { return cpu() ? cpu()->problem : cuda().problem(); }
   size_t workspace_bytes() const {
-    return cpu() ? cpu()->workspace_bytes : cuda().plan().workspace_bytes;
+    return cpu() ? cpu()->workspace_bytes : cuda().workspace_bytes();
   }
 };
 
@@ -197,7 +197,7 @@ const detail::PlanState& Plan::state() const {
 size_t Plan::workspace_bytes() const { return state().workspace_bytes(); }
 
 std::string Plan::text() const {
-  return state().cpu() != nullptr ? to_text(*state().cpu()) : to_text(state().cuda().plan());
+  return state().cpu() != nullptr ? to_text(*state().cpu()) : state().cuda().text();
 }
 
 void Plan::prepare() const {

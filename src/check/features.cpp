@@ -44,6 +44,7 @@ constexpr std::array<Entry, feature_count> entries{{
     {"used_k", 0.2},
     {"v_dim", 0.3},
     {"d576", 0.01},
+    {"backward_576", 0},
     {"strided", 0.5},
     {"unaligned", 0.3},
     {"threads", 0.2},
@@ -67,6 +68,8 @@ constexpr std::pair<F, F> needs[] = {
     {F::dsinks, F::backward},
     {F::dlse, F::backward},
     {F::d576, F::v_dim},
+    {F::backward_576, F::backward},
+    {F::backward_576, F::d576},
 };
 
 struct Exclusion {
@@ -89,6 +92,9 @@ Features closed(Features features) {
   for (const auto& [f, needed] : needs) {
     if (features[bit(f)]) features.set(bit(needed));
   }
+  if (features[bit(F::backward)] && features[bit(F::d576)]) features.set(bit(F::backward_576));
+  // Whose own need that may have been.
+  if (features[bit(F::backward_576)]) features.set(bit(F::v_dim));
   return features;
 }
 
@@ -117,7 +123,7 @@ std::vector<Pair> allowed_pairs(const Features& offered) {
   for (int a = 0; a < feature_count; ++a) {
     for (int b = 0; b < a; ++b) {
       const Pair pair{static_cast<F>(a), static_cast<F>(b)};
-      if (offered[a] && offered[b] && meeting(pair.a, pair.b) == Meeting::allowed) {
+      if ((with_needs(pair) & ~offered).none() && meeting(pair.a, pair.b) == Meeting::allowed) {
         pairs.push_back(pair);
       }
     }
@@ -179,9 +185,12 @@ std::string PairTable::text() const {
     text += fmt::format("\n{:>3} {:<19}", a + 1, entries[a].name);
     for (int b = 0; b <= a; ++b) {
       if (!offered_[b]) continue;
-      const Meeting m = meeting(static_cast<F>(a), static_cast<F>(b));
+      const Pair pair{static_cast<F>(a), static_cast<F>(b)};
+      const Meeting m = meeting(pair.a, pair.b);
       const char* no = m == Meeting::refused ? "no" : "-";
-      text += m == Meeting::allowed ? fmt::format("{:>5}", count_[a][b]) : fmt::format("{:>5}", no);
+      const bool offered = (with_needs(pair) & ~offered_).none();
+      text += m == Meeting::allowed && offered ? fmt::format("{:>5}", count_[a][b])
+                                               : fmt::format("{:>5}", no);
     }
   }
   text += "\n(no: must be refused; -: cannot meet; the diagonal counts problems)\n";

@@ -31,7 +31,7 @@ struct Offer {
 
 /// The host's backend.
 extern const Offer cpu_offer;
-/// CUDA's. `Feature::backward` and what needs it are switched on here once it has that pass.
+/// CUDA's. What is not in its features is refused by the plan.
 extern const Offer cuda_offer;
 
 }  // namespace fa::check

@@ -356,6 +356,7 @@ Features Spec::features() const {
   set(F::used_k, keys.seqused);
   set(F::v_dim, dim_v != dim);
   set(F::d576, dim == 576);
+  set(F::backward_576, backward && dim == 576);
   set(F::strided, strided);
   set(F::unaligned, unaligned);
   set(F::threads, num_threads > 1);

@@ -1,5 +1,6 @@
 #include "cuda/passes.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
@@ -22,9 +23,8 @@ kernel::Lengths lengths(const int32_t* cu_seqlens, const int32_t* seqused, int64
   return {cu_seqlens, seqused, static_cast<int>(seqlen), tokens};
 }
 
-/// Everything of a forward launch but the tile order, from the call.
-kernel::ForwardParams forward_params(const CudaPlan& plan, const Call& call, void* workspace) {
-  const Problem& p = plan.problem;
+/// What both passes take from the call, and the order of their tiles.
+kernel::ForwardParams common_params(const Problem& p, const Call& call, int tiles, int section) {
   const double log2_e = std::numbers::log2e;
   kernel::ForwardParams params{};
   params.q = view(call.q);
@@ -40,10 +40,10 @@ kernel::ForwardParams forward_params(const CudaPlan& plan, const Call& call, voi
   params.batch = static_cast<int>(p.batch);
   params.heads_q = kernel::Divisor(static_cast<int>(p.heads_q));
   params.group = kernel::Divisor(static_cast<int>(p.group()));
-  params.row_tiles = kernel::Divisor(plan.row_tiles);
-  params.section = kernel::Divisor(plan.section);
-  params.section_tiles = kernel::Divisor(plan.section * plan.row_tiles);
-  params.split_keys = plan.split_keys;
+  tiles = std::max(tiles, 1);  // of a side without rows no block asks
+  params.row_tiles = kernel::Divisor(tiles);
+  params.section = kernel::Divisor(section);
+  params.section_tiles = kernel::Divisor(section * tiles);
   params.scale = static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * log2_e);
   params.softcap = static_cast<float>(p.softcap * log2_e);
   params.keep_scale = static_cast<float>(1 / (1 - p.dropout_p));
@@ -53,9 +53,39 @@ kernel::ForwardParams forward_params(const CudaPlan& plan, const Call& call, voi
   params.seed = call.dropout_seed;
   params.offset = call.dropout_offset;
   params.dropout_state = reinterpret_cast<const long long*>(call.dropout_state);
+  return params;
+}
+
+kernel::ForwardParams forward_params(const CudaPlan& plan, const Call& call, void* workspace) {
+  const Problem& p = plan.problem;
+  kernel::ForwardParams params = common_params(p, call, plan.row_tiles, plan.section);
+  params.split_keys = plan.split_keys;
   params.partial_rows = plan.partial_rows;
   params.partial_out = static_cast<float*>(workspace);
   params.partial_lse = params.partial_out + plan.splits * plan.partial_rows * p.head_dim_v;
+  return params;
+}
+
+/// Of the main kernel, whose tiles are those of keys.
+kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call& call,
+                                       void* workspace) {
+  const Problem& p = plan.problem;
+  kernel::BackwardParams params{};
+  params.forward = common_params(p, call, plan.key_tiles, plan.section);
+  params.order_heads = kernel::Divisor(static_cast<int>(p.heads_k));
+  params.dout = view(call.dout);
+  params.dlse = view(call.dlse);
+  params.dq = view(call.dq);
+  params.dk = view(call.dk);
+  params.dv = view(call.dv);
+  params.dsinks = view(call.dsinks);
+  params.gradient_scale = static_cast<float>(p.scale);
+  params.padded_rows = plan.padded_rows;
+  params.dq_sum = static_cast<float*>(workspace);
+  params.lse_2 = params.dq_sum + plan.dq_sum_bytes / 4;
+  params.delta = params.lse_2 + plan.statistics_bytes / 4;
+  params.dq_turns = reinterpret_cast<int*>(params.delta + plan.statistics_bytes / 4);
+  params.ranges = reinterpret_cast<float*>(params.dq_turns + plan.turns_bytes / 4);
   return params;
 }
 
@@ -85,28 +115,40 @@ unsigned blocks_of(int64_t rows) {
 
 }  // namespace
 
-const LoadedKernel& Planned::kernel(std::atomic<const LoadedKernel*>& slot,
-                                    const KernelSpec& spec) const {
-  const LoadedKernel* loaded = slot.load(std::memory_order_acquire);
+const LoadedKernel& PlannedKernel::get(const KernelSpec& spec, int device) const {
+  const LoadedKernel* loaded = loaded_.load(std::memory_order_acquire);
   if (loaded == nullptr) {
-    loaded = &load(spec, device_);
-    slot.store(loaded, std::memory_order_release);
+    loaded = &load(spec, device);
+    loaded_.store(loaded, std::memory_order_release);
   }
   return *loaded;
 }
 
-void Planned::prepare() const {
-  if (plan_.blocks == 0) return;
-  kernel(forward_, plan_.forward);
-  if (plan_.combine) kernel(combine_, *plan_.combine);
+void Planned::run(const Call& call, void* workspace, void* stream) const {
+  if (empty()) return;
+  const CurrentContext context(device_, stream);
+  launch_all(call, workspace, stream);
 }
 
-void Planned::launch_all(const Call& call, void* workspace, void* stream) const {
+void Planned::run(const Call& call, void* stream) const {
+  if (empty()) return;
+  const CurrentContext context(device_, stream);
+  const DeviceWorkspace workspace(device_, workspace_bytes(), stream);
+  launch_all(call, workspace.data(), stream);
+}
+
+void PlannedForward::prepare() const {
+  if (empty()) return;
+  forward_.get(plan_.forward, device());
+  if (plan_.combine) combine_.get(*plan_.combine, device());
+}
+
+void PlannedForward::launch_all(const Call& call, void* workspace, void* stream) const {
   prepare();  // both kernels, before the first is launched
   kernel::ForwardParams params = forward_params(plan_, call, workspace);
   const Grid grid{static_cast<unsigned>(plan_.blocks), static_cast<unsigned>(plan_.splits),
                   static_cast<unsigned>(plan_.tile.value_slices)};
-  launch(kernel(forward_, plan_.forward), plan_.forward, grid, params, stream);
+  launch(forward_.get(plan_.forward, device()), plan_.forward, grid, params, stream);
   if (!plan_.combine) return;
   const Problem& p = plan_.problem;
   kernel::CombineParams joined{params.partial_out,   params.partial_lse,
@@ -114,21 +156,52 @@ void Planned::launch_all(const Call& call, void* workspace, void* stream) const 
                                params.out,           params.lse,
                                params.sinks,         p.packed_q ? 1 : params.batch,
                                params.heads_q.value, p.packed_q ? p.tokens_q : p.seqlen_q};
-  launch(kernel(combine_, *plan_.combine), *plan_.combine, {blocks_of(plan_.partial_rows)}, joined,
-         stream);
+  launch(combine_.get(*plan_.combine, device()), *plan_.combine, {blocks_of(plan_.partial_rows)},
+         joined, stream);
 }
 
-void Planned::run(const Call& call, void* workspace, void* stream) const {
-  if (plan_.blocks == 0) return;  // nothing to write
-  const CurrentContext context(device_, stream);
-  launch_all(call, workspace, stream);
+void PlannedBackward::prepare() const {
+  if (empty()) return;
+  prepare_.get(plan_.prepare, device());
+  backward_.get(plan_.backward, device());
+  finish_.get(plan_.finish, device());
+  if (plan_.values) values_.get(*plan_.values, device());
+  if (plan_.sinks) sinks_.get(*plan_.sinks, device());
 }
 
-void Planned::run(const Call& call, void* stream) const {
-  if (plan_.blocks == 0) return;
-  const CurrentContext context(device_, stream);
-  const DeviceWorkspace workspace(device_, plan_.workspace_bytes, stream);
-  launch_all(call, workspace.data(), stream);
+void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream) const {
+  prepare();
+  kernel::BackwardParams keys = backward_params(plan_, call, workspace);
+  kernel::BackwardParams rows = keys;
+  rows.order_heads = rows.forward.heads_q;
+  const int row_tiles = std::max(plan_.row_tiles, 1);
+  rows.forward.row_tiles = kernel::Divisor(row_tiles);
+  rows.forward.section = kernel::Divisor(1);
+  rows.forward.section_tiles = kernel::Divisor(row_tiles);
+  const Grid key_grid{static_cast<unsigned>(plan_.blocks)};
+  const Grid row_grid{static_cast<unsigned>(plan_.row_blocks)};
+  if (plan_.values) {
+    check(driver().set_words(reinterpret_cast<CUdeviceptr>(keys.ranges), 0,
+                             static_cast<size_t>(plan_.ranges_bytes / 4),
+                             static_cast<CUstream>(stream)),
+          "setting memory");
+    if (plan_.blocks > 0) {
+      launch(values_.get(*plan_.values, device()), *plan_.values, key_grid, keys, stream);
+    }
+  }
+  if (plan_.row_blocks > 0) {
+    launch(prepare_.get(plan_.prepare, device()), plan_.prepare, row_grid, rows, stream);
+  }
+  if (plan_.blocks > 0) {
+    launch(backward_.get(plan_.backward, device()), plan_.backward, key_grid, keys, stream);
+  }
+  if (plan_.row_blocks > 0) {
+    launch(finish_.get(plan_.finish, device()), plan_.finish, row_grid, rows, stream);
+  }
+  if (plan_.sinks) {
+    const Grid heads{static_cast<unsigned>(plan_.problem.heads_q)};
+    launch(sinks_.get(*plan_.sinks, device()), *plan_.sinks, heads, rows, stream);
+  }
 }
 
 GpuLimits limits_of(const DeviceInfo& info) {
@@ -136,9 +209,23 @@ GpuLimits limits_of(const DeviceInfo& info) {
           info.shared_per_sm, info.threads_per_sm, info.blocks_per_sm};
 }
 
-std::shared_ptr<const Planned> plan(const Problem& problem, const CudaTuning& tuning) {
+std::shared_ptr<const PlannedForward> plan_forward(const Problem& problem,
+                                                   const CudaTuning& tuning) {
   const int id = problem.device.id;
-  return std::make_shared<const Planned>(plan_cuda(problem, limits_of(device(id)), tuning), id);
+  return std::make_shared<const PlannedForward>(plan_cuda(problem, limits_of(device(id)), tuning),
+                                                id);
+}
+
+std::shared_ptr<const PlannedBackward> plan_backward(const Problem& problem,
+                                                     const std::optional<BackwardTile>& tile) {
+  const int id = problem.device.id;
+  return std::make_shared<const PlannedBackward>(
+      plan_cuda_backward(problem, limits_of(device(id)), tile), id);
+}
+
+std::shared_ptr<const Planned> plan(const Problem& problem) {
+  if (problem.pass == Pass::forward) return plan_forward(problem);
+  return plan_backward(problem);
 }
 
 void merge(const MergeCall& call, int device_id, void* stream) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "plan/cuda_common.hpp"
 #include "plan/kernel_config.hpp"
 #include "problem/argument.hpp"
 
@@ -15,51 +16,16 @@ namespace fa {
 
 namespace {
 
-// K and V of one section's heads together: a good half of the smallest L2 among data-centre GPUs.
-constexpr int64_t section_bytes = 20 << 20;
 // Fewer keys than this in a split cost more to join than they save.
 constexpr int64_t min_split_keys = 256;
 constexpr int64_t max_splits = 64;
 constexpr int combine_rows = 4;  // of a block of fa_sm80_combine and fa_sm80_merge: a warp each
 
-int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
-int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
-
-void need_offered(const Problem& p) {
-  if (p.dtype == float32) {
-    fail(Status::unsupported, "q", "is float32; CUDA devices take float16 and bfloat16");
-  }
-  if (p.pass == Pass::backward) {
-    fail(Status::unsupported, "q", "lies on a CUDA device, where the backward pass is not offered");
-  }
-  if (p.family == Family::sm90) {
-    fail(Status::unsupported, "family", "is sm90; this build has sm80's kernels for CUDA devices");
-  }
-  // The kernels' factors are float32.
-  const auto need_float = [](const char* option, double value, double factor) {
-    if (std::abs(factor) > FLT_MAX) {
-      fail(Status::unsupported, option, "is {}: beyond the float32 that CUDA devices compute with",
-           value);
-    }
-  };
-  need_float("scale", p.scale, p.softcap > 0 ? p.scale / p.softcap : p.scale * std::numbers::log2e);
-  need_float("softcap", p.softcap, p.softcap * std::numbers::log2e);
-  if (p.packed_q && p.tokens_q > INT_MAX) {
-    fail(Status::unsupported, "q", "has {} packed tokens; CUDA devices take up to {}", p.tokens_q,
-         INT_MAX);
-  }
-}
-
-bool masks_left(const Problem& p) { return p.window_left >= 0; }
-bool masks_right(const Problem& p) { return p.window_right >= 0; }
-
 std::string forward_config(const CudaPlan& plan) {
   const Problem& p = plan.problem;
   const ForwardTile& t = plan.tile;
-  return KernelConfig()
-      .format("element", true, p.dtype)
-      .number("head_dim", p.head_dim)
-      .number("head_dim_v", p.head_dim_v)
+  KernelConfig config;
+  return add_problem(config, p)
       .number("value_columns", value_columns(t, p.head_dim_v))
       .number("warps", t.warps)
       .number("warp_rows", t.warp_rows)
@@ -68,23 +34,11 @@ std::string forward_config(const CudaPlan& plan) {
       .number("stages", t.stages)
       .number("query_slices", t.query_slices)
       .number("min_blocks", t.min_blocks)
-      .number("alignment", p.alignment)
       .flag("stale_maximum", t.stale_maximum)
       .flag("normalize_steps", t.normalize_steps)
       .flag("serial_rows", t.serial_rows)
       .flag("warps_split_keys", t.warps_split_keys)
-      .flag("packed_q", p.packed_q)
-      .flag("packed_k", p.packed_k)
-      .flag("used_q", p.used_q)
-      .flag("used_k", p.used_k)
-      .flag("window_left", masks_left(p))
-      .flag("window_right", masks_right(p))
-      .flag("positive_scale", static_cast<float>(p.scale) > 0)
-      .flag("softcap", p.softcap > 0)
-      .flag("alibi", p.alibi)
-      .format("bias", p.bias, p.bias_dtype)
       .format("sinks", p.sinks, p.sinks_dtype)
-      .flag("dropout", p.dropout_p > 0)
       .flag("split", plan.splits > 1)
       .text();
 }
@@ -109,48 +63,23 @@ KernelSpec combine_kernel(const Problem& p) {
 void cut_rows(CudaPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t rows = plan.tile.rows();
-  int64_t row_tiles = ceil_div(p.seqlen_q, rows);
-  if (p.packed_q) {
-    // Each sequence may leave a tile unfilled, and so may the tokens behind the last.
-    row_tiles = p.tokens_q > 0 ? p.tokens_q / rows + p.batch + 1 : 0;
-  }
+  const int64_t row_tiles = tiles_of_head(p.packed_q, p.seqlen_q, p.tokens_q, p.batch, rows);
   const int64_t of_head = plan.tile.serial_rows ? std::min<int64_t>(row_tiles, 1) : row_tiles;
-  plan.blocks = of_head * (p.packed_q ? p.heads_q : p.batch * p.heads_q);
-  if (plan.blocks > INT_MAX) {
-    fail(Status::unsupported, "q", "makes {} tiles of {} rows; CUDA devices take up to {}",
-         plan.blocks, rows, INT_MAX);
-  }
+  plan.blocks = checked_blocks("q", of_head * (p.packed_q ? p.heads_q : p.batch * p.heads_q), rows);
   plan.row_tiles = static_cast<int>(row_tiles);
 }
 
-/// About as many heads as share the L2, in whole groups, whose long tiles all go first. Without a
-/// mask from the right one head follows the other. The last section had better be no small one,
-/// which would end in a few long tiles on an idle device (13% of a forward pass with 16 heads of
-/// 16k keys).
+/// Heads in whole groups, whose long tiles all go first. Without a mask from the right one head
+/// follows the other.
 int choose_section(const CudaPlan& plan) {
   const Problem& p = plan.problem;
-  if (!masks_right(p) || p.packed_q || plan.tile.serial_rows) return 1;
-  const int64_t groups = std::max<int64_t>(p.batch * p.heads_k, 1);
-  const int64_t bytes = std::max<int64_t>(p.seqlen_k * (p.head_dim + p.head_dim_v) * 2, 1);
-  const int64_t least = std::clamp<int64_t>(section_bytes / bytes, 1, groups);
-  const int64_t most = groups / least;  // sections
-  int64_t best = least;
-  double best_last = 0;  // the last section's part of a whole one
-  for (int64_t sections = most; sections > std::max<int64_t>(most - 64, 0); --sections) {
-    const int64_t section = ceil_div(groups, sections);
-    if (section > 2 * least || best_last == 1) break;
-    const int64_t rest = groups % section;
-    const double last = rest == 0 ? 1 : static_cast<double>(rest) / static_cast<double>(section);
-    if (last > best_last) {
-      best = section;
-      best_last = last;
-    }
-  }
-  return static_cast<int>(best * p.group());
+  if (p.window_right < 0 || p.packed_q || plan.tile.serial_rows) return 1;
+  const int64_t bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
+  return static_cast<int>(groups_in_section(p.batch * p.heads_k, bytes) * p.group());
 }
 
 int64_t keys_of_split(const CudaPlan& plan, int64_t splits) {
-  return round_up(ceil_div(plan.problem.seqlen_k, splits), plan.tile.keys);
+  return round_up_to(ceil_div_by(plan.problem.seqlen_k, splits), plan.tile.keys);
 }
 
 /// As many splits as fill the device once, where the row tiles alone leave much of it idle. Their
@@ -164,7 +93,7 @@ int choose_splits(const CudaPlan& plan) {
   const int64_t keys = std::min(p.seqlen_k, p.keys_of_row() + plan.tile.rows() - 1);
   const int64_t wanted = std::min({slots / work, keys / min_split_keys, max_splits});
   if (wanted <= 1) return 1;
-  return static_cast<int>(ceil_div(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty
+  return static_cast<int>(ceil_div_by(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty
 }
 
 /// Splits along the keys, what joins them, and the memory between the two.

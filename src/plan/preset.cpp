@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
 #include "problem/argument.hpp"
 
@@ -89,12 +90,32 @@ std::vector<KernelSpec> llm(const GpuLimits& gpu) {
   return kernels;
 }
 
+/// Their backward passes.
+std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
+  std::vector<KernelSpec> kernels;
+  for (const DType dtype : {bfloat16, float16}) {
+    for (const int64_t head_dim : {64, 128, 256}) {
+      for (const Use& use : uses()) {
+        if (use.used_k) continue;  // inference
+        Problem problem = problem_of(use, dtype, head_dim);
+        problem.pass = Pass::backward;
+        const CudaBackwardPlan plan = plan_cuda_backward(problem, gpu);
+        for (const KernelSpec* kernel : {&plan.prepare, &plan.backward, &plan.finish}) {
+          add(kernels, *kernel);
+        }
+        if (plan.values) add(kernels, *plan.values);
+      }
+    }
+  }
+  return kernels;
+}
+
 }  // namespace
 
-std::vector<std::string> presets() { return {"llm"}; }
+std::vector<std::string> presets() { return {"llm", "llm-backward"}; }
 
 std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::string& arch) {
-  if (preset != "llm") {
+  if (preset != "llm" && preset != "llm-backward") {
     fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", preset,
          fmt::join(presets(), ", "));
   }
@@ -105,7 +126,7 @@ std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::str
     fail(Status::invalid_argument, "arch", "is \"{}\"; allowed are {}", arch,
          fmt::join(known, ", "));
   }
-  return llm(*gpu);
+  return preset == "llm" ? llm(*gpu) : llm_backward(*gpu);
 }
 
 }  // namespace fa

@@ -3,15 +3,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "plan/cuda_common.hpp"
 #include "problem/argument.hpp"
 
 namespace fa {
-
-namespace {
-
-constexpr int pad16(int64_t n) { return static_cast<int>((n + 15) / 16 * 16); }
-
-}  // namespace
 
 int value_columns(const ForwardTile& tile, int64_t head_dim_v) {
   return static_cast<int>(head_dim_v / tile.value_slices);
@@ -57,16 +52,17 @@ struct Work {
   bool packed;   ///< rows, many of whose sequences are short
   bool softcap;
   bool dropout;
-  bool terms;  ///< ALiBi or bias, whose addresses want registers
+  bool alibi, bias;  ///< whose addresses want registers
 
-  bool light() const { return !dropout && !terms; }
+  bool light() const { return !dropout && !alibi && !bias; }
   bool plain() const { return light() && !softcap && !packed && !window; }
   bool many_rows() const { return rows > 128; }
 };
 
 bool any(const Work&) { return true; }
 bool light(const Work& w) { return w.light(); }
-bool without_terms(const Work& w) { return !w.terms; }
+bool without_bias(const Work& w) { return !w.bias; }
+bool without_terms(const Work& w) { return !w.alibi && !w.bias; }
 bool full_or_window(const Work& w) { return !w.causal || w.window; }
 bool plain_short(const Work& w) { return w.plain() && w.keys <= 768; }
 bool plain_short_causal(const Work& w) { return plain_short(w) && w.causal; }
@@ -118,7 +114,7 @@ constexpr Entry entries[] = {
      {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 3, .stale_maximum = false}},
     {64, 64, plain_short, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 3}},
     {64, 64, plain_full, {.keys = 80, .query_slices = 4, .min_blocks = 2}},
-    {64, 64, any, paired_turns(64, 4)},
+    {64, 64, without_bias, paired_turns(64, 4)},
     {64, 64, light, {.keys = 32, .query_slices = 4, .min_blocks = 3}},
     {64, 64, any, {.keys = 32, .stages = 3, .query_slices = 4, .min_blocks = 2}},
     {96, 96, plain_short_causal, {.keys = 32, .stages = 3, .min_blocks = 2}},
@@ -156,7 +152,8 @@ ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
             .packed = p.packed_q,
             .softcap = p.softcap > 0,
             .dropout = p.dropout_p > 0,
-            .terms = p.alibi || p.bias};
+            .alibi = p.alibi,
+            .bias = p.bias};
   if (p.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
     work.rows = 0;
     work.keys = INT64_MAX;

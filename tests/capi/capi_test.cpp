@@ -413,11 +413,11 @@ TEST(Cuda, InformationAndBundlesAreThoseOfCpp) {
   EXPECT_EQ(compile("x", nullptr, "sm_80"), FA_INVALID_ARGUMENT);
   EXPECT_EQ(compile("x", "llm", nullptr), FA_INVALID_ARGUMENT);
   EXPECT_EQ(compile("x", "none", "sm_80"), FA_INVALID_ARGUMENT);
-  EXPECT_STREQ(fa_last_error(), "preset: is \"none\"; allowed are llm");
+  EXPECT_STREQ(fa_last_error(), "preset: is \"none\"; allowed are llm, llm-backward");
   // A compiler's log is as long.
   const std::string preset(20000, 'p');
   EXPECT_EQ(compile("x", preset.c_str(), "sm_80"), FA_INVALID_ARGUMENT);
-  EXPECT_EQ(fa_last_error(), "preset: is \"" + preset + "\"; allowed are llm");
+  EXPECT_EQ(fa_last_error(), "preset: is \"" + preset + "\"; allowed are llm, llm-backward");
   EXPECT_EQ(compile("x", "llm", ""), FA_INVALID_ARGUMENT);
   EXPECT_EQ(compile("x", "llm", "sm_80,sm_1"), FA_INVALID_ARGUMENT);
   EXPECT_EQ(std::string(fa_last_error()).find("arch: is \"sm_1\"; allowed are sm_80"), 0U);

@@ -51,7 +51,7 @@ void expect_variants_right(const check::Spec& spec) {
     c.poison(false);
     place.run(c.memory(), [&](const check::Place::Here& here) {
       const Call call = validate(here(c.forward_args()), here(c.options()), Data::required);
-      cuda::plan(call.problem, variant.tuning)->run(call, here.stream());
+      cuda::plan_forward(call.problem, variant.tuning)->run(call, here.stream());
     });
     const DType dtype = spec.dtype;
     expect_close("out", c.out.values(), dtype, dtype, {exact.out, plain.out, exact.out_abs});

@@ -32,6 +32,26 @@ TEST(Mask, KeyRangeIsTheInequalityOfTheDefinition) {
   }
 }
 
+TEST(Mask, RowRangeIsKeyRangeFromTheOtherSide) {
+  for (int q_len = 0; q_len <= 5; ++q_len) {
+    for (int k_len = 0; k_len <= 6; ++k_len) {
+      for (int left = -1; left <= 7; ++left) {
+        for (int right = -1; right <= 7; ++right) {
+          for (int j = 0; j < k_len; ++j) {
+            const auto rows = fa::mask::row_range(j, q_len, k_len, left, right);
+            for (int i = 0; i < q_len; ++i) {
+              const auto keys = fa::mask::key_range(i, q_len, k_len, left, right);
+              ASSERT_EQ(j >= keys.begin && j < keys.end, i >= rows.begin && i < rows.end)
+                  << "i " << i << " j " << j << " q_len " << q_len << " k_len " << k_len << " left "
+                  << left << " right " << right;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Mask, EndsNeverFallAsRowsGrow) {
   for (int k_len = 0; k_len <= 6; ++k_len) {
     for (int i = 0; i < 8; ++i) {

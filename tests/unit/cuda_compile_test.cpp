@@ -15,6 +15,7 @@
 #include "cuda/nvrtc.hpp"
 #include "cuda/parallel.hpp"
 #include "cuda/precompile.hpp"
+#include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
 #include "plan/kernel_config.hpp"
 
@@ -62,12 +63,16 @@ void expect_fits(const std::vector<Target>& targets, int most) {
 
 // What the present kernels spill at most, in bytes of a thread; none of it may grow unseen.
 constexpr int most_of_preset = 128;
+constexpr int most_of_backward = 152;
 constexpr int most_with_options = 264;
 constexpr int most_of_ablation = 100;
 
 class Preset : public testing::TestWithParam<std::string> {};
 
 TEST_P(Preset, FitsTheGpu) { expect_fits(preset_targets("llm", {GetParam()}), most_of_preset); }
+TEST_P(Preset, BackwardFitsTheGpu) {
+  expect_fits(preset_targets("llm-backward", {GetParam()}), most_of_backward);
+}
 
 std::vector<std::string> archs() {
   std::vector<std::string> names;
@@ -93,6 +98,16 @@ std::vector<Target> sample() {
     const CudaPlan plan = plan_cuda(p, gpu);
     targets.push_back({plan.forward, gpu.arch});
     if (plan.combine) targets.push_back({*plan.combine, gpu.arch});
+    if (!c.spec.backward) continue;
+    p = validate(c.backward_args(), c.options(), Data::optional).problem;
+    p.device = {cuda_device, 0};
+    const CudaBackwardPlan backward = plan_cuda_backward(p, gpu);
+    for (const KernelSpec& kernel : {backward.prepare, backward.backward, backward.finish}) {
+      targets.push_back({kernel, gpu.arch});
+    }
+    for (const auto& kernel : {backward.values, backward.sinks}) {
+      if (kernel) targets.push_back({*kernel, gpu.arch});
+    }
   }
   return targets;
 }

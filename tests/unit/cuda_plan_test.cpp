@@ -148,7 +148,6 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
     const char* message;
   } cases[] = {
       {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
-      {[](Problem& p) { p.pass = Pass::backward; }, "q: lies on a CUDA device, where the backward"},
       {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
       {[](Problem& p) { p.packed_q = true, p.tokens_q = int64_t{1} << 31; },
        "q: has 2147483648 packed tokens;"},

@@ -19,4 +19,17 @@ constexpr KeyRange key_range(long long i, long long q_len, long long k_len, long
   return {begin, end < 0 ? 0 : end};
 }
 
+/// Rows [begin, end) that may see key j: those of key_range, where the sequence has them.
+struct RowRange {
+  long long begin;
+  long long end;
+};
+constexpr RowRange row_range(long long j, long long q_len, long long k_len, long long left,
+                             long long right) {
+  const long long diagonal = j - (k_len - q_len);  // the row whose diagonal key is j
+  const long long begin = right < 0 || diagonal <= right ? 0 : diagonal - right;
+  const long long end = left < 0 || diagonal + left + 1 >= q_len ? q_len : diagonal + left + 1;
+  return {begin, end < 0 ? 0 : end};
+}
+
 }  // namespace fa::mask

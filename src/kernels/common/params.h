@@ -47,6 +47,23 @@ struct ForwardParams {
   long long partial_rows;
 };
 
+/// Of all kernels of a backward pass. `forward` is what it has in common with the forward pass; its
+/// tiles are those of keys, whose heads are `order_heads`, or of rows in the kernels before and
+/// after the main one.
+struct BackwardParams {
+  ForwardParams forward;
+  View dout, dlse, dq, dk, dv, dsinks;
+  Divisor order_heads;   ///< of a sequence, whose tiles the blocks take
+  float gradient_scale;  ///< of dQ and dK: the scale of the scores
+  float* lse_2;          ///< [heads_q][padded_rows], log2(e) * LSE; +inf where a row sees no key
+  float* delta;          ///< [heads_q][padded_rows]: dO . O - dLSE
+  float* dq_sum;         ///< [heads_q][padded_rows][padded head_dim], as tile/accumulate.cuh has it
+  int* dq_turns;         ///< [heads_q][padded_rows / tile]: how many have added to a tile's dQ
+  float* ranges;         ///< float16: of each query head the largest |dO|^2, and |dLSE|; then of
+                         ///< each key head the largest |V|^2
+  long long padded_rows;  ///< of a head: each sequence begins with a tile of its own
+};
+
 /// Joins the splits of a forward pass, or two attentions over disjoint keys.
 struct CombineParams {
   const float* partial_out;

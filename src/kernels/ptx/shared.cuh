@@ -43,4 +43,10 @@ __device__ inline uint4 load_shared(u32 address) {
   return value;
 }
 
+__device__ inline float load_float(u32 address) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+}
+
 }  // namespace fa::ptx

@@ -248,7 +248,10 @@ struct Forward {
     }
     if constexpr (c::normalize_steps) multiply_by_sum(o, softmax.sum);
     softmax.add(added);
-    if constexpr (c::dropout) dropout.apply(s, warp_row, first, lane);
+    if constexpr (c::dropout) {
+      dropout.apply<m_tiles, n_tiles>(warp_row, first, lane,
+                                      [&](int m, int n, int e) { s[m][n][e] = 0; });
+    }
 #pragma unroll
     for (int n = 0; n < n_tiles; n += 2) {
 #pragma unroll
@@ -458,7 +461,7 @@ extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_
     const int block = static_cast<int>(blockIdx.x);
     const int index =
         c::packed_q ? tile * static_cast<int>(gridDim.x) + block : block * tiles + tile;
-    const Place place = find_place<rows, c::packed_q, c::used_q>(p, index);
+    const Place place = find_place<rows, c::packed_q, c::used_q>(p, p.rows, p.heads_q, index);
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     Side keys{0, 0, 0};
     if (place.sequence < p.batch) {  // else tokens behind the last sequence

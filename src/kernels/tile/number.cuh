@@ -21,10 +21,16 @@ struct Format<Number::float16> {
   /// dropout of 0.9 these would be all that is left of a row.
   static constexpr float headroom = 6;
   static constexpr bool tanh_by_instruction = false;
+  /// In the backward pass, where P is at most 1, it is multiplied by 2^15 for the same reason, and
+  /// dS by a power of 2 that its bound leaves room for.
+  static constexpr float gradient_headroom = 15;
+  static constexpr bool scales_gradients = true;
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     ptx::mma_f16(d, a, b0, b1);
   }
   static __device__ u32 pack(float low, float high) { return ptx::pack_f16(low, high); }
+  static __device__ float low(u32 pair) { return ptx::f16_to_f32(static_cast<u16>(pair)); }
+  static __device__ float high(u32 pair) { return ptx::f16_to_f32(static_cast<u16>(pair >> 16)); }
   static __device__ float load(const void* data, long long index) {
     return ptx::f16_to_f32(static_cast<const u16*>(data)[index]);
   }
@@ -40,10 +46,14 @@ struct Format<Number::bfloat16> {
   static constexpr float headroom = 0;
   /// A score is then off by cap * 2^-11 at most, where q and k, rounded to 2^-9, make it worse.
   static constexpr bool tanh_by_instruction = true;
+  static constexpr float gradient_headroom = 0;
+  static constexpr bool scales_gradients = false;
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     ptx::mma_bf16(d, a, b0, b1);
   }
   static __device__ u32 pack(float low, float high) { return ptx::pack_bf16(low, high); }
+  static __device__ float low(u32 pair) { return __uint_as_float(pair << 16); }
+  static __device__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000); }
   static __device__ float load(const void* data, long long index) {
     return ptx::bf16_to_f32(static_cast<const u16*>(data)[index]);
   }

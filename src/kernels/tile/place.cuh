@@ -44,34 +44,43 @@ struct Place {
   Side rows;
 };
 
-/// Heads come in sections, whose K and V stay in L2 together. Within a section the last tiles of
-/// all heads go first: under a causal mask they see the most keys, and short tiles fill the end.
-__device__ inline Place place_of(const kernel::ForwardParams& p, int index, int* tile) {
+/// Which tiles are the longest under a causal mask, and had better start first, so that short ones
+/// fill the end: the last rows see the most keys, the first keys are seen by the most rows.
+enum class Longest { last, first };
+
+/// Heads come in sections, whose K and V stay in L2 together. Within a section the longest tiles of
+/// all heads go first.
+template <Longest longest>
+__device__ Place place_of(const kernel::ForwardParams& p, const kernel::Divisor& heads, int index,
+                          int* tile) {
   const int section = index / p.section_tiles;
   const int rest = index - section * p.section_tiles.value;
   const int first = section * p.section.value;
-  const int left = p.batch * p.heads_q.value - first;
+  const int left = p.batch * heads.value - first;
   const bool whole = left >= p.section.value;
   const int turn = whole ? rest / p.section : rest / left;
   const int head = first + rest - turn * (whole ? p.section.value : left);
-  *tile = p.row_tiles.value - 1 - turn;
-  const int sequence = head / p.heads_q;
-  return {sequence, head - sequence * p.heads_q.value, 0, {}};
+  *tile = longest == Longest::first ? turn : p.row_tiles.value - 1 - turn;
+  const int sequence = head / heads;
+  return {sequence, head - sequence * heads.value, 0, {}};
 }
 
-template <int tile_rows, bool packed, bool used>
-__device__ Place find_place(const kernel::ForwardParams& p, int index) {
+/// The tile of `tile_rows` rows (or keys) that is a block's. `side`: p.rows, with the heads of
+/// queries, or p.keys, with those of keys.
+template <int tile_rows, bool packed, bool used, Longest longest = Longest::last>
+__device__ Place find_place(const kernel::ForwardParams& p, const kernel::Lengths& side,
+                            const kernel::Divisor& heads, int index) {
   if constexpr (!packed) {
     int tile = 0;
-    Place place = place_of(p, index, &tile);
+    Place place = place_of<longest>(p, heads, index, &tile);
     place.row = tile * tile_rows;
-    place.rows = side_of<false, used>(p.rows, place.sequence, p.batch);
+    place.rows = side_of<false, used>(side, place.sequence, p.batch);
     return place;
   } else {
     // A tile's heads follow each other, so that what runs at the end is of the last sequences,
     // short ones more often than not; head after head it would be the longest of a whole head.
-    int tile = index / p.heads_q;
-    const int head = index - tile * p.heads_q.value;
+    int tile = index / heads;
+    const int head = index - tile * heads.value;
     // Tiles are numbered through all sequences, and every warp sums them up, 128 sequences at a
     // time: a lane's four loads wait for memory together.
     constexpr int of_lane = 4;
@@ -81,9 +90,9 @@ __device__ Place find_place(const kernel::ForwardParams& p, int index) {
 #pragma unroll
       for (int i = 0; i < of_lane; ++i) {
         const int sequence = base + of_lane * lane + i;
-        Side side{0, 0, 0};
-        if (sequence <= p.batch) side = side_of<true, used>(p.rows, sequence, p.batch);
-        tiles[i] = (side.extent + tile_rows - 1) / tile_rows;
+        Side rows{0, 0, 0};
+        if (sequence <= p.batch) rows = side_of<true, used>(side, sequence, p.batch);
+        tiles[i] = (rows.extent + tile_rows - 1) / tile_rows;
         own += tiles[i];
       }
       int sum = own;
@@ -110,8 +119,8 @@ __device__ Place find_place(const kernel::ForwardParams& p, int index) {
           count = next;
         }
       }
-      return {sequence, head, (count - 1 - tile) * tile_rows,
-              side_of<true, used>(p.rows, sequence, p.batch)};
+      if constexpr (longest == Longest::last) tile = count - 1 - tile;
+      return {sequence, head, tile * tile_rows, side_of<true, used>(side, sequence, p.batch)};
     }
     return {-1, 0, 0, {}};
   }

@@ -61,8 +61,17 @@ struct Score {
   }
 
   __device__ float operator()(float s, int row, int key) const {
+    return with_terms(bounded(s), row, key);
+  }
+
+  /// The product, scaled; with a softcap its tanh, whose derivative is 1 - tanh^2.
+  __device__ float bounded(float s) const {
     s *= scale;
-    if constexpr (Terms::softcap) s = bounded_tanh(s) * (Terms::only_softcap ? 1 : cap);
+    if constexpr (Terms::softcap) s = bounded_tanh(s);
+    return s;
+  }
+  __device__ float with_terms(float s, int row, int key) const {
+    if constexpr (Terms::softcap && !Terms::only_softcap) s *= cap;
     if constexpr (Terms::alibi) {
       s -= slope * fabsf(static_cast<float>(row + shift - key));
     }
@@ -111,10 +120,10 @@ struct Dropout {
                             static_cast<u32>(place.sequence * p.heads_q.value + place.head));
   }
 
-  /// P := 0 where dropped, in a fragment of rows and keys from these on; what is kept is divided by
-  /// 1 - p at the end.
-  template <int m_tiles, int n_tiles>
-  __device__ void apply(float (&s)[m_tiles][n_tiles][4], int row, int key, int lane) const {
+  /// Calls drop(m, n, e) for what is dropped of a fragment [m][n][e] of rows and keys from these
+  /// on; what is kept is divided by 1 - p at the end.
+  template <int m_tiles, int n_tiles, typename Drop>
+  __device__ void apply(int row, int key, int lane, const Drop& drop) const {
 #pragma unroll
     for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
@@ -125,7 +134,7 @@ struct Dropout {
           words(word, row + 16 * m + lane / 4, key + 8 * n + lane % 4 * 2 + e);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (word[i] < threshold) s[m][n + i % 2][i / 2 * 2 + e] = 0;
+            if (word[i] < threshold) drop(m, n + i % 2, i / 2 * 2 + e);
           }
         }
       }

@@ -8,12 +8,16 @@ namespace fa::tile {
 
 using u32 = unsigned;
 
+constexpr int widest_panel(int columns) {
+  return columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16;
+}
+
 /// rows x columns (a multiple of 16), in panels of 64, 32 or 16 columns: 128 bytes hold 1, 2 or 4
 /// rows of a panel, and the chunks of eight consecutive rows are permuted over all 32 banks.
-template <int rows, int columns>
+template <int rows, int columns, int panel_ = widest_panel(columns)>
 struct SharedTile {
-  static_assert(columns % 16 == 0 && rows % 8 == 0);
-  static constexpr int panel = columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16;
+  static constexpr int panel = panel_;
+  static_assert(columns % panel == 0 && panel % 16 == 0 && rows % 8 == 0);
   static constexpr int chunks = columns / 8;  ///< of 8 elements, 16 bytes, in a row
   static constexpr int panel_chunks = panel / 8;
   static constexpr int row_bytes = 2 * panel;

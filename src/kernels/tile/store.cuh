@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tile/copy.cuh"
+#include "tile/product.cuh"
 
 namespace fa::tile {
 
@@ -37,6 +38,37 @@ __device__ void store_rows(u32 tile, const float (&x)[m_tiles][n_tiles][4], int 
                                ptx::load_shared(tile + Tile::offset(row, panel + chunk)));
       }
     }
+  }
+}
+
+/// factor * x, rounded to Element, into a warp's part of Tile.
+template <typename Element, typename Tile, int m_tiles, int n_tiles>
+__device__ void put_fragment(const Part<Tile>& part, const float (&x)[m_tiles][n_tiles][4],
+                             int lane, float factor) {
+#pragma unroll
+  for (int n = 0; n < n_tiles; ++n) {
+    const u32 at = (part.tile + Tile::offset(lane / 4, n) + lane % 4 * 4) ^ part.chunk;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        ptx::store_shared(at + (16 * m + 8 * h) * Tile::row_bytes,
+                          Element::pack(factor * x[m][n][2 * h], factor * x[m][n][2 * h + 1]));
+      }
+    }
+  }
+}
+
+/// Rows of a whole Tile, by the block's threads, into rows from `to` on; rows from `count` on do
+/// not exist.
+template <typename Tile, int rows, int columns, int threads, int alignment>
+__device__ void write_rows(u32 tile, char* to, long long stride, int count) {
+  constexpr int chunks = columns / 8;
+  for (int i = threadIdx.x; i < rows * chunks; i += threads) {
+    const int row = i / chunks, chunk = i % chunks;
+    if (row >= count) break;
+    store_chunk<alignment>(to + row * stride + 16 * chunk,
+                           ptx::load_shared(tile + Tile::offset(row, chunk)));
   }
 }
 

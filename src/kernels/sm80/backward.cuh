@@ -1,0 +1,388 @@
+// The backward pass, Algorithm 2 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
+// cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
+//
+// A block owns `keys` keys of one key head, with their dK and dV in registers, and walks over the
+// query rows that see them, `rows` at a time, of all query heads that share the keys; the blocks
+// are parallel over keys, key heads and sequences. Its warps share each product as a grid. dQ of
+// the rows is summed in float32 in global memory, since other blocks add to it;
+// backward_prepare.cuh comes before, backward_finish.cuh after.
+#pragma once
+
+#include "ptx/turn.cuh"
+#include "sm80/backward_shapes.cuh"
+#include "tile/accumulate.cuh"
+#include "tile/copy.cuh"
+#include "tile/score.cuh"
+#include "tile/store.cuh"
+
+namespace fa::sm80 {
+
+using Terms = ScoreTerms<c::element, c::softcap, c::alibi, c::bias, !c::positive_scale>;
+
+// Shared memory: K, V, then places for a step's Q, dO and statistics, then P and dS.
+constexpr int statistics_bytes = 2 * 4 * c::rows;  ///< LSE and delta
+constexpr int stage_bytes = QueryTile::bytes + DoutTile::bytes + statistics_bytes;
+constexpr int stages_at = KeyTile::bytes + ValueTile::bytes;
+constexpr int scores_at = stages_at + c::stages * stage_bytes;
+
+struct Backward {
+  const kernel::BackwardParams& p;
+  const kernel::ForwardParams& f = p.forward;
+  const Place place;  ///< of the keys: `row` is the first, `head` that of keys
+  const Side rows;    ///< of the queries
+  const u32 shared;
+  const int lane = threadIdx.x % 32;
+  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+
+  const int k_len = place.rows.length;
+  const int heads = f.group.value;  ///< that share the keys
+  int first_tile, tiles;            ///< of rows that see some of the keys, in each head
+  const Place query;                ///< the sequence's rows, of the first of these heads
+  const long long padded = padded_begin(f, place.sequence, rows);
+
+  TileReader<QueryTile, c::rows, c::head_dim, threads, c::alignment> q;
+  TileReader<DoutTile, c::rows, c::head_dim_v, threads, c::alignment> dout;
+  int loaded = 0;  ///< steps whose copies have begun
+
+  // Operands, as the warp reads its part of them. V lies as K does, dO as Q, dS as P: where panels
+  // and grids are the same, so are the addresses but for an offset, which spares registers.
+  static constexpr u32 value_at = KeyTile::bytes, dout_at = QueryTile::bytes;
+  static constexpr u32 p_at = scores_at, ds_at = scores_at + ScoreTile::bytes;
+  const LaneAddress<QueryTile> score_q =
+      rows_then_columns(Part<QueryTile>(shared + stages_at, ScoreGrid::row(warp), 0), lane);
+  const LaneAddress<KeyTile> score_k =
+      columns_then_rows(Part<KeyTile>(shared, ScoreGrid::column(warp), 0), lane);
+  const LaneAddress<DoutTile> score_dout =
+      rows_then_columns(Part<DoutTile>(shared + stages_at, ScoreGrid::row(warp), 0), lane);
+  const LaneAddress<ValueTile> score_v =
+      columns_then_rows(Part<ValueTile>(shared, ScoreGrid::column(warp), 0), lane);
+  const LaneAddress<ScoreTile> value_p =
+      columns_then_rows(Part<ScoreTile>(shared, 0, ValueGrid::row(warp)), lane);
+  const LaneAddress<DoutTile> value_dout =
+      rows_then_columns(Part<DoutTile>(shared + stages_at, 0, ValueGrid::column(warp)), lane);
+  const LaneAddress<ScoreTile> key_ds =
+      columns_then_rows(Part<ScoreTile>(shared, 0, KeyGrid::row(warp)), lane);
+  const LaneAddress<QueryTile> key_q =
+      rows_then_columns(Part<QueryTile>(shared + stages_at, 0, KeyGrid::column(warp)), lane);
+  const LaneAddress<ScoreTile> query_ds =
+      rows_then_columns(Part<ScoreTile>(shared, QueryGrid::row(warp), 0), lane);
+  const LaneAddress<KeyTile> query_k =
+      rows_then_columns(Part<KeyTile>(shared, 0, QueryGrid::column(warp)), lane);
+
+  KeptSlices<c::key_slices, ScoreGrid::n_tiles> kept_k;
+  KeptSlices<c::value_slices, ScoreGrid::n_tiles> kept_v;
+  float dk[KeyGrid::m_tiles][KeyGrid::n_tiles][4] = {};
+  float dv[ValueGrid::m_tiles][ValueGrid::n_tiles][4] = {};
+  /// dS is multiplied by it: a power of 2, so that it fits its format.
+  const float ds_scale;
+  /// What the scores still lack: a multiplication that goes into the exponent's.
+  const float factor = Terms::none ? f.scale : Terms::only_softcap ? f.softcap : 1;
+
+  __device__ Backward(const kernel::BackwardParams& params, const Place& where,
+                      const Side& rows_side, u32 base)
+      : p(params),
+        place(where),
+        rows(rows_side),
+        shared(base),
+        query{where.sequence, where.head * params.forward.group.value, 0, rows_side},
+        q(row_of(f.q, query, 0), 2 * f.q.row),
+        dout(row_of(p.dout, query, 0), 2 * p.dout.row),
+        ds_scale(scale_of_gradients()) {
+    find_tiles();
+    q.from += first_tile * c::rows * q.stride;
+    dout.from += first_tile * c::rows * dout.stride;
+  }
+
+  static __device__ const char* row_of(const kernel::View& view, const Place& at, long long row) {
+    return static_cast<const char*>(view.data) +
+           2 * (at.sequence * view.batch + (at.rows.begin + row) * view.row + at.head * view.head);
+  }
+
+  /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|.
+  __device__ float scale_of_gradients() const {
+    if constexpr (!Element::scales_gradients) return 1;
+    float dout_square = 0, dlse = 0;
+    for (int head = query.head; head < query.head + heads; ++head) {
+      dout_square = fmaxf(dout_square, p.ranges[head]);
+      dlse = fmaxf(dlse, p.ranges[f.heads_q.value + head]);
+    }
+    const float values = p.ranges[2 * f.heads_q.value + place.head];
+    // Not their product, which may be beyond float32.
+    const float exponent =
+        0.5f * (ptx::log2(dout_square) + ptx::log2(values)) + ptx::log2(f.keep_scale) + 1;
+    const float largest = fmaxf(exponent, ptx::log2(dlse)) + 1;
+    return largest > -120 ? ptx::exp2(fmaxf(14 - ceilf(largest), -120)) : 1;
+  }
+
+  /// The rows that see the first of the keys begin first, those that see the last end last.
+  __device__ void find_tiles() {
+    const int last = min(place.row + c::keys, k_len) - 1;
+    first_tile = tiles = 0;
+    if (last < place.row) return;
+    const auto range = [&](int key) {
+      return mask::row_range(key, rows.length, k_len, c::window_left ? f.window_left : -1,
+                             c::window_right ? f.window_right : -1);
+    };
+    const long long begin = range(place.row).begin, end = range(last).end;
+    if (begin >= end) return;
+    first_tile = static_cast<int>(begin / c::rows);
+    tiles = static_cast<int>((end + c::rows - 1) / c::rows) - first_tile;
+  }
+
+  __device__ mask::KeyRange visible(int row) const {
+    return visible_keys<c::window_left, c::window_right>(f, row, rows.length, k_len);
+  }
+
+  __device__ void load_keys() {
+    TileReader<KeyTile, c::keys, c::head_dim, threads, c::alignment> k(
+        row_of(f.k, place, place.row), 2 * f.k.row);
+    TileReader<ValueTile, c::keys, c::head_dim_v, threads, c::alignment> v(
+        row_of(f.v, place, place.row), 2 * f.v.row);
+    k.load(shared, k_len - place.row);
+    v.load(shared + KeyTile::bytes, k_len - place.row);
+  }
+
+  /// Starts to load what the next step works on, into a stage that nobody reads any more.
+  __device__ void load_next(int head, int tile) {
+    if (head < heads) {
+      const u32 stage = shared + stages_at + loaded % c::stages * stage_bytes;
+      const int row = (first_tile + tile) * c::rows;
+      q.load(stage, rows.length - row);
+      dout.load(stage + QueryTile::bytes, rows.length - row);
+      constexpr int chunks = c::rows / 4;  // of 16 bytes
+      const long long at = (query.head + head) * p.padded_rows + padded + row;
+      for (int i = threadIdx.x; i < 2 * chunks; i += threads) {
+        const float* from = (i < chunks ? p.lse_2 : p.delta) + at + i % chunks * 4;
+        ptx::cp_async<16>(stage + QueryTile::bytes + DoutTile::bytes + 16 * i, from, true);
+      }
+      ++loaded;
+      if (tile == tiles - 1) {  // on to the next head's first
+        q.from += 2 * f.q.head - tiles * c::rows * q.stride;
+        dout.from += 2 * p.dout.head - tiles * c::rows * dout.stride;
+      }
+    }
+    ptx::cp_async_commit();
+  }
+
+  /// A row that sees no key has no gradients, whatever its dO holds.
+  __device__ void clear_empty_rows(u32 stage) {
+    const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
+    bool empty = false;
+    for (int i = threadIdx.x; i < c::rows; i += threads) {
+      empty = empty || ptx::load_float(statistics + 4 * i) == -minus_infinity;
+    }
+    if (!__syncthreads_or(empty)) return;
+    for (int i = threadIdx.x; i < c::rows * DoutTile::chunks; i += threads) {
+      const int row = i / DoutTile::chunks;
+      if (ptx::load_float(statistics + 4 * row) == -minus_infinity) {
+        ptx::store_shared(stage + QueryTile::bytes + DoutTile::offset(row, i % DoutTile::chunks),
+                          uint4{0, 0, 0, 0});
+      }
+    }
+    __syncthreads();
+  }
+
+  using Scores = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
+
+  /// P = exp(S - LSE) and dS = P (dP - delta) (lines 12 to 15 of Algorithm 2), from S and dP.
+  template <bool masked>
+  __device__ void form_gradients(Scores& s, Scores& dp, const Dropout& dropout,
+                                 const Score<Terms>& score, int first_row, u32 statistics) {
+    const int row0 = first_row + ScoreGrid::row(warp), key0 = place.row + ScoreGrid::column(warp);
+    if constexpr (c::dropout) {
+#pragma unroll
+      for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+        for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) dp[m][n][e] *= f.keep_scale;
+        }
+      }
+    }
+    // P comes with its own power of 2.
+    const float of_p = ds_scale / (1u << static_cast<int>(Element::gradient_headroom));
+    u32 dropped[ScoreGrid::m_tiles][ScoreGrid::n_tiles] = {};
+    if constexpr (c::dropout) {
+      dropout.apply<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(row0, key0, lane,
+                                                            [&](int m, int n, int e) {
+                                                              dp[m][n][e] = 0;
+                                                              dropped[m][n] |= 1u << e;
+                                                            });
+    }
+#pragma unroll
+    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int in_tile = ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4;
+        const float lse = ptx::load_float(statistics + 4 * in_tile) - Element::gradient_headroom;
+        const float delta = ptx::load_float(statistics + 4 * (c::rows + in_tile));
+        const int row = first_row + in_tile;
+        const auto seen = visible(row);
+        const int begin = static_cast<int>(seen.begin), end = static_cast<int>(seen.end);
+#pragma unroll
+        for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = s[m][n][2 * h + e];
+            float& y = dp[m][n][2 * h + e];
+            const int j = key0 + 8 * n + lane % 4 * 2 + e;
+            float slope = 1;
+            if constexpr (!Terms::none) {
+              x = score.bounded(x);
+              if constexpr (c::softcap) slope = 1 - x * x;
+              x = score.with_terms(x, row, j);
+            }
+            x = ptx::exp2(fmaf(x, factor, -lse));
+            y = x * ((y - delta) * of_p);
+            if constexpr (c::softcap) y *= slope;
+            if constexpr (masked) {
+              if ((c::window_left && j < begin) || j >= end) x = y = 0;
+            }
+            if constexpr (c::dropout) {
+              if (dropped[m][n] >> (2 * h + e) & 1) x = 0;
+            }
+          }
+        }
+      }
+    }
+  }
+
+  /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
+  template <bool masked>
+  __device__ void step(int head, int tile, u32 stage_offset) {
+    const int first_row = (first_tile + tile) * c::rows;
+    const u32 stage = shared + stages_at + stage_offset;
+    Scores s = {}, dp = {};
+    multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_q, stage_offset, score_k,
+                                                                0, kept_k);
+    multiply<Element, Lies::along_k, Lies::along_k, width / 16>(
+        dp, score_dout, stage_offset + dout_at, score_v, value_at, kept_v);
+    const Place at{place.sequence, query.head + head, first_row, rows};
+    form_gradients<masked>(s, dp, Dropout(f, at), Score<Terms>(f, at, k_len), first_row,
+                           stage + QueryTile::bytes + DoutTile::bytes);
+    const Part<ScoreTile> p_part(shared + scores_at, ScoreGrid::row(warp), ScoreGrid::column(warp));
+    const Part<ScoreTile> ds_part(shared + scores_at + ScoreTile::bytes, ScoreGrid::row(warp),
+                                  ScoreGrid::column(warp));
+    put_fragment<Element>(p_part, s, lane, 1);
+    put_fragment<Element>(ds_part, dp, lane, 1);
+    __syncthreads();
+    multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dv, value_p, p_at, value_dout,
+                                                                    stage_offset + dout_at);
+    multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dk, key_ds, ds_at, key_q,
+                                                                    stage_offset);
+    int* turn = dq_turn_of(p, query.head + head, padded + first_row);
+    if constexpr (c::deterministic) ptx::wait_for_turn(turn, turn_of(first_row));
+    add_query_part<0>(query.head + head, padded + first_row);
+    if constexpr (query_parts > 1) add_query_part<1>(query.head + head, padded + first_row);
+    if constexpr (c::deterministic) ptx::pass_turn(turn);
+  }
+
+  /// dQ += dS K (line 17), of a part of the columns.
+  template <int part>
+  __device__ void add_query_part(int head, long long padded_row) const {
+    QueryPart dq = {};
+    multiply<Element, Lies::along_k, Lies::across_k, c::keys / 16, part * part_tiles>(
+        dq, query_ds, ds_at, query_k, 0);
+    if constexpr (Element::scales_gradients) scale_by(dq, 1 / ds_scale);
+    add_fragment(dq_sum_of(p, head, padded_row, warp, part), dq, lane);
+  }
+
+  /// The blocks of the keys that a tile of rows sees add to its dQ in their order.
+  __device__ int turn_of(int first_row) const {
+    int first_key_tile = 0;
+    if constexpr (c::window_left) {
+      const long long key = visible(first_row).begin;
+      first_key_tile = static_cast<int>(key / c::keys);
+    }
+    return place.row / c::keys - first_key_tile;
+  }
+
+  static __device__ void scale_by(QueryPart& x, float factor) {
+#pragma unroll
+    for (int m = 0; m < QueryGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < part_tiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[m][n][e] *= factor;
+      }
+    }
+  }
+
+  __device__ void run() {
+    load_keys();
+    int next_head = tiles > 0 ? 0 : heads, next_tile = 0;
+    const auto load_another = [&] {
+      load_next(next_head, next_tile);
+      if (++next_tile == tiles) {
+        next_tile = 0;
+        ++next_head;
+      }
+    };
+#pragma unroll
+    for (int i = 0; i < c::stages - 1; ++i) load_another();
+    u32 stage_offset = 0;
+    if (tiles > 0) {
+      if constexpr (c::key_slices + c::value_slices > 0) {
+        ptx::cp_async_wait<c::stages - 2>();  // they come with the first rows
+        __syncthreads();
+        kept_k.load(score_k, 0);
+        kept_v.load(score_v, value_at);
+      }
+      for (int head = 0; head < heads; ++head) {
+        for (int tile = 0; tile < tiles; ++tile) {
+          if constexpr (c::stages == 1) {
+            __syncthreads();
+            load_another();
+          }
+          ptx::cp_async_wait<c::stages == 1 ? 0 : c::stages - 2>();
+          __syncthreads();  // all have what this step needs, and are done with the one before
+          clear_empty_rows(shared + stages_at + stage_offset);
+          if constexpr (c::stages > 1) load_another();
+          const int row = (first_tile + tile) * c::rows;
+          const bool full = visible(row).end >= place.row + c::keys &&
+                            visible(row + c::rows - 1).begin <= place.row;
+          if (full) {
+            step<false>(head, tile, stage_offset);
+          } else {
+            step<true>(head, tile, stage_offset);
+          }
+          stage_offset =
+              stage_offset == (c::stages - 1) * stage_bytes ? 0 : stage_offset + stage_bytes;
+        }
+      }
+    }
+    ptx::cp_async_wait<0>();
+    __syncthreads();
+    store<KeyTile, KeyGrid, c::head_dim>(shared, dk, p.dk, p.gradient_scale / ds_scale);
+    store<ValueTile, ValueGrid, c::head_dim_v>(
+        shared + KeyTile::bytes, dv, p.dv,
+        (c::dropout ? f.keep_scale : 1) / (1u << static_cast<int>(Element::gradient_headroom)));
+  }
+
+  template <typename Tile, typename Grid, int columns, int m_tiles, int n_tiles>
+  __device__ void store(u32 tile, const float (&x)[m_tiles][n_tiles][4], const kernel::View& view,
+                        float scale) const {
+    put_fragment<Element>(Part<Tile>(tile, Grid::row(warp), Grid::column(warp)), x, lane, scale);
+    __syncthreads();
+    write_rows<Tile, c::keys, columns, threads, c::alignment>(
+        tile, const_cast<char*>(row_of(view, place, place.row)), 2 * view.row,
+        place.rows.extent - place.row);
+  }
+};
+
+}  // namespace fa::sm80
+
+extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_blocks)
+    fa_sm80_backward(const __grid_constant__ fa::kernel::BackwardParams p) {
+  using namespace fa::sm80;
+  extern __shared__ __align__(128) char shared[];
+  const fa::kernel::ForwardParams& f = p.forward;
+  const Place place = find_place<c::keys, c::packed_k, c::used_k, Longest::first>(
+      f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));
+  if (place.sequence < 0 || place.row >= place.rows.extent) return;
+  Side rows{0, 0, 0};
+  if (place.sequence < f.batch) {  // else keys behind the last sequence
+    rows = side_of<c::packed_q, c::used_q>(f.rows, place.sequence, f.batch);
+  }
+  Backward(p, place, rows, fa::ptx::shared_address(shared)).run();
+}

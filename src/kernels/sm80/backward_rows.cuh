@@ -1,0 +1,35 @@
+// Rows of tensors in global memory, for the small kernels around the main one.
+#pragma once
+
+#include "sm80/backward_shapes.cuh"
+#include "tile/copy.cuh"
+
+namespace fa::sm80 {
+
+constexpr int row_lanes = 8;  ///< that share a row
+
+__device__ inline const char* row_at(const kernel::View& view, const Place& place, long long row) {
+  return static_cast<const char*>(view.data) +
+         2 * (place.sequence * view.batch + (place.rows.begin + row) * view.row +
+              place.head * view.head);
+}
+
+/// Of two rows, by row_lanes lanes.
+__device__ inline float dot(const char* a, const char* b, int lane) {
+  float sum = 0;
+  for (int chunk = lane; chunk < c::head_dim_v / 8; chunk += row_lanes) {
+    const uint4 x = load_chunk<c::alignment>(a + 16 * chunk);
+    const uint4 y = load_chunk<c::alignment>(b + 16 * chunk);
+    const u32 left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sum = fmaf(Element::low(left[i]), Element::low(right[i]), sum);
+      sum = fmaf(Element::high(left[i]), Element::high(right[i]), sum);
+    }
+  }
+#pragma unroll
+  for (int step = 1; step < row_lanes; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  return sum;
+}
+
+}  // namespace fa::sm80

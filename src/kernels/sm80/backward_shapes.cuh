@@ -1,0 +1,73 @@
+// What the three kernels of a backward pass agree on: tiles, where a row's statistics lie, and how
+// dQ's sum is shared out between warps.
+#pragma once
+
+#include "common/params.h"
+#include "ptx/reduce.cuh"
+#include "tile/number.cuh"
+#include "tile/place.cuh"
+#include "tile/product.cuh"
+
+namespace fa::sm80 {
+
+using namespace fa::tile;
+namespace c = fa::config;
+
+using Element = Format<c::element>;
+
+constexpr int threads = 32 * c::warps;
+constexpr int depth = c::depth;  ///< of Q K^T: head_dim, padded so that the warps can share it
+constexpr int width = c::width;  ///< of V, likewise
+
+/// Four warps share 192 columns as 48, which are not an even part of wider panels.
+constexpr int panel_of(int columns) { return columns == 192 ? 16 : widest_panel(columns); }
+
+using QueryTile = SharedTile<c::rows, depth, panel_of(depth)>;
+using KeyTile = SharedTile<c::keys, depth, panel_of(depth)>;
+using DoutTile = SharedTile<c::rows, width, panel_of(width)>;
+using ValueTile = SharedTile<c::keys, width, panel_of(width)>;
+using ScoreTile = SharedTile<c::rows, c::keys>;
+
+using ScoreGrid = WarpGrid<c::warps, c::rows, c::keys, c::warps / c::row_warps>;
+using QueryGrid = WarpGrid<c::warps, c::rows, depth,
+                           column_warps<KeyTile, c::warps, c::rows, depth>(c::warps / 2)>;
+using KeyGrid = WarpGrid<c::warps, c::keys, depth,
+                         column_warps<QueryTile, c::warps, c::keys, depth>(c::column_warps)>;
+using ValueGrid = WarpGrid<c::warps, c::keys, width,
+                           column_warps<DoutTile, c::warps, c::keys, width>(c::column_warps)>;
+
+/// dQ of a step is formed in parts of its columns, one after the other, for the registers.
+constexpr int query_parts = QueryGrid::n_tiles % (2 * c::query_parts) == 0 &&
+                                    (QueryGrid::n_tiles & (QueryGrid::n_tiles - 1)) == 0
+                                ? c::query_parts
+                                : 1;
+constexpr int part_tiles = QueryGrid::n_tiles / query_parts;
+using QueryPart = float[QueryGrid::m_tiles][part_tiles][4];
+
+/// Where a sequence's rows begin among a head's padded ones: with a tile of their own.
+__device__ inline long long padded_begin(const kernel::ForwardParams& p, int sequence, Side rows) {
+  const long long padded = (p.rows.seqlen + c::rows - 1) / c::rows * c::rows;
+  return c::packed_q ? (rows.begin + static_cast<long long>(sequence) * c::rows) / c::rows * c::rows
+                     : sequence * padded;
+}
+
+/// dQ's sum of a tile of rows: rows * depth numbers, warp by warp, part by part.
+__device__ inline float* dq_sum_of(const kernel::BackwardParams& p, int head, long long padded_row,
+                                   int warp, int part) {
+  return p.dq_sum + (head * p.padded_rows + padded_row) * depth +
+         (warp * query_parts + part) * (QueryGrid::m_tiles * part_tiles * 128);
+}
+
+/// The largest of what a block's threads have found, none of it negative; NaN is passed over.
+__device__ inline void raise_range(float* range, float x) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
+  if (threadIdx.x % 32 == 0) ptx::max_global(range, x);
+}
+
+/// How many blocks have added to it.
+__device__ inline int* dq_turn_of(const kernel::BackwardParams& p, int head, long long padded_row) {
+  return p.dq_turns + (head * p.padded_rows + padded_row) / c::rows;
+}
+
+}  // namespace fa::sm80

@@ -1,0 +1,47 @@
+// Sums of fragments in global memory, in float32 and in the order of the fragments, so that a
+// warp's instruction writes whole lines.
+#pragma once
+
+#include "ptx/reduce.cuh"
+
+namespace fa::tile {
+
+/// A lane's number e of a fragment's 128.
+__device__ inline int sum_index(int lane, int e) {
+  return ptx::adds_vectors ? 4 * lane + e : 32 * e + lane;
+}
+
+/// sum += x, by a warp; other warps may add to the same sum at the same time.
+template <int m_tiles, int n_tiles>
+__device__ void add_fragment(float* sum, const float (&x)[m_tiles][n_tiles][4], int lane) {
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < n_tiles; ++n) {
+      float* to = sum + (m * n_tiles + n) * 128 + sum_index(lane, 0);
+      const float (&a)[4] = x[m][n];
+      if constexpr (ptx::adds_vectors) {
+        ptx::add_global(to, a);
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) ptx::add_global(to + 32 * e, a[e]);
+      }
+    }
+  }
+}
+
+template <int m_tiles, int n_tiles>
+__device__ void load_fragment(float (&x)[m_tiles][n_tiles][4], const float* sum, int lane) {
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        x[m][n][e] = sum[(m * n_tiles + n) * 128 + sum_index(lane, e)];
+      }
+    }
+  }
+}
+
+}  // namespace fa::tile

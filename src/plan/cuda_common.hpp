@@ -1,0 +1,32 @@
+// What the plans of both passes on a CUDA device have in common.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/kernel_config.hpp"
+#include "problem/problem.hpp"
+
+namespace fa {
+
+constexpr int64_t ceil_div_by(int64_t n, int64_t by) { return (n + by - 1) / by; }
+constexpr int64_t round_up_to(int64_t n, int64_t multiple) {
+  return ceil_div_by(n, multiple) * multiple;
+}
+constexpr int pad16(int64_t n) { return static_cast<int>(round_up_to(n, 16)); }
+
+/// Throws Error (unsupported) for what CUDA devices are not offered in either pass.
+void need_offered(const Problem& problem);
+
+/// Tiles of `size` rows, or keys, of one head; all packed sequences together.
+int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size);
+/// So many tiles as a grid has blocks; throws Error (unsupported) for too many.
+int checked_blocks(const char* name, int64_t blocks, int64_t size);
+
+/// About as many heads as share the L2, in groups of `together`: how many of `groups` have tiles
+/// that alternate. bytes: of a group, that its blocks read again and again.
+int64_t groups_in_section(int64_t groups, int64_t bytes);
+
+/// The constants that both passes' kernels are compiled with: formats, sizes, options.
+KernelConfig& add_problem(KernelConfig& config, const Problem& problem);
+
+}  // namespace fa

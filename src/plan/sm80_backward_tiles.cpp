@@ -1,0 +1,67 @@
+#include "plan/sm80_backward_tiles.hpp"
+
+#include <algorithm>
+
+#include "plan/cuda_common.hpp"
+#include "problem/argument.hpp"
+
+namespace fa {
+
+int padded_columns(const BackwardTile& tile, int64_t head_dim) {
+  // Of 16 rows each, so many warps must stand side by side, with 16 columns or more.
+  const int side_by_side = 16 * tile.warps / std::min(tile.keys, tile.rows);
+  if (side_by_side <= 1) return pad16(head_dim);
+  for (const int columns : {32, 64, 128, 192}) {
+    if (head_dim <= columns && 16 * side_by_side <= columns) return columns;
+  }
+  return 256;
+}
+
+int shared_bytes(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v) {
+  const int columns = padded_columns(tile, head_dim) + padded_columns(tile, head_dim_v);
+  const int stage = tile.rows * (2 * columns + 8);  // with LSE and delta
+  return 2 * tile.keys * columns + tile.stages * stage + 2 * 2 * tile.rows * tile.keys;
+}
+
+bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu) {
+  const int bytes = shared_bytes(tile, head_dim, head_dim_v);
+  return bytes <= gpu.shared_per_block && tile.min_blocks * (bytes + 1024) <= gpu.shared_per_sm;
+}
+
+namespace {
+
+struct Entry {
+  int columns;  ///< of Q and V, the wider, at most
+  bool causal;  ///< asked for by the entry; else any mask
+  BackwardTile tile;
+};
+
+// The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
+// multiprocessor's shared memory are the best of some 10 for each head_dim, measured on an H100
+// (docs/kernels.md); the others are what fits, unmeasured.
+constexpr Entry entries[] = {
+    {64, true, {.min_blocks = 3}},
+    {64, false, {.query_parts = 2, .key_slices = 4, .value_slices = 4, .min_blocks = 2}},
+    {64, false, {.query_parts = 2}},
+    {128, false, {.query_parts = 2, .min_blocks = 2}},
+    {128, false, {.warps = 8, .keys = 128}},
+    {128, false, {.rows = 32}},
+    {256, false, {.warps = 8, .column_warps = 4, .query_parts = 2, .key_slices = 8}},
+    {256, false, {.warps = 8, .rows = 32, .column_warps = 4}},
+    {256, false, {.rows = 32, .keys = 32, .stages = 1}},
+};
+
+}  // namespace
+
+BackwardTile backward_tile(const Problem& p, const GpuLimits& gpu) {
+  const int64_t columns = std::max(p.head_dim, p.head_dim_v);
+  for (const Entry& entry : entries) {
+    const bool meant = columns <= entry.columns && (!entry.causal || p.window_right >= 0);
+    if (meant && fits(entry.tile, p.head_dim, p.head_dim_v, gpu)) return entry.tile;
+  }
+  fail(Status::unsupported, "q",
+       "has head_dim {}, {} of v; the backward pass of CUDA devices takes up to 256", p.head_dim,
+       p.head_dim_v);
+}
+
+}  // namespace fa

@@ -1,0 +1,50 @@
+#pragma once
+#include "emulator.hpp"
+
+namespace fa::ptx {
+
+using u32 = unsigned;
+
+inline u32 shared_address(const void* p) {
+  return static_cast<u32>(static_cast<const char*>(p) - emulator::runtime->shared());
+}
+template <typename T>
+T& at_shared(u32 address) {
+  return *reinterpret_cast<T*>(emulator::runtime->shared() + address);
+}
+
+struct Matrices {
+  u32* r;
+  u32 address;
+};
+template <bool transposed>
+void load_matrices(Matrices* const* lanes) {
+  for (int i = 0; i < 4; ++i) {
+    for (int lane = 0; lane < 32; ++lane) {
+      u32 pair = 0;
+      for (int e = 0; e < 2; ++e) {
+        const int row = transposed ? lane % 4 * 2 + e : lane / 4;
+        const int column = transposed ? lane / 4 : lane % 4 * 2 + e;
+        pair |= static_cast<u32>(at_shared<unsigned short>(lanes[8 * i + row]->address +
+                                                           2 * static_cast<u32>(column)))
+                << (16 * e);
+      }
+      lanes[lane]->r[i] = pair;
+    }
+  }
+}
+inline void ldmatrix(u32 (&r)[4], u32 address) {
+  Matrices mine{r, address};
+  emulator::warp<Matrices, load_matrices<false>>(mine);
+}
+inline void ldmatrix_trans(u32 (&r)[4], u32 address) {
+  Matrices mine{r, address};
+  emulator::warp<Matrices, load_matrices<true>>(mine);
+}
+
+inline void store_shared(u32 address, u32 value) { at_shared<u32>(address) = value; }
+inline void store_shared(u32 address, uint4 value) { at_shared<uint4>(address) = value; }
+inline uint4 load_shared(u32 address) { return at_shared<uint4>(address); }
+inline float load_float(u32 address) { return at_shared<float>(address); }
+
+}  // namespace fa::ptx

@@ -1,0 +1,110 @@
+// Plans of backward passes on CUDA devices: pure functions, no GPU needed.
+#include "plan/cuda_backward_plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+
+namespace fa {
+namespace {
+
+Problem problem(int64_t batch, int64_t seqlen, int64_t head_dim, int64_t head_dim_v) {
+  Problem p;
+  p.pass = Pass::backward;
+  p.device = {cuda_device, 0};
+  p.dtype = bfloat16;
+  p.batch = batch;
+  p.heads_q = 8;
+  p.heads_k = 2;
+  p.head_dim = head_dim;
+  p.head_dim_v = head_dim_v;
+  p.seqlen_q = p.seqlen_k = seqlen;
+  p.tokens_q = p.tokens_k = batch * seqlen;
+  p.scale = 0.125;
+  p.lse = true;
+  return p;
+}
+
+TEST(CudaBackwardPlan, EveryHeadDimFitsEveryGpu) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (int64_t head_dim = 8; head_dim <= 256; head_dim += 8) {
+      for (const int64_t head_dim_v : {int64_t{8}, head_dim, int64_t{256}}) {
+        for (const int64_t window_right : {-1, 0}) {
+          Problem p = problem(2, 1000, head_dim, head_dim_v);
+          p.window_right = window_right;
+          const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
+          const BackwardTile& t = plan.tile;
+          EXPECT_TRUE(fits(t, head_dim, head_dim_v, gpu));
+          EXPECT_GE(padded_columns(t, head_dim), head_dim);
+          EXPECT_LE(32 * t.warps * t.min_blocks, gpu.threads_per_sm);
+          EXPECT_EQ(t.warps % t.row_warps, 0);
+          EXPECT_EQ(t.rows / t.row_warps % 16, 0);
+          EXPECT_EQ(t.keys / (t.warps / t.row_warps) % 16, 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaBackwardPlan, TilesCoverRowsAndKeys) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  Problem p = problem(3, 1000, 128, 128);
+  CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
+  EXPECT_GE(plan.key_tiles * plan.tile.keys, 1000);
+  EXPECT_EQ(plan.blocks, plan.key_tiles * 3 * 2);
+  EXPECT_EQ(plan.row_blocks, plan.row_tiles * 3 * 8);
+  EXPECT_EQ(plan.padded_rows, 3 * plan.row_tiles * plan.tile.rows);
+  p.packed_q = p.packed_k = true;
+  p.tokens_q = p.tokens_k = 1777;
+  plan = plan_cuda_backward(p, gpu);
+  // Each of three sequences may leave a tile unfilled, and so may the tokens behind them.
+  EXPECT_GE(plan.key_tiles * plan.tile.keys, 1777 + 3 * plan.tile.keys);
+  EXPECT_EQ(plan.blocks, plan.key_tiles * 2);
+  EXPECT_GE(plan.padded_rows, 1777 + 3 * plan.tile.rows);
+}
+
+TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  Problem p = problem(1, 4096, 128, 128);
+  const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
+  EXPECT_EQ(plan.workspace_bytes, size_t{8 * 4096 * 4 * (128 + 2)});
+  p.deterministic = true;
+  const CudaBackwardPlan ordered = plan_cuda_backward(p, gpu);
+  EXPECT_EQ(ordered.workspace_bytes - plan.workspace_bytes, size_t{8 * 4096 / 64 * 4});
+  EXPECT_NE(ordered.backward, plan.backward);
+  p.dtype = float16;
+  const CudaBackwardPlan ranged = plan_cuda_backward(p, gpu);
+  EXPECT_EQ(ranged.workspace_bytes - ordered.workspace_bytes, size_t{4 * (2 * 8 + 2)});
+  EXPECT_TRUE(ranged.values.has_value() && !ordered.values.has_value());
+  const std::string text = to_text(ranged);
+  EXPECT_NE(text.find("workspace: " + std::to_string(ranged.workspace_bytes)), std::string::npos)
+      << text;
+}
+
+TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
+  const struct {
+    std::function<void(Problem&)> set;
+    const char* message;
+  } cases[] = {
+      {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
+      {[](Problem& p) { p.bias = p.dbias = true; }, "dbias: is asked of a CUDA device"},
+      {[](Problem& p) { p.head_dim = 576, p.head_dim_v = 512; }, "q: has head_dim 576, 512 of v;"},
+      {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
+      {[](Problem& p) { p.batch = 1 << 20, p.heads_q = p.heads_k = 1 << 20; }, "k: makes "},
+  };
+  for (const auto& refused : cases) {
+    Problem p = problem(1, 64, 64, 64);
+    refused.set(p);
+    try {
+      plan_cuda_backward(p, *known_gpu("sm_90a"));
+      ADD_FAILURE() << "accepted: " << refused.message;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), Status::unsupported);
+      EXPECT_TRUE(std::string(error.what()).starts_with(refused.message)) << error.what();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fa
