@@ -3,14 +3,14 @@
 
 namespace fa::ptx {
 
-/// By all threads of a block: waits until the counter says so. What the blocks before did to global
-/// memory is seen.
+/// By all threads of a block: waits until so many have had their turn. What they did to global
+/// memory is seen. More may have, where lengths in device memory lie: then nobody waits for ever.
 __device__ inline void wait_for_turn(const int* counter, int turn) {
   if (threadIdx.x == 0) {
     int now;
     do {
       asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-    } while (now != turn);
+    } while (now < turn);
   }
   __syncthreads();
 }

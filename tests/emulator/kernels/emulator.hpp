@@ -1,5 +1,5 @@
 // What a kernel's source needs to be compiled for the host: CUDA's words, and the emulator that
-// runs its threads (tests/emulator/emulator.cpp).
+// runs its threads (tests/emulator/run.cpp).
 #pragma once
 
 #include <cmath>

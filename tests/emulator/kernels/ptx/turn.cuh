@@ -4,7 +4,7 @@
 namespace fa::ptx {
 
 inline void wait_for_turn(const int* counter, int turn) {
-  while (*counter != turn) emulator::runtime->spin();
+  while (*counter < turn) emulator::runtime->spin();
   __syncthreads();
 }
 inline void pass_turn(int* counter) {
