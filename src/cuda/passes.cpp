@@ -180,14 +180,15 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
   rows.forward.section_tiles = kernel::Divisor(row_tiles);
   const Grid key_grid{static_cast<unsigned>(plan_.blocks)};
   const Grid row_grid{static_cast<unsigned>(plan_.row_blocks)};
-  if (plan_.values) {
-    check(driver().set_words(reinterpret_cast<CUdeviceptr>(keys.ranges), 0,
-                             static_cast<size_t>(plan_.ranges_bytes / 4),
-                             static_cast<CUstream>(stream)),
+  // Turns, and the ranges behind them, begin with 0: all of them, also those that no row has.
+  const int64_t zeros = plan_.turns_bytes + plan_.ranges_bytes;
+  if (zeros > 0) {
+    check(driver().set_words(reinterpret_cast<CUdeviceptr>(keys.dq_turns), 0,
+                             static_cast<size_t>(zeros / 4), static_cast<CUstream>(stream)),
           "setting memory");
-    if (plan_.blocks > 0) {
-      launch(values_.get(*plan_.values, device()), *plan_.values, key_grid, keys, stream);
-    }
+  }
+  if (plan_.values && plan_.blocks > 0) {
+    launch(values_.get(*plan_.values, device()), *plan_.values, key_grid, keys, stream);
   }
   if (plan_.row_blocks > 0) {
     launch(prepare_.get(plan_.prepare, device()), plan_.prepare, row_grid, rows, stream);

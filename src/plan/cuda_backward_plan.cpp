@@ -18,6 +18,9 @@ void need_backward(const Problem& p) {
   }
 }
 
+/// Whether dQ is summed in an order of its own: a sequence's bits depend on it, too.
+bool in_order(const Problem& p) { return p.deterministic || p.batch_invariant; }
+
 std::string config(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   const BackwardTile& t = plan.tile;
@@ -36,7 +39,7 @@ std::string config(const CudaBackwardPlan& plan) {
       .number("key_slices", std::min(t.key_slices, depth / 16))
       .number("value_slices", std::min(t.value_slices, width / 16))
       .number("min_blocks", t.min_blocks)
-      .flag("deterministic", p.deterministic)
+      .flag("deterministic", in_order(p))
       .text();
 }
 
@@ -64,8 +67,8 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
                                 : p.batch * round_up_to(p.seqlen_q, t.rows);
   plan.statistics_bytes = p.heads_q * plan.padded_rows * 4;
   plan.dq_sum_bytes = plan.statistics_bytes * padded_columns(t, p.head_dim);
-  plan.turns_bytes = p.deterministic ? plan.statistics_bytes / t.rows : 0;
-  plan.ranges_bytes = p.dtype == float16 ? 4 * (2 * p.heads_q + p.heads_k) : 0;
+  plan.turns_bytes = in_order(p) ? plan.statistics_bytes / t.rows : 0;
+  plan.ranges_bytes = p.dtype == float16 ? 4 * p.batch * (2 * p.heads_q + p.heads_k) : 0;
   plan.workspace_bytes =
       plan.dq_sum_bytes + 2 * plan.statistics_bytes + plan.turns_bytes + plan.ranges_bytes;
   const std::string constants = config(plan);

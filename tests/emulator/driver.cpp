@@ -81,7 +81,10 @@ API cuDeviceGetName(char* name, int length, CUdevice) {
   std::snprintf(name, static_cast<size_t>(length), "emulator");
   return success;
 }
+/// FA_EMULATED_GPU=8.6: with the shared memory of the smaller ones; else as an H100.
 API cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
+  const char* named = std::getenv("FA_EMULATED_GPU");
+  const bool small = named != nullptr && std::strcmp(named, "8.6") == 0;
   switch (attribute) {
     case device_attribute::sm_count:
       *value = 4;
@@ -90,25 +93,25 @@ API cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
       *value = 50 << 20;
       break;
     case device_attribute::threads_per_sm:
-      *value = 2048;
+      *value = small ? 1536 : 2048;
       break;
     case device_attribute::major:
-      *value = 9;
+      *value = small ? 8 : 9;
       break;
     case device_attribute::minor:
-      *value = 0;
+      *value = small ? 6 : 0;
       break;
     case device_attribute::shared_per_sm:
-      *value = 228 << 10;
+      *value = small ? 100 << 10 : 228 << 10;
       break;
     case device_attribute::registers_per_sm:
       *value = 65536;
       break;
     case device_attribute::shared_per_block:
-      *value = 227 << 10;
+      *value = small ? 99 << 10 : 227 << 10;
       break;
     case device_attribute::blocks_per_sm:
-      *value = 32;
+      *value = small ? 16 : 32;
       break;
     case device_attribute::memory_pools:
       *value = 1;

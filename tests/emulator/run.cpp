@@ -1,7 +1,8 @@
 // A kernel's blocks, one after the other, each thread a fiber. What it is strict about: warps run
 // in random order between instructions that join them, asynchronous copies arrive only when they
-// are waited for, and shared memory holds NaN at first. So a missing barrier or wait shows as a
-// wrong result sooner than on a GPU, if not always. It knows nothing of time.
+// are waited for, and shared memory holds NaN at first. So most missing barriers and waits show as
+// wrong results. What does not show: a copy begun too early, whatever happens between blocks, and
+// time.
 #include "emulator/run.hpp"
 
 #include <boost/context/fiber.hpp>
@@ -157,6 +158,7 @@ void run_block(Block& block, Call call, const void* parameters, std::mt19937& ra
     thread.fiber = context::fiber(std::allocator_arg, stacks, [&](context::fiber&& caller) {
       thread.caller = std::move(caller);
       call(parameters);
+      if (!thread.open.empty()) stop("copies were begun that nobody can wait for");
       thread.state = State::done;
       return std::move(thread.caller);
     });

@@ -59,8 +59,7 @@ struct BackwardParams {
   float* delta;          ///< [heads_q][padded_rows]: dO . O - dLSE
   float* dq_sum;         ///< [heads_q][padded_rows][padded head_dim], as tile/accumulate.cuh has it
   int* dq_turns;         ///< [heads_q][padded_rows / tile]: how many have added to a tile's dQ
-  float* ranges;         ///< float16: of each query head the largest |dO|^2, and |dLSE|; then of
-                         ///< each key head the largest |V|^2
+  float* ranges;         ///< for float16, as range_of of sm80/backward_shapes.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own
 };
 

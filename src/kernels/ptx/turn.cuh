@@ -19,7 +19,6 @@ __device__ inline void wait_for_turn(const int* counter, int turn) {
 __device__ inline void pass_turn(int* counter) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();
     asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
   }
 }

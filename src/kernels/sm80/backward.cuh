@@ -9,9 +9,8 @@
 #pragma once
 
 #include "ptx/turn.cuh"
-#include "sm80/backward_shapes.cuh"
+#include "sm80/backward_rows.cuh"
 #include "tile/accumulate.cuh"
-#include "tile/copy.cuh"
 #include "tile/score.cuh"
 #include "tile/store.cuh"
 
@@ -24,6 +23,9 @@ constexpr int statistics_bytes = 2 * 4 * c::rows;  ///< LSE and delta
 constexpr int stage_bytes = QueryTile::bytes + DoutTile::bytes + statistics_bytes;
 constexpr int stages_at = KeyTile::bytes + ValueTile::bytes;
 constexpr int scores_at = stages_at + c::stages * stage_bytes;
+/// Groups of copies that may be under way when a step begins.
+constexpr int pending = c::stages == 1 ? 0 : c::stages - 2;
+static_assert(c::stages > 1 || c::key_slices + c::value_slices == 0);
 
 struct Backward {
   const kernel::BackwardParams& p;
@@ -85,17 +87,12 @@ struct Backward {
         rows(rows_side),
         shared(base),
         query{where.sequence, where.head * params.forward.group.value, 0, rows_side},
-        q(row_of(f.q, query, 0), 2 * f.q.row),
-        dout(row_of(p.dout, query, 0), 2 * p.dout.row),
+        q(row_at(f.q, query, 0), 2 * f.q.row),
+        dout(row_at(p.dout, query, 0), 2 * p.dout.row),
         ds_scale(scale_of_gradients()) {
     find_tiles();
     q.from += first_tile * c::rows * q.stride;
     dout.from += first_tile * c::rows * dout.stride;
-  }
-
-  static __device__ const char* row_of(const kernel::View& view, const Place& at, long long row) {
-    return static_cast<const char*>(view.data) +
-           2 * (at.sequence * view.batch + (at.rows.begin + row) * view.row + at.head * view.head);
   }
 
   /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|.
@@ -103,15 +100,14 @@ struct Backward {
     if constexpr (!Element::scales_gradients) return 1;
     float dout_square = 0, dlse = 0;
     for (int head = query.head; head < query.head + heads; ++head) {
-      dout_square = fmaxf(dout_square, p.ranges[head]);
-      dlse = fmaxf(dlse, p.ranges[f.heads_q.value + head]);
+      dout_square = fmaxf(dout_square, *range_of(p, Range::dout, place.sequence, head));
+      dlse = fmaxf(dlse, *range_of(p, Range::dlse, place.sequence, head));
     }
-    const float values = p.ranges[2 * f.heads_q.value + place.head];
+    const float values = *range_of(p, Range::values, place.sequence, place.head);
     // Not their product, which may be beyond float32.
-    const float exponent =
-        0.5f * (ptx::log2(dout_square) + ptx::log2(values)) + ptx::log2(f.keep_scale) + 1;
-    const float largest = fmaxf(exponent, ptx::log2(dlse)) + 1;
-    return largest > -120 ? ptx::exp2(fmaxf(14 - ceilf(largest), -120)) : 1;
+    const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
+    const float bound = fmaxf(product + ptx::log2(f.keep_scale) + 1, ptx::log2(dlse)) + 1;
+    return ptx::exp2(fminf(fmaxf(14 - ceilf(bound), -120), 120));
   }
 
   /// The rows that see the first of the keys begin first, those that see the last end last.
@@ -135,9 +131,9 @@ struct Backward {
 
   __device__ void load_keys() {
     TileReader<KeyTile, c::keys, c::head_dim, threads, c::alignment> k(
-        row_of(f.k, place, place.row), 2 * f.k.row);
+        row_at(f.k, place, place.row), 2 * f.k.row);
     TileReader<ValueTile, c::keys, c::head_dim_v, threads, c::alignment> v(
-        row_of(f.v, place, place.row), 2 * f.v.row);
+        row_at(f.v, place, place.row), 2 * f.v.row);
     k.load(shared, k_len - place.row);
     v.load(shared + KeyTile::bytes, k_len - place.row);
   }
@@ -184,7 +180,7 @@ struct Backward {
 
   using Scores = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
 
-  /// P = exp(S - LSE) and dS = P (dP - delta) (lines 12 to 15 of Algorithm 2), from S and dP.
+  /// P = exp(S - LSE) and dS = P (dP - delta) (lines 11 and 14 of Algorithm 2), from S and dP.
   template <bool masked>
   __device__ void form_gradients(Scores& s, Scores& dp, const Dropout& dropout,
                                  const Score<Terms>& score, int first_row, u32 statistics) {
@@ -277,7 +273,7 @@ struct Backward {
     if constexpr (c::deterministic) ptx::pass_turn(turn);
   }
 
-  /// dQ += dS K (line 17), of a part of the columns.
+  /// dQ += dS K (line 15), of a part of the columns.
   template <int part>
   __device__ void add_query_part(int head, long long padded_row) const {
     QueryPart dq = {};
@@ -309,7 +305,7 @@ struct Backward {
   }
 
   __device__ void run() {
-    load_keys();
+    if (tiles > 0) load_keys();
     int next_head = tiles > 0 ? 0 : heads, next_tile = 0;
     const auto load_another = [&] {
       load_next(next_head, next_tile);
@@ -323,7 +319,7 @@ struct Backward {
     u32 stage_offset = 0;
     if (tiles > 0) {
       if constexpr (c::key_slices + c::value_slices > 0) {
-        ptx::cp_async_wait<c::stages - 2>();  // they come with the first rows
+        ptx::cp_async_wait<pending>();  // they come with the first rows
         __syncthreads();
         kept_k.load(score_k, 0);
         kept_v.load(score_v, value_at);
@@ -334,7 +330,7 @@ struct Backward {
             __syncthreads();
             load_another();
           }
-          ptx::cp_async_wait<c::stages == 1 ? 0 : c::stages - 2>();
+          ptx::cp_async_wait<pending>();
           __syncthreads();  // all have what this step needs, and are done with the one before
           clear_empty_rows(shared + stages_at + stage_offset);
           if constexpr (c::stages > 1) load_another();
@@ -365,7 +361,7 @@ struct Backward {
     put_fragment<Element>(Part<Tile>(tile, Grid::row(warp), Grid::column(warp)), x, lane, scale);
     __syncthreads();
     write_rows<Tile, c::keys, columns, threads, c::alignment>(
-        tile, const_cast<char*>(row_of(view, place, place.row)), 2 * view.row,
+        tile, const_cast<char*>(row_at(view, place, place.row)), 2 * view.row,
         place.rows.extent - place.row);
   }
 };

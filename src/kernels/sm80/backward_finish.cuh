@@ -2,7 +2,7 @@
 // the tensors' format. Rows that do not count become 0.
 #pragma once
 
-#include "sm80/backward_shapes.cuh"
+#include "sm80/backward_rows.cuh"
 #include "tile/accumulate.cuh"
 #include "tile/store.cuh"
 
@@ -28,9 +28,7 @@ __device__ inline void finish_tile(const kernel::BackwardParams& p) {
                           p.gradient_scale);
   }
   __syncthreads();
-  char* to = static_cast<char*>(p.dq.data) +
-             2 * (place.sequence * p.dq.batch + (place.rows.begin + place.row) * p.dq.row +
-                  place.head * p.dq.head);
+  char* to = const_cast<char*>(row_at(p.dq, place, place.row));
   write_rows<QueryTile, c::rows, c::head_dim, threads, c::alignment>(base, to, 2 * p.dq.row,
                                                                      place.rows.extent - place.row);
 }

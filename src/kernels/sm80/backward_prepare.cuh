@@ -48,10 +48,9 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
     }
   }
   if constexpr (Element::scales_gradients) {
-    raise_range(p.ranges + place.head, largest);
-    raise_range(p.ranges + f.heads_q.value + place.head, largest_dlse);
+    raise_range(range_of(p, Range::dout, place.sequence, place.head), largest);
+    raise_range(range_of(p, Range::dlse, place.sequence, place.head), largest_dlse);
   }
-  if (c::deterministic && threadIdx.x == 0) *dq_turn_of(p, place.head, padded) = 0;
   float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * depth);
   for (int i = threadIdx.x; i < c::rows * depth / 4; i += threads) sum[i] = {0, 0, 0, 0};
 }

@@ -46,7 +46,8 @@ using QueryPart = float[QueryGrid::m_tiles][part_tiles][4];
 
 /// Where a sequence's rows begin among a head's padded ones: with a tile of their own.
 __device__ inline long long padded_begin(const kernel::ForwardParams& p, int sequence, Side rows) {
-  const long long padded = (p.rows.seqlen + c::rows - 1) / c::rows * c::rows;
+  const long long padded =
+      (static_cast<long long>(p.rows.seqlen) + c::rows - 1) / c::rows * c::rows;
   return c::packed_q ? (rows.begin + static_cast<long long>(sequence) * c::rows) / c::rows * c::rows
                      : sequence * padded;
 }
@@ -56,6 +57,21 @@ __device__ inline float* dq_sum_of(const kernel::BackwardParams& p, int head, lo
                                    int warp, int part) {
   return p.dq_sum + (head * p.padded_rows + padded_row) * depth +
          (warp * query_parts + part) * (QueryGrid::m_tiles * part_tiles * 128);
+}
+
+/// For float16, of each sequence and head: the largest |dO|^2 and |dLSE| of query heads, and the
+/// largest |V|^2 of key heads.
+enum class Range { dout, dlse, values };
+__device__ inline float* range_of(const kernel::BackwardParams& p, Range range, int sequence,
+                                  int head) {
+  const kernel::ForwardParams& f = p.forward;
+  const long long query_heads = static_cast<long long>(f.batch) * f.heads_q.value;
+  if (range == Range::values) {
+    return p.ranges + 2 * query_heads +
+           static_cast<long long>(sequence) * (f.heads_q.value / f.group) + head;
+  }
+  return p.ranges + (range == Range::dlse ? query_heads : 0) +
+         static_cast<long long>(sequence) * f.heads_q.value + head;
 }
 
 /// The largest of what a block's threads have found, none of it negative; NaN is passed over.

@@ -20,7 +20,7 @@ __device__ inline void measure_values(const kernel::BackwardParams& p) {
     const float square = dot(v, v, threadIdx.x % row_lanes);
     if (counts) largest = fmaxf(largest, square);
   }
-  raise_range(p.ranges + 2 * f.heads_q.value + place.head, largest);
+  raise_range(range_of(p, Range::values, place.sequence, place.head), largest);
 }
 
 }  // namespace fa::sm80
