@@ -67,9 +67,9 @@ constexpr std::pair<F, F> needs[] = {
     {F::dsinks, F::sinks},
     {F::dsinks, F::backward},
     {F::dlse, F::backward},
-    {F::d576, F::v_dim},
     {F::backward_576, F::backward},
     {F::backward_576, F::d576},
+    {F::d576, F::v_dim},  // behind what may ask for it
 };
 
 struct Exclusion {
@@ -93,8 +93,6 @@ Features closed(Features features) {
     if (features[bit(f)]) features.set(bit(needed));
   }
   if (features[bit(F::backward)] && features[bit(F::d576)]) features.set(bit(F::backward_576));
-  // Whose own need that may have been.
-  if (features[bit(F::backward_576)]) features.set(bit(F::v_dim));
   return features;
 }
 

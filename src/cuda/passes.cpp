@@ -23,6 +23,13 @@ kernel::Lengths lengths(const int32_t* cu_seqlens, const int32_t* seqused, int64
   return {cu_seqlens, seqused, static_cast<int>(seqlen), tokens};
 }
 
+void set_order(kernel::ForwardParams& params, int tiles, int section) {
+  tiles = std::max(tiles, 1);  // of a side without rows no block asks
+  params.row_tiles = kernel::Divisor(tiles);
+  params.section = kernel::Divisor(section);
+  params.section_tiles = kernel::Divisor(section * tiles);
+}
+
 /// What both passes take from the call, and the order of their tiles.
 kernel::ForwardParams common_params(const Problem& p, const Call& call, int tiles, int section) {
   const double log2_e = std::numbers::log2e;
@@ -40,10 +47,7 @@ kernel::ForwardParams common_params(const Problem& p, const Call& call, int tile
   params.batch = static_cast<int>(p.batch);
   params.heads_q = kernel::Divisor(static_cast<int>(p.heads_q));
   params.group = kernel::Divisor(static_cast<int>(p.group()));
-  tiles = std::max(tiles, 1);  // of a side without rows no block asks
-  params.row_tiles = kernel::Divisor(tiles);
-  params.section = kernel::Divisor(section);
-  params.section_tiles = kernel::Divisor(section * tiles);
+  set_order(params, tiles, section);
   params.scale = static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * log2_e);
   params.softcap = static_cast<float>(p.softcap * log2_e);
   params.keep_scale = static_cast<float>(1 / (1 - p.dropout_p));
@@ -174,10 +178,7 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
   kernel::BackwardParams keys = backward_params(plan_, call, workspace);
   kernel::BackwardParams rows = keys;
   rows.order_heads = rows.forward.heads_q;
-  const int row_tiles = std::max(plan_.row_tiles, 1);
-  rows.forward.row_tiles = kernel::Divisor(row_tiles);
-  rows.forward.section = kernel::Divisor(1);
-  rows.forward.section_tiles = kernel::Divisor(row_tiles);
+  set_order(rows.forward, plan_.row_tiles, 1);
   const Grid key_grid{static_cast<unsigned>(plan_.blocks)};
   const Grid row_grid{static_cast<unsigned>(plan_.row_blocks)};
   // Turns, and the ranges behind them, begin with 0: all of them, also those that no row has.

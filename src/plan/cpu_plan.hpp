@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "plan/rounding.hpp"
 #include "problem/problem.hpp"
 
 namespace fa {
@@ -35,7 +36,6 @@ inline constexpr int64_t score_stride = max_block_keys + lane_pad;
 /// More chunks than this would make dQ's partial sums more than linear in the sequence.
 inline constexpr int64_t max_backward_chunks = 8;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
 /// Row stride of a scratch matrix of n columns: padded, and an odd number of cache lines.
 constexpr int64_t row_stride(int64_t n) {

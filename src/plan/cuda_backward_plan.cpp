@@ -39,6 +39,7 @@ std::string config(const CudaBackwardPlan& plan) {
       .number("key_slices", std::min(t.key_slices, depth / 16))
       .number("value_slices", std::min(t.value_slices, width / 16))
       .number("min_blocks", t.min_blocks)
+      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
       .flag("deterministic", in_order(p))
       .text();
 }
@@ -63,8 +64,8 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
     const int64_t bytes = p.seqlen_q * p.group() * (p.head_dim + p.head_dim_v) * 2;
     plan.section = static_cast<int>(groups_in_section(p.batch * p.heads_k, bytes));
   }
-  plan.padded_rows = p.packed_q ? round_up_to(p.tokens_q, t.rows) + (p.batch + 1) * t.rows
-                                : p.batch * round_up_to(p.seqlen_q, t.rows);
+  plan.padded_rows = p.packed_q ? round_up(p.tokens_q, t.rows) + (p.batch + 1) * t.rows
+                                : p.batch * round_up(p.seqlen_q, t.rows);
   plan.statistics_bytes = p.heads_q * plan.padded_rows * 4;
   plan.dq_sum_bytes = plan.statistics_bytes * padded_columns(t, p.head_dim);
   plan.turns_bytes = in_order(p) ? plan.statistics_bytes / t.rows : 0;
@@ -92,21 +93,18 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
 }
 
 std::string to_text(const CudaBackwardPlan& plan) {
-  const Problem& p = plan.problem;
   const BackwardTile& t = plan.tile;
-  return fmt::format(
-      "pass: backward\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
-      "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n"
-      "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
-      "tile: {} keys, {} rows a step, {} steps in shared memory, {} warps\n"
-      "grid: {} blocks, sections of {} key heads; {} blocks before and after\n"
-      "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} to keep "
-      "the order, {} for ranges)\n",
-      plan.gpu.arch, plan.gpu.sm_count, name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
-      p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
-      plan.backward.entry, plan.backward.threads, plan.backward.shared_bytes, t.min_blocks, t.keys,
-      t.rows, t.stages, t.warps, plan.blocks, plan.section, plan.row_blocks, plan.workspace_bytes,
-      plan.dq_sum_bytes, plan.statistics_bytes, plan.turns_bytes, plan.ranges_bytes);
+  return heading(plan.problem, plan.gpu) +
+         fmt::format(
+             "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
+             "tile: {} keys, {} rows a step, {} steps in shared memory, {} warps\n"
+             "grid: {} blocks, sections of {} key heads; {} blocks before and after\n"
+             "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} to keep "
+             "the order, {} for ranges)\n",
+             plan.backward.entry, plan.backward.threads, plan.backward.shared_bytes, t.min_blocks,
+             t.keys, t.rows, t.stages, t.warps, plan.blocks, plan.section, plan.row_blocks,
+             plan.workspace_bytes, plan.dq_sum_bytes, plan.statistics_bytes, plan.turns_bytes,
+             plan.ranges_bytes);
 }
 
 }  // namespace fa

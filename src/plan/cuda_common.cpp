@@ -1,5 +1,7 @@
 #include "plan/cuda_common.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cfloat>
 #include <climits>
@@ -41,7 +43,7 @@ void need_offered(const Problem& p) {
 }
 
 int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size) {
-  if (!packed) return ceil_div_by(seqlen, size);
+  if (!packed) return ceil_div(seqlen, size);
   // Each sequence may leave a tile unfilled, and so may the tokens behind the last.
   return tokens > 0 ? tokens / size + batch + 1 : 0;
 }
@@ -63,7 +65,7 @@ int64_t groups_in_section(int64_t groups, int64_t bytes) {
   int64_t best = least;
   double best_last = 0;  // the last section's part of a whole one
   for (int64_t sections = most; sections > std::max<int64_t>(most - 64, 0); --sections) {
-    const int64_t section = ceil_div_by(groups, sections);
+    const int64_t section = ceil_div(groups, sections);
     if (section > 2 * least || best_last == 1) break;
     const int64_t rest = groups % section;
     const double last = rest == 0 ? 1 : static_cast<double>(rest) / static_cast<double>(section);
@@ -91,6 +93,15 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
       .flag("alibi", p.alibi)
       .format("bias", p.bias, p.bias_dtype)
       .flag("dropout", p.dropout_p > 0);
+}
+
+std::string heading(const Problem& p, const GpuLimits& gpu) {
+  return fmt::format(
+      "pass: {}\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
+      "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n",
+      p.pass == Pass::forward ? "forward" : "backward", gpu.arch, gpu.sm_count, name(p.dtype),
+      p.batch, p.heads_q, p.heads_k, p.head_dim, p.head_dim_v, p.seqlen_q, p.seqlen_k,
+      p.packed_q || p.packed_k ? " (longest, packed)" : "");
 }
 
 }  // namespace fa

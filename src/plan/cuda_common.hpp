@@ -2,17 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
+#include "plan/gpu.hpp"
 #include "plan/kernel_config.hpp"
+#include "plan/rounding.hpp"
 #include "problem/problem.hpp"
 
 namespace fa {
 
-constexpr int64_t ceil_div_by(int64_t n, int64_t by) { return (n + by - 1) / by; }
-constexpr int64_t round_up_to(int64_t n, int64_t multiple) {
-  return ceil_div_by(n, multiple) * multiple;
-}
-constexpr int pad16(int64_t n) { return static_cast<int>(round_up_to(n, 16)); }
+constexpr int pad16(int64_t n) { return static_cast<int>(round_up(n, 16)); }
 
 /// Throws Error (unsupported) for what CUDA devices are not offered in either pass.
 void need_offered(const Problem& problem);
@@ -22,11 +21,13 @@ int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch
 /// So many tiles as a grid has blocks; throws Error (unsupported) for too many.
 int checked_blocks(const char* name, int64_t blocks, int64_t size);
 
-/// About as many heads as share the L2, in groups of `together`: how many of `groups` have tiles
-/// that alternate. bytes: of a group, that its blocks read again and again.
+/// How many of `groups` of heads have tiles that alternate: about as many as share the L2. bytes:
+/// of a group, that its blocks read again and again.
 int64_t groups_in_section(int64_t groups, int64_t bytes);
 
 /// The constants that both passes' kernels are compiled with: formats, sizes, options.
 KernelConfig& add_problem(KernelConfig& config, const Problem& problem);
+/// How a plan's text begins: the pass, the device, the problem.
+std::string heading(const Problem& problem, const GpuLimits& gpu);
 
 }  // namespace fa

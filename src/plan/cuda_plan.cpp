@@ -79,7 +79,7 @@ int choose_section(const CudaPlan& plan) {
 }
 
 int64_t keys_of_split(const CudaPlan& plan, int64_t splits) {
-  return round_up_to(ceil_div_by(plan.problem.seqlen_k, splits), plan.tile.keys);
+  return round_up(ceil_div(plan.problem.seqlen_k, splits), plan.tile.keys);
 }
 
 /// As many splits as fill the device once, where the row tiles alone leave much of it idle. Their
@@ -93,7 +93,7 @@ int choose_splits(const CudaPlan& plan) {
   const int64_t keys = std::min(p.seqlen_k, p.keys_of_row() + plan.tile.rows() - 1);
   const int64_t wanted = std::min({slots / work, keys / min_split_keys, max_splits});
   if (wanted <= 1) return 1;
-  return static_cast<int>(ceil_div_by(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty
+  return static_cast<int>(ceil_div(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty
 }
 
 /// Splits along the keys, what joins them, and the memory between the two.
@@ -126,16 +126,13 @@ CudaPlan plan_cuda(const Problem& problem, const GpuLimits& gpu, const CudaTunin
 std::string to_text(const CudaPlan& plan) {
   const Problem& p = plan.problem;
   const ForwardTile& t = plan.tile;
-  std::string text = fmt::format(
-      "pass: forward\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
-      "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n"
+  std::string text = heading(p, plan.gpu);
+  text += fmt::format(
       "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
       "registers of a thread: {} for O, S, P and Q, of {}\n"
       "tile: {} rows ({} warps of {}), {} keys a step, {} steps in shared memory\n"
       "query in registers: {} of {} slices\nmaximum: {}\ngroups that take turns: {}\n"
       "grid: {} blocks, {} splits, {} slices of v, sections of {} heads\n",
-      plan.gpu.arch, plan.gpu.sm_count, name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
-      p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
       plan.forward.entry, plan.forward.threads, plan.forward.shared_bytes, t.min_blocks,
       registers(t, p.head_dim_v), register_limit(t), t.rows(), t.warps, t.warp_rows, t.keys,
       t.stages, t.query_slices, (p.head_dim + 15) / 16, t.stale_maximum ? "stale" : "exact",

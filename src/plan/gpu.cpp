@@ -23,6 +23,10 @@ const GpuLimits* known_gpu(const std::string& arch) {
   return found == gpus.end() ? nullptr : &*found;
 }
 
+bool holds(const GpuLimits& gpu, int blocks, int bytes) {
+  return bytes <= gpu.shared_per_block && blocks * (bytes + 1024) <= gpu.shared_per_sm;
+}
+
 int resident_blocks(const GpuLimits& gpu, int threads, int registers, int shared_bytes) {
   const int warps = (threads + 31) / 32;
   const int of_warp = (32 * registers + register_unit - 1) / register_unit * register_unit;

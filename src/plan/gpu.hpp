@@ -29,6 +29,9 @@ inline constexpr int sm_quarters = 4;
 /// a block.
 int resident_blocks(const GpuLimits& gpu, int threads, int registers, int shared_bytes);
 
+/// Whether a multiprocessor has the shared memory of so many blocks of `bytes` each.
+bool holds(const GpuLimits& gpu, int blocks, int bytes);
+
 /// The architectures that plans are checked against, from CUDA's table of compute capabilities,
 /// each with the multiprocessors of its largest GPU.
 std::span<const GpuLimits> known_gpus();

@@ -115,9 +115,10 @@ std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
 std::vector<std::string> presets() { return {"llm", "llm-backward"}; }
 
 std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::string& arch) {
-  if (preset != "llm" && preset != "llm-backward") {
+  const std::vector<std::string> names = presets();
+  if (std::ranges::find(names, preset) == names.end()) {
     fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", preset,
-         fmt::join(presets(), ", "));
+         fmt::join(names, ", "));
   }
   const GpuLimits* gpu = known_gpu(arch);
   if (gpu == nullptr) {

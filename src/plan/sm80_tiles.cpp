@@ -37,8 +37,7 @@ int register_limit(const ForwardTile& tile) {
 }
 
 bool fits(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu) {
-  const int bytes = shared_bytes(tile, head_dim, head_dim_v);
-  return bytes <= gpu.shared_per_block && tile.min_blocks * (bytes + 1024) <= gpu.shared_per_sm;
+  return holds(gpu, tile.min_blocks, shared_bytes(tile, head_dim, head_dim_v));
 }
 
 namespace {

@@ -72,12 +72,13 @@ bool compile(Program& program, const std::string& arch) {
                                         "emulator::Runtime* r) { emulator::runtime = r; }\n"
                                      << calls(program) << "}\n";
   const std::string number = arch.substr(arch.find('_') + 1, 2);
-  const std::string command = std::string(FA_EMULATOR_COMPILER) +
-                              " -std=c++20 -O1 -w -fPIC -shared -fvisibility=hidden "
-                              "-fno-gnu-unique -D__CUDA_ARCH__=" +
-                              number + "0 -I" + FA_EMULATOR_KERNELS + " -I" + folder + " " +
-                              folder + "/kernel.cpp -o " + folder + "/kernel.so 2> " + folder +
-                              "/log";
+  const auto quoted = [](const std::string& path) { return "'" + path + "'"; };
+  const std::string command =
+      quoted(FA_EMULATOR_COMPILER) +
+      " -std=c++20 -O1 -w -fPIC -shared -fvisibility=hidden -fno-gnu-unique -D__CUDA_ARCH__=" +
+      number + "0 -I" + quoted(FA_EMULATOR_KERNELS) + " -I" + quoted(folder) + " " +
+      quoted(folder + "/kernel.cpp") + " -o " + quoted(folder + "/kernel.so") + " 2> " +
+      quoted(folder + "/log");
   const bool compiled = std::system(command.c_str()) == 0;
   program.log = content(root / "log");
   if (compiled) {

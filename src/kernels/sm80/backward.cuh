@@ -19,12 +19,16 @@ namespace fa::sm80 {
 using Terms = ScoreTerms<c::element, c::softcap, c::alibi, c::bias, !c::positive_scale>;
 
 // Shared memory: K, V, then places for a step's Q, dO and statistics, then P and dS.
-constexpr int statistics_bytes = 2 * 4 * c::rows;  ///< LSE and delta
+constexpr int statistic_chunks = c::rows / 4;  ///< of 16 bytes, of LSE or of delta
+constexpr int statistics_bytes = 2 * 16 * statistic_chunks;
 constexpr int stage_bytes = QueryTile::bytes + DoutTile::bytes + statistics_bytes;
 constexpr int stages_at = KeyTile::bytes + ValueTile::bytes;
 constexpr int scores_at = stages_at + c::stages * stage_bytes;
 /// Groups of copies that may be under way when a step begins.
 constexpr int pending = c::stages == 1 ? 0 : c::stages - 2;
+static_assert(c::shared_bytes == scores_at + 2 * ScoreTile::bytes);
+/// P comes with it.
+constexpr float p_scale = 1u << static_cast<int>(Element::gradient_headroom);
 static_assert(c::stages > 1 || c::key_slices + c::value_slices == 0);
 
 struct Backward {
@@ -145,10 +149,10 @@ struct Backward {
       const int row = (first_tile + tile) * c::rows;
       q.load(stage, rows.length - row);
       dout.load(stage + QueryTile::bytes, rows.length - row);
-      constexpr int chunks = c::rows / 4;  // of 16 bytes
       const long long at = (query.head + head) * p.padded_rows + padded + row;
-      for (int i = threadIdx.x; i < 2 * chunks; i += threads) {
-        const float* from = (i < chunks ? p.lse_2 : p.delta) + at + i % chunks * 4;
+      for (int i = threadIdx.x; i < 2 * statistic_chunks; i += threads) {
+        const float* from =
+            (i < statistic_chunks ? p.lse_2 : p.delta) + at + i % statistic_chunks * 4;
         ptx::cp_async<16>(stage + QueryTile::bytes + DoutTile::bytes + 16 * i, from, true);
       }
       ++loaded;
@@ -160,12 +164,16 @@ struct Backward {
     ptx::cp_async_commit();
   }
 
-  /// A row that sees no key has no gradients, whatever its dO holds.
-  __device__ void clear_empty_rows(u32 stage) {
+  /// A barrier of all threads. A row that sees no key has no gradients, whatever its dO holds: each
+  /// thread looks at the LSE that it copied itself, which it need not wait for.
+  __device__ void meet_and_clear_empty_rows(u32 stage) {
     const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
     bool empty = false;
-    for (int i = threadIdx.x; i < c::rows; i += threads) {
-      empty = empty || ptx::load_float(statistics + 4 * i) == -minus_infinity;
+    for (int i = threadIdx.x; i < statistic_chunks; i += threads) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        empty = empty || ptx::load_float(statistics + 16 * i + 4 * e) == -minus_infinity;
+      }
     }
     if (!__syncthreads_or(empty)) return;
     for (int i = threadIdx.x; i < c::rows * DoutTile::chunks; i += threads) {
@@ -195,8 +203,7 @@ struct Backward {
         }
       }
     }
-    // P comes with its own power of 2.
-    const float of_p = ds_scale / (1u << static_cast<int>(Element::gradient_headroom));
+    const float of_p = ds_scale / p_scale;
     u32 dropped[ScoreGrid::m_tiles][ScoreGrid::n_tiles] = {};
     if constexpr (c::dropout) {
       dropout.apply<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(row0, key0, lane,
@@ -245,16 +252,15 @@ struct Backward {
 
   /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
   template <bool masked>
-  __device__ void step(int head, int tile, u32 stage_offset) {
-    const int first_row = (first_tile + tile) * c::rows;
+  __device__ void step(const Place& at, const Dropout& dropout, const Score<Terms>& score,
+                       u32 stage_offset) {
     const u32 stage = shared + stages_at + stage_offset;
     Scores s = {}, dp = {};
     multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_q, stage_offset, score_k,
                                                                 0, kept_k);
     multiply<Element, Lies::along_k, Lies::along_k, width / 16>(
         dp, score_dout, stage_offset + dout_at, score_v, value_at, kept_v);
-    const Place at{place.sequence, query.head + head, first_row, rows};
-    form_gradients<masked>(s, dp, Dropout(f, at), Score<Terms>(f, at, k_len), first_row,
+    form_gradients<masked>(s, dp, dropout, score, at.row,
                            stage + QueryTile::bytes + DoutTile::bytes);
     const Part<ScoreTile> p_part(shared + scores_at, ScoreGrid::row(warp), ScoreGrid::column(warp));
     const Part<ScoreTile> ds_part(shared + scores_at + ScoreTile::bytes, ScoreGrid::row(warp),
@@ -266,10 +272,10 @@ struct Backward {
                                                                     stage_offset + dout_at);
     multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dk, key_ds, ds_at, key_q,
                                                                     stage_offset);
-    int* turn = dq_turn_of(p, query.head + head, padded + first_row);
-    if constexpr (c::deterministic) ptx::wait_for_turn(turn, turn_of(first_row));
-    add_query_part<0>(query.head + head, padded + first_row);
-    if constexpr (query_parts > 1) add_query_part<1>(query.head + head, padded + first_row);
+    int* turn = dq_turn_of(p, at.head, padded + at.row);
+    if constexpr (c::deterministic) ptx::wait_for_turn(turn, turn_of(at.row));
+    add_query_part<0>(at.head, padded + at.row);
+    if constexpr (query_parts > 1) add_query_part<1>(at.head, padded + at.row);
     if constexpr (c::deterministic) ptx::pass_turn(turn);
   }
 
@@ -305,8 +311,17 @@ struct Backward {
   }
 
   __device__ void run() {
-    if (tiles > 0) load_keys();
-    int next_head = tiles > 0 ? 0 : heads, next_tile = 0;
+    if (tiles > 0) walk();
+    ptx::cp_async_wait<0>();
+    __syncthreads();
+    store<KeyTile, KeyGrid, c::head_dim>(shared, dk, p.dk, p.gradient_scale / ds_scale);
+    store<ValueTile, ValueGrid, c::head_dim_v>(shared + KeyTile::bytes, dv, p.dv,
+                                               (c::dropout ? f.keep_scale : 1) / p_scale);
+  }
+
+  /// Over the rows that see the keys, head after head.
+  __device__ void walk() {
+    int next_head = 0, next_tile = 0;
     const auto load_another = [&] {
       load_next(next_head, next_tile);
       if (++next_tile == tiles) {
@@ -314,45 +329,44 @@ struct Backward {
         ++next_head;
       }
     };
+    load_keys();
 #pragma unroll
     for (int i = 0; i < c::stages - 1; ++i) load_another();
+    if constexpr (c::key_slices + c::value_slices > 0) {
+      ptx::cp_async_wait<pending>();  // they come with the first rows
+      __syncthreads();
+      kept_k.load(score_k, 0);
+      kept_v.load(score_v, value_at);
+    }
     u32 stage_offset = 0;
-    if (tiles > 0) {
-      if constexpr (c::key_slices + c::value_slices > 0) {
-        ptx::cp_async_wait<pending>();  // they come with the first rows
-        __syncthreads();
-        kept_k.load(score_k, 0);
-        kept_v.load(score_v, value_at);
-      }
-      for (int head = 0; head < heads; ++head) {
-        for (int tile = 0; tile < tiles; ++tile) {
-          if constexpr (c::stages == 1) {
-            __syncthreads();
-            load_another();
-          }
-          ptx::cp_async_wait<pending>();
-          __syncthreads();  // all have what this step needs, and are done with the one before
-          clear_empty_rows(shared + stages_at + stage_offset);
-          if constexpr (c::stages > 1) load_another();
-          const int row = (first_tile + tile) * c::rows;
-          const bool full = visible(row).end >= place.row + c::keys &&
-                            visible(row + c::rows - 1).begin <= place.row;
-          if (full) {
-            step<false>(head, tile, stage_offset);
-          } else {
-            step<true>(head, tile, stage_offset);
-          }
-          stage_offset =
-              stage_offset == (c::stages - 1) * stage_bytes ? 0 : stage_offset + stage_bytes;
+    for (int head = 0; head < heads; ++head) {
+      Place at{place.sequence, query.head + head, 0, rows};
+      const Dropout dropout(f, at);
+      const Score<Terms> score(f, at, k_len);
+      for (int tile = 0; tile < tiles; ++tile) {
+        at.row = (first_tile + tile) * c::rows;
+        if constexpr (c::stages == 1) {
+          __syncthreads();
+          load_another();
         }
+        ptx::cp_async_wait<pending>();
+        // All have what this step needs, and are done with the one before.
+        meet_and_clear_empty_rows(shared + stages_at + stage_offset);
+        if constexpr (c::stages > 1) load_another();
+        if (sees_all(at.row)) {
+          step<false>(at, dropout, score, stage_offset);
+        } else {
+          step<true>(at, dropout, score, stage_offset);
+        }
+        stage_offset =
+            stage_offset == (c::stages - 1) * stage_bytes ? 0 : stage_offset + stage_bytes;
       }
     }
-    ptx::cp_async_wait<0>();
-    __syncthreads();
-    store<KeyTile, KeyGrid, c::head_dim>(shared, dk, p.dk, p.gradient_scale / ds_scale);
-    store<ValueTile, ValueGrid, c::head_dim_v>(
-        shared + KeyTile::bytes, dv, p.dv,
-        (c::dropout ? f.keep_scale : 1) / (1u << static_cast<int>(Element::gradient_headroom)));
+  }
+
+  /// Whether all rows of a tile see all of the block's keys.
+  __device__ bool sees_all(int row) const {
+    return visible(row).end >= place.row + c::keys && visible(row + c::rows - 1).begin <= place.row;
   }
 
   template <typename Tile, typename Grid, int columns, int m_tiles, int n_tiles>

@@ -30,12 +30,10 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
     const bool empty = lse == ptx::minus_infinity;
     float delta = 0;
     if (place.rows.length > 0) {
-      delta = dot(row_at(p.dout, place, at), row_at(f.out, place, at), lane);
-      if constexpr (Element::scales_gradients) {
-        const char* dout = row_at(p.dout, place, at);
-        const float square = dot(dout, dout, lane);
-        if (!empty) largest = fmaxf(largest, square);
-      }
+      const Products dout =
+          multiply_rows(row_at(p.dout, place, at), row_at(f.out, place, at), lane);
+      delta = dout.ab;
+      if (!empty) largest = fmaxf(largest, dout.aa);
     }
     if (lane == 0) {
       if (p.dlse.data != nullptr && !empty) {

@@ -14,21 +14,30 @@ __device__ inline const char* row_at(const kernel::View& view, const Place& plac
               place.head * view.head);
 }
 
-/// Of two rows, by row_lanes lanes.
-__device__ inline float dot(const char* a, const char* b, int lane) {
-  float sum = 0;
+/// a . b and a . a of two rows, by row_lanes lanes.
+struct Products {
+  float ab = 0, aa = 0;
+};
+__device__ inline Products multiply_rows(const char* a, const char* b, int lane) {
+  Products sum;
   for (int chunk = lane; chunk < c::head_dim_v / 8; chunk += row_lanes) {
     const uint4 x = load_chunk<c::alignment>(a + 16 * chunk);
     const uint4 y = load_chunk<c::alignment>(b + 16 * chunk);
     const u32 left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      sum = fmaf(Element::low(left[i]), Element::low(right[i]), sum);
-      sum = fmaf(Element::high(left[i]), Element::high(right[i]), sum);
+      const float low = Element::low(left[i]), high = Element::high(left[i]);
+      sum.ab = fmaf(low, Element::low(right[i]), sum.ab);
+      sum.ab = fmaf(high, Element::high(right[i]), sum.ab);
+      sum.aa = fmaf(low, low, sum.aa);
+      sum.aa = fmaf(high, high, sum.aa);
     }
   }
 #pragma unroll
-  for (int step = 1; step < row_lanes; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  for (int step = 1; step < row_lanes; step *= 2) {
+    sum.ab += __shfl_xor_sync(~0u, sum.ab, step);
+    if constexpr (Element::scales_gradients) sum.aa += __shfl_xor_sync(~0u, sum.aa, step);
+  }
   return sum;
 }
 

@@ -17,8 +17,8 @@ __device__ inline void measure_values(const kernel::BackwardParams& p) {
     if (place.rows.length == 0) break;  // all lanes of a warp take part in a sum
     const bool counts = key < place.rows.length;
     const char* v = row_at(f.v, place, counts ? key : 0);
-    const float square = dot(v, v, threadIdx.x % row_lanes);
-    if (counts) largest = fmaxf(largest, square);
+    const Products products = multiply_rows(v, v, threadIdx.x % row_lanes);
+    if (counts) largest = fmaxf(largest, products.aa);
   }
   raise_range(range_of(p, Range::values, place.sequence, place.head), largest);
 }
