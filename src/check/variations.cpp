@@ -35,8 +35,9 @@ void expect_same(const Case& c, bool backward, const std::string& how, Verdict& 
     // Blocks of a device add to dq as they come, unless they are asked to keep an order.
     const bool any_order = !c.spec.offer->same_bits_alone && !c.spec.deterministic &&
                            !c.spec.batch_invariant && std::string_view(outputs[n].name) == "dq";
-    if (before[n] != after[n] && !any_order)
+    if (before[n] != after[n] && !any_order) {
       verdict.fail(fmt::format("{}: other bits {}", outputs[n].name, how));
+    }
   }
 }
 

@@ -3,10 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cfloat>
 #include <climits>
-#include <cmath>
-#include <numbers>
 
 #include "plan/cuda_common.hpp"
 #include "plan/kernel_config.hpp"

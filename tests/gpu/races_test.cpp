@@ -77,8 +77,9 @@ TEST(Races, AThousandRunsGiveTheSameBits) {
 /// The same, right as well as repeatable.
 TEST(Races, TheChosenProblemsAreRight) { expect_right(chosen()); }
 
-/// Small ones of each kind of loop, for compute-sanitizer's racecheck, which takes a thousand times
-/// as long: one group of warps, turns, turns with the slow path of the maximum, split keys.
+/// Small ones of each kind of loop, for compute-sanitizer's racecheck, which had not got through
+/// those above in two minutes: one group of warps, turns, turns with the slow path of the maximum,
+/// split keys.
 TEST(Races, SmallProblemsAreRight) {
   std::vector<check::Spec> specs;
   specs.push_back(problem({.rows = 70, .keys = 150, .heads_q = 1, .dim = 128}));
