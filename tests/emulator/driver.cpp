@@ -11,6 +11,7 @@
 
 #include "cuda/driver_api.hpp"
 #include "emulator/image.hpp"
+#include "emulator/memory.hpp"
 #include "emulator/run.hpp"
 
 namespace emulator {
@@ -197,12 +198,12 @@ API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsign
   return success;
 }
 API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
-  void* memory = std::aligned_alloc(256, (bytes + 511) / 256 * 256);
+  void* memory = emulator::allocate(bytes);
   *pointer = reinterpret_cast<CUdeviceptr>(memory);
   return memory == nullptr ? error_out_of_memory : success;
 }
 API cuMemFree_v2(CUdeviceptr pointer) {
-  std::free(reinterpret_cast<void*>(pointer));
+  emulator::release(reinterpret_cast<void*>(pointer));
   return success;
 }
 API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) {
@@ -228,9 +229,7 @@ API cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps*) {
 API cuMemPoolSetAttribute(CUmemoryPool, int, void*) { return success; }
 API cuMemPoolTrimTo(CUmemoryPool, size_t) { return success; }
 API cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, CUmemoryPool, CUstream) {
-  const CUresult result = cuMemAlloc_v2(pointer, bytes);
-  if (result == success) std::memset(reinterpret_cast<void*>(*pointer), emulator::poison, bytes);
-  return result;
+  return cuMemAlloc_v2(pointer, bytes);
 }
 API cuMemFreeAsync(CUdeviceptr pointer, CUstream) { return cuMemFree_v2(pointer); }
 API cuEventCreate(CUevent* event, unsigned) {
