@@ -199,6 +199,11 @@ RowGradients<Real> Formulas<Real>::backward(const Block<Real>& block, const KeyH
   round(g.dq);
   add_product(sums.dk, transposed(ds), block.q);
   add_product(sums.dv, transposed(block.pz), block.dout);
+  if (least_ != 0) {
+    for (Matrix<Real>* sizes : {&g.dq, &sums.dk, &sums.dv}) {
+      for (Real& x : *sizes) x += least_;
+    }
+  }
   return g;
 }
 
@@ -219,6 +224,8 @@ Formulas<Real> Formulas<Real>::of_sizes() const {
   Formulas sizes = *this;
   sizes.scale_ = std::fabs(scale_);
   sizes.minus_ = 1;
+  sizes.least_ = static_cast<Real>(
+      std::max(smallest_normal(dtype_), smallest_normal(float32) / epsilon(dtype_)));
   return sizes;
 }
 

@@ -95,6 +95,7 @@ class Formulas {
   Real scale_;
   Real softcap_;
   Real minus_ = -1;  ///< the sign of what is subtracted: +1 in sums over absolute values
+  Real least_ = 0;   ///< in these, what a gradient counts at least
 };
 
 }  // namespace fa::reference

@@ -28,18 +28,21 @@ KeyHead<Real> absolute(const KeyHead<Real>& keys) {
 
 /// A block whose backward pass gives the sums over absolute values. In units of the dtype's epsilon
 /// they hold as well that a probability is exp of a float32 sum, which a rounding of that sum
-/// changes by its size times 2^-23, and that P and O may lose what is below a normal number.
+/// changes by its size times 2^-23, and that P and O may lose what is below a normal number: P
+/// itself, or in float16 dS, which is rounded relative to the largest that its head may have.
 template <typename Real>
 Block<Real> absolute(const Block<Real>& block, const KeyHead<Real>& keys_abs,
-                     const std::vector<Real>& score_sizes, DType dtype) {
+                     const std::vector<Real>& score_sizes, DType dtype, double dropout_p) {
   Block<Real> b = block;
   b.q = absolute(block.q);
   b.dout = absolute(block.dout);
   for (Real& x : b.dlse) x = std::fabs(x);
-  const Real least = smallest_normal(float32) / epsilon(dtype);
+  const double least =
+      dtype == float16 ? 0x1p-24 / (1 - dropout_p) : smallest_normal(float32) / epsilon(dtype);
   for (int64_t i = 0; i < b.p.rows(); ++i) {
     const Real weight = 1 + score_sizes[i] * epsilon(float32) / epsilon(dtype);
-    for (int64_t j = 0; j < b.p.cols(); ++j) b.p[i][j] = b.p[i][j] * weight + least;
+    for (int64_t j = 0; j < b.p.cols(); ++j)
+      b.p[i][j] = b.p[i][j] * weight + static_cast<Real>(least);
     b.lse[i] -= std::log(weight);  // for the sink's probability
   }
   b.pz = b.z.empty() ? b.p : times(b.p, b.z);
@@ -200,7 +203,8 @@ template <typename Real>
 Sizes<Real> Call<Real>::sizes(const Block<Real>& block, const KeyHead<Real>& keys,
                               const KeyHead<Real>& keys_abs) const {
   const std::vector<Real> score_sizes = formulas_abs_.score_sizes(block, keys);
-  return {absolute(block, keys_abs, score_sizes, args_.q.dtype), lse_sizes(block.lse, score_sizes)};
+  return {absolute(block, keys_abs, score_sizes, args_.q.dtype, options_.dropout_p),
+          lse_sizes(block.lse, score_sizes)};
 }
 
 template <typename Real>
