@@ -282,9 +282,7 @@ struct Forward {
       ptx::barrier_sync<threads>(1 + group);
     } else {
       ptx::cp_async_wait<ahead - 1>();
-      // All see what this turn needs, and are done with the turn before. They may wait at different
-      // places of the program, which __syncthreads() does not allow.
-      ptx::barrier_sync<threads>(0);
+      __syncthreads();  // all see what this turn needs, and are done with the turn before
       load_ahead(index, stage);
     }
   }
@@ -299,11 +297,10 @@ struct Forward {
     }
   }
 
-  /// Step `index` in turns: O += P V of the step before, S = Q K^T and P of this one.
+  /// Step `index` in its turn: O += P V of the step before, S = Q K^T and P of this one.
   template <bool values, bool scores>
   __device__ void turn(int index, u32 stage) {
     float s[m_tiles][n_tiles][4];
-    take_turn(index, stage);
     if constexpr (values) multiply_values(before(stage));
     if constexpr (values && c::normalize_steps) divide_by_sum(o, softmax.sum);
     if constexpr (scores) multiply_scores(s, stage);
@@ -326,6 +323,7 @@ struct Forward {
     load_query_slices();  // they came with the first keys
     if (c::groups == 2 && group == 1) ptx::barrier_arrive<threads>(1);
     for (int index = all.begin; index <= all.end; ++index, stage = after(stage)) {
+      take_turn(index, stage);
       if (index > own.begin && index < own.end) {
         turn<true, true>(index, stage);
       } else if (index == own.begin && index < own.end) {
