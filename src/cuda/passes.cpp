@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <numbers>
+#include <type_traits>
 
 #include "cuda/memory_pool.hpp"
 #include "kernels/common/params.h"
@@ -70,12 +71,17 @@ kernel::ForwardParams forward_params(const CudaPlan& plan, const Call& call, voi
   return params;
 }
 
-/// Of the main kernel, whose tiles are those of keys.
+kernel::Walk walk(const Rows& rows, const CudaBackwardPlan& plan) {
+  const int64_t tile = 2 * rows.row * plan.tile.rows, head = 2 * rows.head;
+  return {head - tile, -(plan.part_heads - 1) * head};
+}
+
+/// Of the kernels whose tiles are those of keys.
 kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call& call,
                                        void* workspace) {
   const Problem& p = plan.problem;
   kernel::BackwardParams params{};
-  params.forward = common_params(p, call, plan.key_tiles, plan.section);
+  params.forward = common_params(p, call, plan.key_tiles, 1);
   params.order_heads = kernel::Divisor(static_cast<int>(p.heads_k));
   params.dout = view(call.dout);
   params.dlse = view(call.dlse);
@@ -83,13 +89,32 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   params.dk = view(call.dk);
   params.dv = view(call.dv);
   params.dsinks = view(call.dsinks);
+  params.dbias = view(call.dbias);
+  params.parts = kernel::Divisor(plan.parts);
+  params.part_heads = plan.part_heads;
+  params.q_walk = walk(call.q, plan);
+  params.dout_walk = walk(call.dout, plan);
   params.gradient_scale = static_cast<float>(p.scale);
   params.padded_rows = plan.padded_rows;
-  params.dq_sum = static_cast<float*>(workspace);
-  params.lse_2 = params.dq_sum + plan.dq_sum_bytes / 4;
-  params.delta = params.lse_2 + plan.statistics_bytes / 4;
-  params.dq_turns = reinterpret_cast<int*>(params.delta + plan.statistics_bytes / 4);
-  params.ranges = reinterpret_cast<float*>(params.dq_turns + plan.turns_bytes / 4);
+  params.padded_keys = plan.padded_keys;
+  params.bias_batches = p.bias_per_batch ? static_cast<int>(p.batch) : 1;
+  params.bias_heads = p.bias_per_head ? static_cast<int>(p.heads_q) : 1;
+  params.bias_rows = p.bias_per_row ? static_cast<int>(p.seqlen_q) : 1;
+  const BackwardWorkspace& bytes = plan.workspace;
+  auto* next = static_cast<char*>(workspace);
+  const auto take = [&next](auto*& pointer, int64_t size) {
+    pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next);
+    next += size;
+  };
+  take(params.dq_sum, bytes.dq_sum);
+  take(params.lse_2, bytes.lse);
+  take(params.delta, bytes.delta);
+  take(params.dk_sum, bytes.dk_sum);
+  take(params.dv_sum, bytes.dv_sum);
+  take(params.dbias_sum, bytes.dbias_sum);
+  take(params.dq_turns, bytes.dq_turns);
+  take(params.key_turns, bytes.key_turns);
+  take(params.ranges, bytes.ranges);
   return params;
 }
 
@@ -170,39 +195,58 @@ void PlannedBackward::prepare() const {
   backward_.get(plan_.backward, device());
   finish_.get(plan_.finish, device());
   if (plan_.values) values_.get(*plan_.values, device());
+  if (plan_.finish_keys) finish_keys_.get(*plan_.finish_keys, device());
+  if (plan_.bias) bias_.get(*plan_.bias, device());
   if (plan_.sinks) sinks_.get(*plan_.sinks, device());
 }
 
 void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream) const {
   prepare();
-  kernel::BackwardParams keys = backward_params(plan_, call, workspace);
+  const Problem& p = plan_.problem;
+  const kernel::BackwardParams keys = backward_params(plan_, call, workspace);
   kernel::BackwardParams rows = keys;
   rows.order_heads = rows.forward.heads_q;
   set_order(rows.forward, plan_.row_tiles, 1);
-  const Grid key_grid{static_cast<unsigned>(plan_.blocks)};
+  const Grid key_grid{static_cast<unsigned>(plan_.key_blocks)};
   const Grid row_grid{static_cast<unsigned>(plan_.row_blocks)};
-  // Turns, and the ranges behind them, begin with 0: all of them, also those that no row has.
-  const int64_t zeros = plan_.turns_bytes + plan_.ranges_bytes;
-  if (zeros > 0) {
-    check(driver().set_words(reinterpret_cast<CUdeviceptr>(keys.dq_turns), 0,
+  const auto run = [&](const PlannedKernel& kernel, const KernelSpec& spec, Grid grid,
+                       kernel::BackwardParams params) {
+    if (grid.x > 0 && grid.y > 0) launch(kernel.get(spec, device()), spec, grid, params, stream);
+  };
+  // All of it, also what no row has.
+  if (const int64_t zeros = plan_.workspace.zeros(); zeros > 0) {
+    check(driver().set_words(reinterpret_cast<CUdeviceptr>(keys.dk_sum), 0,
                              static_cast<size_t>(zeros / 4), static_cast<CUstream>(stream)),
           "setting memory");
   }
-  if (plan_.values && plan_.blocks > 0) {
-    launch(values_.get(*plan_.values, device()), *plan_.values, key_grid, keys, stream);
-  }
-  if (plan_.row_blocks > 0) {
-    launch(prepare_.get(plan_.prepare, device()), plan_.prepare, row_grid, rows, stream);
-  }
-  if (plan_.blocks > 0) {
-    launch(backward_.get(plan_.backward, device()), plan_.backward, key_grid, keys, stream);
-  }
-  if (plan_.row_blocks > 0) {
-    launch(finish_.get(plan_.finish, device()), plan_.finish, row_grid, rows, stream);
-  }
-  if (plan_.sinks) {
-    const Grid heads{static_cast<unsigned>(plan_.problem.heads_q)};
-    launch(sinks_.get(*plan_.sinks, device()), *plan_.sinks, heads, rows, stream);
+  const auto run_bias = [&] {
+    const int64_t of_row = (p.seqlen_k + plan_.bias->threads - 1) / plan_.bias->threads;
+    run(bias_, *plan_.bias, {static_cast<unsigned>(plan_.bias_rows), static_cast<unsigned>(of_row)},
+        rows);
+  };
+  if (plan_.bias && plan_.bias_first) run_bias();
+  if (plan_.values) run(values_, *plan_.values, key_grid, keys);
+  run(prepare_, plan_.prepare, row_grid, rows);
+  launch_main(keys, stream);
+  run(finish_, plan_.finish, row_grid, rows);
+  if (plan_.finish_keys) run(finish_keys_, *plan_.finish_keys, key_grid, keys);
+  if (plan_.bias && !plan_.bias_first) run_bias();
+  if (plan_.sinks) run(sinks_, *plan_.sinks, {static_cast<unsigned>(p.heads_q)}, rows);
+}
+
+void PlannedBackward::launch_main(kernel::BackwardParams params, void* stream) const {
+  const Problem& p = plan_.problem;
+  const int sequences = plan_.by_sequence ? params.forward.batch : 1;
+  const int heads = plan_.by_head ? static_cast<int>(p.heads_k) : 1;
+  params.order_heads = kernel::Divisor(heads > 1 ? 1 : params.order_heads.value * plan_.parts);
+  set_order(params.forward, plan_.key_tiles, plan_.section);
+  const int blocks = plan_.key_blocks / (sequences * heads) * plan_.parts;
+  if (blocks == 0) return;
+  for (params.first_sequence = 0; params.first_sequence < sequences; ++params.first_sequence) {
+    for (params.first_head = 0; params.first_head < heads; ++params.first_head) {
+      launch(backward_.get(plan_.backward, device()), plan_.backward,
+             {static_cast<unsigned>(blocks)}, params, stream);
+    }
   }
 }
 
@@ -219,10 +263,10 @@ std::shared_ptr<const PlannedForward> plan_forward(const Problem& problem,
 }
 
 std::shared_ptr<const PlannedBackward> plan_backward(const Problem& problem,
-                                                     const std::optional<BackwardTile>& tile) {
+                                                     const BackwardTuning& tuning) {
   const int id = problem.device.id;
   return std::make_shared<const PlannedBackward>(
-      plan_cuda_backward(problem, limits_of(device(id)), tile), id);
+      plan_cuda_backward(problem, limits_of(device(id)), tuning), id);
 }
 
 std::shared_ptr<const Planned> plan(const Problem& problem) {

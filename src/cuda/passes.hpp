@@ -9,6 +9,7 @@
 
 #include "cuda/device.hpp"
 #include "cuda/kernel_store.hpp"
+#include "kernels/common/params.h"
 #include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
 #include "problem/problem.hpp"
@@ -82,12 +83,16 @@ class PlannedBackward : public Planned {
   void prepare() const override;
 
  protected:
-  bool empty() const override { return plan_.blocks == 0 && plan_.row_blocks == 0 && !plan_.sinks; }
+  bool empty() const override {
+    return plan_.key_blocks == 0 && plan_.row_blocks == 0 && !plan_.sinks && !plan_.bias;
+  }
   void launch_all(const Call& call, void* workspace, void* stream) const override;
 
  private:
+  void launch_main(kernel::BackwardParams params, void* stream) const;
+
   CudaBackwardPlan plan_;
-  PlannedKernel values_, prepare_, backward_, finish_, sinks_;
+  PlannedKernel values_, prepare_, backward_, finish_, finish_keys_, bias_, sinks_;
 };
 
 /// Plans for a device of this machine.
@@ -95,7 +100,7 @@ std::shared_ptr<const Planned> plan(const Problem& problem);
 std::shared_ptr<const PlannedForward> plan_forward(const Problem& problem,
                                                    const CudaTuning& tuning = {});
 std::shared_ptr<const PlannedBackward> plan_backward(const Problem& problem,
-                                                     const std::optional<BackwardTile>& tile = {});
+                                                     const BackwardTuning& tuning = {});
 GpuLimits limits_of(const DeviceInfo& info);
 /// The same, kept for the next call of the same problem.
 std::shared_ptr<const Planned> plan_once(const Problem& problem);

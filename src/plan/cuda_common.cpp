@@ -12,14 +12,6 @@
 
 namespace fa {
 
-namespace {
-
-// What one section's heads read again and again: a good half of the smallest L2 among data-centre
-// GPUs.
-constexpr int64_t section_bytes = 20 << 20;
-
-}  // namespace
-
 void need_offered(const Problem& p) {
   if (p.dtype == float32) {
     fail(Status::unsupported, "q", "is float32; CUDA devices take float16 and bfloat16");

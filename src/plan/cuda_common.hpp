@@ -21,6 +21,9 @@ int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch
 /// So many tiles as a grid has blocks; throws Error (unsupported) for too many.
 int checked_blocks(const char* name, int64_t blocks, int64_t size);
 
+/// What one section's heads may read again and again: a good half of the smallest L2 among
+/// data-centre GPUs.
+inline constexpr int64_t section_bytes = 20 << 20;
 /// How many of `groups` of heads have tiles that alternate: about as many as share the L2. bytes:
 /// of a group, that its blocks read again and again.
 int64_t groups_in_section(int64_t groups, int64_t bytes);

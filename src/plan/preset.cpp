@@ -104,6 +104,7 @@ std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
           add(kernels, *kernel);
         }
         if (plan.values) add(kernels, *plan.values);
+        if (plan.finish_keys) add(kernels, *plan.finish_keys);
       }
     }
   }

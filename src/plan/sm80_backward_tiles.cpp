@@ -31,7 +31,8 @@ namespace {
 
 struct Entry {
   int columns;  ///< of Q and V, the wider, at most
-  bool causal;  ///< asked for by the entry; else any mask
+  bool causal;  ///< only for a mask from the right, and sums in any order: their counters take
+                ///< registers
   BackwardTile tile;
 };
 
@@ -55,7 +56,8 @@ constexpr Entry entries[] = {
 BackwardTile backward_tile(const Problem& p, const GpuLimits& gpu) {
   const int64_t columns = std::max(p.head_dim, p.head_dim_v);
   for (const Entry& entry : entries) {
-    const bool meant = columns <= entry.columns && (!entry.causal || p.window_right >= 0);
+    const bool meant =
+        columns <= entry.columns && (!entry.causal || (p.window_right >= 0 && !in_order(p)));
     if (meant && fits(entry.tile, p.head_dim, p.head_dim_v, gpu)) return entry.tile;
   }
   fail(Status::unsupported, "q",

@@ -13,7 +13,7 @@ struct BackwardTile {
   int keys = 64;         ///< of a block
   int row_warps = 2;     ///< that share the rows of S and dP; the others share the keys
   int column_warps = 2;  ///< that share the columns of dK and dV, where these can be shared
-  int stages = 2;        ///< steps whose Q and dO lie in shared memory
+  int stages = 2;        ///< steps whose Q and dO lie in shared memory: 1 or 2
   int query_parts = 1;   ///< of dQ's columns, one after the other: 1 or 2
   int key_slices = 0;    ///< slices of 16 columns of K that stay in registers
   int value_slices = 0;  ///< and of V
@@ -26,6 +26,9 @@ struct BackwardTile {
 int padded_columns(const BackwardTile& tile, int64_t head_dim);
 int shared_bytes(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v);
 bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu);
+
+/// Whether sums have an order of their own: a sequence's bits depend on it, too.
+inline bool in_order(const Problem& p) { return p.deterministic || p.batch_invariant; }
 
 /// The best tile that fits the GPU. Throws Error (unsupported) where none does.
 BackwardTile backward_tile(const Problem& problem, const GpuLimits& gpu);

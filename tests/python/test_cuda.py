@@ -473,12 +473,33 @@ def test_gradients(dtype, deterministic):
         assert error <= (2e-2 if dtype == torch.bfloat16 else 3e-3)
 
 
-def test_a_gradient_that_is_not_offered_yet():
-    q, k, v = inputs()
-    bias = normal(1, 4, 150, 203).requires_grad_()
-    out = flashattn.flash_attn_func(q, k, v, bias=bias)
-    with pytest.raises(NotImplementedError, match="dbias"):
-        out.float().sum().backward()
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("shape", [(2, 4, 150, 203), (1, 4, 150, 203), (2, 1, 1, 203)])
+def test_gradients_of_a_bias_and_of_sinks(shape, deterministic):
+    device = [t.requires_grad_() for t in (*inputs(), normal(*shape, seed=6), normal(4, seed=7))]
+    host = [t.detach().cpu().float().requires_grad_() for t in device]
+    dout = normal(2, 150, 4, 64, seed=4)
+    found = []
+    for (q, k, v, bias, sinks), dout_here in ((device, dout), (host, dout.cpu().float())):
+        out = flashattn.flash_attn_func(
+            q, k, v, bias=bias, sinks=sinks, deterministic=deterministic
+        )
+        out.backward(dout_here.to(out.dtype))
+        found.append([t.grad for t in (q, k, v, bias, sinks)])
+    for gradient, exact in zip(*found, strict=True):
+        assert gradient.shape == exact.shape and gradient.device.type == DEVICE
+        error = (gradient.cpu().double() - exact.double()).norm() / exact.double().norm()
+        assert error <= 2e-2
+
+
+def test_compiled_gradients():
+    device = [t.requires_grad_() for t in inputs()]
+    attend = torch.compile(run, fullgraph=True, backend="aot_eager")
+    expected, found = (
+        torch.autograd.grad(f(*device, causal=True, deterministic=True).sum(), device)
+        for f in (run, attend)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 def test_wrong_arguments():

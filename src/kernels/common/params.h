@@ -47,20 +47,40 @@ struct ForwardParams {
   long long partial_rows;
 };
 
+/// Bytes from behind a tile that was read to the next head's, and from that of the last head to the
+/// first head's of the rows behind.
+struct Walk {
+  long long to_head;
+  long long to_rows;
+};
+
 /// Of all kernels of a backward pass. `forward` is what it has in common with the forward pass; its
 /// tiles are those of keys, whose heads are `order_heads`, or of rows in the kernels before and
 /// after the main one.
 struct BackwardParams {
   ForwardParams forward;
-  View dout, dlse, dq, dk, dv, dsinks;
-  Divisor order_heads;   ///< of a sequence, whose tiles the blocks take
+  View dout, dlse, dq, dk, dv, dsinks, dbias;
+  Divisor order_heads;  ///< of a sequence, or their parts, whose tiles the blocks take
+  int first_sequence;   ///< of a launch that takes one sequence, or one head of keys, of all
+  int first_head;
+  Divisor parts;  ///< blocks that share a tile of keys, with part_heads query heads each
+  int part_heads;
+  Walk q_walk, dout_walk;
   float gradient_scale;  ///< of dQ and dK: the scale of the scores
   float* lse_2;          ///< [heads_q][padded_rows], log2(e) * LSE; +inf where a row sees no key
   float* delta;          ///< [heads_q][padded_rows]: dO . O - dLSE
   float* dq_sum;         ///< [heads_q][padded_rows][padded head_dim], as tile/accumulate.cuh has it
-  int* dq_turns;         ///< [heads_q][padded_rows / tile]: how many have added to a tile's dQ
-  float* ranges;         ///< for float16, as range_of of sm80/backward_shapes.cuh has them
+  float* dk_sum;     ///< [heads_k][padded_keys][padded head_dim], where several blocks share them
+  float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
+  float* dbias_sum;  ///< as sm80/bias_gradient.cuh has it
+  int* dq_turns;     ///< [heads_q][padded_rows / tile][warps]: how many have added to dQ
+  int* key_turns;    ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
+  float* ranges;     ///< for float16, as range_of of sm80/backward_shapes.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own
+  long long padded_keys;
+  int bias_batches;  ///< extents of the bias
+  int bias_heads;
+  int bias_rows;
 };
 
 /// Joins the splits of a forward pass, or two attentions over disjoint keys.

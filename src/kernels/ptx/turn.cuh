@@ -1,26 +1,31 @@
-// Blocks that follow each other in an order of theirs, by a counter in global memory.
+// Who comes when: counters in global memory by which blocks, or warps of theirs, follow each other.
+// More may have had their turn than there are, where lengths in device memory lie: then nobody
+// waits for ever.
 #pragma once
 
 namespace fa::ptx {
 
-/// By all threads of a block: waits until so many have had their turn. What they did to global
-/// memory is seen. More may have, where lengths in device memory lie: then nobody waits for ever.
-__device__ inline void wait_for_turn(const int* counter, int turn) {
-  if (threadIdx.x == 0) {
-    int now;
-    do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-    } while (now < turn);
-  }
-  __syncthreads();
+/// How many have had their turn. What they did to global memory is seen after a fence.
+__device__ inline int look_at_turn(const int* counter) {
+  int now;
+  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  return now;
 }
 
-/// By all threads of a block: it is the next one's turn.
-__device__ inline void pass_turn(int* counter) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
+/// What was done to global memory before it comes before what is done after it, for the whole GPU.
+__device__ inline void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+/// Waits until so many have had their turn, and sees what they did to global memory. `seen`: as
+/// many had when the last fence came.
+__device__ inline void wait_for_turn(const int* counter, int turn, int seen = -1) {
+  while (seen < turn) {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
   }
+}
+
+/// One more has had it, and what the calling thread did to global memory before a fence is seen.
+__device__ inline void pass_turn(int* counter) {
+  asm volatile("red.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
 }  // namespace fa::ptx

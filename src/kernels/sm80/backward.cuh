@@ -2,14 +2,15 @@
 // cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
 //
 // A block owns `keys` keys of one key head, with their dK and dV in registers, and walks over the
-// query rows that see them, `rows` at a time, of all query heads that share the keys; the blocks
-// are parallel over keys, key heads and sequences. Its warps share each product as a grid. dQ of
-// the rows is summed in float32 in global memory, since other blocks add to it;
+// query rows that see them, `rows` at a time, of all query heads that share the keys, or of part of
+// these; the blocks are parallel over keys, key heads and sequences. Its warps share each product
+// as a grid. dQ of the rows is summed in float32 in global memory, since other blocks add to it;
 // backward_prepare.cuh comes before, backward_finish.cuh after.
 #pragma once
 
 #include "ptx/turn.cuh"
 #include "sm80/backward_rows.cuh"
+#include "sm80/bias_gradient.cuh"
 #include "tile/accumulate.cuh"
 #include "tile/score.cuh"
 #include "tile/store.cuh"
@@ -21,15 +22,20 @@ using Terms = ScoreTerms<c::element, c::softcap, c::alibi, c::bias, !c::positive
 // Shared memory: K, V, then places for a step's Q, dO and statistics, then P and dS.
 constexpr int statistic_chunks = c::rows / 4;  ///< of 16 bytes, of LSE or of delta
 constexpr int statistics_bytes = 2 * 16 * statistic_chunks;
+static_assert(2 * statistic_chunks <= threads);
 constexpr int stage_bytes = QueryTile::bytes + DoutTile::bytes + statistics_bytes;
 constexpr int stages_at = KeyTile::bytes + ValueTile::bytes;
 constexpr int scores_at = stages_at + c::stages * stage_bytes;
-/// Groups of copies that may be under way when a step begins.
-constexpr int pending = c::stages == 1 ? 0 : c::stages - 2;
 static_assert(c::shared_bytes == scores_at + 2 * ScoreTile::bytes);
-/// P comes with it.
-constexpr float p_scale = 1u << static_cast<int>(Element::gradient_headroom);
-static_assert(c::stages > 1 || c::key_slices + c::value_slices == 0);
+/// P comes multiplied by 2 to the power of Element::gradient_headroom.
+constexpr float p_unscale = 1.0f / (1u << static_cast<int>(Element::gradient_headroom));
+static_assert(c::stages == 1 || c::stages == 2);
+
+/// What a step works on: rows of a sequence, and which of the heads that share the keys.
+struct Step {
+  int row;
+  int head;
+};
 
 struct Backward {
   const kernel::BackwardParams& p;
@@ -41,14 +47,13 @@ struct Backward {
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
 
   const int k_len = place.rows.length;
-  const int heads = f.group.value;  ///< that share the keys
-  int first_tile, tiles;            ///< of rows that see some of the keys, in each head
-  const Place query;                ///< the sequence's rows, of the first of these heads
-  const long long padded = padded_begin(f, place.sequence, rows);
+  const int part;           ///< of the query heads that share the keys: this block's
+  int first_row, last_row;  ///< of the tiles that see some of the keys; none: last < first
+  const Place query;        ///< the sequence's rows, of the first of these heads
+  const long long padded = padded_row_begin(f, place.sequence, rows);
 
   TileReader<QueryTile, c::rows, c::head_dim, threads, c::alignment> q;
   TileReader<DoutTile, c::rows, c::head_dim_v, threads, c::alignment> dout;
-  int loaded = 0;  ///< steps whose copies have begun
 
   // Operands, as the warp reads its part of them. V lies as K does, dO as Q, dS as P: where panels
   // and grids are the same, so are the addresses but for an offset, which spares registers.
@@ -75,35 +80,36 @@ struct Backward {
   const LaneAddress<KeyTile> query_k =
       rows_then_columns(Part<KeyTile>(shared, 0, QueryGrid::column(warp)), lane);
 
+  int* dq_turn = nullptr;  ///< of the step before
+
   KeptSlices<c::key_slices, ScoreGrid::n_tiles> kept_k;
   KeptSlices<c::value_slices, ScoreGrid::n_tiles> kept_v;
   float dk[KeyGrid::m_tiles][KeyGrid::n_tiles][4] = {};
   float dv[ValueGrid::m_tiles][ValueGrid::n_tiles][4] = {};
-  /// dS is multiplied by it: a power of 2, so that it fits its format.
-  const float ds_scale;
+  float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
   /// What the scores still lack: a multiplication that goes into the exponent's.
   const float factor = Terms::none ? f.scale : Terms::only_softcap ? f.softcap : 1;
 
-  __device__ Backward(const kernel::BackwardParams& params, const Place& where,
+  __device__ Backward(const kernel::BackwardParams& params, const Place& where, int which_part,
                       const Side& rows_side, u32 base)
       : p(params),
         place(where),
         rows(rows_side),
         shared(base),
-        query{where.sequence, where.head * params.forward.group.value, 0, rows_side},
+        part(which_part),
+        query{where.sequence, where.head * f.group.value + part * p.part_heads, 0, rows_side},
         q(row_at(f.q, query, 0), 2 * f.q.row),
-        dout(row_at(p.dout, query, 0), 2 * p.dout.row),
-        ds_scale(scale_of_gradients()) {
-    find_tiles();
-    q.from += first_tile * c::rows * q.stride;
-    dout.from += first_tile * c::rows * dout.stride;
+        dout(row_at(p.dout, query, 0), 2 * p.dout.row) {
+    find_rows();
+    if (Element::scales_gradients && first_row <= last_row) find_ds_bits();
+    q.from += first_row * q.stride;
+    dout.from += first_row * dout.stride;
   }
 
   /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|.
-  __device__ float scale_of_gradients() const {
-    if constexpr (!Element::scales_gradients) return 1;
+  __device__ void find_ds_bits() {
     float dout_square = 0, dlse = 0;
-    for (int head = query.head; head < query.head + heads; ++head) {
+    for (int head = query.head; head < query.head + p.part_heads; ++head) {
       dout_square = fmaxf(dout_square, *range_of(p, Range::dout, place.sequence, head));
       dlse = fmaxf(dlse, *range_of(p, Range::dlse, place.sequence, head));
     }
@@ -111,13 +117,18 @@ struct Backward {
     // Not their product, which may be beyond float32.
     const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
     const float bound = fmaxf(product + ptx::log2(f.keep_scale) + 1, ptx::log2(dlse)) + 1;
-    return ptx::exp2(fminf(fmaxf(14 - ceilf(bound), -120), 120));
+    ds_bits = fminf(fmaxf(14 - ceilf(bound), -110), 110);
+  }
+
+  static __device__ float power_of_2(float bits) {
+    return Element::scales_gradients ? ptx::exp2(bits) : 1;
   }
 
   /// The rows that see the first of the keys begin first, those that see the last end last.
-  __device__ void find_tiles() {
+  __device__ void find_rows() {
     const int last = min(place.row + c::keys, k_len) - 1;
-    first_tile = tiles = 0;
+    first_row = 0;
+    last_row = -1;
     if (last < place.row) return;
     const auto range = [&](int key) {
       return mask::row_range(key, rows.length, k_len, c::window_left ? f.window_left : -1,
@@ -125,8 +136,8 @@ struct Backward {
     };
     const long long begin = range(place.row).begin, end = range(last).end;
     if (begin >= end) return;
-    first_tile = static_cast<int>(begin / c::rows);
-    tiles = static_cast<int>((end + c::rows - 1) / c::rows) - first_tile;
+    first_row = static_cast<int>(begin / c::rows * c::rows);
+    last_row = static_cast<int>((end - 1) / c::rows * c::rows);
   }
 
   __device__ mask::KeyRange visible(int row) const {
@@ -142,24 +153,27 @@ struct Backward {
     v.load(shared + KeyTile::bytes, k_len - place.row);
   }
 
-  /// Starts to load what the next step works on, into a stage that nobody reads any more.
-  __device__ void load_next(int head, int tile) {
-    if (head < heads) {
-      const u32 stage = shared + stages_at + loaded % c::stages * stage_bytes;
-      const int row = (first_tile + tile) * c::rows;
-      q.load(stage, rows.length - row);
-      dout.load(stage + QueryTile::bytes, rows.length - row);
-      const long long at = (query.head + head) * p.padded_rows + padded + row;
-      for (int i = threadIdx.x; i < 2 * statistic_chunks; i += threads) {
-        const float* from =
-            (i < statistic_chunks ? p.lse_2 : p.delta) + at + i % statistic_chunks * 4;
-        ptx::cp_async<16>(stage + QueryTile::bytes + DoutTile::bytes + 16 * i, from, true);
-      }
-      ++loaded;
-      if (tile == tiles - 1) {  // on to the next head's first
-        q.from += 2 * f.q.head - tiles * c::rows * q.stride;
-        dout.from += 2 * p.dout.head - tiles * c::rows * dout.stride;
-      }
+  /// The heads of a tile of rows follow each other: what all blocks of these keys' heads work on at
+  /// a time is then a small part of Q, dO and dQ, and stays in L2.
+  __device__ Step after(const Step& step) const {
+    if (step.head + 1 < p.part_heads) return {step.row, step.head + 1};
+    return {step.row + c::rows, 0};
+  }
+
+  /// Starts to load what a step works on: those of the walk, one after the other.
+  __device__ void load(const Step& step, u32 stage_offset) {
+    const u32 stage = shared + stages_at + stage_offset;
+    const kernel::Walk q_walk = p.q_walk, dout_walk = p.dout_walk;
+    q.load(stage, rows.length - step.row);
+    dout.load(stage + QueryTile::bytes, rows.length - step.row);
+    const bool last = step.head + 1 == p.part_heads;
+    q.from += last ? q_walk.to_rows : q_walk.to_head;
+    dout.from += last ? dout_walk.to_rows : dout_walk.to_head;
+    const long long at = (query.head + step.head) * p.padded_rows + padded + step.row;
+    if (const int i = threadIdx.x; i < 2 * statistic_chunks) {
+      const float* from =
+          (i < statistic_chunks ? p.lse_2 : p.delta) + at + i % statistic_chunks * 4;
+      ptx::cp_async<16>(stage + QueryTile::bytes + DoutTile::bytes + 16 * i, from, true);
     }
     ptx::cp_async_commit();
   }
@@ -169,7 +183,7 @@ struct Backward {
   __device__ void meet_and_clear_empty_rows(u32 stage) {
     const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
     bool empty = false;
-    for (int i = threadIdx.x; i < statistic_chunks; i += threads) {
+    if (const int i = threadIdx.x; i < statistic_chunks) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         empty = empty || ptx::load_float(statistics + 16 * i + 4 * e) == -minus_infinity;
@@ -191,8 +205,8 @@ struct Backward {
   /// P = exp(S - LSE) and dS = P (dP - delta) (lines 11 and 14 of Algorithm 2), from S and dP.
   template <bool masked>
   __device__ void form_gradients(Scores& s, Scores& dp, const Dropout& dropout,
-                                 const Score<Terms>& score, int first_row, u32 statistics) {
-    const int row0 = first_row + ScoreGrid::row(warp), key0 = place.row + ScoreGrid::column(warp);
+                                 const Score<Terms>& score, const Place& at, u32 statistics) {
+    const int row0 = at.row + ScoreGrid::row(warp), key0 = place.row + ScoreGrid::column(warp);
     if constexpr (c::dropout) {
 #pragma unroll
       for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
@@ -203,7 +217,10 @@ struct Backward {
         }
       }
     }
-    const float of_p = ds_scale / p_scale;
+    const float of_p = power_of_2(ds_bits - Element::gradient_headroom);
+    // Back through the softcap, which the bias's gradient does not go.
+    Scores slopes;
+    constexpr bool slopes_later = c::softcap && bias_gradient != BiasGradient::none;
     u32 dropped[ScoreGrid::m_tiles][ScoreGrid::n_tiles] = {};
     if constexpr (c::dropout) {
       dropout.apply<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(row0, key0, lane,
@@ -219,7 +236,7 @@ struct Backward {
         const int in_tile = ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4;
         const float lse = ptx::load_float(statistics + 4 * in_tile) - Element::gradient_headroom;
         const float delta = ptx::load_float(statistics + 4 * (c::rows + in_tile));
-        const int row = first_row + in_tile;
+        const int row = at.row + in_tile;
         const auto seen = visible(row);
         const int begin = static_cast<int>(seen.begin), end = static_cast<int>(seen.end);
 #pragma unroll
@@ -237,9 +254,13 @@ struct Backward {
             }
             x = ptx::exp2(fmaf(x, factor, -lse));
             y = x * ((y - delta) * of_p);
-            if constexpr (c::softcap) y *= slope;
             if constexpr (masked) {
               if ((c::window_left && j < begin) || j >= end) x = y = 0;
+            }
+            if constexpr (slopes_later) {
+              slopes[m][n][2 * h + e] = slope;
+            } else if constexpr (c::softcap) {
+              y *= slope;
             }
             if constexpr (c::dropout) {
               if (dropped[m][n] >> (2 * h + e) & 1) x = 0;
@@ -248,35 +269,67 @@ struct Backward {
         }
       }
     }
+    if constexpr (bias_gradient != BiasGradient::none) {
+      add_bias_gradient(p, {at.sequence, at.head, rows.length, k_len}, dp, power_of_2(-ds_bits),
+                        row0, key0, warp, lane);
+    }
+    if constexpr (slopes_later) multiply_by(dp, slopes);
+  }
+  static __device__ void multiply_by(Scores& x, const Scores& y) {
+#pragma unroll
+    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[m][n][e] *= y[m][n][e];
+      }
+    }
   }
 
   /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
-  template <bool masked>
+  template <bool masked, typename LoadAhead>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<Terms>& score,
-                       u32 stage_offset) {
+                       u32 stage_offset, const LoadAhead& load_ahead) {
     const u32 stage = shared + stages_at + stage_offset;
+    int* counter = nullptr;
+    int seen = 0;
+    if constexpr (c::deterministic) {
+      counter = dq_turn_of(p, at.head, padded + at.row, warp);
+      seen = ptx::look_at_turn(counter);
+    }
     Scores s = {}, dp = {};
     multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_q, stage_offset, score_k,
                                                                 0, kept_k);
     multiply<Element, Lies::along_k, Lies::along_k, width / 16>(
         dp, score_dout, stage_offset + dout_at, score_v, value_at, kept_v);
-    form_gradients<masked>(s, dp, dropout, score, at.row,
-                           stage + QueryTile::bytes + DoutTile::bytes);
+    form_gradients<masked>(s, dp, dropout, score, at, stage + QueryTile::bytes + DoutTile::bytes);
     const Part<ScoreTile> p_part(shared + scores_at, ScoreGrid::row(warp), ScoreGrid::column(warp));
     const Part<ScoreTile> ds_part(shared + scores_at + ScoreTile::bytes, ScoreGrid::row(warp),
                                   ScoreGrid::column(warp));
     put_fragment<Element>(p_part, s, lane, 1);
     put_fragment<Element>(ds_part, dp, lane, 1);
     __syncthreads();
+    if constexpr (c::deterministic) {
+      pass_dq_turn(counter);
+      load_ahead();  // not sooner: the fence would wait for it (a twentieth of the pass)
+    }
     multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dv, value_p, p_at, value_dout,
                                                                     stage_offset + dout_at);
     multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dk, key_ds, ds_at, key_q,
                                                                     stage_offset);
-    int* turn = dq_turn_of(p, at.head, padded + at.row);
-    if constexpr (c::deterministic) ptx::wait_for_turn(turn, turn_of(at.row));
+    if constexpr (c::deterministic) ptx::wait_for_turn(counter, turn_of(at.row), seen);
     add_query_part<0>(at.head, padded + at.row);
     if constexpr (query_parts > 1) add_query_part<1>(at.head, padded + at.row);
-    if constexpr (c::deterministic) ptx::pass_turn(turn);
+  }
+
+  /// What a warp added to dQ a step ago is its block's successor's to build on. It is said half a
+  /// step later, for a fence waits for the additions; the successor is a step behind. What the warp
+  /// saw of its own turn holds from the fence on.
+  __device__ void pass_dq_turn(int* next) {
+    __syncwarp();
+    ptx::fence();
+    if (lane == 0 && dq_turn != nullptr) ptx::pass_turn(dq_turn);
+    dq_turn = next;
   }
 
   /// dQ += dS K (line 15), of a part of the columns.
@@ -285,25 +338,25 @@ struct Backward {
     QueryPart dq = {};
     multiply<Element, Lies::along_k, Lies::across_k, c::keys / 16, part * part_tiles>(
         dq, query_ds, ds_at, query_k, 0);
-    if constexpr (Element::scales_gradients) scale_by(dq, 1 / ds_scale);
-    add_fragment(dq_sum_of(p, head, padded_row, warp, part), dq, lane);
+    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2(-ds_bits));
+    float* tile = p.dq_sum + (head * p.padded_rows + padded_row) * depth;
+    add_fragment(sum_of_warp<QueryGrid, query_parts>(tile, warp, part), dq, lane);
   }
 
-  /// The blocks of the keys that a tile of rows sees add to its dQ in their order.
-  __device__ int turn_of(int first_row) const {
-    int first_key_tile = 0;
-    if constexpr (c::window_left) {
-      const long long key = visible(first_row).begin;
-      first_key_tile = static_cast<int>(key / c::keys);
-    }
-    return place.row / c::keys - first_key_tile;
+  /// The blocks of the keys that a tile of rows sees add to its dQ in order, that of the last keys
+  /// first: under a mask from the right it comes a step earlier to each tile than the next one. It
+  /// also is the first to run (see the kernel), so that nobody waits for a block that comes later.
+  __device__ int turn_of(int tile_row) const {
+    const long long end = visible(min(tile_row + c::rows, rows.length) - 1).end;
+    return static_cast<int>((end - 1) / c::keys) - place.row / c::keys;
   }
 
-  static __device__ void scale_by(QueryPart& x, float factor) {
+  template <int m_tiles, int n_tiles>
+  static __device__ void scale_by(float (&x)[m_tiles][n_tiles][4], float factor) {
 #pragma unroll
-    for (int m = 0; m < QueryGrid::m_tiles; ++m) {
+    for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
-      for (int n = 0; n < part_tiles; ++n) {
+      for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[m][n][e] *= factor;
       }
@@ -311,56 +364,82 @@ struct Backward {
   }
 
   __device__ void run() {
-    if (tiles > 0) walk();
+    if (first_row <= last_row) walk();
+    if constexpr (c::deterministic) pass_dq_turn(nullptr);
     ptx::cp_async_wait<0>();
-    __syncthreads();
-    store<KeyTile, KeyGrid, c::head_dim>(shared, dk, p.dk, p.gradient_scale / ds_scale);
-    store<ValueTile, ValueGrid, c::head_dim_v>(shared + KeyTile::bytes, dv, p.dv,
-                                               (c::dropout ? f.keep_scale : 1) / p_scale);
+    const float dk_scale = p.gradient_scale * power_of_2(-ds_bits);
+    const float dv_scale = (c::dropout ? f.keep_scale : 1) * p_unscale;
+    if (p.parts.value > 1) {
+      add_keys(dk_scale, dv_scale);
+    } else {
+      __syncthreads();
+      store<KeyTile, KeyGrid, c::head_dim>(shared, dk, p.dk, dk_scale);
+      store<ValueTile, ValueGrid, c::head_dim_v>(shared + KeyTile::bytes, dv, p.dv, dv_scale);
+    }
   }
 
-  /// Over the rows that see the keys, head after head.
+  /// dK and dV of the heads of this block. The blocks that share the keys add in their order, which
+  /// costs little, once a block, so that the bits of dK and dV are always the same.
+  __device__ void add_keys(float dk_scale, float dv_scale) {
+    if (place.sequence == f.batch) return;  // keys behind the last sequence
+    scale_by(dk, dk_scale);
+    scale_by(dv, dv_scale);
+    const long long at =
+        place.head * p.padded_keys + padded_key_begin(f, place.sequence, place.rows) + place.row;
+    int* turn = p.key_turns + at / c::keys;
+    if (threadIdx.x == 0) ptx::wait_for_turn(turn, part);
+    __syncthreads();
+    add_fragment(sum_of_warp<KeyGrid, 1>(p.dk_sum + at * depth, warp, 0), dk, lane);
+    add_fragment(sum_of_warp<ValueGrid, 1>(p.dv_sum + at * width, warp, 0), dv, lane);
+    __syncthreads();
+    ptx::fence();
+    if (threadIdx.x == 0) ptx::pass_turn(turn);
+  }
+
+  /// Over the rows that see the keys.
   __device__ void walk() {
-    int next_head = 0, next_tile = 0;
-    const auto load_another = [&] {
-      load_next(next_head, next_tile);
-      if (++next_tile == tiles) {
-        next_tile = 0;
-        ++next_head;
-      }
-    };
+    Step now{first_row, 0};
+    u32 stage_offset = 0;
     load_keys();
-#pragma unroll
-    for (int i = 0; i < c::stages - 1; ++i) load_another();
+    load(now, stage_offset);
     if constexpr (c::key_slices + c::value_slices > 0) {
-      ptx::cp_async_wait<pending>();  // they come with the first rows
+      ptx::cp_async_wait<0>();  // they come with the first rows
       __syncthreads();
       kept_k.load(score_k, 0);
       kept_v.load(score_v, value_at);
     }
-    u32 stage_offset = 0;
-    for (int head = 0; head < heads; ++head) {
-      Place at{place.sequence, query.head + head, 0, rows};
-      const Dropout dropout(f, at);
-      const Score<Terms> score(f, at, k_len);
-      for (int tile = 0; tile < tiles; ++tile) {
-        at.row = (first_tile + tile) * c::rows;
-        if constexpr (c::stages == 1) {
-          __syncthreads();
-          load_another();
-        }
-        ptx::cp_async_wait<pending>();
-        // All have what this step needs, and are done with the one before.
-        meet_and_clear_empty_rows(shared + stages_at + stage_offset);
-        if constexpr (c::stages > 1) load_another();
-        if (sees_all(at.row)) {
-          step<false>(at, dropout, score, stage_offset);
-        } else {
-          step<true>(at, dropout, score, stage_offset);
-        }
-        stage_offset =
-            stage_offset == (c::stages - 1) * stage_bytes ? 0 : stage_offset + stage_bytes;
+    Place at = query;
+    Dropout dropout(f, at);
+    Score<Terms> score(f, at, k_len);
+    for (;;) {
+      const Step next = after(now);
+      const bool ends = next.row > last_row;
+      const u32 next_offset = c::stages == 1 ? 0 : stage_bytes - stage_offset;
+      ptx::cp_async_wait<0>();
+      // All have what this step needs, and are done with the one before.
+      meet_and_clear_empty_rows(shared + stages_at + stage_offset);
+      const auto load_ahead = [&] {
+        if (c::stages == 2 && !ends) load(next, next_offset);
+      };
+      if constexpr (!c::deterministic) load_ahead();
+      at.row = now.row;
+      at.head = query.head + now.head;
+      if (p.part_heads > 1) {
+        dropout = Dropout(f, at);
+        score = Score<Terms>(f, at, k_len);
       }
+      if (sees_all(now.row)) {
+        step<false>(at, dropout, score, stage_offset, load_ahead);
+      } else {
+        step<true>(at, dropout, score, stage_offset, load_ahead);
+      }
+      if (ends) break;
+      if constexpr (c::stages == 1) {
+        __syncthreads();
+        load(next, next_offset);
+      }
+      now = next;
+      stage_offset = next_offset;
     }
   }
 
@@ -387,12 +466,16 @@ extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_
   using namespace fa::sm80;
   extern __shared__ __align__(128) char shared[];
   const fa::kernel::ForwardParams& f = p.forward;
-  const Place place = find_place<c::keys, c::packed_k, c::used_k, Longest::first>(
-      f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));
+  // Each part of a key head counts as one of the heads whose tiles are shared out.
+  constexpr Longest longest = c::deterministic ? Longest::last : Longest::first;
+  Place place = find_place<c::keys, c::packed_k, c::used_k, longest>(
+      f, f.keys, p.order_heads, static_cast<int>(blockIdx.x), p.first_sequence, p.first_head);
+  const int head = place.head / p.parts, part = place.head - head * p.parts.value;
+  place.head = head;
   if (place.sequence < 0 || place.row >= place.rows.extent) return;
   Side rows{0, 0, 0};
   if (place.sequence < f.batch) {  // else keys behind the last sequence
     rows = side_of<c::packed_q, c::used_q>(f.rows, place.sequence, f.batch);
   }
-  Backward(p, place, rows, fa::ptx::shared_address(shared)).run();
+  Backward(p, place, part, rows, fa::ptx::shared_address(shared)).run();
 }

@@ -17,7 +17,7 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
   const Place place = find_place<c::rows, c::packed_q, c::used_q>(f, f.rows, p.order_heads,
                                                                   static_cast<int>(blockIdx.x));
   if (place.sequence < 0 || place.sequence == f.batch || place.row >= place.rows.extent) return;
-  const long long padded = padded_begin(f, place.sequence, place.rows) + place.row;
+  const long long padded = padded_row_begin(f, place.sequence, place.rows) + place.row;
   const long long statistics = place.head * p.padded_rows + padded;
 
   float largest = 0, largest_dlse = 0;

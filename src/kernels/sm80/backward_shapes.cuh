@@ -1,5 +1,5 @@
-// What the three kernels of a backward pass agree on: tiles, where a row's statistics lie, and how
-// dQ's sum is shared out between warps.
+// What the kernels of a backward pass agree on: tiles, where a row's statistics lie, and how sums
+// are shared out between warps.
 #pragma once
 
 #include "common/params.h"
@@ -44,19 +44,29 @@ constexpr int query_parts = QueryGrid::n_tiles % (2 * c::query_parts) == 0 &&
 constexpr int part_tiles = QueryGrid::n_tiles / query_parts;
 using QueryPart = float[QueryGrid::m_tiles][part_tiles][4];
 
-/// Where a sequence's rows begin among a head's padded ones: with a tile of their own.
-__device__ inline long long padded_begin(const kernel::ForwardParams& p, int sequence, Side rows) {
-  const long long padded =
-      (static_cast<long long>(p.rows.seqlen) + c::rows - 1) / c::rows * c::rows;
-  return c::packed_q ? (rows.begin + static_cast<long long>(sequence) * c::rows) / c::rows * c::rows
-                     : sequence * padded;
+/// Where a sequence's rows, or keys, begin among a head's padded ones: with a tile of their own.
+template <int tile, bool packed>
+__device__ long long padded_begin(const kernel::Lengths& lengths, int sequence, Side side) {
+  if constexpr (packed) {
+    return (side.begin + static_cast<long long>(sequence) * tile) / tile * tile;
+  } else {
+    return sequence * ((static_cast<long long>(lengths.seqlen) + tile - 1) / tile * tile);
+  }
+}
+__device__ inline long long padded_row_begin(const kernel::ForwardParams& f, int sequence,
+                                             Side rows) {
+  return padded_begin<c::rows, c::packed_q>(f.rows, sequence, rows);
+}
+__device__ inline long long padded_key_begin(const kernel::ForwardParams& f, int sequence,
+                                             Side keys) {
+  return padded_begin<c::keys, c::packed_k>(f.keys, sequence, keys);
 }
 
-/// dQ's sum of a tile of rows: rows * depth numbers, warp by warp, part by part.
-__device__ inline float* dq_sum_of(const kernel::BackwardParams& p, int head, long long padded_row,
-                                   int warp, int part) {
-  return p.dq_sum + (head * p.padded_rows + padded_row) * depth +
-         (warp * query_parts + part) * (QueryGrid::m_tiles * part_tiles * 128);
+/// A warp's part of a tile's sum. The sum is as many numbers as the tile has, warp by warp and part
+/// by part of the columns.
+template <typename Grid, int parts>
+__device__ float* sum_of_warp(float* tile, int warp, int part) {
+  return tile + (warp * parts + part) * (Grid::m_tiles * (Grid::n_tiles / parts) * 128);
 }
 
 /// For float16, of each sequence and head: the largest |dO|^2 and |dLSE| of query heads, and the
@@ -81,9 +91,10 @@ __device__ inline void raise_range(float* range, float x) {
   if (threadIdx.x % 32 == 0) ptx::max_global(range, x);
 }
 
-/// How many blocks have added to it.
-__device__ inline int* dq_turn_of(const kernel::BackwardParams& p, int head, long long padded_row) {
-  return p.dq_turns + (head * p.padded_rows + padded_row) / c::rows;
+/// How many blocks' warps of this number have added to their part of it.
+__device__ inline int* dq_turn_of(const kernel::BackwardParams& p, int head, long long padded_row,
+                                  int warp) {
+  return p.dq_turns + (head * p.padded_rows + padded_row) / c::rows * c::warps + warp;
 }
 
 }  // namespace fa::sm80

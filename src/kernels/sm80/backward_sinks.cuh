@@ -15,7 +15,7 @@ __device__ inline void sum_sink(const kernel::BackwardParams& p) {
   float sum = 0;
   for (int sequence = 0; sequence < f.batch; ++sequence) {
     const Side rows = side_of<c::packed_q, c::used_q>(f.rows, sequence, f.batch);
-    const long long first = head * p.padded_rows + padded_begin(f, sequence, rows);
+    const long long first = head * p.padded_rows + padded_row_begin(f, sequence, rows);
     for (int row = threadIdx.x; row < rows.length; row += threads) {
       const float lse = p.lse_2[first + row];  // +inf where a row sees neither key nor sink
       if (sink != ptx::minus_infinity && lse != -ptx::minus_infinity) {

@@ -66,6 +66,7 @@ struct Format<Number::bfloat16> {
 template <>
 struct Format<Number::none> {
   static __device__ float load(const void*, long long) { return 0; }
+  static __device__ void store(void*, long long, float) {}
 };
 
 template <>

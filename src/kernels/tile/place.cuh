@@ -44,8 +44,8 @@ struct Place {
   Side rows;
 };
 
-/// Which tiles are the longest under a causal mask, and had better start first, so that short ones
-/// fill the end: the last rows see the most keys, the first keys are seen by the most rows.
+/// Which tiles start first: those that are the longest under a causal mask, so that short ones fill
+/// the end. The last rows see the most keys, the first keys are seen by the most rows.
 enum class Longest { last, first };
 
 /// Heads come in sections, whose K and V stay in L2 together. Within a section the longest tiles of
@@ -66,13 +66,17 @@ __device__ Place place_of(const kernel::ForwardParams& p, const kernel::Divisor&
 }
 
 /// The tile of `tile_rows` rows (or keys) that is a block's. `side`: p.rows, with the heads of
-/// queries, or p.keys, with those of keys.
+/// queries, or p.keys, with those of keys. Batched sequences and their heads are counted from the
+/// first ones given.
 template <int tile_rows, bool packed, bool used, Longest longest = Longest::last>
 __device__ Place find_place(const kernel::ForwardParams& p, const kernel::Lengths& side,
-                            const kernel::Divisor& heads, int index) {
+                            const kernel::Divisor& heads, int index, int first_sequence = 0,
+                            int first_head = 0) {
   if constexpr (!packed) {
     int tile = 0;
     Place place = place_of<longest>(p, heads, index, &tile);
+    place.sequence += first_sequence;
+    place.head += first_head;
     place.row = tile * tile_rows;
     place.rows = side_of<false, used>(side, place.sequence, p.batch);
     return place;

@@ -1,0 +1,199 @@
+// The backward pass, over and over, under lengths that lie, and the memory it takes. That gradients
+// are right is what random problems show (fa check); here are their repeats.
+#include <gtest/gtest.h>
+
+#include <climits>
+#include <string_view>
+
+#include "gpu/driver_more.hpp"
+#include "gpu/gpu.hpp"
+
+namespace fa::test {
+namespace {
+
+/// Tiles of each head_dim, with heads that share keys and without, in both formats.
+std::vector<check::Spec> chosen() {
+  std::vector<check::Spec> specs;
+  const auto add = [&](const Extents& extents) -> check::Spec& {
+    check::Spec& spec = specs.emplace_back(problem(extents));
+    spec.backward = true;
+    return spec;
+  };
+  add({.batch = 2, .rows = 271, .keys = 301, .heads_q = 4, .heads_k = 2, .dim = 64}).causal = true;
+  add({.rows = 300, .keys = 417, .heads_q = 2, .heads_k = 2, .dim = 128}).dtype = float16;
+  add({.rows = 200, .keys = 301, .heads_q = 4, .heads_k = 1, .dim = 256}).window_left = 70;
+  add({.rows = 1500, .keys = 1400, .heads_q = 2, .heads_k = 2, .dim = 64}).dtype = bfloat16;
+
+  check::Spec& packed = add({.batch = 4, .heads_q = 6, .heads_k = 2, .dim = 96, .dim_v = 40});
+  pack(packed.rows, {130, 0, 77, 200}, 9);
+  pack(packed.keys, {200, 9, 0, 300}, 3);
+  packed.causal = true;
+  packed.dropout_p = 0.3;
+
+  check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
+  options.dtype = float16;
+  options.softcap = 5;
+  options.alibi = {4};
+  options.bias = {1, 4, 190, 230};
+  options.bias_dtype = float32;
+  options.dbias = true;
+  options.dbias_dtype = float32;
+  options.sinks = options.dsinks = true;
+  options.sinks_dtype = options.dsinks_dtype = float32;
+
+  check::Spec& columns = add({.batch = 2, .rows = 130, .keys = 200, .heads_q = 4, .heads_k = 2});
+  columns.bias = {2, 1, 1, 200};
+  columns.bias_dtype = columns.dbias_dtype = bfloat16;
+  columns.dbias = true;
+  return specs;
+}
+
+void run_backward(const check::Case& c, check::Place& place) {
+  place.run(c.memory(), [&](const check::Place::Here& here) {
+    backward(here(c.backward_args()), here(c.options()), here.stream());
+  });
+}
+
+struct Bits {
+  std::string name;
+  std::vector<std::byte> bytes;
+};
+std::vector<Bits> gradients(const check::Case& c) {
+  std::vector<Bits> all;
+  for (const check::Output& output : c.outputs(true)) {
+    all.push_back({output.name, output.array->memory().content()});
+  }
+  return all;
+}
+
+/// How many of `repeats` runs give some gradient other bits; `any_order`: but dQ's and dbias's.
+int different(const check::Spec& spec, int repeats, bool any_order) {
+  const check::Case c(spec);
+  GpuPlace place;
+  run(c, place);
+  run_backward(c, place);
+  const std::vector<Bits> first = gradients(c);
+  int count = 0;
+  for (int turn = 1; turn < repeats; ++turn) {
+    c.poison(true);
+    run_backward(c, place);
+    const std::vector<Bits> now = gradients(c);
+    bool same = true;
+    for (size_t n = 0; n < first.size(); ++n) {
+      const bool free = any_order && (first[n].name == "dq" || first[n].name == "dbias");
+      same = same && (free || now[n].bytes == first[n].bytes);
+    }
+    count += same ? 0 : 1;
+  }
+  return count;
+}
+
+void expect_same_bits(bool deterministic) {
+  constexpr int repeats = 300;
+  const std::vector<check::Spec> specs = chosen();
+  in_parallel(static_cast<int64_t>(specs.size()), [&](int64_t n) {
+    check::Spec spec = specs[static_cast<size_t>(n)];
+    spec.deterministic = deterministic;
+    EXPECT_EQ(different(spec, repeats, !deterministic), 0)
+        << "of " << repeats << ": " << spec.text();
+  });
+}
+
+TEST(Gradients, AreRight) {
+  std::vector<check::Spec> specs = chosen();
+  for (check::Spec spec : chosen()) {
+    spec.deterministic = true;
+    specs.push_back(spec);
+  }
+  expect_right(specs);
+}
+
+TEST(Gradients, InOrderHaveTheSameBits) { expect_same_bits(true); }
+
+TEST(Gradients, InAnyOrderDkAndDvHaveTheSameBits) { expect_same_bits(false); }
+
+/// For compute-sanitizer's racecheck, one after the other.
+TEST(Gradients, OfSmallProblemsAreRight) {
+  for (const bool deterministic : {false, true}) {
+    for (const int64_t dim : {64, 128, 256}) {
+      check::Spec spec = problem({.rows = 70, .keys = 80, .heads_q = 2, .heads_k = 1, .dim = dim});
+      spec.backward = spec.causal = true;
+      spec.deterministic = deterministic;
+      spec.dtype = dim == 128 ? float16 : bfloat16;
+      expect_right({spec});
+    }
+  }
+}
+
+/// Any result will do, as long as nothing else is touched and no block waits for ever.
+TEST(Gradients, UnderLengthsThatLieTouchNothingElse) {
+  using Integers = std::vector<int32_t>;
+  struct Lie {
+    Integers cu_q, cu_k;
+  };
+  const std::vector<Lie> lies = {
+      {{201, 140, 61, 0}, {180, 100, 50, 0}},  // falling
+      {{0, 500, -500, 100}, {90, -9, 1000, 3}},
+      {{INT_MIN, INT_MAX, INT_MIN, INT_MAX}, {INT_MAX, INT_MIN, INT_MAX, INT_MIN}},
+      {{0, 201, 0, 201}, {0, 180, 0, 180}},  // over and over the same
+      {{0, 1000, 0, 1000}, {0, 1000, 0, 1000}},
+      {{-1, -1, -1, -1}, {-1, -1, -1, -1}},
+  };
+  for (const bool deterministic : {false, true}) {
+    for (const int64_t dim : {64, 128, 256}) {
+      check::Spec spec = problem({.batch = 3, .heads_q = 4, .heads_k = 2, .dim = dim});
+      pack(spec.rows, {140, 0, 61});
+      pack(spec.keys, {30, 0, 150});
+      spec.backward = true;
+      spec.deterministic = deterministic;
+      spec.dtype = dim == 128 ? float16 : bfloat16;
+      GpuPlace place;
+      for (const Lie& lie : lies) {
+        check::Case c(spec);
+        run(c, place);
+        c.cu_seqlens_q = check::IntArray<int32_t>(lie.cu_q);
+        c.cu_seqlens_k = check::IntArray<int32_t>(lie.cu_k);
+        const uint64_t inputs = c.input_hash();
+        run_backward(c, place);
+        EXPECT_EQ(c.input_hash(), inputs) << spec.text();
+        for (const check::Output& output : c.outputs(true)) {
+          EXPECT_TRUE(output.array->memory().intact()) << output.name << ": " << spec.text();
+        }
+      }
+    }
+  }
+}
+
+/// Beside the tensors it takes what the plan says, LSE, delta and one dQ in float32, and keeps it.
+TEST(Gradients, TakeThePlansWorkspace) {
+  constexpr int64_t length = 4096, heads = 8, width = 128, mebibyte = 1 << 20;
+  constexpr int64_t pool_step = 64 * mebibyte;
+  const std::vector<int64_t> shape = {1, length, heads, width};
+  const GpuTensor q = normal(shape, bfloat16, 1), k = normal(shape, bfloat16, 2),
+                  v = normal(shape, bfloat16, 3), dout = normal(shape, bfloat16, 4),
+                  out(shape, bfloat16), lse({1, heads, length}, float32), dq(shape, bfloat16),
+                  dk(shape, bfloat16), dv(shape, bfloat16);
+  BackwardArgs args{dout, q, k, v, out, lse, dq, dk, dv, {}, {}, {}};
+  const Plan plan = plan_backward(args);
+  const auto bytes = static_cast<int64_t>(plan.workspace_bytes());
+  EXPECT_EQ(bytes, heads * length * 4 * (width + 2));
+
+  const GpuStream stream;
+  forward(q, k, v, out, lse, {}, stream);
+  backward(args, {}, stream);  // loads the kernels, makes the pool
+  stream.synchronize();
+  release_memory();
+  const auto free_bytes = [] { return static_cast<int64_t>(free_memory()); };
+  const int64_t before = free_bytes();
+  backward(args, {}, stream);
+  stream.synchronize();
+  const int64_t taken = before - free_bytes();
+  EXPECT_GE(taken, bytes);
+  EXPECT_LE(taken, bytes + pool_step);
+  for (int turn = 0; turn < 20; ++turn) backward(args, {}, stream);
+  stream.synchronize();
+  EXPECT_LE(before - free_bytes(), taken + mebibyte);
+}
+
+}  // namespace
+}  // namespace fa::test
