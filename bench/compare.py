@@ -126,6 +126,10 @@ def new_parser() -> argparse.ArgumentParser:
         help="our kernels on CUDA: %(default)s",
     )
 
+    who.add_argument(
+        "--deterministic", action="store_true", help="our deterministic backward pass, too (CUDA)"
+    )
+
     grid = parser.add_argument_group("the grid", "defaults on the CPU; on CUDA the paper's grid")
     grid.add_argument(
         "--passes",
@@ -182,6 +186,8 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         if options.json:
             parser.error("--json: --from measures nothing")
         return
+    if options.deterministic and options.device != "cuda":
+        parser.error("--deterministic: on CUDA only; the CPU's is always so")
     for module in ("torch", "flashattn"):
         if importlib.util.find_spec(module) is None:
             parser.error(f"{module} is not installed")
@@ -252,6 +258,7 @@ def measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dic
             peers=options.peers,
             family=options.family,
             softcap=bool(options.softcap),
+            deterministic=options.deterministic,
         )
     except LookupError as error:
         parser.error(f"--peers {error}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from cells import Cell
-from report import OURS, UNCAPPED
+from report import DETERMINISTIC, OURS, UNCAPPED
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -55,11 +55,21 @@ class Contender:
 
 
 def contenders_for(
-    device: str, of_host_time: bool, *, peers: list[str] | None, family: str, softcap: bool
+    device: str,
+    of_host_time: bool,
+    *,
+    peers: list[str] | None,
+    family: str,
+    softcap: bool,
+    deterministic: bool,
 ) -> list[Contender]:
-    """Ours first, with `softcap` also without one; then the peers that can be had here, or those
-    of them that are named."""
-    ours = [_ours(device, family), *([_uncapped(device, family)] if softcap else [])]
+    """Ours first, with `softcap` also without one, with `deterministic` also in that order; then
+    the peers that can be had here, or those of them that are named."""
+    ours = [_ours(device, family)]
+    if softcap:
+        ours.append(_uncapped(device, family))
+    if deterministic:
+        ours.append(_deterministic(device, family))
     if device == "cuda":
         optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
         made = [make() for name, make in optional.items() if peers is None or name in peers]
@@ -72,10 +82,11 @@ def contenders_for(
     return [*ours, *(peer for peer in found if peers is None or peer.name in peers)]
 
 
-def _ours(device: str, family: str) -> Contender:
+def _ours(device: str, family: str, **more: Any) -> Contender:
     import flashattn  # after torch: see compare.py
 
-    more = {} if family == "auto" else {"family": family}
+    if family != "auto":
+        more["family"] = family
     # On the CPU it serves every cell: whatever it raises there is an error of ours.
     refusals = (NotImplementedError,) if device == "cuda" else ()
     bind = partial(_bind_flash_attn, flashattn, device, more)
@@ -96,6 +107,12 @@ def _uncapped(device: str, family: str) -> Contender:
         takes_part=lambda cell: cell.softcap > 0,
         solves=solves,
     )
+
+
+def _deterministic(device: str, family: str) -> Contender:
+    """What the order of a deterministic backward pass costs."""
+    ours = _ours(device, family, deterministic=True)
+    return replace(ours, name=DETERMINISTIC, takes_part=lambda cell: cell.work == "backward")
 
 
 def _bind_flash_attn(module: Any, device: str, more: dict[str, Any], cell: Cell) -> Attend:

@@ -16,6 +16,7 @@ BARS_WIDTH = 0.85  # of the room of one label
 COLORS = {  # the same contender has the same color in every plot
     "flashattn": "tab:blue",
     "no-softcap": "tab:cyan",
+    "deterministic": "tab:olive",
     "sdpa-flash": "tab:orange",
     "sdpa-math": "tab:gray",
     "sdpa": "tab:orange",

@@ -6,6 +6,8 @@ from statistics import geometric_mean, median
 
 OURS = "flashattn"
 UNCAPPED = "no-softcap"  # ours without the cell's softcap
+DETERMINISTIC = "deterministic"  # ours in an order of its own
+OURS_TOO = (UNCAPPED, DETERMINISTIC)  # no peers
 HOST_LABELS = {
     "host_no_grad": "no_grad",
     "host_forward": "forward",
