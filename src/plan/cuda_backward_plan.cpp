@@ -53,6 +53,8 @@ int64_t row_bytes(const Problem& p) {
 int choose_parts(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   if (p.batch_invariant || plan.by_head || plan.key_blocks == 0) return 1;
+  // In order a block with two heads made its successors wait (Qwen2.5 72B at 8k: 1.30 to 1.09).
+  if (p.deterministic) return static_cast<int>(p.group());
   const int64_t slots = int64_t{plan.gpu.sm_count} * plan.tile.min_blocks;
   const int64_t for_blocks = ceil_div(least_waves * slots, plan.key_blocks);
   const int64_t for_memory = ceil_div(p.group() * row_bytes(p), section_bytes);
@@ -61,7 +63,7 @@ int choose_parts(const CudaBackwardPlan& plan) {
 
 int choose_section(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
-  // In an order of theirs, blocks of one head had better not all begin at the same time.
+  // In order, blocks of one head that begin together wait for each other.
   const bool alternate = p.window_right >= 0 || in_order(p);
   if (!alternate || p.packed_k || plan.by_sequence || plan.by_head) return 1;
   return static_cast<int>(

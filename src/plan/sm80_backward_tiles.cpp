@@ -43,6 +43,7 @@ constexpr Entry entries[] = {
     {64, true, {.min_blocks = 3}},
     {64, false, {.query_parts = 2, .key_slices = 4, .value_slices = 4, .min_blocks = 2}},
     {64, false, {.query_parts = 2}},
+    {96, false, {.key_slices = 2, .min_blocks = 2}},
     {128, false, {.query_parts = 2, .min_blocks = 2}},
     {128, false, {.warps = 8, .keys = 128}},
     {128, false, {.rows = 32}},
