@@ -1,5 +1,6 @@
 // ablation: what each of the FlashAttention-2 paper's three ideas gives the sm80 forward kernel,
-// measured by leaving it out. docs/kernels.md has the table and what it means.
+// and what its ways give the backward kernel, measured by leaving it out. docs/kernels.md has the
+// tables.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "ablation/backward.hpp"
 #include "ablation/cell.hpp"
 #include "check/cuda_accelerator.hpp"
 #include "cuda/kernel_store.hpp"
@@ -124,6 +126,63 @@ nlohmann::json to_json(const Cell& cell) {
   return json;
 }
 
+/// Prints the table; whether all is right.
+bool print_backward(const std::vector<BackwardCell>& cells) {
+  bool right = true;
+  for (const BackwardCell& cell : cells) {
+    const BackwardShape& s = cell.shape;
+    fmt::print("backward, d {:>3}, {:>6}, {:>5}, heads {}/{}:", s.head_dim,
+               s.causal ? "causal" : "full", s.seqlen, s.heads_q, s.heads_k);
+    for (size_t n = 0; n < cell.variants.size(); ++n) {
+      right = right && cell.right(n);
+      fmt::print("  {} {:.0f} TF/s {:.2f}{}", cell.variants[n].name, cell.tflops(n),
+                 cell.median(0) / cell.median(n), cell.right(n) ? "" : " WRONG");
+    }
+    fmt::print("\n");
+  }
+  return right;
+}
+
+nlohmann::json to_json(const BackwardCell& cell) {
+  const BackwardShape& s = cell.shape;
+  nlohmann::json json{{"head_dim", s.head_dim}, {"seqlen", s.seqlen}, {"causal", s.causal},
+                      {"batch", s.batch},       {"heads", s.heads_q}, {"heads_k", s.heads_k}};
+  for (size_t n = 0; n < cell.variants.size(); ++n) {
+    json["variants"].push_back({{"name", cell.variants[n].name},
+                                {"meaning", cell.variants[n].meaning},
+                                {"difference", cell.differences[n]},
+                                {"milliseconds", cell.milliseconds[n]},
+                                {"tflops", cell.tflops(n)}});
+  }
+  return json;
+}
+
+void write_json(const std::string& path, nlohmann::json found) {
+  found["device"] = check::cuda_text(device);
+  found["commit"] = FA_COMMIT;
+  io::OutputFile file(path);
+  file.write(found.dump(1) + "\n");
+  file.commit();
+}
+
+int run_backward_pass(int rounds, const std::string& json) {
+  if (!json.empty()) io::try_writing(json);
+  const auto accelerator = check::cuda_accelerator(device);
+  fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
+             check::cuda_text(device), FA_COMMIT, tokens, hidden, rounds);
+  constexpr int64_t numbers = tokens * hidden;
+  Tensors tensors(*accelerator, bfloat16, {numbers, numbers, numbers, numbers, numbers / 16});
+  std::mt19937_64 random(1);
+  const std::vector<BackwardCell> cells = run_backward(tensors, rounds, random);
+  if (!print_backward(cells)) return 1;
+  if (!json.empty()) {
+    nlohmann::json found;
+    for (const BackwardCell& cell : cells) found["cells"].push_back(to_json(cell));
+    write_json(json, std::move(found));
+  }
+  return 0;
+}
+
 int run(int rounds, const std::string& json) {
   if (!json.empty()) io::try_writing(json);
   const auto accelerator = check::cuda_accelerator(device);
@@ -140,11 +199,9 @@ int run(int rounds, const std::string& json) {
   for (Cell& cell : cells) cell.contest().time(rounds, random);
   print_table(cells);
   if (!json.empty()) {
-    nlohmann::json found{{"device", check::cuda_text(device)}, {"commit", FA_COMMIT}};
+    nlohmann::json found;
     for (const Cell& cell : cells) found["cells"].push_back(to_json(cell));
-    io::OutputFile file(json);
-    file.write(found.dump(1) + "\n");
-    file.commit();
+    write_json(json, std::move(found));
   }
   return 0;
 }
@@ -153,16 +210,18 @@ int run(int rounds, const std::string& json) {
 }  // namespace fa::bench
 
 int main(int argc, char** argv) {
-  CLI::App app("The sm80 forward kernel without one of the paper's three ideas at a time");
+  CLI::App app("The sm80 kernels without one of their ideas at a time");
   int rounds = 7;
+  bool backward = false;
   std::string json;
   app.add_option("--rounds", rounds, "how often each is timed")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
+  app.add_flag("--backward", backward, "the backward kernel's, not the forward kernel's");
   app.add_option("--json", json, "write every round to FILE")->type_name("FILE");
   CLI11_PARSE(app, argc, argv);
   try {
-    return fa::bench::run(rounds, json);
+    return backward ? fa::bench::run_backward_pass(rounds, json) : fa::bench::run(rounds, json);
   } catch (const std::exception& error) {
     fmt::print(stderr, "ablation: {}\n", error.what());
     return 2;

@@ -46,10 +46,35 @@ bool Measured::right() const {
   return out_difference <= most_out_difference && lse_difference <= most_lse_difference;
 }
 
-double Measured::median() const {
-  std::vector<double> sorted = milliseconds;
-  std::ranges::sort(sorted);
-  return sorted[sorted.size() / 2];
+double median_of(std::vector<double> numbers) {
+  std::ranges::sort(numbers);
+  return numbers[numbers.size() / 2];
+}
+
+std::vector<std::vector<double>> time_in_turns(const Tensors& tensors, size_t ways,
+                                               const std::function<void(size_t way)>& run,
+                                               int rounds, std::mt19937_64& random) {
+  const cuda::CurrentContext context(tensors.device().id, tensors.stream());
+  Event begin, end;
+  const auto timed = [&](size_t way, int calls) {
+    begin.record(tensors.stream());
+    for (int n = 0; n < calls; ++n) run(way);
+    end.record(tensors.stream());
+    return end.milliseconds_since(begin) / calls;
+  };
+  std::vector<size_t> order;
+  std::vector<int> calls;
+  for (size_t way = 0; way < ways; ++way) {
+    order.push_back(way);
+    calls.push_back(
+        static_cast<int>(std::clamp(turn_milliseconds / timed(way, 1), 1.0, most_calls)));
+  }
+  std::vector<std::vector<double>> milliseconds(ways);
+  for (int round = 0; round < rounds; ++round) {
+    std::ranges::shuffle(order, random);
+    for (const size_t way : order) milliseconds[way].push_back(timed(way, calls[way]));
+  }
+  return milliseconds;
 }
 
 Contest::Contest(const Call& call, const Tensors& tensors, std::span<const CudaTuning> ways)
@@ -82,27 +107,13 @@ void Contest::check() {
 }
 
 void Contest::time(int rounds, std::mt19937_64& random) {
-  const cuda::CurrentContext context(tensors_.device().id, tensors_.stream());
-  Event begin, end;
-  const auto timed = [&](size_t way, int calls) {
-    begin.record(tensors_.stream());
-    for (int n = 0; n < calls; ++n) run(way);
-    end.record(tensors_.stream());
-    return end.milliseconds_since(begin) / calls;
-  };
-  std::vector<size_t> order;
-  std::vector<int> calls(plans_.size());
+  std::vector<size_t> right;
   for (size_t way = 0; way < plans_.size(); ++way) {
-    if (!measured_[way].right()) continue;
-    order.push_back(way);
-    calls[way] = static_cast<int>(std::clamp(turn_milliseconds / timed(way, 1), 1.0, most_calls));
+    if (measured_[way].right()) right.push_back(way);
   }
-  for (int round = 0; round < rounds; ++round) {
-    std::ranges::shuffle(order, random);
-    for (const size_t way : order) {
-      measured_[way].milliseconds.push_back(timed(way, calls[way]));
-    }
-  }
+  const auto times =
+      time_in_turns(tensors_, right.size(), [&](size_t n) { run(right[n]); }, rounds, random);
+  for (size_t n = 0; n < right.size(); ++n) measured_[right[n]].milliseconds = times[n];
 }
 
 }  // namespace fa::bench

@@ -1,6 +1,7 @@
 // One problem of a CUDA device run in several ways: all held against the first, then timed.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <random>
 #include <span>
@@ -13,6 +14,12 @@
 
 namespace fa::bench {
 
+/// Milliseconds of the device for one call of each way, round by round in shuffled order.
+std::vector<std::vector<double>> time_in_turns(const Tensors& tensors, size_t ways,
+                                               const std::function<void(size_t way)>& run,
+                                               int rounds, std::mt19937_64& random);
+double median_of(std::vector<double> numbers);
+
 /// What was found of one way.
 struct Measured {
   double out_difference = 0;  ///< relative, from the first
@@ -20,7 +27,7 @@ struct Measured {
   std::vector<double> milliseconds;  ///< of the device for one call, each round
 
   bool right() const;
-  double median() const;
+  double median() const { return median_of(milliseconds); }
 };
 
 class Contest {

@@ -82,6 +82,11 @@ void Tensors::poison() const {
   fill(lse_, 4 * sizes_.lse);
 }
 
+void Tensors::download(std::byte* to, const std::byte* from, size_t bytes) const {
+  device_.download(to, from, bytes, stream_);
+  device_.synchronize(stream_);
+}
+
 void Tensors::download(Results& to) const {
   device_.download(reinterpret_cast<std::byte*>(to.out.data()), out(),
                    sizeof(uint16_t) * to.out.size(), stream_);

@@ -40,6 +40,10 @@ class Tensors {
     std::vector<uint16_t> out;
     std::vector<float> lse;
   };
+  /// Standard-normal numbers.
+  void fill(std::byte* tensor, int64_t numbers, uint64_t seed) const;
+  /// When all that is in the stream is done.
+  void download(std::byte* to, const std::byte* from, size_t bytes) const;
   /// The first numbers of both outputs, as many as `to` has, when all that is in the stream is
   /// done.
   void download(Results& to) const;
@@ -59,7 +63,6 @@ class Tensors {
     check::Accelerator* device;
     void operator()(void* stream) const { device->close_stream(stream); }
   };
-  void fill(std::byte* tensor, int64_t numbers, uint64_t seed) const;
 
   check::Accelerator& device_;
   DType dtype_;

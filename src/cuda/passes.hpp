@@ -9,10 +9,13 @@
 
 #include "cuda/device.hpp"
 #include "cuda/kernel_store.hpp"
-#include "kernels/common/params.h"
 #include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
 #include "problem/problem.hpp"
+
+namespace fa::kernel {
+struct BackwardParams;
+}
 
 namespace fa::cuda {
 
