@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a GPT-2 with each attention in turn, step by step in shuffled order: losses and step times.
+"""Trains a GPT-2 with each attention in turn, step by step in shuffled order: losses, step times.
 
 A model of GPT-2's size (124 million parameters: 12 layers, 12 heads of 64) in bfloat16, with AdamW,
 on the bytes of Python's standard library. Models of one seed begin with the same weights and see
@@ -15,12 +15,11 @@ import statistics
 import sys
 import sysconfig
 
+import machine
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-import machine
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 12, 12, 768, 50304  # GPT-2's, the last one rounded up to 128
 LEARNING_RATE, WARMUP = 6e-4, 20  # steps

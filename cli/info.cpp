@@ -16,6 +16,7 @@
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
 #include "measure/machine.hpp"
+#include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
 #include "plan/gpu.hpp"
 #include "problem/problem.hpp"
@@ -78,14 +79,27 @@ class PlannedProblem {
   std::string text() const {
     const ForwardArgs forward{args_.q, args_.k, args_.v, args_.out, args_.lse};
     if (!flags_.arch.empty()) {
-      const Call call = validate(forward, options_, Data::optional);
-      return fmt::format("forward\n{}", to_text(plan_cuda(call.problem, *known_gpu(flags_.arch))));
+      const GpuLimits& gpu = *known_gpu(flags_.arch);
+      const Call first = validate(forward, options_, Data::optional);
+      const Call second = validate(args_, options_, Data::optional);
+      return fmt::format("forward\n{}\nbackward\n{}", to_text(plan_cuda(first.problem, gpu)),
+                         backward_text(second.problem, gpu));
     }
     return fmt::format("forward\n{}\nbackward\n{}", plan_forward(forward, options_).text(),
                        plan_backward(args_, options_).text());
   }
 
  private:
+  /// Or why it is not offered.
+  static std::string backward_text(const Problem& problem, const GpuLimits& gpu) {
+    try {
+      return to_text(plan_cuda_backward(problem, gpu));
+    } catch (const Error& error) {
+      if (error.status() != Status::unsupported) throw;
+      return fmt::format("none: {}\n", error.what());
+    }
+  }
+
   Tensor add(DType dtype, std::vector<int64_t> shape, void* data = nullptr) {
     const auto& kept =
         shapes_.emplace_back(std::make_unique<std::vector<int64_t>>(std::move(shape)));
@@ -149,7 +163,7 @@ Command add_info(CLI::App& program) {
   std::set<std::string> archs;
   for (const GpuLimits& gpu : known_gpus()) archs.insert(gpu.arch);
   app->add_option("--arch", flags->arch,
-                  "the forward plan of a GPU, which need not be here, instead of the CPU's")
+                  "the plans of a GPU, which need not be here, instead of the CPU's")
       ->check(CLI::IsMember(archs));
   const auto extent = [&](const char* flag, auto& value, const char* help) {
     app->add_option(flag, value, help)->group("Problem")->check(CLI::Range(0L, 1L << 30));

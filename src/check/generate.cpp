@@ -7,6 +7,8 @@
 #include <span>
 #include <utility>
 
+#include "kernels/common/mask.h"
+
 namespace fa::check {
 namespace {
 
@@ -198,13 +200,29 @@ void Case::poison_beyond() {
   if (bias.given()) bias.poison_where([this](int64_t n) { return !bias_counts(n); });
 }
 
+/// Of all rows: whether the mask leaves them no key, sinks or not.
+std::vector<bool> Case::keyless_rows() const {
+  std::vector<bool> keyless(static_cast<size_t>(spec.rows.total()));
+  for (int64_t b = 0; b < spec.batch; ++b) {
+    const int64_t rows = spec.rows.length(b), keys = spec.keys.length(b);
+    const int64_t left = std::min(spec.window_left, rows + keys);  // may be the largest of all
+    const int64_t right = spec.causal ? 0 : std::min(spec.window_right, rows + keys);
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto seen = mask::key_range(i, rows, keys, left, right);
+      keyless[static_cast<size_t>(spec.rows.first(b) + i)] = seen.begin >= seen.end;
+    }
+  }
+  return keyless;
+}
+
 void Case::poison_empty_rows(const std::vector<double>& exact_lse) const {
   if (!dout.given()) return;
+  const std::vector<bool> keyless = keyless_rows();
   std::vector<bool> empty(static_cast<size_t>(dout.numel() / spec.dim_v));
   for (int64_t n = 0; n < static_cast<int64_t>(exact_lse.size()); ++n) {
     const int64_t rows = lse_shape().back();
     const int64_t head = n / rows % spec.heads_q;
-    empty[lse_row(n) * spec.heads_q + head] = exact_lse[n] == -infinity;
+    empty[lse_row(n) * spec.heads_q + head] = exact_lse[n] == -infinity || keyless[lse_row(n)];
   }
   dout.poison_where([&](int64_t n) { return empty[n / spec.dim_v]; });
   if (dlse.given()) dlse.poison_where([&](int64_t n) { return exact_lse[n] == -infinity; });

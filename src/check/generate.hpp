@@ -40,8 +40,8 @@ class Case {
   std::vector<Output> outputs(bool backward) const;
   /// Refills the outputs of a pass with NaN.
   void poison(bool backward) const;
-  /// Puts NaN into dO and dLSE of the rows without keys and sink (`lse` -inf): they pass nothing
-  /// on.
+  /// Puts NaN into dO of the rows without keys, and into dLSE of those without keys and sink
+  /// (`lse` -inf): they pass nothing on.
   void poison_empty_rows(const std::vector<double>& exact_lse) const;
   /// Puts NaN into O and LSE beyond the used rows, which the backward pass must not read.
   void poison_results_beyond() const;
@@ -51,6 +51,7 @@ class Case {
   MemoryList memory() const;
 
  private:
+  std::vector<bool> keyless_rows() const;
   LayoutKind kind(bool unaligned) const { return {spec.strided, unaligned, spec.alignment}; }
   std::vector<int64_t> shape(const SideSpec& side, int64_t heads, int64_t width) const;
   std::vector<int64_t> lse_shape() const;

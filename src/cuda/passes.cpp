@@ -220,7 +220,9 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
           "setting memory");
   }
   const auto run_bias = [&] {
-    const int64_t of_row = (p.seqlen_k + plan_.bias->threads - 1) / plan_.bias->threads;
+    constexpr int64_t most = 65535;  // of a grid's second extent
+    const int64_t of_row =
+        std::min(most, (p.seqlen_k + plan_.bias->threads - 1) / plan_.bias->threads);
     run(bias_, *plan_.bias, {static_cast<unsigned>(plan_.bias_rows), static_cast<unsigned>(of_row)},
         rows);
   };

@@ -28,10 +28,16 @@ void need_offered(const Problem& p) {
   };
   need_float("scale", p.scale, p.softcap > 0 ? p.scale / p.softcap : p.scale * std::numbers::log2e);
   need_float("softcap", p.softcap, p.softcap * std::numbers::log2e);
-  if (p.packed_q && p.tokens_q > INT_MAX) {
-    fail(Status::unsupported, "q", "has {} packed tokens; CUDA devices take up to {}", p.tokens_q,
-         INT_MAX);
-  }
+  // Tiles of up to 256 rows are counted with 32 bits to their end.
+  constexpr int64_t most = INT_MAX - 256;
+  const auto need_few = [most](const char* name, int64_t rows) {
+    if (rows > most) {
+      fail(Status::unsupported, name, "has {} rows; CUDA devices take up to {}", rows, most);
+    }
+  };
+  need_few("q", p.packed_q ? p.tokens_q : p.seqlen_q);
+  const bool tiled = p.pass == Pass::backward && p.packed_k;
+  need_few("k", tiled ? p.tokens_k : p.seqlen_k);
 }
 
 int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size) {

@@ -193,6 +193,8 @@ API cuKernelSetAttribute(int, int, CUkernel, CUdevice) { return success; }
 API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                    unsigned block_x, unsigned, unsigned, unsigned shared_bytes, CUstream,
                    void** parameters, void**) {
+  constexpr unsigned most = 65535;  // blocks along y and z
+  if (grid_y > most || grid_z > most) return failed;
   emulator::launch(reinterpret_cast<emulator::Kernel*>(function)->call, {grid_x, grid_y, grid_z},
                    block_x, shared_bytes, parameters[0]);
   return success;

@@ -47,8 +47,10 @@ void release(void* memory) {
   mprotect(mapping, page, PROT_READ);
   const Mapping known = *mapping;
   // Stays reserved, so that nobody gets the addresses again, but holds no memory any more.
-  mmap(known.begin, known.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
-       -1, 0);
+  constexpr int anew = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(known.begin, known.bytes, PROT_NONE, anew, -1, 0) == MAP_FAILED) {
+    munmap(known.begin, known.bytes);
+  }
 }
 
 }  // namespace emulator

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
 
@@ -82,6 +83,57 @@ TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
   const std::string text = to_text(ranged);
   EXPECT_NE(text.find("workspace: " + std::to_string(ranged.workspace_bytes)), std::string::npos)
       << text;
+}
+
+TEST(CudaBackwardPlan, ABiasTakesNothingASumOfItsSizeOrOneOfItsKeys) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  Problem p = problem(2, 512, 64, 64);
+  p.bias = p.dbias = true;
+  const auto sums = [&](bool batch, bool head, bool row) {
+    p.bias_per_batch = batch;
+    p.bias_per_head = head;
+    p.bias_per_row = row;
+    return plan_cuda_backward(p, gpu).workspace.dbias_sum;
+  };
+  EXPECT_EQ(sums(true, true, true), 0);
+  EXPECT_EQ(sums(false, true, true), 8 * 512 * 512 * 4);
+  EXPECT_EQ(sums(true, false, true), 2 * 512 * 512 * 4);
+  EXPECT_EQ(sums(false, false, true), 512 * 512 * 4);
+  // A warp for each half of a tile's rows has a sum of its own.
+  EXPECT_EQ(sums(false, false, false), 2 * 2 * 8 * 512 * 4);
+  EXPECT_EQ(sums(true, true, false), 2 * 2 * 8 * 512 * 4);
+}
+
+TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  Problem p = problem(2, 512, 64, 64);
+  p.bias = p.dbias = p.bias_per_row = p.deterministic = true;
+  CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
+  EXPECT_TRUE(plan.by_sequence && plan.by_head);
+  EXPECT_EQ(plan.parts, 1);
+  p.bias_per_head = true;
+  plan = plan_cuda_backward(p, gpu);
+  EXPECT_TRUE(plan.by_sequence && !plan.by_head);
+  p.bias_per_batch = true;
+  plan = plan_cuda_backward(p, gpu);
+  EXPECT_TRUE(!plan.by_sequence && !plan.by_head && plan.bias_first);
+}
+
+TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  for (const int64_t group : {1, 2, 6, 7, 16}) {
+    Problem p = problem(1, 8192, 128, 128);
+    p.heads_k = 8;
+    p.heads_q = 8 * group;
+    CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
+    EXPECT_EQ(plan.parts * plan.part_heads, group);
+    EXPECT_GE(plan.key_blocks * plan.parts, std::min<int64_t>(8 * 128 * group, 12 * 264));
+    p.deterministic = true;
+    EXPECT_EQ(plan_cuda_backward(p, gpu).parts, group);
+    p.batch_invariant = true;
+    p.deterministic = false;
+    EXPECT_EQ(plan_cuda_backward(p, gpu).parts, 1);
+  }
 }
 
 TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {

@@ -15,6 +15,13 @@ __device__ inline float exp2(float x) {
   return y;
 }
 
+/// The smaller one, NaN where one of them is.
+__device__ inline float min_or_nan(float x, float y) {
+  float least;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(x), "f"(y));
+  return least;
+}
+
 __device__ inline float log2(float x) {
   float y;
   asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -252,7 +252,8 @@ struct Backward {
               if constexpr (c::softcap) slope = 1 - x * x;
               x = score.with_terms(x, row, j);
             }
-            x = ptx::exp2(fmaf(x, factor, -lse));
+            // P is at most 1, also where scores are so large that their float32 LSE is far off.
+            x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, -lse), Element::gradient_headroom));
             y = x * ((y - delta) * of_p);
             if constexpr (masked) {
               if ((c::window_left && j < begin) || j >= end) x = y = 0;
@@ -333,14 +334,14 @@ struct Backward {
   }
 
   /// dQ += dS K (line 15), of a part of the columns.
-  template <int part>
+  template <int columns>
   __device__ void add_query_part(int head, long long padded_row) const {
     QueryPart dq = {};
-    multiply<Element, Lies::along_k, Lies::across_k, c::keys / 16, part * part_tiles>(
+    multiply<Element, Lies::along_k, Lies::across_k, c::keys / 16, columns * part_tiles>(
         dq, query_ds, ds_at, query_k, 0);
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2(-ds_bits));
     float* tile = p.dq_sum + (head * p.padded_rows + padded_row) * depth;
-    add_fragment(sum_of_warp<QueryGrid, query_parts>(tile, warp, part), dq, lane);
+    add_fragment(sum_of_warp<QueryGrid, query_parts>(tile, warp, columns), dq, lane);
   }
 
   /// The blocks of the keys that a tile of rows sees add to its dQ in order, that of the last keys

@@ -1,22 +1,18 @@
 // A bias's gradient before the main kernel of a backward pass, where that writes it: 0; else after
-// it: the sums of sm80/bias_gradient.cuh in the tensor's format. A block for each of its rows and
-// as many keys as it has threads.
+// it: the sums of sm80/bias_gradient.cuh in the tensor's format. gridDim.x: its rows; the blocks of
+// a row share its keys.
 #pragma once
 
 #include "sm80/bias_gradient.cuh"
 
 namespace fa::sm80 {
 
-__device__ inline void finish_bias(const kernel::BackwardParams& p) {
+/// One number of the gradient.
+__device__ inline float bias_sum(const kernel::BackwardParams& p, int batch, int head, int key) {
   const kernel::ForwardParams& f = p.forward;
-  const int key = static_cast<int>(blockIdx.y * threads + threadIdx.x);
-  if (key >= f.keys.seqlen) return;
-  const int index = static_cast<int>(blockIdx.x);
-  const int slot = index / p.bias_rows, row = index % p.bias_rows;
-  const int batch = slot / p.bias_heads, head = slot % p.bias_heads;
   float sum = 0;
   if constexpr (bias_gradient == BiasGradient::summed) {
-    sum = p.dbias_sum[static_cast<long long>(index) * f.keys.seqlen + key];
+    sum = p.dbias_sum[static_cast<long long>(blockIdx.x) * f.keys.seqlen + key];
   } else if constexpr (bias_gradient == BiasGradient::of_columns) {
     for (int sequence = batch; sequence < f.batch; sequence += p.bias_batches) {
       for (int of = head; of < f.heads_q.value; of += p.bias_heads) {
@@ -26,8 +22,19 @@ __device__ inline void finish_bias(const kernel::BackwardParams& p) {
       }
     }
   }
-  Format<c::dbias>::store(
-      p.dbias.data, batch * p.dbias.batch + head * p.dbias.head + row * p.dbias.row + key, sum);
+  return sum;
+}
+
+__device__ inline void finish_bias(const kernel::BackwardParams& p) {
+  const int index = static_cast<int>(blockIdx.x);
+  const int slot = index / p.bias_rows, row = index % p.bias_rows;
+  const int batch = slot / p.bias_heads, head = slot % p.bias_heads;
+  const long long first = batch * p.dbias.batch + head * p.dbias.head + row * p.dbias.row;
+  for (long long key = blockIdx.y * threads + threadIdx.x; key < p.forward.keys.seqlen;
+       key += gridDim.y * threads) {
+    Format<c::dbias>::store(p.dbias.data, first + key,
+                            bias_sum(p, batch, head, static_cast<int>(key)));
+  }
 }
 
 }  // namespace fa::sm80

@@ -1,9 +1,11 @@
 // Before the main kernel of a backward pass, for each tile of query rows: delta = dO . O - dLSE
 // (line 4 of Algorithm 2), LSE in powers of 2 with +inf where a row sees no key, so that its P is
-// 0, and dQ's sum set to 0. For float16 also how large dS may become.
+// 0, and dQ's sum set to 0. For float16 also how large dS may become. Such a row's dO counts for
+// nothing, whatever it holds; with a finite sink its dLSE does.
 #pragma once
 
 #include "sm80/backward_rows.cuh"
+#include "tile/score.cuh"
 
 namespace fa::sm80 {
 
@@ -20,6 +22,7 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
   const long long padded = padded_row_begin(f, place.sequence, place.rows) + place.row;
   const long long statistics = place.head * p.padded_rows + padded;
 
+  const Side keys = side_of<c::packed_k, c::used_k>(f.keys, place.sequence, f.batch);
   float largest = 0, largest_dlse = 0;
   const int lane = threadIdx.x % row_lanes;
   for (int i = threadIdx.x / row_lanes; i < c::rows; i += threads / row_lanes) {
@@ -27,22 +30,26 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
     const bool counts = row < place.rows.length;
     const long long at = counts ? row : 0;  // all lanes of a warp take part in the sum
     const float lse = counts ? statistic(f.lse, place, at) : ptx::minus_infinity;
-    const bool empty = lse == ptx::minus_infinity;
+    const auto seen =
+        visible_keys<c::window_left, c::window_right>(f, row, place.rows.length, keys.length);
+    const bool empty = lse == ptx::minus_infinity || seen.begin >= seen.end;
     float delta = 0;
     if (place.rows.length > 0) {
       const Products dout =
           multiply_rows(row_at(p.dout, place, at), row_at(f.out, place, at), lane);
-      delta = dout.ab;
-      if (!empty) largest = fmaxf(largest, dout.aa);
+      if (!empty) {
+        delta = dout.ab;
+        largest = fmaxf(largest, dout.aa);
+      }
     }
     if (lane == 0) {
-      if (p.dlse.data != nullptr && !empty) {
+      if (p.dlse.data != nullptr && lse != ptx::minus_infinity) {
         const float dlse = statistic(p.dlse, place, at);
         delta -= dlse;
         largest_dlse = fmaxf(largest_dlse, fabsf(dlse));
       }
       p.lse_2[statistics + i] = empty ? -ptx::minus_infinity : lse * ptx::log2_e;
-      p.delta[statistics + i] = empty ? 0 : delta;
+      p.delta[statistics + i] = delta;
     }
   }
   if constexpr (Element::scales_gradients) {

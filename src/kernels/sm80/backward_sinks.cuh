@@ -17,9 +17,10 @@ __device__ inline void sum_sink(const kernel::BackwardParams& p) {
     const Side rows = side_of<c::packed_q, c::used_q>(f.rows, sequence, f.batch);
     const long long first = head * p.padded_rows + padded_row_begin(f, sequence, rows);
     for (int row = threadIdx.x; row < rows.length; row += threads) {
-      const float lse = p.lse_2[first + row];  // +inf where a row sees neither key nor sink
-      if (sink != ptx::minus_infinity && lse != -ptx::minus_infinity) {
-        sum -= ptx::exp2(sink - lse) * p.delta[first + row];
+      // +inf where a row sees no key: all of its probability is the sink's.
+      const float lse = p.lse_2[first + row];
+      if (sink != ptx::minus_infinity) {
+        sum -= (lse == -ptx::minus_infinity ? 1 : ptx::exp2(sink - lse)) * p.delta[first + row];
       }
     }
   }
