@@ -33,7 +33,7 @@ constexpr std::array<Entry, feature_count> entries{{
     {"bias", 0.1},
     {"bias_broadcast", 0.1},
     {"bias_inf", 0.05},
-    {"dbias", 0.1},
+    {"dbias", 0.2},
     {"sinks", 0.25},
     {"sink_inf", 0.05},
     {"dsinks", 0.15},

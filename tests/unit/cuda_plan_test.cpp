@@ -150,7 +150,7 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
       {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
       {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
       {[](Problem& p) { p.packed_q = true, p.tokens_q = int64_t{1} << 31; },
-       "q: has 2147483648 packed tokens;"},
+       "q: has 2147483648 rows;"},
       {[](Problem& p) { p.batch = 1 << 20, p.heads_q = 1 << 20; }, "q: makes "},
   };
   for (const GpuLimits& gpu : known_gpus()) {
