@@ -164,35 +164,71 @@ TEST(Gradients, UnderLengthsThatLieTouchNothingElse) {
   }
 }
 
-/// Beside the tensors it takes what the plan says, LSE, delta and one dQ in float32, and keeps it.
-TEST(Gradients, TakeThePlansWorkspace) {
-  constexpr int64_t length = 4096, heads = 8, width = 128, mebibyte = 1 << 20;
-  constexpr int64_t pool_step = 64 * mebibyte;
-  const std::vector<int64_t> shape = {1, length, heads, width};
-  const GpuTensor q = normal(shape, bfloat16, 1), k = normal(shape, bfloat16, 2),
-                  v = normal(shape, bfloat16, 3), dout = normal(shape, bfloat16, 4),
-                  out(shape, bfloat16), lse({1, heads, length}, float32), dq(shape, bfloat16),
-                  dk(shape, bfloat16), dv(shape, bfloat16);
-  BackwardArgs args{dout, q, k, v, out, lse, dq, dk, dv, {}, {}, {}};
-  const Plan plan = plan_backward(args);
-  const auto bytes = static_cast<int64_t>(plan.workspace_bytes());
-  EXPECT_EQ(bytes, heads * length * 4 * (width + 2));
+/// What a call asks for besides, and how much that adds to the plan's workspace.
+struct Besides {
+  std::string name;
+  int64_t heads_k = 8;
+  DType dtype = bfloat16;
+  bool deterministic = false;
+  std::vector<int64_t> bias{};  ///< its shape
+  int64_t bytes = 0;
+};
+
+constexpr int64_t length = 2048, heads = 8, width = 128;
+
+/// Beside the tensors a call takes what its plan says, and keeps it.
+void expect_plans_workspace(const Besides& besides) {
+  SCOPED_TRACE(besides.name);
+  const std::vector<int64_t> rows = {1, length, heads, width},
+                             keys = {1, length, besides.heads_k, width};
+  const GpuTensor q = normal(rows, besides.dtype, 1), k = normal(keys, besides.dtype, 2),
+                  v = normal(keys, besides.dtype, 3), dout = normal(rows, besides.dtype, 4),
+                  out(rows, besides.dtype), lse({1, heads, length}, float32),
+                  dq(rows, besides.dtype), dk(keys, besides.dtype), dv(keys, besides.dtype);
+  const bool biased = !besides.bias.empty();
+  const std::vector<int64_t> bias_shape = biased ? besides.bias : std::vector<int64_t>{1, 1, 1, 1};
+  const GpuTensor bias = normal(bias_shape, float32, 5), dbias(bias_shape, float32);
+  Options options;
+  options.deterministic = besides.deterministic;
+  if (biased) options.bias = bias;
+  const BackwardArgs args{dout, q, k, v, out, lse, dq, dk, dv, {}, biased ? dbias : Tensor{}, {}};
+  const auto bytes = static_cast<int64_t>(plan_backward(args, options).workspace_bytes());
+  EXPECT_EQ(bytes, heads * length * 4 * (width + 2) + besides.bytes);
 
   const GpuStream stream;
-  forward(q, k, v, out, lse, {}, stream);
-  backward(args, {}, stream);  // loads the kernels, makes the pool
+  forward(ForwardArgs{q, k, v, out, lse}, options, stream);
+  backward(args, options, stream);  // loads the kernels, makes the pool
   stream.synchronize();
   release_memory();
+  constexpr int64_t mebibyte = 1 << 20, pool_step = 64 * mebibyte;
   const auto free_bytes = [] { return static_cast<int64_t>(free_memory()); };
   const int64_t before = free_bytes();
-  backward(args, {}, stream);
+  backward(args, options, stream);
   stream.synchronize();
   const int64_t taken = before - free_bytes();
   EXPECT_GE(taken, bytes);
   EXPECT_LE(taken, bytes + pool_step);
-  for (int turn = 0; turn < 20; ++turn) backward(args, {}, stream);
+  for (int turn = 0; turn < 20; ++turn) backward(args, options, stream);
   stream.synchronize();
   EXPECT_LE(before - free_bytes(), taken + mebibyte);
+}
+
+TEST(Gradients, TakeThePlansWorkspace) {
+  constexpr int64_t tile = 64, warps = 4;  // of head_dim 128 on Hopper
+  const Besides all[] = {
+      {.name = "nothing"},
+      {.name = "an order", .deterministic = true, .bytes = heads * length / tile * warps * 4},
+      {.name = "shared heads",
+       .heads_k = 2,
+       .bytes = 2 * length * 4 * 2 * width + 2 * length / tile * 4},
+      {.name = "float16", .dtype = float16, .bytes = 4 * (2 * heads + heads)},
+      {.name = "a bias of its own", .bias = {1, heads, length, length}},
+      {.name = "a bias of all heads", .bias = {1, 1, length, length}, .bytes = length * length * 4},
+      {.name = "a bias of all rows",
+       .bias = {1, heads, 1, length},
+       .bytes = 2 * heads * length * 4},
+  };
+  for (const Besides& besides : all) expect_plans_workspace(besides);
 }
 
 }  // namespace
