@@ -46,7 +46,7 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
       if (p.dlse.data != nullptr && lse != ptx::minus_infinity) {
         const float dlse = statistic(p.dlse, place, at);
         delta -= dlse;
-        largest_dlse = fmaxf(largest_dlse, fabsf(dlse));
+        if (!empty) largest_dlse = fmaxf(largest_dlse, fabsf(dlse));
       }
       p.lse_2[statistics + i] = empty ? -ptx::minus_infinity : lse * ptx::log2_e;
       p.delta[statistics + i] = delta;
