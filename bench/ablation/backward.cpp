@@ -60,10 +60,11 @@ BackwardCell measure(const BackwardShape& s, Tensors& tensors, const Gradients& 
                      [&](int64_t way) { plans[way]->prepare(); });
   const auto run = [&](size_t way) { plans[way]->run(call, tensors.stream()); };
   const int64_t rows = s.batch * s.seqlen * s.head_dim;
-  const std::pair<const std::byte*, int64_t> outputs[] = {
+  const std::pair<std::byte*, int64_t> outputs[] = {
       {g.dq, rows * s.heads_q}, {g.dk, rows * s.heads_k}, {g.dv, rows * s.heads_k}};
   std::vector<std::vector<uint16_t>> first;
   for (size_t way = 0; way < plans.size(); ++way) {
+    for (const auto& [output, count] : outputs) tensors.poison(output, 2 * count);
     run(way);
     double largest = 0;
     for (size_t n = 0; n < std::size(outputs); ++n) {
@@ -79,30 +80,6 @@ BackwardCell measure(const BackwardShape& s, Tensors& tensors, const Gradients& 
 }
 
 }  // namespace
-
-std::vector<BackwardVariant> backward_variants(const Problem& problem, const GpuLimits& gpu) {
-  const CudaBackwardPlan plan = plan_cuda_backward(problem, gpu);
-  std::vector<BackwardVariant> all = {{"normal", "as planned", {}}};
-  const auto add = [&](std::string name, std::string meaning, const BackwardTile& tile) {
-    if (tile == plan.tile || !fits(tile, problem.head_dim, problem.head_dim_v, gpu)) return;
-    all.push_back({std::move(name), std::move(meaning), {.tile = tile, .parts = plan.parts}});
-  };
-  BackwardTile tile = plan.tile;
-  tile.stages = 1;
-  add("no copies ahead", "a step's Q and dO are loaded when the one before is done", tile);
-  tile = plan.tile;
-  tile.key_slices = tile.value_slices = 0;
-  add("nothing kept", "K and V are read from shared memory in each step", tile);
-  tile = plan.tile;
-  tile.row_warps = std::min(tile.warps, tile.rows / 16);
-  add("rows split", "warps share S by rows alone, as in the forward pass", tile);
-  if (plan.parts > 1) {
-    all.push_back({"heads together",
-                   "a block for all query heads of a group",
-                   {.tile = plan.tile, .parts = 1}});
-  }
-  return all;
-}
 
 double BackwardShape::flops() const {
   const auto square = static_cast<double>(seqlen) * static_cast<double>(seqlen);

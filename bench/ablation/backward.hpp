@@ -1,24 +1,13 @@
-// The backward pass with one of its ways left out at a time, for docs/kernels.md's ablation.
+// Problems of the backward pass's ablation, timed.
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "plan/cuda_backward_plan.hpp"
+#include "ablation/backward_variants.hpp"
 #include "timing/contest.hpp"
 
 namespace fa::bench {
-
-struct BackwardVariant {
-  std::string name;
-  std::string meaning;
-  BackwardTuning tuning;
-};
-
-/// The plan's own way comes first. What a problem's plan does not do cannot be left out of it, and
-/// what does not fit the GPU is left out as well.
-std::vector<BackwardVariant> backward_variants(const Problem& problem, const GpuLimits& gpu);
 
 struct BackwardShape {
   int64_t head_dim, seqlen, batch, heads_q, heads_k;
@@ -39,7 +28,7 @@ struct BackwardCell {
   double tflops(size_t variant) const { return shape.flops() / median(variant) * 1e-9; }
 };
 
-/// `tensors` hold 16k tokens of hidden size 2048 at least; their LSE 16k times 128 numbers.
+/// `tensors` hold 16k tokens of hidden size 2048 at least, and LSE of 32 heads.
 std::vector<BackwardCell> run_backward(Tensors& tensors, int rounds, std::mt19937_64& random);
 
 }  // namespace fa::bench

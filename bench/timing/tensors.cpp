@@ -71,15 +71,17 @@ std::byte* Tensors::add(std::span<const std::byte> bytes) {
   return data;
 }
 
-void Tensors::poison() const {
+void Tensors::poison(std::byte* tensor, int64_t bytes) const {
   const cuda::CurrentContext context(device_.device().id);
-  const auto fill = [&](const Memory& memory, int64_t bytes) {
-    cuda::check(cuda::driver().set_bytes(reinterpret_cast<cuda::CUdeviceptr>(memory.get()), 0xff,
-                                         bytes, static_cast<cuda::CUstream>(stream_)),
-                "filling memory");
-  };
-  fill(out_, 2 * sizes_.out);
-  fill(lse_, 4 * sizes_.lse);
+  cuda::check(
+      cuda::driver().set_bytes(reinterpret_cast<cuda::CUdeviceptr>(tensor), 0xff,
+                               static_cast<size_t>(bytes), static_cast<cuda::CUstream>(stream_)),
+      "filling memory");
+}
+
+void Tensors::poison() const {
+  poison(out(), 2 * sizes_.out);
+  poison(lse(), 4 * sizes_.lse);
 }
 
 void Tensors::download(std::byte* to, const std::byte* from, size_t bytes) const {

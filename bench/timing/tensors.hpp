@@ -33,8 +33,9 @@ class Tensors {
   /// One more input, kept as long as these tensors.
   std::byte* add(std::span<const std::byte> bytes);
 
-  /// Every byte of the outputs 0xff, which is NaN.
+  /// Every byte of the outputs 0xff, which is NaN; or of another tensor.
   void poison() const;
+  void poison(std::byte* tensor, int64_t bytes) const;
 
   struct Results {
     std::vector<uint16_t> out;

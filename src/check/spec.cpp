@@ -324,6 +324,11 @@ int64_t SideSpec::first(int64_t b) const {
   return std::accumulate(extent.begin(), extent.begin() + b, int64_t{0});
 }
 
+bool Spec::added_as_they_come(std::string_view output) const {
+  if (output != "dbias") return output == "dq";
+  return bias[2] == rows.seqlen && (bias[0] < batch || bias[1] < heads_q);
+}
+
 Features Spec::features() const {
   Features f;
   if (batch == 0) return f;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "check/features.hpp"
@@ -72,6 +73,9 @@ struct Spec {
   double value_size = 1;  ///< of v's
   double dout_size = 1;
 
+  /// Whether blocks of a device add to this output as they come, unless asked to keep an order: to
+  /// dq, and to the gradient of a bias with rows of its own that heads or sequences share.
+  bool added_as_they_come(std::string_view output) const;
   /// What the problem has in fact, not what was asked for.
   Features features() const;
   /// Shapes, options and magnitudes in one line.

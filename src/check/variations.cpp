@@ -32,11 +32,8 @@ void expect_same(const Case& c, bool backward, const std::string& how, Verdict& 
   const std::vector<Output> outputs = c.outputs(backward);
   const std::vector<Bytes> after = contents(c, backward);
   for (size_t n = 0; n < outputs.size(); ++n) {
-    // Blocks of a device add to dq, and to a bias's gradient that they share, as they come, unless
-    // they are asked to keep an order.
-    const std::string_view name = outputs[n].name;
     const bool any_order = !c.spec.offer->same_bits_alone && !c.spec.deterministic &&
-                           !c.spec.batch_invariant && (name == "dq" || name == "dbias");
+                           !c.spec.batch_invariant && c.spec.added_as_they_come(outputs[n].name);
     if (before[n] != after[n] && !any_order) {
       verdict.fail(fmt::format("{}: other bits {}", outputs[n].name, how));
     }

@@ -1,7 +1,6 @@
 // The passes on a CUDA device: a planned problem with its kernels, and the launch of a call.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <memory>
 #include <optional>

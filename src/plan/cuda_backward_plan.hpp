@@ -21,8 +21,8 @@ struct BackwardWorkspace {
   int64_t delta = 0;
   int64_t dk_sum = 0;  ///< dK in float32, where blocks share keys
   int64_t dv_sum = 0;
-  int64_t dbias_sum = 0;  ///< where bias is broadcast
-  int64_t dq_turns = 0;   ///< counters, where deterministic
+  int64_t dbias_sum = 0;  ///< where rows, or blocks, share bias
+  int64_t dq_turns = 0;   ///< counters, where sums have an order
   int64_t key_turns = 0;  ///< counters, where blocks share keys
   int64_t ranges = 0;     ///< of dO's, dLSE's and V's, for float16
 

@@ -35,9 +35,11 @@ void need_offered(const Problem& p) {
       fail(Status::unsupported, name, "has {} rows; CUDA devices take up to {}", rows, most);
     }
   };
+  // The longest packed sequence is given by the caller, and may be given as longer than all tokens.
+  // Packed keys behind the last sequence are tiles of the backward pass only.
   need_few("q", p.packed_q ? p.tokens_q : p.seqlen_q);
-  const bool tiled = p.pass == Pass::backward && p.packed_k;
-  need_few("k", tiled ? p.tokens_k : p.seqlen_k);
+  const int64_t longest = p.packed_k ? std::min(p.seqlen_k, p.tokens_k) : p.seqlen_k;
+  need_few("k", p.packed_k && p.pass == Pass::backward ? p.tokens_k : longest);
 }
 
 int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size) {

@@ -170,6 +170,9 @@ TEST(Program, InfoPlansForAGpuThatIsNotHere) {
   EXPECT_TRUE(contains(many, "device: cuda, sm_90a with 132 multiprocessors\ndtype: float16"))
       << many;
   EXPECT_TRUE(contains(many, "combine kernel: none\n")) << many;
+  EXPECT_TRUE(contains(many, "pass: backward")) << many;
+  const std::string wide = plan("sm_90a --head-dim 576 --head-dim-v 512");
+  EXPECT_TRUE(contains(wide, "none: q: has head_dim 576")) << wide;
   const std::string few = plan("sm_80 --packed --heads 8 --seqlen 1 --seqlen-k 65536");
   EXPECT_TRUE(contains(few, "device: cuda, sm_80 with 108 multiprocessors\n")) << few;
   EXPECT_TRUE(contains(few, "combine kernel: fa_sm80_combine (")) << few;

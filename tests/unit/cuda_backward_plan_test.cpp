@@ -142,6 +142,8 @@ TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
     const char* message;
   } cases[] = {
       {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
+      {[](Problem& p) { p.packed_k = true, p.tokens_k = int64_t{1} << 31; },
+       "k: has 2147483648 rows;"},
       {[](Problem& p) { p.head_dim = 576, p.head_dim_v = 512; }, "q: has head_dim 576, 512 of v;"},
       {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
       {[](Problem& p) { p.batch = 1 << 20, p.heads_q = p.heads_k = 1 << 20; }, "k: makes "},

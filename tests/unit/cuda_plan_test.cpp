@@ -151,6 +151,8 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
       {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
       {[](Problem& p) { p.packed_q = true, p.tokens_q = int64_t{1} << 31; },
        "q: has 2147483648 rows;"},
+      {[](Problem& p) { p.seqlen_q = (int64_t{1} << 31) - 256; }, "q: has 2147483392 rows;"},
+      {[](Problem& p) { p.seqlen_k = (int64_t{1} << 31) - 256; }, "k: has 2147483392 rows;"},
       {[](Problem& p) { p.batch = 1 << 20, p.heads_q = 1 << 20; }, "q: makes "},
   };
   for (const GpuLimits& gpu : known_gpus()) {

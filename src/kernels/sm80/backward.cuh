@@ -318,7 +318,10 @@ struct Backward {
                                                                     stage_offset + dout_at);
     multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dk, key_ds, ds_at, key_q,
                                                                     stage_offset);
-    if constexpr (c::deterministic) ptx::wait_for_turn(counter, turn_of(at.row), seen);
+    if constexpr (c::deterministic) {
+      ptx::wait_for_turn(counter, turn_of(at.row), seen);
+      __syncwarp();
+    }
     add_query_part<0>(at.head, padded + at.row);
     if constexpr (query_parts > 1) add_query_part<1>(at.head, padded + at.row);
   }

@@ -1,4 +1,4 @@
-// Rows of tensors in global memory, for the small kernels around the main one.
+// Rows of tensors in global memory, for the kernels of a backward pass.
 #pragma once
 
 #include "sm80/backward_shapes.cuh"

@@ -20,7 +20,8 @@ __device__ inline void sum_sink(const kernel::BackwardParams& p) {
       // +inf where a row sees no key: all of its probability is the sink's.
       const float lse = p.lse_2[first + row];
       if (sink != ptx::minus_infinity) {
-        sum -= (lse == -ptx::minus_infinity ? 1 : ptx::exp2(sink - lse)) * p.delta[first + row];
+        sum -= (lse == -ptx::minus_infinity ? 1 : ptx::exp2(ptx::min_or_nan(sink - lse, 0))) *
+               p.delta[first + row];
       }
     }
   }
