@@ -1,6 +1,7 @@
 // The kernel without one of the paper's ideas at a time, as bench/ablation times it, is right too.
 #include <gtest/gtest.h>
 
+#include "ablation/backward_variants.hpp"
 #include "ablation/variants.hpp"
 #include "cuda/passes.hpp"
 #include "gpu/gpu.hpp"
@@ -59,6 +60,45 @@ void expect_variants_right(const check::Spec& spec) {
     EXPECT_TRUE(c.out.memory().intact() && c.lse.memory().intact());
     EXPECT_EQ(c.input_hash(), inputs);
   }
+}
+
+void expect_backward_variants_right(check::Spec spec) {
+  using reference::Rounding;
+  spec.backward = true;
+  const check::Case c(spec);
+  GpuPlace place;
+  run(c, place);
+  const BackwardArgs args = c.backward_args();
+  const auto exact = reference::backward(args, c.options(), Rounding::exact);
+  const auto plain = reference::backward(args, c.options(), Rounding::plain);
+  const GpuLimits limits = cuda::limits_of(cuda::device(0));
+  const Problem planned = validate(args, c.options(), Data::optional).problem;
+  for (const bench::BackwardVariant& variant : bench::backward_variants(planned, limits)) {
+    SCOPED_TRACE(variant.name + ", " + spec.text());
+    c.poison(true);
+    place.run(c.memory(), [&](const check::Place::Here& here) {
+      const Call call = validate(here(c.backward_args()), here(c.options()), Data::required);
+      cuda::plan_backward(call.problem, variant.tuning)->run(call, here.stream());
+    });
+    const DType dtype = spec.dtype;
+    expect_close("dq", c.dq.values(), dtype, dtype, {exact.dq, plain.dq, exact.dq_abs});
+    expect_close("dk", c.dk.values(), dtype, dtype, {exact.dk, plain.dk, exact.dk_abs});
+    expect_close("dv", c.dv.values(), dtype, dtype, {exact.dv, plain.dv, exact.dv_abs});
+  }
+}
+
+TEST(Ablation, WithoutOneOfItsWaysTheBackwardKernelIsRight) {
+  std::vector<check::Spec> specs;
+  for (const int64_t dim : {64, 128, 256}) {
+    for (const bool causal : {false, true}) {
+      check::Spec& spec = specs.emplace_back(
+          problem({.batch = 2, .rows = 150, .keys = 170, .heads_q = 4, .heads_k = 2, .dim = dim}));
+      spec.causal = causal;
+      spec.dtype = causal ? float16 : bfloat16;
+    }
+  }
+  in_parallel(static_cast<int64_t>(specs.size()),
+              [&](int64_t n) { expect_backward_variants_right(specs[static_cast<size_t>(n)]); });
 }
 
 TEST(Ablation, WithoutAnIdeaTheKernelIsRight) {
