@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "ablation/backward_variants.hpp"
+#include "ablation/variants.hpp"
 #include "timing/contest.hpp"
 
 namespace fa::bench {

@@ -1,7 +1,7 @@
-#include "ablation/backward_variants.hpp"
-
 #include <algorithm>
 #include <utility>
+
+#include "ablation/variants.hpp"
 
 namespace fa::bench {
 

@@ -157,15 +157,29 @@ nlohmann::json to_json(const BackwardCell& cell) {
   return json;
 }
 
-void write_json(const std::string& path, nlohmann::json found) {
-  found["device"] = check::cuda_text(device);
-  found["commit"] = FA_COMMIT;
-  io::OutputFile file(path);
-  file.write(found.dump(1) + "\n");
-  file.commit();
+template <typename Cells>
+nlohmann::json to_json(const Cells& cells) {
+  nlohmann::json all;
+  for (const auto& cell : cells) all.push_back(to_json(cell));
+  return all;
 }
 
-int run_backward_pass(int rounds, const std::string& json) {
+/// Null where a result is wrong.
+nlohmann::json run_forward(const Tensors& tensors, int rounds, std::mt19937_64& random) {
+  std::vector<Cell> cells = make_cells(tensors);
+  compile_kernels(cells);
+  for (Cell& cell : cells) cell.contest().check();
+  if (!all_right(cells)) return nullptr;
+  for (Cell& cell : cells) cell.contest().time(rounds, random);
+  print_table(cells);
+  return to_json(cells);
+}
+nlohmann::json run_backward_pass(Tensors& tensors, int rounds, std::mt19937_64& random) {
+  const std::vector<BackwardCell> cells = run_backward(tensors, rounds, random);
+  return print_backward(cells) ? to_json(cells) : nullptr;
+}
+
+int run(bool backward, int rounds, const std::string& json) {
   if (!json.empty()) io::try_writing(json);
   const auto accelerator = check::cuda_accelerator(device);
   fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
@@ -174,35 +188,15 @@ int run_backward_pass(int rounds, const std::string& json) {
   Tensors tensors(*accelerator, bfloat16,
                   {numbers, numbers, numbers, numbers, numbers / 64});  // LSE of narrow heads
   std::mt19937_64 random(1);
-  const std::vector<BackwardCell> cells = run_backward(tensors, rounds, random);
-  if (!print_backward(cells)) return 1;
+  const nlohmann::json cells =
+      backward ? run_backward_pass(tensors, rounds, random) : run_forward(tensors, rounds, random);
+  if (cells.is_null()) return 1;
   if (!json.empty()) {
-    nlohmann::json found;
-    for (const BackwardCell& cell : cells) found["cells"].push_back(to_json(cell));
-    write_json(json, std::move(found));
-  }
-  return 0;
-}
-
-int run(int rounds, const std::string& json) {
-  if (!json.empty()) io::try_writing(json);
-  const auto accelerator = check::cuda_accelerator(device);
-  fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
-             check::cuda_text(device), FA_COMMIT, tokens, hidden, rounds);
-  constexpr int64_t numbers = tokens * hidden;
-  const Tensors tensors(*accelerator, bfloat16,
-                        {numbers, numbers, numbers, numbers, numbers / 64});  // LSE of narrow heads
-  std::vector<Cell> cells = make_cells(tensors);
-  compile_kernels(cells);
-  for (Cell& cell : cells) cell.contest().check();
-  if (!all_right(cells)) return 1;
-  std::mt19937_64 random(1);
-  for (Cell& cell : cells) cell.contest().time(rounds, random);
-  print_table(cells);
-  if (!json.empty()) {
-    nlohmann::json found;
-    for (const Cell& cell : cells) found["cells"].push_back(to_json(cell));
-    write_json(json, std::move(found));
+    const nlohmann::json found{
+        {"device", check::cuda_text(device)}, {"commit", FA_COMMIT}, {"cells", cells}};
+    io::OutputFile file(json);
+    file.write(found.dump(1) + "\n");
+    file.commit();
   }
   return 0;
 }
@@ -222,7 +216,7 @@ int main(int argc, char** argv) {
   app.add_option("--json", json, "write every round to FILE")->type_name("FILE");
   CLI11_PARSE(app, argc, argv);
   try {
-    return backward ? fa::bench::run_backward_pass(rounds, json) : fa::bench::run(rounds, json);
+    return fa::bench::run(backward, rounds, json);
   } catch (const std::exception& error) {
     fmt::print(stderr, "ablation: {}\n", error.what());
     return 2;

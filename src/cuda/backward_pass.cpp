@@ -80,7 +80,7 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
   const Grid key_grid{static_cast<unsigned>(plan_.key_blocks)};
   const Grid row_grid{static_cast<unsigned>(plan_.row_blocks)};
   const auto run = [&](const PlannedKernel& kernel, const KernelSpec& spec, Grid grid,
-                       kernel::BackwardParams params) {
+                       const kernel::BackwardParams& params) {
     if (grid.x > 0 && grid.y > 0) launch(kernel.get(spec, device()), spec, grid, &params, stream);
   };
   // All of it, also what no row has.

@@ -80,7 +80,7 @@ class PlannedBackward : public Planned {
 
   const CudaBackwardPlan& plan() const { return plan_; }
   const Problem& problem() const override { return plan_.problem; }
-  size_t workspace_bytes() const override { return plan_.workspace_bytes; }
+  size_t workspace_bytes() const override { return static_cast<size_t>(plan_.workspace.all()); }
   std::string text() const override { return to_text(plan_); }
   void prepare() const override;
 

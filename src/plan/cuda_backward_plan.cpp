@@ -97,7 +97,6 @@ void size_workspace(CudaBackwardPlan& plan) {
     bytes.dbias_sum = plan.bias_rows * p.seqlen_k * 4;
   }
   if (p.dtype == float16) bytes.ranges = 4 * p.batch * (2 * p.heads_q + p.heads_k);
-  plan.workspace_bytes = static_cast<size_t>(bytes.all());
 }
 
 std::string config(const CudaBackwardPlan& plan) {
@@ -188,9 +187,8 @@ std::string to_text(const CudaBackwardPlan& plan) {
              "tile: {} keys, {} rows a step, {} steps in shared memory, {} warps\n"
              "grid: {} blocks for keys, each with {} query heads, sections of {}; {} blocks "
              "for rows before and after\n"
-             "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} for dk and "
-             "dv, "
-             "{} for dbias, {} to keep the order, {} for ranges)\n",
+             "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} for dk "
+             "and dv, {} for dbias, {} to keep the order, {} for ranges)\n",
              plan.backward.entry, plan.backward.threads, plan.backward.shared_bytes, t.min_blocks,
              t.keys, t.rows, t.stages, t.warps, plan.key_blocks * plan.parts, plan.part_heads,
              plan.section, plan.row_blocks, bytes.all(), bytes.dq_sum, bytes.lse,

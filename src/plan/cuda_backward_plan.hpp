@@ -55,7 +55,6 @@ struct CudaBackwardPlan {
   int64_t padded_rows = 0;  ///< of a query head, each sequence beginning with a tile of its own
   int64_t padded_keys = 0;  ///< of a key head
   BackwardWorkspace workspace;
-  size_t workspace_bytes = 0;
 };
 
 /// What a caller may decide; else the plan does.

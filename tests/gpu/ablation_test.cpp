@@ -1,7 +1,6 @@
 // The kernel without one of the paper's ideas at a time, as bench/ablation times it, is right too.
 #include <gtest/gtest.h>
 
-#include "ablation/backward_variants.hpp"
 #include "ablation/variants.hpp"
 #include "cuda/passes.hpp"
 #include "gpu/gpu.hpp"

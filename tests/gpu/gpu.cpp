@@ -160,6 +160,22 @@ void use(check::SideSpec& side, std::vector<int64_t> counts) {
   side.used = std::move(counts);
 }
 
+std::vector<check::Spec> plain_and_packed() {
+  check::Spec causal =
+      problem({.batch = 2, .rows = 271, .keys = 301, .heads_q = 4, .heads_k = 2, .dim = 64});
+  causal.causal = true;
+  check::Spec full = problem({.rows = 300, .keys = 417, .heads_q = 2, .heads_k = 2, .dim = 128});
+  full.dtype = float16;
+  check::Spec window = problem({.rows = 200, .keys = 301, .heads_q = 4, .dim = 256});
+  window.window_left = 70;
+  check::Spec packed = problem({.batch = 4, .heads_q = 4, .heads_k = 2, .dim = 96, .dim_v = 40});
+  pack(packed.rows, {130, 0, 77, 200}, 9);
+  pack(packed.keys, {200, 9, 0, 300}, 3);
+  packed.causal = true;
+  packed.dropout_p = 0.3;
+  return {causal, full, window, packed};
+}
+
 void in_parallel(int64_t count, const std::function<void(int64_t)>& f) {
   std::atomic<int64_t> next{0};
   const auto work = [&] {

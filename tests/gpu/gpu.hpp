@@ -94,6 +94,10 @@ void pack(check::SideSpec& side, std::vector<int64_t> lengths, int64_t tail = 0)
 /// So many rows of each sequence count.
 void use(check::SideSpec& side, std::vector<int64_t> counts);
 
+/// A tile of each of three classes, and packed sequences: what every kernel must get right again
+/// and again.
+std::vector<check::Spec> plain_and_packed();
+
 /// Calls f(n) for n < count from several threads, so that kernels are compiled in parallel.
 /// What f throws is a failure of the test.
 void in_parallel(int64_t count, const std::function<void(int64_t n)>& f);

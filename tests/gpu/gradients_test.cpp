@@ -5,7 +5,6 @@
 #include <climits>
 #include <string_view>
 
-#include "cuda/device.hpp"
 #include "gpu/driver_more.hpp"
 #include "gpu/gpu.hpp"
 
@@ -14,22 +13,14 @@ namespace {
 
 /// Tiles of each head_dim, with heads that share keys and without, in both formats.
 std::vector<check::Spec> chosen() {
-  std::vector<check::Spec> specs;
+  std::vector<check::Spec> specs = plain_and_packed();
+  for (check::Spec& spec : specs) spec.backward = true;
   const auto add = [&](const Extents& extents) -> check::Spec& {
     check::Spec& spec = specs.emplace_back(problem(extents));
     spec.backward = true;
     return spec;
   };
-  add({.batch = 2, .rows = 271, .keys = 301, .heads_q = 4, .heads_k = 2, .dim = 64}).causal = true;
-  add({.rows = 300, .keys = 417, .heads_q = 2, .heads_k = 2, .dim = 128}).dtype = float16;
-  add({.rows = 200, .keys = 301, .heads_q = 4, .heads_k = 1, .dim = 256}).window_left = 70;
-  add({.rows = 1500, .keys = 1400, .heads_q = 2, .heads_k = 2, .dim = 64}).dtype = bfloat16;
-
-  check::Spec& packed = add({.batch = 4, .heads_q = 6, .heads_k = 2, .dim = 96, .dim_v = 40});
-  pack(packed.rows, {130, 0, 77, 200}, 9);
-  pack(packed.keys, {200, 9, 0, 300}, 3);
-  packed.causal = true;
-  packed.dropout_p = 0.3;
+  add({.rows = 1500, .keys = 1400, .heads_q = 2, .heads_k = 2, .dim = 64});
 
   check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
   options.dtype = float16;
@@ -166,14 +157,13 @@ TEST(Gradients, UnderLengthsThatLieTouchNothingElse) {
   }
 }
 
-/// What a call asks for besides, and how much that adds to the plan's workspace.
+/// What a call asks for besides.
 struct Besides {
   std::string name;
   int64_t heads_k = 8;
   DType dtype = bfloat16;
   bool deterministic = false;
   std::vector<int64_t> bias{};  ///< its shape
-  int64_t bytes = 0;
 };
 
 constexpr int64_t length = 2048, heads = 8, width = 128;
@@ -195,7 +185,7 @@ void expect_plans_workspace(const Besides& besides) {
   if (biased) options.bias = bias;
   const BackwardArgs args{dout, q, k, v, out, lse, dq, dk, dv, {}, biased ? dbias : Tensor{}, {}};
   const auto bytes = static_cast<int64_t>(plan_backward(args, options).workspace_bytes());
-  EXPECT_EQ(bytes, heads * length * 4 * (width + 2) + besides.bytes);
+  EXPECT_GE(bytes, heads * length * 4 * (width + 2));  // dQ, LSE and delta
 
   const GpuStream stream;
   forward(ForwardArgs{q, k, v, out, lse}, options, stream);
@@ -215,21 +205,16 @@ void expect_plans_workspace(const Besides& besides) {
   EXPECT_LE(before - free_bytes(), taken + mebibyte);
 }
 
+/// How much each option adds is cuda_backward_plan_test's.
 TEST(Gradients, TakeThePlansWorkspace) {
-  if (cuda::device(0).major != 9) GTEST_SKIP() << "the numbers are those of Hopper's tile";
-  constexpr int64_t tile = 64, warps = 4;
   const Besides all[] = {
       {.name = "nothing"},
-      {.name = "an order", .deterministic = true, .bytes = heads * length / tile * warps * 4},
-      {.name = "shared heads",
-       .heads_k = 2,
-       .bytes = 2 * length * 4 * 2 * width + 2 * length / tile * 4},
-      {.name = "float16", .dtype = float16, .bytes = 4 * (2 * heads + heads)},
+      {.name = "an order", .deterministic = true},
+      {.name = "shared heads", .heads_k = 2},
+      {.name = "float16", .dtype = float16},
       {.name = "a bias of its own", .bias = {1, heads, length, length}},
-      {.name = "a bias of all heads", .bias = {1, 1, length, length}, .bytes = length * length * 4},
-      {.name = "a bias of all rows",
-       .bias = {1, heads, 1, length},
-       .bytes = 2 * heads * length * 4},
+      {.name = "a bias of all heads", .bias = {1, 1, length, length}},
+      {.name = "a bias of all rows", .bias = {1, heads, 1, length}},
   };
   for (const Besides& besides : all) expect_plans_workspace(besides);
 }

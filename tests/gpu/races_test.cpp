@@ -8,25 +8,16 @@ namespace fa::test {
 namespace {
 
 std::vector<check::Spec> chosen() {
-  std::vector<check::Spec> specs;
+  std::vector<check::Spec> specs = plain_and_packed();
   const auto add = [&](const Extents& extents) -> check::Spec& {
     return specs.emplace_back(problem(extents));
   };
-  add({.batch = 2, .rows = 271, .keys = 301, .heads_q = 4, .heads_k = 2, .dim = 64}).causal = true;
-  add({.rows = 300, .keys = 417, .heads_q = 2, .heads_k = 2, .dim = 128}).dtype = float16;
-  add({.rows = 200, .keys = 301, .heads_q = 4, .dim = 256}).window_left = 70;
   add({.rows = 50, .keys = 211, .heads_q = 4, .dim = 576, .dim_v = 512}).causal = true;
   add({.batch = 2, .rows = 3, .keys = 4001, .heads_q = 8, .heads_k = 2, .dim = 128});  // split
 
   check::Spec& sinks = add({.batch = 2, .rows = 1, .keys = 3000, .heads_q = 2, .dim_v = 256});
   sinks.sinks = true;
   sinks.sinks_dtype = float32;
-
-  check::Spec& packed = add({.batch = 4, .heads_q = 4, .heads_k = 2, .dim = 96, .dim_v = 40});
-  pack(packed.rows, {130, 0, 77, 200}, 9);
-  pack(packed.keys, {200, 9, 0, 300}, 3);
-  packed.causal = true;
-  packed.dropout_p = 0.3;
 
   check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
   options.dtype = float16;

@@ -74,14 +74,14 @@ TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
   EXPECT_EQ(plan.workspace.all(), 8 * 4096 * 4 * (128 + 2) + shared_keys);
   p.deterministic = true;
   const CudaBackwardPlan ordered = plan_cuda_backward(p, gpu);
-  EXPECT_EQ(ordered.workspace_bytes - plan.workspace_bytes, size_t{8 * 4096 / 64 * 4 * 4});
+  EXPECT_EQ(ordered.workspace.all() - plan.workspace.all(), 8 * 4096 / 64 * 4 * 4);
   EXPECT_NE(ordered.backward, plan.backward);
   p.dtype = float16;
   const CudaBackwardPlan ranged = plan_cuda_backward(p, gpu);
-  EXPECT_EQ(ranged.workspace_bytes - ordered.workspace_bytes, size_t{4 * (2 * 8 + 2)});
+  EXPECT_EQ(ranged.workspace.all() - ordered.workspace.all(), 4 * (2 * 8 + 2));
   EXPECT_TRUE(ranged.values.has_value() && !ordered.values.has_value());
   const std::string text = to_text(ranged);
-  EXPECT_NE(text.find("workspace: " + std::to_string(ranged.workspace_bytes)), std::string::npos)
+  EXPECT_NE(text.find("workspace: " + std::to_string(ranged.workspace.all())), std::string::npos)
       << text;
 }
 

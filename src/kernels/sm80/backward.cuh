@@ -200,23 +200,14 @@ struct Backward {
     __syncthreads();
   }
 
-  using Scores = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
+  using Scores = ScoreFragment;
 
   /// P = exp(S - LSE) and dS = P (dP - delta) (lines 11 and 14 of Algorithm 2), from S and dP.
   template <bool masked>
   __device__ void form_gradients(Scores& s, Scores& dp, const Dropout& dropout,
                                  const Score<Terms>& score, const Place& at, u32 statistics) {
     const int row0 = at.row + ScoreGrid::row(warp), key0 = place.row + ScoreGrid::column(warp);
-    if constexpr (c::dropout) {
-#pragma unroll
-      for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
-#pragma unroll
-        for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) dp[m][n][e] *= f.keep_scale;
-        }
-      }
-    }
+    if constexpr (c::dropout) scale_by(dp, f.keep_scale);
     const float of_p = power_of_2(ds_bits - Element::gradient_headroom);
     // Back through the softcap, which the bias's gradient does not go.
     Scores slopes;

@@ -31,48 +31,69 @@ __device__ inline float* column_sum(const kernel::BackwardParams& p, int row_war
   return p.dbias_sum + slot * p.forward.keys.seqlen;
 }
 
-/// dS of one tile, as a warp has it: fragments of its rows and keys from these on.
-__device__ inline void add_bias_gradient(
-    const kernel::BackwardParams& p, const BiasSlot& slot,
-    const float (&ds)[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4], float scale, int row0, int key0,
-    int warp, int lane) {
+/// dS of one tile, as a warp has it.
+using ScoreFragment = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
+
+/// Sums over the fragment's rows, of which those that do not count have 0. Nobody else adds to the
+/// sums, so that the order of their parts is this warp's.
+__device__ inline void add_columns(float* sums, const ScoreFragment& ds, float scale, int key0,
+                                   int keys, int lane) {
 #pragma unroll
   for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int key = key0 + 8 * n + lane % 4 * 2 + e;
       float column = 0;
 #pragma unroll
       for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = row0 + 16 * m + 8 * h + lane / 4;
-          const float x = ds[m][n][2 * h + e] * scale;
-          const bool counts = row < slot.rows && key < slot.keys;
-          if constexpr (bias_gradient == BiasGradient::of_columns) {
-            column += x;  // rows and keys that do not count have 0
-          } else if constexpr (bias_gradient == BiasGradient::summed) {
-            const int batch = slot.sequence % p.bias_batches, head = slot.head % p.bias_heads;
-            const long long at =
-                (static_cast<long long>(batch) * p.bias_heads + head) * p.forward.rows.seqlen + row;
-            if (counts) ptx::add_global(p.dbias_sum + at * p.forward.keys.seqlen + key, x);
-          } else if (counts) {
-            Format<c::dbias>::store(
-                p.dbias.data,
-                slot.sequence * p.dbias.batch + slot.head * p.dbias.head + row * p.dbias.row + key,
-                x);
-          }
-        }
+        column += (ds[m][n][e] + ds[m][n][2 + e]) * scale;
       }
-      if constexpr (bias_gradient == BiasGradient::of_columns) {
 #pragma unroll
-        for (int step = 4; step < 32; step *= 2) column += __shfl_xor_sync(~0u, column, step);
-        // Nobody else adds to it, so that the order of its parts is this warp's.
-        float* sum =
-            column_sum(p, ScoreGrid::row(warp) / ScoreGrid::warp_rows, slot.sequence, slot.head);
-        if (lane / 4 == 0 && key < slot.keys) ptx::add_global(sum + key, column);
+      for (int step = 4; step < 32; step *= 2) column += __shfl_xor_sync(~0u, column, step);
+      const int key = key0 + 8 * n + lane % 4 * 2 + e;
+      if (lane / 4 == 0 && key < keys) ptx::add_global(sums + key, column);
+    }
+  }
+}
+
+/// Calls put(row, key, number) for what counts of a fragment of rows and keys from these on.
+template <typename Put>
+__device__ void put_each(const ScoreFragment& ds, const BiasSlot& slot, int row0, int key0,
+                         int lane, const Put& put) {
+#pragma unroll
+  for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int row = row0 + 16 * m + e / 2 * 8 + lane / 4;
+        const int key = key0 + 8 * n + lane % 4 * 2 + e % 2;
+        if (row < slot.rows && key < slot.keys) put(row, key, ds[m][n][e]);
       }
     }
+  }
+}
+
+/// A warp's part: rows and keys from these on. `scale`: what dS lacks.
+__device__ inline void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlot& slot,
+                                         const ScoreFragment& ds, float scale, int row0, int key0,
+                                         int warp, int lane) {
+  if constexpr (bias_gradient == BiasGradient::of_columns) {
+    const int row_warp = ScoreGrid::row(warp) / ScoreGrid::warp_rows;
+    add_columns(column_sum(p, row_warp, slot.sequence, slot.head), ds, scale, key0, slot.keys,
+                lane);
+  } else if constexpr (bias_gradient == BiasGradient::summed) {
+    const long long keys = p.forward.keys.seqlen, rows = p.forward.rows.seqlen;
+    const long long head = slot.sequence % p.bias_batches * static_cast<long long>(p.bias_heads) +
+                           slot.head % p.bias_heads;
+    float* sum = p.dbias_sum + head * rows * keys;
+    put_each(ds, slot, row0, key0, lane, [&](int row, int key, float x) {
+      ptx::add_global(sum + row * keys + key, x * scale);
+    });
+  } else {
+    const long long first = slot.sequence * p.dbias.batch + slot.head * p.dbias.head;
+    put_each(ds, slot, row0, key0, lane, [&](int row, int key, float x) {
+      Format<c::dbias>::store(p.dbias.data, first + row * p.dbias.row + key, x * scale);
+    });
   }
 }
 
