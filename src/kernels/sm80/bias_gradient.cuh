@@ -60,9 +60,9 @@ template <typename Put>
 __device__ void put_each(const ScoreFragment& ds, const BiasSlot& slot, int row0, int key0,
                          int lane, const Put& put) {
 #pragma unroll
-  for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+  for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
 #pragma unroll
-    for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int row = row0 + 16 * m + e / 2 * 8 + lane / 4;
@@ -90,9 +90,11 @@ __device__ inline void add_bias_gradient(const kernel::BackwardParams& p, const 
       ptx::add_global(sum + row * keys + key, x * scale);
     });
   } else {
-    const long long first = slot.sequence * p.dbias.batch + slot.head * p.dbias.head;
     put_each(ds, slot, row0, key0, lane, [&](int row, int key, float x) {
-      Format<c::dbias>::store(p.dbias.data, first + row * p.dbias.row + key, x * scale);
+      Format<c::dbias>::store(
+          p.dbias.data,
+          slot.sequence * p.dbias.batch + slot.head * p.dbias.head + row * p.dbias.row + key,
+          x * scale);
     });
   }
 }
