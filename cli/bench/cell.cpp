@@ -12,13 +12,15 @@
 namespace fa::cli {
 namespace {
 
-/// One query against a cache of keys: a single long sequence, and a batch of shorter ones, with the
-/// heads of Llama 3 8B.
+/// One query of each head against a cache of keys, with the heads of Llama 2 7B, Llama 3 8B and
+/// Qwen2.5 72B.
 struct DecodeShape {
-  int64_t batch;
+  int64_t heads_q;
+  int64_t heads_k;
   int64_t seqlen_k;
 };
-constexpr std::array decode_shapes{DecodeShape{1, 16384}, DecodeShape{8, 4096}};
+constexpr std::array decode_shapes{DecodeShape{32, 32, 4096}, DecodeShape{32, 8, 8192},
+                                   DecodeShape{64, 8, 32768}};
 
 Work parse_work(const std::string& name) {
   for (const Work work : {Work::forward, Work::backward, Work::decode}) {
@@ -30,7 +32,8 @@ Work parse_work(const std::string& name) {
 
 void add_decode(std::vector<Cell>& cells, DType dtype) {
   for (const DecodeShape& shape : decode_shapes) {
-    cells.push_back({"", Work::decode, dtype, shape.batch, 1, shape.seqlen_k, 32, 8, 128, false});
+    cells.push_back(
+        {"", Work::decode, dtype, 1, 1, shape.seqlen_k, shape.heads_q, shape.heads_k, 128, false});
   }
 }
 

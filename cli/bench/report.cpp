@@ -64,11 +64,15 @@ double median(std::vector<double> values) {
 }
 
 double BenchResult::share(const CellResult& r) const {
-  const std::vector<double>& machine_rates = r.cell.work == Work::decode ? bandwidths : peaks;
   std::vector<double> shares;
   shares.reserve(r.seconds.size());
   for (size_t round = 0; round < r.seconds.size(); ++round) {
-    shares.push_back(r.cell.amount() / r.seconds[round] / machine_rates[round]);
+    double limit = peaks[round];
+    if (r.cell.work == Work::decode) {
+      const double flops_of_byte = r.cell.flops() / static_cast<double>(r.cell.key_bytes());
+      limit = std::min(bandwidths[round], 0.8 * peaks[round] / flops_of_byte);
+    }
+    shares.push_back(r.cell.amount() / r.seconds[round] / limit);
   }
   return median(shares);
 }
@@ -95,8 +99,8 @@ void print_result(const BenchResult& result) {
              "batch", "heads", "d", "length", "", "time", "rate", "share");
   for (const CellResult& cell : result.cells) print_cell(result, cell);
   fmt::print(
-      "time: median; share: median over the rounds of the rate by the peak (decode: by the "
-      "bandwidth) of the same round\n");
+      "time: median; share: median over the rounds of the rate by the peak of the same round "
+      "(decode: by the bandwidth, or by what 0.8 of the peak takes in if that is less)\n");
 }
 
 void write_json(const std::string& path, const BenchResult& result) {

@@ -1,8 +1,9 @@
 // The forward pass over all sequences and heads.
 //
-// Key heads are worked on a few at a time (the "wave"): first their K and V are packed once for all
-// query tiles of the group, then the tiles are handed out, then chunks are joined; a barrier stands
-// between. A wave is as long as shared memory allows, which the plan sized for 32 items a thread.
+// Units, each a key head or several of them in place, are worked on a few at a time (the "wave"):
+// first their K and V are packed once for all query tiles of the group, then the tiles are handed
+// out, then chunks are joined; a barrier stands between. A wave is as long as shared memory allows,
+// which the plan sized for 32 items a thread.
 #include <omp.h>
 
 #include <algorithm>
@@ -15,34 +16,40 @@ namespace fa::cpu {
 
 namespace {
 
-/// Something that every key head of a sequence has the same number of, numbered over the batch.
+/// Something that every unit of a sequence has the same number of, numbered over the batch.
 class Numbered {
  public:
-  Numbered(const int64_t* prefix, int64_t batch, int64_t heads_k)
-      : prefix_(prefix), batch_(batch), heads_k_(heads_k) {}
+  Numbered(const int64_t* things, const int64_t* units, int64_t batch)
+      : things_(things), units_(units), batch_(batch) {}
 
   struct Place {
     int64_t sequence;
-    int64_t head_k;
-    int64_t index;  ///< within the key head
+    int64_t unit;   ///< within the sequence
+    int64_t index;  ///< within the unit
   };
   Place find(int64_t number) const {
-    const int64_t b = std::upper_bound(prefix_, prefix_ + batch_ + 1, number) - prefix_ - 1;
-    const int64_t each = count(b);
-    const int64_t rest = number - prefix_[b];
-    return {b, rest / each, rest % each};
+    const int64_t b = sequence_of(things_, number);
+    const int64_t rest = number - things_[b];
+    return {b, rest / count(b), rest % count(b)};
   }
-  int64_t count(int64_t b) const { return (prefix_[b + 1] - prefix_[b]) / heads_k_; }
-  /// Number of the first one of a unit (sequence * heads_k + key head).
+  /// Number of the first one of a unit; of all units: how many there are.
   int64_t first(int64_t unit) const {
-    const int64_t b = unit / heads_k_;
-    return b == batch_ ? prefix_[b] : prefix_[b] + unit % heads_k_ * count(b);
+    if (unit == units_[batch_]) return things_[batch_];
+    const int64_t b = sequence_of(units_, unit);
+    return things_[b] + (unit - units_[b]) * count(b);
   }
 
  private:
-  const int64_t* prefix_;
+  int64_t sequence_of(const int64_t* prefix, int64_t number) const {
+    return std::upper_bound(prefix, prefix + batch_ + 1, number) - prefix - 1;
+  }
+  int64_t count(int64_t b) const {
+    return (things_[b + 1] - things_[b]) / (units_[b + 1] - units_[b]);
+  }
+
+  const int64_t* things_;
+  const int64_t* units_;
   int64_t batch_;
-  int64_t heads_k_;
 };
 
 class Forward {
@@ -55,13 +62,14 @@ class Forward {
         arena_(workspace),
         shared_(arena_, plan),
         scratch_(static_cast<char*>(workspace) + arena_.bytes()),
-        items_(shared_.items, p_.batch, p_.heads_k),
-        packs_(shared_.packs, p_.batch, p_.heads_k),
-        floats_(shared_.floats, p_.batch, p_.heads_k) {}
+        units_(shared_.units, shared_.units, p_.batch),
+        items_(shared_.items, shared_.units, p_.batch),
+        packs_(shared_.packs, shared_.units, p_.batch),
+        floats_(shared_.floats, shared_.units, p_.batch) {}
 
   void run() {
     number();
-    const int64_t units = p_.batch * p_.heads_k;
+    const int64_t units = shared_.units[p_.batch];
 #pragma omp parallel num_threads(plan_.threads) if (plan_.threads > 1)
     {
       Arena arena(scratch_ + omp_get_thread_num() * plan_.thread_bytes);
@@ -78,14 +86,16 @@ class Forward {
  private:
   /// How each sequence is cut, summed up.
   void number() {
-    shared_.items[0] = shared_.packs[0] = shared_.floats[0] = 0;
+    shared_.units[0] = shared_.items[0] = shared_.packs[0] = shared_.floats[0] = 0;
     for (int64_t b = 0; b < p_.batch; ++b) {
       const Sequence seq = call_.sequence(b);
       const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
+      const int64_t units = cut.units(p_.heads_k);
       splits_ = splits_ || cut.chunks > 1;
-      shared_.items[b + 1] = shared_.items[b] + p_.heads_k * cut.items();
-      shared_.packs[b + 1] = shared_.packs[b] + p_.heads_k * cut.pack_blocks;
-      shared_.floats[b + 1] = shared_.floats[b] + p_.heads_k * cut.floats;
+      shared_.units[b + 1] = shared_.units[b] + units;
+      shared_.items[b + 1] = shared_.items[b] + units * cut.items();
+      shared_.packs[b + 1] = shared_.packs[b] + units * cut.pack_blocks;
+      shared_.floats[b + 1] = shared_.floats[b] + units * cut.floats();
     }
   }
 
@@ -113,8 +123,8 @@ class Forward {
     if (packs_.first(begin) < packs_.first(end)) {
 #pragma omp for schedule(dynamic)
       for (int64_t number = packs_.first(begin); number < packs_.first(end); ++number) {
-        const auto [b, head_k, block] = packs_.find(number);
-        float* packed = shared_floats(b * p_.heads_k + head_k, begin);
+        const auto [b, head_k, block] = packs_.find(number);  // a unit that packs is a key head
+        float* packed = shared_floats(shared_.units[b] + head_k, begin);
         kernels_.pack(plan_, call_, call_.sequence(b), head_k, block, packed, scratch);
       }
     }
@@ -130,29 +140,26 @@ class Forward {
   void tile(Numbered::Place place, int64_t wave_begin, const ForwardScratch& scratch) const {
     const Sequence seq = call_.sequence(place.sequence);
     const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
-    float* shared = shared_floats(place.sequence * p_.heads_k + place.head_k, wave_begin);
+    float* shared = shared_floats(shared_.units[place.sequence] + place.unit, wave_begin);
+    const int64_t head_k = place.unit * cut.heads_k;
+    const int64_t heads_k = std::min(cut.heads_k, p_.heads_k - head_k);
     const int64_t chunk = place.index % cut.chunks;
     // Under a causal mask the last rows see the most keys: the longest tiles go first.
     const int64_t index = cut.tiles.count() - 1 - place.index / cut.chunks;
     const int64_t keys = cut.chunks > 1 ? plan_.tuning.split_keys : seq.k_len;
-    const int64_t rows = p_.group() * seq.q_len;
-    ForwardTile task{plan_,
-                     call_,
-                     seq,
-                     place.head_k,
-                     tile_at(cut.tiles, p_.group(), seq.q_len, index),
-                     chunk * keys,
-                     std::min((chunk + 1) * keys, seq.k_len),
-                     cut.pack_blocks > 0 ? shared : nullptr,
-                     nullptr,
-                     nullptr};
+    Tile tile = tile_at(cut.tiles, p_.group(), seq.q_len, index);
+    PartialOutputs partial;
     if (cut.chunks > 1) {
-      const int64_t first =
-          chunk * rows + task.tile.head * seq.q_len;  // its rows are all of a head
-      task.partial_out = shared + first * padded(p_.head_dim_v);
-      task.partial_lse = partial_lse(shared, cut, rows) + first;
+      const int64_t rows = p_.group() * seq.q_len;
+      const int64_t first = chunk * rows + tile.head * seq.q_len;  // its rows are all of a head
+      partial = {shared + first * padded(p_.head_dim_v), partial_lse(shared, cut, rows) + first,
+                 padded(p_.head_dim_v), tile.heads * tile.rows, cut.head_floats};
     }
-    kernels_.tile(task, scratch);
+    tile.heads *= heads_k;
+    kernels_.tile({plan_, call_, seq, head_k, heads_k, tile, chunk * keys,
+                   std::min((chunk + 1) * keys, seq.k_len), cut.in_place,
+                   cut.pack_blocks > 0 ? shared : nullptr, partial},
+                  scratch);
   }
 
   /// Behind the chunks' outputs.
@@ -161,12 +168,17 @@ class Forward {
   }
 
   void combine(int64_t unit, int64_t wave_begin, const ForwardScratch& scratch) const {
-    const Sequence seq = call_.sequence(unit / p_.heads_k);
+    const Numbered::Place place = units_.find(unit);
+    const Sequence seq = call_.sequence(place.sequence);
     const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
     if (cut.chunks <= 1) return;
     float* shared = shared_floats(unit, wave_begin);
-    kernels_.combine(plan_, call_, seq, unit % p_.heads_k, cut.chunks, shared,
-                     partial_lse(shared, cut, p_.group() * seq.q_len), scratch);
+    const int64_t begin = place.unit * cut.heads_k;
+    for (int64_t head_k = begin; head_k < std::min(begin + cut.heads_k, p_.heads_k); ++head_k) {
+      kernels_.combine(plan_, call_, seq, head_k, cut.chunks, shared,
+                       partial_lse(shared, cut, p_.group() * seq.q_len), scratch);
+      shared += cut.head_floats;
+    }
   }
 
   void clear_unused(int64_t b) const {
@@ -182,6 +194,7 @@ class Forward {
   Arena arena_;
   ForwardShared shared_;
   char* scratch_;
+  Numbered units_;
   Numbered items_;
   Numbered packs_;
   Numbered floats_;

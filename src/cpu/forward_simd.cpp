@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // must come first
 // clang-format off
 #include "hwy/highway.h"
+#include "cpu/direct-inl.hpp"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/math-inl.hpp"
 #include "cpu/rows-inl.hpp"
@@ -78,7 +79,8 @@ class TileForward {
         scale_(p_.scale),
         plain_(scale_.score == 1 && p_.softcap == 0 && !p_.alibi && !p_.bias),
         rows_(task.tile.heads * task.tile.rows),
-        q_stride_(row_stride(task.plan.tuning.forward_rows)),
+        in_place_(task.in_place),
+        q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.tuning.forward_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
 
   HWY_ATTR void run() {
@@ -89,7 +91,7 @@ class TileForward {
     for (int64_t j0 = first; j0 < end; j0 += block) {
       const int64_t n =
           std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
-      step(j0, n, key_block(j0, n));
+      step(j0, n);
     }
     store();
   }
@@ -102,7 +104,13 @@ class TileForward {
     const auto row_at = [&](int64_t r) {
       return query_row(t_.call.q, t_.sequence, row(r), head(r));
     };
-    load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.line, s_.q, q_stride_);
+    if (in_place_) {
+      for (int64_t r = 0; r < rows_; ++r) {
+        load_row(p_.dtype, row_at(r), p_.head_dim, scale_.query, s_.q + r * q_stride_);
+      }
+    } else {
+      load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.line, s_.q, q_stride_);
+    }
     std::memset(s_.o, 0, rows_ * o_stride_ * sizeof(float));
     std::memset(s_.sum, 0, rows_ * lane_pad * sizeof(float));
     std::fill_n(s_.maximum, padded(rows_), minus_infinity);
@@ -131,10 +139,57 @@ class TileForward {
     return s_.block;
   }
 
-  /// One block: S = Q K^T, online softmax, O = rescale O + P V.
-  HWY_ATTR void step(int64_t j0, int64_t n, const float* packed) {
-    gemm<Layout::transposed>(rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
-                             score_stride, {Accumulate::store});
+  FewRows few_rows() const { return {t_.heads_k, rows_ / t_.heads_k}; }
+
+  template <typename T>
+  InPlace<T> in_place(const Rows& rows) const {
+    const char* first = key_row(rows, t_.sequence, 0, t_.head_k);
+    return {reinterpret_cast<const T*>(first), rows.row, rows.head};
+  }
+
+  /// Uses vectors that head_dim is a multiple of, on the dtype's C++ type.
+  template <class Use>
+  static HWY_INLINE void in_vectors(DType dtype, int64_t width, const Use& use) {
+    with_type(dtype, [&]<typename T>(T) {
+      if (width % lanes() == 0) {
+        use(Floats(), T());
+      } else {
+        use(D8(), T());
+      }
+    });
+  }
+
+  /// S = Q K^T of keys [j0, j0 + n).
+  HWY_ATTR HWY_INLINE void form_scores(int64_t j0, int64_t n, const float* packed) {
+    if (!in_place_) {
+      gemm<Layout::transposed>(rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
+                               score_stride, {Accumulate::store});
+      return;
+    }
+    in_vectors(p_.dtype, p_.head_dim, [&]<typename T>(auto d, T) {
+      scores_in_place(d, few_rows(), n, p_.head_dim, s_.q, q_stride_, in_place<T>(t_.call.k), j0,
+                      s_.s);
+    });
+  }
+
+  /// O = rescale O + P V.
+  HWY_ATTR HWY_INLINE void add_outputs(int64_t j0, int64_t n, const float* packed) {
+    if (!in_place_) {
+      gemm<Layout::scores>(rows_, p_.head_dim_v, n, s_.s, score_stride,
+                           packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
+                           {Accumulate::rescale, s_.rescale});
+      return;
+    }
+    in_vectors(p_.dtype, p_.head_dim_v, [&]<typename T>(auto d, T) {
+      outputs_in_place(d, few_rows(), n, p_.head_dim_v, s_.s, in_place<T>(t_.call.v), j0,
+                       s_.rescale, s_.o, o_stride_);
+    });
+  }
+
+  /// One block: scores, online softmax, outputs.
+  HWY_ATTR void step(int64_t j0, int64_t n) {
+    const float* packed = in_place_ ? nullptr : key_block(j0, n);
+    form_scores(j0, n, packed);
     const bool product_is_score = plain_ && n % lane_pad == 0 && all_rows_see(j0, j0 + n);
     for (int64_t r = 0; r < rows_; ++r) {
       // `keep` is not in use yet: it lends its room to a row of bias.
@@ -143,9 +198,7 @@ class TileForward {
     }
     find_rescale();
     for (int64_t r = 0; r < rows_; ++r) exponentiate(r, j0, n);
-    gemm<Layout::scores>(rows_, p_.head_dim_v, n, s_.s, score_stride,
-                         packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
-                         {Accumulate::rescale, s_.rescale});
+    add_outputs(j0, n, packed);
   }
 
   ScoreRow score_row(int64_t r) const { return ScoreRow(t_.call, t_.sequence, head(r), row(r)); }
@@ -198,7 +251,7 @@ class TileForward {
   HWY_ATTR void store() {
     const Floats d;
     for (int64_t r = 0; r < rows_; ++r) {
-      const bool partial = t_.partial_out != nullptr;
+      const bool partial = t_.partial.out != nullptr;
       const float sum = sum_of(d, s_.sum + r * lane_pad, lane_pad);
       const RowEnd end =
           end_row(s_.maximum[r], sum, partial ? minus_infinity : sink_of(t_.call, head(r)));
@@ -209,8 +262,9 @@ class TileForward {
         hn::Store(hn::Mul(hn::Load(d, o + c), hn::Set(d, end.factor)), d, o + c);
       }
       if (partial) {
-        std::memcpy(t_.partial_out + r * padded(p_.head_dim_v), o, p_.head_dim_v * sizeof(float));
-        t_.partial_lse[r] = end.lse;
+        const auto [row_out, row_lse] = t_.partial.row(r);
+        std::memcpy(row_out, o, p_.head_dim_v * sizeof(float));
+        *row_lse = end.lse;
       } else {
         const Call& c = t_.call;
         store_row(p_.dtype, o, p_.head_dim_v, query_row(c.out, t_.sequence, row(r), head(r)));
@@ -228,6 +282,7 @@ class TileForward {
   const Scale scale_;
   const bool plain_;  ///< a score is the product, but for the mask
   const int64_t rows_;
+  const bool in_place_;  ///< K and V are read where they lie
   const int64_t q_stride_;
   const int64_t o_stride_;
 };

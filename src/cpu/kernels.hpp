@@ -9,20 +9,39 @@
 
 namespace fa::cpu {
 
-/// One tile of query rows against keys [key_begin, key_end) of one key head.
+/// Where a tile's result goes when its keys are one of several chunks: O in rows of
+/// padded(head_dim_v), and LSE without sink. Each key head's place is one behind the other's.
+struct PartialOutputs {
+  float* out = nullptr;
+  float* lse = nullptr;
+  int64_t width = 0;
+  int64_t rows = 1;         ///< of the tile, that belong to one key head
+  int64_t head_stride = 0;  ///< between key heads, in floats
+
+  struct Row {
+    float* out;
+    float* lse;
+  };
+  Row row(int64_t r) const {
+    const int64_t head = r / rows * head_stride;
+    return {out + head + r % rows * width, lse + head + r % rows};
+  }
+};
+
+/// One tile of query rows against keys [key_begin, key_end) of their key head. In place, K and V
+/// are read where they lie, and the tile may have the query heads of several key heads.
 struct ForwardTile {
   const CpuPlan& plan;
   const Call& call;
   const Sequence& sequence;
   int64_t head_k;
+  int64_t heads_k;  ///< from head_k on
   Tile tile;
   int64_t key_begin;
   int64_t key_end;
-  const float* packed;  ///< the key head's packed blocks, or null: pack into scratch
-  /// Where the result goes when the keys are cut in chunks, or null for the call's outputs: rows
-  /// [row of the tile][padded(head_dim_v)] and their LSE without sink.
-  float* partial_out;
-  float* partial_lse;
+  bool in_place;
+  const float* packed;     ///< the key head's packed blocks, or null: pack into scratch
+  PartialOutputs partial;  ///< or none: results go to the call's outputs
 };
 
 struct ForwardKernels {

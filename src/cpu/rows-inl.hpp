@@ -71,27 +71,55 @@ HWY_INLINE hn::Vec<DI> narrow_bf16(DI di, hn::Vec<DI> x) {
                         hn::BitCast(di, rounded));
 }
 
+/// A vector of numbers, widened: exact.
+template <class D>
+HWY_INLINE hn::Vec<D> load_wide(D d, const float* in) {
+  return hn::LoadU(d, in);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_wide(D d, const hwy::bfloat16_t* in) {
+  const hn::Rebind<int32_t, D> di;
+  const hn::Rebind<uint16_t, D> bits;
+  const auto x = hn::LoadU(bits, reinterpret_cast<const uint16_t*>(in));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(di, x)));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_wide([[maybe_unused]] D d, const hwy::float16_t* in) {
+#if HWY_TARGET <= HWY_AVX2
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::float16_t, D>(), in));
+#else  // Highway 1.0.3 emulates it without infinity and NaN
+  const hn::Rebind<int32_t, D> di;
+  const hn::Rebind<uint16_t, D> bits;
+  const auto x = hn::LoadU(bits, reinterpret_cast<const uint16_t*>(in));
+  return widen_f16(di, hn::PromoteTo(di, x));
+#endif
+}
+
+/// use(T()) with the C++ type of a dtype.
+template <class Use>
+HWY_INLINE void with_type(DType dtype, const Use& use) {
+  if (dtype == float32) {
+    use(float());
+  } else if (dtype == float16) {
+    use(hwy::float16_t());
+  } else {
+    use(hwy::bfloat16_t());
+  }
+}
+
 /// out[0, n) = scale * source; out[n, padded(n)) = 0.
 HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, float scale,
                                   float* out) {
   const D8 d;
-  const hn::Rebind<int32_t, D8> di;
-  const hn::Rebind<uint16_t, D8> du16;
   const auto factor = hn::Set(d, scale);
   const int64_t step = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
-  if (dtype == float32) {
-    const auto* in = reinterpret_cast<const float*>(source);
-    for (; i + step <= n; i += step) hn::Store(hn::Mul(hn::LoadU(d, in + i), factor), d, out + i);
-  } else {
-    const auto* in = reinterpret_cast<const uint16_t*>(source);
-    const bool half = dtype == float16;
+  with_type(dtype, [&]<typename T>(T) {
+    const auto* in = reinterpret_cast<const T*>(source);
     for (; i + step <= n; i += step) {
-      const auto bits = hn::PromoteTo(di, hn::LoadU(du16, in + i));
-      const auto x = half ? widen_f16(di, bits) : hn::BitCast(d, hn::ShiftLeft<16>(bits));
-      hn::Store(hn::Mul(x, factor), d, out + i);
+      hn::Store(hn::Mul(load_wide(d, in + i), factor), d, out + i);
     }
-  }
+  });
   for (; i < n; ++i) out[i] = scale * load_number(dtype, source, i);
   for (; i < padded(n); ++i) out[i] = 0;
 }

@@ -39,25 +39,6 @@ bool few_queries(const TileShape& tiles, int64_t q_len) {
   return tiles.count() == 1 || (tiles.count() <= 4 && q_len <= 16);
 }
 
-/// The cuts that the size of shared memory is planned for: the longest sequence, and the most
-/// queries that count as few (which any sequence may have when lengths vary).
-struct Longest {
-  ForwardCut whole;
-  ForwardCut few;
-};
-Longest longest_cuts(const CpuPlan& plan) {
-  const Problem& p = plan.problem;
-  int64_t q_len = p.seqlen_q;
-  if (p.packed_q || p.used_q) {
-    q_len = std::min(q_len, std::max<int64_t>(plan.tuning.forward_rows / p.group(), 16));
-    while (q_len > 1 &&
-           !few_queries(tile_shape(p.group(), q_len, plan.tuning.forward_rows), q_len)) {
-      --q_len;
-    }
-  }
-  return {cut_forward(plan, p.seqlen_q, p.seqlen_k), cut_forward(plan, q_len, p.seqlen_k)};
-}
-
 template <typename Scratch, typename Shared>
 void add_up(CpuPlan& plan) {
   Arena thread;
@@ -72,18 +53,28 @@ void add_up(CpuPlan& plan) {
 int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
   const int64_t units = std::max<int64_t>(plan.problem.batch * plan.problem.heads_k, 1);
   int64_t wanted = ceil_div(items_per_thread * plan.threads, std::max<int64_t>(cut.items(), 1));
-  if (cut.floats > 0) {
+  if (cut.floats() > 0) {
     const int64_t limit = thread_share_bytes * plan.threads / static_cast<int64_t>(sizeof(float));
-    wanted = std::min(wanted, limit / cut.floats);
+    wanted = std::min(wanted, limit / cut.floats());
   }
   return std::clamp<int64_t>(wanted, 1, units);
 }
 
+/// Shared memory is planned for the longest sequence and, where lengths vary, for every number of
+/// queries that is cut along the keys.
 void plan_forward(CpuPlan& plan) {
-  const auto [whole, few] = longest_cuts(plan);
+  const Problem& p = plan.problem;
+  const ForwardCut whole = cut_forward(plan, p.seqlen_q, p.seqlen_k);
   plan.units_in_work = in_work(plan, whole);
-  plan.shared_bytes = sizeof(float) * std::max(in_work(plan, whole) * whole.floats,
-                                               in_work(plan, few) * few.floats);
+  int64_t floats = plan.units_in_work * whole.floats();
+  if (p.packed_q || p.used_q) {
+    const int64_t most = std::max<int64_t>(plan.tuning.forward_rows / p.group(), 16);
+    for (int64_t q_len = 1; q_len <= std::min(p.seqlen_q, most); ++q_len) {
+      const ForwardCut cut = cut_forward(plan, q_len, p.seqlen_k);
+      if (cut.chunks > 1) floats = std::max(floats, in_work(plan, cut) * cut.floats());
+    }
+  }
+  plan.shared_bytes = sizeof(float) * floats;
   add_up<ForwardScratch, ForwardShared>(plan);
 }
 
@@ -129,14 +120,21 @@ int64_t packed_block_floats(const Problem& problem, int64_t block_keys) {
 ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
   const Problem& p = plan.problem;
   const CpuTuning& t = plan.tuning;
-  ForwardCut cut{tile_shape(p.group(), q_len, t.forward_rows), 1, 0, 0};
+  ForwardCut cut{1, false, tile_shape(p.group(), q_len, t.forward_rows), 1, 0, 0};
   if (cut.tiles.count() == 0) return cut;
+  const int64_t rows = p.group() * q_len;
   if (few_queries(cut.tiles, q_len)) {
+    cut.in_place = rows <= t.rows_in_place && cut.tiles.count() == 1;
+    if (cut.in_place) {
+      const int64_t key_bytes = std::min(p.head_dim, p.head_dim_v) * bytes_of(p.dtype);
+      cut.heads_k = std::clamp<int64_t>(
+          std::min(ceil_div(t.bytes_in_place, key_bytes), t.forward_rows / rows), 1, p.heads_k);
+    }
     cut.chunks = std::max<int64_t>(ceil_div(k_len, t.split_keys), 1);
-    if (cut.chunks > 1) cut.floats = padded(partial_floats(p, p.group() * q_len, cut.chunks));
+    if (cut.chunks > 1) cut.head_floats = padded(partial_floats(p, rows, cut.chunks));
   } else {
     cut.pack_blocks = ceil_div(k_len, t.forward_keys);
-    cut.floats = cut.pack_blocks * packed_block_floats(p, t.forward_keys);
+    cut.head_floats = cut.pack_blocks * packed_block_floats(p, t.forward_keys);
   }
   return cut;
 }
@@ -150,7 +148,8 @@ int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
 ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t rows = row_stride(plan.tuning.forward_rows);
-  q = arena.take<float>(p.head_dim * rows);
+  q = arena.take<float>(
+      std::max(p.head_dim * rows, plan.tuning.forward_rows * row_stride(p.head_dim)));
   s = arena.take<float>(rows * score_stride);
   o = arena.take<float>(rows * row_stride(p.head_dim_v));
   maximum = arena.take<float>(rows);
@@ -191,6 +190,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
 }
 
 ForwardShared::ForwardShared(Arena& arena, const CpuPlan& plan) {
+  units = arena.take<int64_t>(plan.problem.batch + 1);
   items = arena.take<int64_t>(plan.problem.batch + 1);
   packs = arena.take<int64_t>(plan.problem.batch + 1);
   floats = arena.take<int64_t>(plan.problem.batch + 1);
@@ -219,9 +219,9 @@ std::string to_text(const CpuPlan& plan) {
     const ForwardCut cut = cut_forward(plan, p.seqlen_q, p.seqlen_k);
     text += fmt::format(
         "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
-        "key heads in work: {}\nshared bytes: {}\n",
-        t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks,
-        plan.units_in_work, plan.shared_bytes);
+        "key heads of a unit: {}{}\nunits in work: {}\nshared bytes: {}\n",
+        t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks, cut.heads_k,
+        cut.in_place ? ", read in place" : "", plan.units_in_work, plan.shared_bytes);
   } else {
     text += fmt::format("tile: {} rows x {} keys\nkeys of a slab: {}\nkey chunks: {}\n",
                         t.backward_rows, t.backward_keys, t.slab_keys, plan.backward_chunks);

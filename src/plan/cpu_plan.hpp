@@ -17,11 +17,16 @@ struct CpuTuning {
   /// of a tile take 144 KB and a block of K and V 128 KB: together within a core's L2 of 512 KB.
   int64_t forward_rows = 96;
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
+  /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
+  /// would cost as much as the products.
+  int64_t rows_in_place = 32;
+  /// So many bytes of a key are read together, if need be of several heads: a page.
+  int64_t bytes_in_place = 8192;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
   /// A key head with few query rows is cut along its keys in chunks of this many, so that decoding
   /// keeps all threads busy.
-  int64_t split_keys = 1024;
+  int64_t split_keys = 512;
   /// Keys that a backward item holds at once, packed, with their dK and dV: 2.9 MB at head_dim 128.
   int64_t slab_keys = 960;
   friend bool operator==(const CpuTuning&, const CpuTuning&) = default;
@@ -96,12 +101,16 @@ struct Tile {
 };
 Tile tile_at(const TileShape& shape, int64_t group, int64_t q_len, int64_t index);
 
-/// What the forward pass does with one key head of a sequence.
+/// What the forward pass does with a unit: one key head of a sequence, or a few in place.
 struct ForwardCut {
-  TileShape tiles;
+  int64_t heads_k;      ///< of a unit; the last one of a sequence may have fewer
+  bool in_place;        ///< K and V are read where they lie, not packed
+  TileShape tiles;      ///< of a key head; all heads of a unit in place are one tile
   int64_t chunks;       ///< along the keys; more than 1 only with few queries
   int64_t pack_blocks;  ///< key blocks packed once for all tiles; 0: the tile packs its own
-  int64_t floats;       ///< room in the shared part of the workspace
+  int64_t head_floats;  ///< room in the shared part of the workspace for each key head
+  int64_t units(int64_t heads) const { return ceil_div(heads, heads_k); }
+  int64_t floats() const { return heads_k * head_floats; }
   int64_t items() const { return tiles.count() * chunks; }
 };
 ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len);
@@ -115,7 +124,8 @@ int64_t packed_block_floats(const Problem& problem, int64_t block_keys);
 /// A thread's scratch for one forward tile.
 struct ForwardScratch {
   ForwardScratch(Arena& arena, const CpuPlan& plan);
-  float* q;        ///< [head_dim][rows], scaled: transposed, as the products read it
+  float* q;        ///< [head_dim][rows], scaled: transposed, as the products read it; of a few
+                   ///< rows that read keys in place: [rows][row_stride(head_dim)]
   float* s;        ///< [rows][score_stride]
   float* o;        ///< [rows][row_stride(head_dim_v)]
   float* maximum;  ///< [rows] so far
@@ -153,7 +163,8 @@ struct BackwardScratch {
 /// What all threads of a forward pass share.
 struct ForwardShared {
   ForwardShared(Arena& arena, const CpuPlan& plan);
-  int64_t* items;   ///< [batch + 1] prefix sums over the sequences: work items,
+  int64_t* units;   ///< [batch + 1] prefix sums over the sequences: units,
+  int64_t* items;   ///< work items,
   int64_t* packs;   ///< key blocks to pack,
   int64_t* floats;  ///< and room in `data`
   char* data;

@@ -46,7 +46,7 @@ TEST(Cut, FewQueriesAreCutAlongTheKeysAndManyShareAPack) {
   const CpuPlan decode = plan_cpu(problem(8, 2, 1, 5000), 2);
   const ForwardCut one = cut_forward(decode, 1, 5000);
   EXPECT_EQ(one.tiles.count(), 1);
-  EXPECT_EQ(one.chunks, 5);
+  EXPECT_EQ(one.chunks, 10);
   EXPECT_EQ(one.pack_blocks, 0);
   const ForwardCut many = cut_forward(decode, 97, 5000);
   EXPECT_EQ(many.chunks, 1);
@@ -60,10 +60,24 @@ TEST(Cut, ManyHeadsOnOneKeyHeadAreCutAlongTheKeysWhileDecoding) {
   const CpuPlan plan = plan_cpu(p, 2);
   const ForwardCut cut = cut_forward(plan, 1, 32768);
   EXPECT_EQ(cut.tiles.count(), 2);
-  EXPECT_EQ(cut.chunks, 32);
+  EXPECT_EQ(cut.chunks, 64);
   EXPECT_EQ(cut.pack_blocks, 0);
-  // Partial outputs of two sequences: 32 chunks x 128 rows x 513 floats each.
-  EXPECT_LE(plan.shared_bytes, 2 * 32 * 128 * 514 * sizeof(float));
+  EXPECT_FALSE(cut.in_place) << "128 rows are many enough to pack for";
+  // Partial outputs of one sequence: 64 chunks x 128 rows x 513 floats.
+  EXPECT_LE(plan.shared_bytes, 64 * 128 * 514 * sizeof(float));
+}
+
+TEST(Cut, FewRowsReadTheKeysOfSeveralHeadsInPlace) {
+  Problem p = problem(32, 8, 1, 5000);
+  p.head_dim = p.head_dim_v = 128;
+  const ForwardCut decode = cut_forward(plan_cpu(p, 2), 1, 5000);
+  EXPECT_TRUE(decode.in_place);
+  EXPECT_EQ(decode.heads_k, 8) << "4 KB of a key";
+  EXPECT_EQ(decode.units(8), 1);
+  EXPECT_EQ(cut_forward(plan_cpu(p, 2), 8, 5000).heads_k, 3) << "32 rows each, of a tile's 96";
+  EXPECT_FALSE(cut_forward(plan_cpu(p, 2), 9, 5000).in_place) << "36 rows";
+  p.heads_q = p.heads_k = 64;
+  EXPECT_EQ(cut_forward(plan_cpu(p, 2), 1, 5000).heads_k, 16) << "8 KB of a key";
 }
 
 TEST(Plan, ManyKeyHeadsAreWorkedOnAFewAtATime) {
@@ -99,9 +113,9 @@ TEST(Plan, RoomForTheLongestUnitWhateverTheLengths) {
   Problem p = problem(4, 2, 3000, 7000);
   p.used_q = p.used_k = true;
   const CpuPlan plan = plan_cpu(p, 3);
-  for (const int64_t q_len : {0, 1, 24, 48, 49, 96, 500, 3000}) {
+  for (const int64_t q_len : {0, 1, 2, 3, 5, 16, 17, 24, 48, 49, 96, 500, 3000}) {
     for (const int64_t k_len : {0, 1, 1024, 1025, 7000}) {
-      EXPECT_LE(cut_forward(plan, q_len, k_len).floats * sizeof(float), plan.shared_bytes);
+      EXPECT_LE(cut_forward(plan, q_len, k_len).floats() * sizeof(float), plan.shared_bytes);
     }
   }
 }
@@ -117,7 +131,7 @@ TEST(Plan, SmallProblemsStayOnOneThread) {
 TEST(Plan, TextNamesWhatWasDecided) {
   const std::string text = to_text(plan_cpu(problem(8, 2, 1, 5000), 2));
   for (const char* part :
-       {"pass: forward", "heads: 8 query, 2 key", "key chunks: 5", "workspace:"}) {
+       {"pass: forward", "heads: 8 query, 2 key", "key chunks: 10", "workspace:"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   }
 }

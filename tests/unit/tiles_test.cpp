@@ -112,6 +112,18 @@ TEST(Tiles, ChangeNothingBeyondRounding) {
   }
 }
 
+TEST(Tiles, ReadInPlaceOrPackedGiveTheSame) {
+  for (const int64_t q_len : {1, 3, 7}) {
+    const Inputs in = make_inputs(2, q_len, 1111, 10, 5, 3);
+    const Results in_place = run(in, {}, 2);
+    CpuTuning tuning;
+    tuning.bytes_in_place = 1;  // one head at a time: the same sums
+    expect_same_bits(run(in, tuning, 2), in_place);
+    tuning.rows_in_place = 0;
+    expect_close(run(in, tuning, 2), in_place);
+  }
+}
+
 TEST(Tiles, ManyHeadsOnOneKeyHeadWhileDecoding) {
   const Inputs in = make_inputs(1, 2, 2100, 128, 1, 4);  // three tiles x three chunks
   CpuTuning whole;

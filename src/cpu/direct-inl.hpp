@@ -1,0 +1,274 @@
+// The two products of a few query rows with keys and values where they lie: decoding reads each of
+// them once, so that packing them would cost as much as the rest.
+//
+// Cost of M rows for a key: 2 M (D + Dv) multiply-adds for (D + Dv) numbers of memory. A core that
+// reads 15 GB/s and multiplies 118 GFLOP/s waits for its memory up to M = 16 in float32 and 8 in
+// bfloat16, so what counts is the order of the reads. Usually the heads of a key are neighbours in
+// memory and the keys of a head are not: 16 keys of each head in turn, 8 KB of every key, read at
+// the rate of a plain loop; one head at a time at half of it. And what comes later must be asked
+// for early, or a core either reads or multiplies.
+#if defined(FA_CPU_DIRECT_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FA_CPU_DIRECT_INL
+#undef FA_CPU_DIRECT_INL
+#else
+#define FA_CPU_DIRECT_INL
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "cpu/rows-inl.hpp"
+#include "hwy/highway.h"
+#include "plan/cpu_plan.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// 16 sums, as many of keys or queries as they need: of 32 registers; 8 of 16.
+#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
+inline constexpr int direct_sums = 16;
+#else
+inline constexpr int direct_sums = 8;
+#endif
+/// Most rows of a product. (With 8 of them GCC reads Q from memory twice, which the load ports have
+/// no room for.)
+inline constexpr int dot_rows = 4;
+inline constexpr int mix_rows = direct_sums / 2;
+
+/// So many keys of a head are read before the next head's.
+inline constexpr int64_t keys_in_turn = 16;
+
+/// Rows of K or V, where the tensor has them.
+template <typename T>
+struct InPlace {
+  const T* first;
+  int64_t row_stride;  ///< in numbers
+  int64_t head_stride;
+
+  const T* row(int64_t j, int64_t head) const {
+    return first + j * row_stride + head * head_stride;
+  }
+};
+
+/// What a few query rows are multiplied with: `heads` key heads, each with `rows` rows of its own.
+struct FewRows {
+  int64_t heads;
+  int64_t rows;
+};
+
+/// Rows of the keys that come later. The products ask for what they have just read of a row in the
+/// present keys, or else a core would either read or multiply; for L2, since L1 has no room for
+/// rows a page apart.
+struct Ahead {
+  uintptr_t first = 0;  ///< address, perhaps beyond the tensor's end; 0: none
+  int64_t stride = 0;   ///< in bytes
+
+  Ahead from(int64_t key, int64_t byte) const { return {first + key * stride + byte, stride}; }
+  HWY_INLINE void ask(int64_t key, int64_t byte) const {
+    __builtin_prefetch(reinterpret_cast<const void*>(first + key * stride + byte), 0, 2);
+  }
+};
+
+/// Asked for three turns ahead; a single one ahead, four rows on bfloat16 keys read 18 GB/s with
+/// two cores in place of 28.
+template <typename T>
+Ahead keys_ahead(const InPlace<T>& x, FewRows few, int64_t j, int64_t head) {
+  constexpr int64_t size = sizeof(T);
+  const int64_t turn = head + 3;
+  const int64_t row = j + turn / few.heads * keys_in_turn;
+  const int64_t at = row * x.row_stride + turn % few.heads * x.head_stride;
+  return {reinterpret_cast<uintptr_t>(x.first) + at * size, x.row_stride * size};
+}
+
+/// A few keys of one head.
+template <typename T>
+struct Keys {
+  const T* first;
+  int64_t stride;
+  Ahead ahead;
+};
+template <typename T>
+Keys<T> keys_at(const InPlace<T>& x, int64_t j, int64_t head, int64_t column, Ahead ahead) {
+  return {x.row(j, head) + column, x.row_stride, ahead};
+}
+
+/// A vector's 128-bit parts, added up.
+template <class V>
+HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> fold(V x) {
+  const hn::DFromV<V> d;
+  if constexpr (hn::MaxLanes(d) <= 4) {
+    return x;
+  } else {
+    const hn::Half<hn::DFromV<V>> half;
+    return fold(hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)));
+  }
+}
+
+/// The sums over the lanes of four vectors.
+template <class V>
+HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> sums_of(V a, V b, V c, V e) {
+  const hn::DFromV<V> d;
+  const hn::Repartition<double, hn::DFromV<V>> pairs;
+  const auto ab = hn::BitCast(  // a0 + a2, b0 + b2, a1 + a3, b1 + b3 in each part
+      pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce =
+      hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  return fold(hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
+                      hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce))));
+}
+
+/// s[r][x] = <q row r, key x>. Keys from `keys_left` on stand for the last one before.
+template <int rows, int keys, class D, typename T>
+HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Keys<T> k,
+                         int64_t keys_left, int64_t head_dim, float* HWY_RESTRICT s) {
+  hn::Vec<D> sum[rows][keys];
+  const T* key[keys];
+#pragma GCC unroll 16
+  for (int x = 0; x < keys; ++x) {
+    key[x] = k.first + std::min<int64_t>(x, keys_left - 1) * k.stride;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) sum[r][x] = hn::Zero(d);
+  }
+  for (int64_t c = 0; c < head_dim; c += static_cast<int64_t>(hn::Lanes(d))) {
+    const int64_t byte = c * static_cast<int64_t>(sizeof(T));
+    if (k.ahead.first != 0 && byte % 64 == 0) {
+      for (int x = 0; x < keys; ++x) k.ahead.ask(x, byte);
+    }
+    hn::Vec<D> q_c[rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) q_c[r] = hn::Load(d, q + r * q_stride + c);
+#pragma GCC unroll 16
+    for (int x = 0; x < keys; ++x) {
+      const auto k_c = load_wide(d, key[x] + c);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) sum[r][x] = hn::MulAdd(q_c[r], k_c, sum[r][x]);
+    }
+  }
+  if constexpr (keys >= 4) {
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+      for (int x = 0; x < keys; x += 4) {
+        hn::Store(sums_of(sum[r][x], sum[r][x + 1], sum[r][x + 2], sum[r][x + 3]),
+                  hn::FixedTag<float, 4>(), s + r * score_stride + x);
+      }
+    }
+  } else {
+    static_assert(keys == 2 && rows % 2 == 0);
+    const hn::FixedTag<float, 2> two;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r += 2) {
+      const auto sums = sums_of(sum[r][0], sum[r][1], sum[r + 1][0], sum[r + 1][1]);
+      hn::Store(hn::LowerHalf(two, sums), two, s + r * score_stride);
+      hn::Store(hn::UpperHalf(two, sums), two, s + (r + 1) * score_stride);
+    }
+  }
+}
+
+/// o[r] += sum over keys of s[r][j] v[j], for `vectors` vectors of each row. factors, when given:
+/// o[r] is multiplied with them first.
+template <int rows, int vectors, class D, typename T>
+HWY_INLINE void mix_tile(D d, const float* HWY_RESTRICT s, Keys<T> v, int64_t keys,
+                         const float* factors, float* HWY_RESTRICT o, int64_t o_stride) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t size = sizeof(T);
+  hn::Vec<D> sum[rows][vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (int x = 0; x < vectors; ++x) {
+      sum[r][x] = hn::Load(d, o + r * o_stride + x * lanes);
+      if (factors != nullptr) sum[r][x] = hn::Mul(hn::Set(d, factors[r]), sum[r][x]);
+    }
+  }
+  for (int64_t j = 0; j < keys; ++j) {
+    const T* value = v.first + j * v.stride;
+    if (v.ahead.first != 0) {
+      for (int64_t byte = 0; byte < vectors * lanes * size; byte += 64) v.ahead.ask(j, byte);
+    }
+    hn::Vec<D> v_j[vectors];
+#pragma GCC unroll 8
+    for (int x = 0; x < vectors; ++x) v_j[x] = load_wide(d, value + x * lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const auto p = hn::Set(d, s[r * score_stride + j]);
+#pragma GCC unroll 8
+      for (int x = 0; x < vectors; ++x) sum[r][x] = hn::MulAdd(p, v_j[x], sum[r][x]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (int x = 0; x < vectors; ++x) hn::Store(sum[r][x], d, o + r * o_stride + x * lanes);
+  }
+}
+
+/// Calls part(Count<most>(), r), then with its half and so on, for parts of m rows.
+template <int count>
+using Count = std::integral_constant<int, count>;
+template <int most, class Part>
+HWY_INLINE void in_parts(int64_t m, const Part& part, int64_t r = 0) {
+  for (; r + most <= m; r += most) part(Count<most>(), r);
+  if constexpr (most > 1) in_parts<most / 2>(m, part, r);
+}
+
+/// S [rows of all heads][score_stride] = Q K^T for keys [j0, j0 + n); keys up to the next multiple
+/// of 16 get any number. q: rows of float32.
+template <class D, typename T>
+HWY_ATTR void scores_in_place(D d, FewRows few, int64_t n, int64_t head_dim, const float* q,
+                              int64_t q_stride, const InPlace<T>& k, int64_t j0, float* s) {
+  for (int64_t g = 0; g < n; g += keys_in_turn) {
+    const int64_t keys_left = std::min(keys_in_turn, n - g);
+    for (int64_t h = 0; h < few.heads; ++h) {
+      const Ahead ahead = keys_ahead(k, few, j0 + g, h);
+      in_parts<dot_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
+        constexpr int keys = direct_sums / rows;
+        const int64_t row = h * few.rows + r;
+        for (int64_t j = 0; j < keys_left; j += keys) {
+          dot_tile<rows, keys>(d, q + row * q_stride, q_stride,
+                               keys_at(k, j0 + g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead()),
+                               keys_left - j, head_dim, s + row * score_stride + g + j);
+        }
+      });
+    }
+  }
+}
+
+/// O [rows of all heads][o_stride] = factors O + P V for keys [j0, j0 + n). p:
+/// [rows][score_stride].
+template <class D, typename T>
+HWY_ATTR void outputs_in_place(D d, FewRows few, int64_t n, int64_t head_dim_v, const float* p,
+                               const InPlace<T>& v, int64_t j0, const float* factors, float* o,
+                               int64_t o_stride) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t size = sizeof(T);
+  for (int64_t g = 0; g < n; g += keys_in_turn) {
+    const int64_t keys = std::min(keys_in_turn, n - g);
+    for (int64_t h = 0; h < few.heads; ++h) {
+      const Ahead ahead = keys_ahead(v, few, j0 + g, h);
+      in_parts<mix_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
+        constexpr int vectors = std::min(8, direct_sums / rows);
+        const int64_t row = h * few.rows + r;
+        int64_t column = 0;
+        const auto mix = [&]<int count>(Count<count>) {
+          for (; column + count * lanes <= head_dim_v; column += count * lanes) {
+            mix_tile<rows, count>(
+                d, p + row * score_stride + g,
+                keys_at(v, j0 + g, h, column, r == 0 ? ahead.from(0, column * size) : Ahead()),
+                keys, g == 0 ? factors + row : nullptr, o + row * o_stride + column, o_stride);
+          }
+        };
+        mix(Count<vectors>());
+        mix(Count<1>());
+      });
+    }
+  }
+}
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
