@@ -76,9 +76,17 @@ class Forward {
       const ForwardScratch scratch(arena, plan_);
 #pragma omp for schedule(static) nowait
       for (int64_t b = 0; b <= p_.batch; ++b) clear_unused(b);
-      for (int64_t begin = 0, end = 0; begin < units; begin = end) {
-        end = wave_end(begin, units);
-        wave(begin, end, scratch);
+      if (plan_.whole_units) {
+        float* room = shared_floats() + omp_get_thread_num() * plan_.unit_floats;
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < units; ++unit) {
+          whole(unit_at(units_.find(unit)), room, scratch);
+        }
+      } else {
+        for (int64_t begin = 0, end = 0; begin < units; begin = end) {
+          end = wave_end(begin, units);
+          wave(begin, end, scratch);
+        }
       }
     }
   }
@@ -99,6 +107,19 @@ class Forward {
     }
   }
 
+  struct Unit {
+    Sequence sequence;
+    ForwardCut cut;
+    int64_t head_k;
+    int64_t heads_k;
+  };
+  Unit unit_at(const Numbered::Place& place) const {
+    const Sequence seq = call_.sequence(place.sequence);
+    const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
+    const int64_t head_k = place.unit * cut.heads_k;
+    return {seq, cut, head_k, std::min(cut.heads_k, p_.heads_k - head_k)};
+  }
+
   int64_t wave_end(int64_t begin, int64_t units) const {
     const int64_t limit =
         floats_.first(begin) + static_cast<int64_t>(plan_.shared_bytes / sizeof(float));
@@ -115,8 +136,9 @@ class Forward {
     return low;
   }
 
+  float* shared_floats() const { return reinterpret_cast<float*>(shared_.data); }
   float* shared_floats(int64_t unit, int64_t wave_begin) const {
-    return reinterpret_cast<float*>(shared_.data) + floats_.first(unit) - floats_.first(wave_begin);
+    return shared_floats() + floats_.first(unit) - floats_.first(wave_begin);
   }
 
   void wave(int64_t begin, int64_t end, const ForwardScratch& scratch) const {
@@ -130,36 +152,50 @@ class Forward {
     }
 #pragma omp for schedule(dynamic)
     for (int64_t number = items_.first(begin); number < items_.first(end); ++number) {
-      tile(items_.find(number), begin, scratch);
+      const Numbered::Place place = items_.find(number);
+      const Unit unit = unit_at(place);
+      float* room = shared_floats(shared_.units[place.sequence] + place.unit, begin);
+      tile(unit, place.index, room, 0, scratch);
     }
     if (!splits_) return;
 #pragma omp for schedule(dynamic)
-    for (int64_t unit = begin; unit < end; ++unit) combine(unit, begin, scratch);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      combine(unit_at(units_.find(unit)), shared_floats(unit, begin), scratch);
+    }
   }
 
-  void tile(Numbered::Place place, int64_t wave_begin, const ForwardScratch& scratch) const {
-    const Sequence seq = call_.sequence(place.sequence);
-    const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
-    float* shared = shared_floats(shared_.units[place.sequence] + place.unit, wave_begin);
-    const int64_t head_k = place.unit * cut.heads_k;
-    const int64_t heads_k = std::min(cut.heads_k, p_.heads_k - head_k);
-    const int64_t chunk = place.index % cut.chunks;
-    // Under a causal mask the last rows see the most keys: the longest tiles go first.
-    const int64_t index = cut.tiles.count() - 1 - place.index / cut.chunks;
+  /// One thread does all of a unit. Tiles pack the key blocks that none has packed before: the
+  /// first tile has the last rows, and the others see no keys behind its own.
+  void whole(const Unit& unit, float* room, const ForwardScratch& scratch) const {
+    const int64_t items = unit.cut.items();
+    int64_t packed_from = unit.cut.pack_blocks;
+    for (int64_t index = 0; index < items; ++index) {
+      packed_from = std::min(packed_from, tile(unit, index, room, packed_from, scratch));
+    }
+    combine(unit, room, scratch);
+  }
+
+  /// Returns the first key block that the tile read, or how many there are.
+  int64_t tile(const Unit& unit, int64_t index, float* room, int64_t packed_from,
+               const ForwardScratch& scratch) const {
+    const auto& [seq, cut, head_k, heads_k] = unit;
+    const int64_t chunk = index % cut.chunks;
     const int64_t keys = cut.chunks > 1 ? plan_.tuning.split_keys : seq.k_len;
-    Tile tile = tile_at(cut.tiles, p_.group(), seq.q_len, index);
+    // Under a causal mask the last rows see the most keys: the longest tiles go first.
+    const int64_t reverse = cut.tiles.count() - 1 - index / cut.chunks;
+    Tile tile = tile_at(cut.tiles, p_.group(), seq.q_len, reverse);
     PartialOutputs partial;
     if (cut.chunks > 1) {
       const int64_t rows = p_.group() * seq.q_len;
       const int64_t first = chunk * rows + tile.head * seq.q_len;  // its rows are all of a head
-      partial = {shared + first * padded(p_.head_dim_v), partial_lse(shared, cut, rows) + first,
+      partial = {room + first * padded(p_.head_dim_v), partial_lse(room, cut, rows) + first,
                  padded(p_.head_dim_v), tile.heads * tile.rows, cut.head_floats};
     }
     tile.heads *= heads_k;
-    kernels_.tile({plan_, call_, seq, head_k, heads_k, tile, chunk * keys,
-                   std::min((chunk + 1) * keys, seq.k_len), cut.in_place,
-                   cut.pack_blocks > 0 ? shared : nullptr, partial},
-                  scratch);
+    return kernels_.tile({plan_, call_, seq, head_k, heads_k, tile, chunk * keys,
+                          std::min((chunk + 1) * keys, seq.k_len), cut.in_place,
+                          cut.pack_blocks > 0 ? room : nullptr, packed_from, partial},
+                         scratch);
   }
 
   /// Behind the chunks' outputs.
@@ -167,17 +203,13 @@ class Forward {
     return shared + cut.chunks * rows * padded(p_.head_dim_v);
   }
 
-  void combine(int64_t unit, int64_t wave_begin, const ForwardScratch& scratch) const {
-    const Numbered::Place place = units_.find(unit);
-    const Sequence seq = call_.sequence(place.sequence);
-    const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
+  void combine(const Unit& unit, float* room, const ForwardScratch& scratch) const {
+    const auto& [seq, cut, first, heads_k] = unit;
     if (cut.chunks <= 1) return;
-    float* shared = shared_floats(unit, wave_begin);
-    const int64_t begin = place.unit * cut.heads_k;
-    for (int64_t head_k = begin; head_k < std::min(begin + cut.heads_k, p_.heads_k); ++head_k) {
-      kernels_.combine(plan_, call_, seq, head_k, cut.chunks, shared,
-                       partial_lse(shared, cut, p_.group() * seq.q_len), scratch);
-      shared += cut.head_floats;
+    for (int64_t head_k = first; head_k < first + heads_k; ++head_k) {
+      kernels_.combine(plan_, call_, seq, head_k, cut.chunks, room,
+                       partial_lse(room, cut, p_.group() * seq.q_len), scratch);
+      room += cut.head_floats;
     }
   }
 

@@ -83,7 +83,8 @@ class TileForward {
         q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.tuning.forward_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
 
-  HWY_ATTR void run() {
+  /// Returns the first key block that it read, or how many there are.
+  HWY_ATTR int64_t run() {
     load_queries();
     const int64_t block = t_.plan.tuning.forward_keys;
     const auto [begin, end] = keys_in_sight();
@@ -94,6 +95,7 @@ class TileForward {
       step(j0, n);
     }
     store();
+    return first < end ? first / block : ceil_div(t_.sequence.k_len, block);
   }
 
  private:
@@ -133,10 +135,14 @@ class TileForward {
   }
 
   HWY_ATTR const float* key_block(int64_t j0, int64_t n) const {
-    const int64_t block = t_.plan.tuning.forward_keys;
-    if (t_.packed != nullptr) return t_.packed + j0 / block * packed_block_floats(p_, block);
-    pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block, s_.line);
-    return s_.block;
+    if (t_.packed == nullptr) {
+      pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block, s_.line);
+      return s_.block;
+    }
+    const int64_t block = j0 / t_.plan.tuning.forward_keys;
+    if (block < t_.packed_from)
+      Pack(t_.plan, t_.call, t_.sequence, t_.head_k, block, t_.packed, s_);
+    return t_.packed + block * packed_block_floats(p_, t_.plan.tuning.forward_keys);
   }
 
   FewRows few_rows() const { return {t_.heads_k, rows_ / t_.heads_k}; }
@@ -159,11 +165,28 @@ class TileForward {
     });
   }
 
+  /// How many of the keys [j0, j0 + n) count for each group of tile_rows rows: up to the last one
+  /// that some row of it sees. Under a causal mask a tile's last blocks are half empty, which at 1k
+  /// keys is 9% of all products.
+  const int64_t* find_reach(int64_t j0, int64_t n) {
+    for (int64_t r0 = 0; r0 < rows_; r0 += tile_rows) {
+      int64_t end = 0;
+      for (int64_t r = r0; r < std::min(r0 + tile_rows, rows_); ++r) {
+        end = std::max<int64_t>(end, keys_of_row(row(r)).end);
+      }
+      s_.reach[r0 / tile_rows] = std::clamp<int64_t>(end - j0, 0, n);
+    }
+    return s_.reach;
+  }
+  int64_t keys_for(int64_t r, int64_t n) const {
+    return reach_ != nullptr ? reach_[r / tile_rows] : n;
+  }
+
   /// S = Q K^T of keys [j0, j0 + n).
   HWY_ATTR HWY_INLINE void form_scores(int64_t j0, int64_t n, const float* packed) {
     if (!in_place_) {
       gemm<Layout::transposed>(rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
-                               score_stride, {Accumulate::store});
+                               score_stride, {Accumulate::store}, {.columns = reach_});
       return;
     }
     in_vectors(p_.dtype, p_.head_dim, [&]<typename T>(auto d, T) {
@@ -177,7 +200,7 @@ class TileForward {
     if (!in_place_) {
       gemm<Layout::scores>(rows_, p_.head_dim_v, n, s_.s, score_stride,
                            packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
-                           {Accumulate::rescale, s_.rescale});
+                           {Accumulate::rescale, s_.rescale}, {.depth = reach_});
       return;
     }
     in_vectors(p_.dtype, p_.head_dim_v, [&]<typename T>(auto d, T) {
@@ -189,15 +212,19 @@ class TileForward {
   /// One block: scores, online softmax, outputs.
   HWY_ATTR void step(int64_t j0, int64_t n) {
     const float* packed = in_place_ ? nullptr : key_block(j0, n);
+    const bool masked = !all_rows_see(j0, j0 + n);
+    reach_ = masked && !in_place_ ? find_reach(j0, n) : nullptr;
     form_scores(j0, n, packed);
-    const bool product_is_score = plain_ && n % lane_pad == 0 && all_rows_see(j0, j0 + n);
+    const bool product_is_score = plain_ && n % lane_pad == 0 && !masked;
     for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t keys = keys_for(r, n);
       // `keep` is not in use yet: it lends its room to a row of bias.
-      if (!product_is_score) score_row(r).finish(scale_, j0, n, s_.s + r * score_stride, s_.keep);
-      find_maximum(r, n);
+      if (!product_is_score)
+        score_row(r).finish(scale_, j0, keys, s_.s + r * score_stride, s_.keep);
+      find_maximum(r, keys);
     }
     find_rescale();
-    for (int64_t r = 0; r < rows_; ++r) exponentiate(r, j0, n);
+    for (int64_t r = 0; r < rows_; ++r) exponentiate(r, j0, keys_for(r, n));
     add_outputs(j0, n, packed);
   }
 
@@ -285,10 +312,11 @@ class TileForward {
   const bool in_place_;  ///< K and V are read where they lie
   const int64_t q_stride_;
   const int64_t o_stride_;
+  const int64_t* reach_ = nullptr;  ///< of the present block; null: all of it
 };
 
-void TilePass(const ForwardTile& task, const ForwardScratch& scratch) {
-  TileForward(task, scratch).run();
+int64_t TilePass(const ForwardTile& task, const ForwardScratch& scratch) {
+  return TileForward(task, scratch).run();
 }
 
 /// out = sum over chunks of exp(lse_c - lse) out_c; chunks in their order, the sink once.

@@ -40,6 +40,12 @@ struct Accumulate {
   const float* factors = nullptr;  ///< rescale: C = factors[i] * C + A B
 };
 
+/// How much of C is wanted, by groups of tile_rows rows: null for all of it. What is not, stays.
+struct Wanted {
+  const int64_t* columns = nullptr;  ///< of each group: so many of C's columns
+  const int64_t* depth = nullptr;    ///< so many of A's, where the rest is 0
+};
+
 template <Layout layout, int rows, int vectors>
 HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_t a_stride,
                               const float* HWY_RESTRICT b, int64_t b_stride, float* HWY_RESTRICT c,
@@ -80,20 +86,27 @@ HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_
   }
 }
 
+/// Columns [j, j + vectors) of C.
 template <Layout layout, int vectors>
-HWY_ATTR void panel(int64_t m, int64_t depth, const float* a, int64_t a_stride, const float* b,
-                    int64_t b_stride, float* c, int64_t c_stride, Accumulate accumulate) {
+HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const float* a, int64_t a_stride,
+                    const float* b, int64_t b_stride, float* c, int64_t c_stride,
+                    Accumulate accumulate, Wanted wanted) {
   const auto tiles = [&]<int rows>(int64_t i) {
     for (; i + rows <= m; i += rows) {
+      const int64_t group = i / tile_rows;
+      if (wanted.columns != nullptr && wanted.columns[group] <= j) continue;
       register_tile<layout, rows, vectors>(
-          depth, a + i * (layout == Layout::transposed ? 1 : score_stride), a_stride, b, b_stride,
-          c + i * c_stride, c_stride, accumulate.mode,
+          wanted.depth != nullptr ? wanted.depth[group] : depth,
+          a + i * (layout == Layout::transposed ? 1 : score_stride), a_stride, b + j, b_stride,
+          c + i * c_stride + j, c_stride, accumulate.mode,
           accumulate.factors == nullptr ? nullptr : accumulate.factors + i);
     }
     return i;
   };
   int64_t i = tiles.template operator()<tile_rows>(0);
+  if constexpr (tile_rows > 8) i = tiles.template operator()<8>(i);
   i = tiles.template operator()<4>(i);
+  i = tiles.template operator()<2>(i);
   tiles.template operator()<1>(i);
 }
 
@@ -102,14 +115,14 @@ HWY_ATTR void panel(int64_t m, int64_t depth, const float* a, int64_t a_stride, 
 template <Layout layout>
 HWY_ATTR void gemm(int64_t m, int64_t n, int64_t depth, const float* a, int64_t a_stride,
                    const float* b, int64_t b_stride, float* c, int64_t c_stride,
-                   Accumulate accumulate) {
+                   Accumulate accumulate, Wanted wanted = {}) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::CappedTag<float, lane_pad>()));
   int64_t j = 0;
   for (; j + 2 * lanes <= padded(n); j += 2 * lanes) {
-    panel<layout, 2>(m, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
+    panel<layout, 2>(m, j, depth, a, a_stride, b, b_stride, c, c_stride, accumulate, wanted);
   }
   if (j < padded(n)) {
-    panel<layout, 1>(m, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
+    panel<layout, 1>(m, j, depth, a, a_stride, b, b_stride, c, c_stride, accumulate, wanted);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace fa {
 
@@ -17,6 +18,8 @@ constexpr double one_thread_work = 1 << 19;
 constexpr int64_t items_per_thread = 32;
 // What packed keys or partial outputs may take for each thread, if one key head does not need more.
 constexpr int64_t thread_share_bytes = 16 << 20;
+// A thread packs up to so much for itself alone: what a core has of the last caches.
+constexpr int64_t private_unit_bytes = 4 << 20;
 // Backward items wanted of one sequence when it stands alone.
 constexpr int64_t backward_items = 16;
 constexpr int64_t min_backward_chunk = 480;
@@ -60,19 +63,39 @@ int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
   return std::clamp<int64_t>(wanted, 1, units);
 }
 
-/// Shared memory is planned for the longest sequence and, where lengths vary, for every number of
-/// queries that is cut along the keys.
-void plan_forward(CpuPlan& plan) {
+/// The cuts that shared memory is planned for: the longest sequence's and, where lengths vary,
+/// those of every number of queries that is cut along the keys.
+std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  const ForwardCut whole = cut_forward(plan, p.seqlen_q, p.seqlen_k);
-  plan.units_in_work = in_work(plan, whole);
-  int64_t floats = plan.units_in_work * whole.floats();
-  if (p.packed_q || p.used_q) {
-    const int64_t most = std::max<int64_t>(plan.tuning.forward_rows / p.group(), 16);
-    for (int64_t q_len = 1; q_len <= std::min(p.seqlen_q, most); ++q_len) {
-      const ForwardCut cut = cut_forward(plan, q_len, p.seqlen_k);
-      if (cut.chunks > 1) floats = std::max(floats, in_work(plan, cut) * cut.floats());
-    }
+  std::vector<ForwardCut> cuts{cut_forward(plan, p.seqlen_q, p.seqlen_k)};
+  if (!p.packed_q && !p.used_q) return cuts;
+  const int64_t most = std::max<int64_t>(plan.tuning.forward_rows / p.group(), 16);
+  for (int64_t q_len = 1; q_len <= std::min(p.seqlen_q, most); ++q_len) {
+    const ForwardCut cut = cut_forward(plan, q_len, p.seqlen_k);
+    if (cut.chunks > 1) cuts.push_back(cut);
+  }
+  return cuts;
+}
+
+/// Whether threads take whole units: when that keeps all of them busy to the end, and what they
+/// pack is not so much that they had better share it.
+bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
+  const Problem& p = plan.problem;
+  if (plan.threads == 1) return true;
+  if (plan.unit_floats * static_cast<int64_t>(sizeof(float)) > private_unit_bytes) return false;
+  const int64_t units = p.batch * cut.units(p.heads_k);
+  if (p.packed_q || p.packed_k || p.used_q || p.used_k) return units >= 16 * plan.threads;
+  return 20 * units >= 19 * plan.threads * ceil_div(units, plan.threads);
+}
+
+void plan_forward(CpuPlan& plan) {
+  const std::vector<ForwardCut> cuts = longest_cuts(plan);
+  for (const ForwardCut& cut : cuts) plan.unit_floats = std::max(plan.unit_floats, cut.floats());
+  plan.whole_units = whole_units_fit(plan, cuts.front());
+  plan.units_in_work = plan.whole_units ? plan.threads : in_work(plan, cuts.front());
+  int64_t floats = plan.whole_units ? plan.threads * plan.unit_floats : 0;
+  for (const ForwardCut& cut : cuts) {
+    if (!plan.whole_units) floats = std::max(floats, in_work(plan, cut) * cut.floats());
   }
   plan.shared_bytes = sizeof(float) * floats;
   add_up<ForwardScratch, ForwardShared>(plan);
@@ -159,6 +182,7 @@ ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   line = arena.take<float>(lane_pad * row_stride(longest_head_dim(p)));
   block = arena.take<float>(packed_block_floats(p, plan.tuning.forward_keys));
   keep = arena.take<float>(score_stride);
+  reach = arena.take<int64_t>(rows);
 }
 
 BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
@@ -219,9 +243,10 @@ std::string to_text(const CpuPlan& plan) {
     const ForwardCut cut = cut_forward(plan, p.seqlen_q, p.seqlen_k);
     text += fmt::format(
         "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
-        "key heads of a unit: {}{}\nunits in work: {}\nshared bytes: {}\n",
+        "key heads of a unit: {}{}\nunits in work: {}{}\nshared bytes: {}\n",
         t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks, cut.heads_k,
-        cut.in_place ? ", read in place" : "", plan.units_in_work, plan.shared_bytes);
+        cut.in_place ? ", read in place" : "", plan.units_in_work,
+        plan.whole_units ? ", one for each thread" : "", plan.shared_bytes);
   } else {
     text += fmt::format("tile: {} rows x {} keys\nkeys of a slab: {}\nkey chunks: {}\n",
                         t.backward_rows, t.backward_keys, t.slab_keys, plan.backward_chunks);

@@ -68,7 +68,9 @@ struct CpuPlan {
   Problem problem;
   CpuTuning tuning;
   int threads = 1;
-  int64_t units_in_work = 0;    ///< forward: (sequence, key head) pairs between two barriers
+  bool whole_units = false;     ///< forward: a thread does all of a unit, without barriers
+  int64_t unit_floats = 0;      ///< forward: most room that a unit takes
+  int64_t units_in_work = 0;    ///< forward: units between two barriers, or at once
   size_t shared_bytes = 0;      ///< forward: room for their packed K and V, or partial O and LSE
   int64_t backward_chunks = 1;  ///< most KV chunks of a sequence, each with a partial dQ
   size_t thread_bytes = 0;      ///< scratch of one thread
@@ -135,6 +137,7 @@ struct ForwardScratch {
   float* line;     ///< [lane_pad][row_stride(longest head_dim)], rows on their way
   float* block;    ///< one packed key block
   float* keep;     ///< [score_stride], dropout's factors of a row
+  int64_t* reach;  ///< [rows], keys that count for each group of rows
 };
 
 /// A thread's scratch for one backward item.
