@@ -68,13 +68,13 @@ KeyBlock key_block(const CpuPlan& plan, const BackwardScratch& s, int64_t slab_b
 /// K^T and V^T as they are; K's rows, which dQ is made of, with q's part of the scale: dS K of huge
 /// keys would overflow before a small scale.
 HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
-                             const KeyBlock& block, float* line) {
+                             const KeyBlock& block) {
   const Problem& p = call.problem;
   const float scale = Scale(p.scale).query;
   const auto key = [&](int64_t j) { return key_row(call.k, seq, block.key + j, head_k); };
   const auto value = [&](int64_t j) { return key_row(call.v, seq, block.key + j, head_k); };
-  load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, line, block.k_t, score_stride);
-  load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, line, block.v_t, score_stride);
+  load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, block.k_t, score_stride);
+  load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, block.v_t, score_stride);
   for (int64_t j = 0; j < block.keys; ++j) {
     load_row(p.dtype, key(j), p.head_dim, scale, block.k + j * row_stride(p.head_dim));
   }
@@ -151,7 +151,7 @@ class BackwardTile {
     const auto at = [&](int64_t r) {
       return reinterpret_cast<const char*>(in + r * row_stride(width));
     };
-    load_transposed(float32, at, rows_, width, 1.0f, s_.line, out, t_stride_);
+    load_transposed(float32, at, rows_, width, 1.0f, out, t_stride_);
   }
 
   HWY_ATTR HWY_INLINE void finish_row(int64_t r, const KeyBlock& block, Of of) const {
@@ -206,8 +206,8 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
                     const BackwardShared& shared, const BackwardScratch& scratch) {
   const Floats d;
   const Problem& p = plan.problem;
-  float* out = scratch.line;
-  float* dout = scratch.line + row_stride(p.head_dim_v);
+  float* out = scratch.rows;
+  float* dout = scratch.rows + row_stride(p.head_dim_v);
   for (int64_t i = 0; i < seq.q_len; ++i) {
     const float lse = *call.lse.at<float>(seq.index, seq.q_begin + i, head);
     const bool live = lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key();
@@ -245,7 +245,7 @@ class Slab {
     std::memset(s_.dk, 0, keys * row_stride(p_.head_dim) * sizeof(float));
     std::memset(s_.dv, 0, keys * row_stride(p_.head_dim_v) * sizeof(float));
     for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
-      pack_key_block(item_.call, item_.sequence, item_.head_k, block(key), s_.line);
+      pack_key_block(item_.call, item_.sequence, item_.head_k, block(key));
     }
     const int64_t q_len = item_.sequence.q_len;
     const TileShape shape = tile_shape(p_.group(), q_len, item_.plan.tuning.backward_rows);
@@ -331,7 +331,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
   const Problem& p = plan.problem;
   const float scale = Scale(p.scale).score;
   for (int64_t i = 0; i < seq.q_len; ++i) {
-    float* sum = scratch.line;
+    float* sum = scratch.rows;
     const auto partial = [&](int64_t chunk) {
       return shared.dq + ((chunk * p.heads_q + head) * p.tokens_q + token(p, seq) + i) * p.head_dim;
     };
@@ -384,7 +384,7 @@ class BiasGradient {
         std::min(seq.q_len, p_.bias_per_row ? row_begin_ + sum_rows_ : seq.q_len);
     if (key_begin_ >= key_end || row_begin_ >= row_end) return;
     const KeyBlock block = key_block(plan_, s_, key_begin_, key_begin_, key_end);
-    pack_key_block(call_, seq, head / p_.group(), block, s_.line);
+    pack_key_block(call_, seq, head / p_.group(), block);
     for (int64_t i = row_begin_; i < row_end; i += plan_.tuning.backward_rows) {
       const Tile tile{0, 1, i, std::min(plan_.tuning.backward_rows, row_end - i)};
       BackwardTile t(plan_, call_, seq, head, tile, s_, shared_);

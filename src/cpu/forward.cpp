@@ -147,7 +147,7 @@ class Forward {
       for (int64_t number = packs_.first(begin); number < packs_.first(end); ++number) {
         const auto [b, head_k, block] = packs_.find(number);  // a unit that packs is a key head
         float* packed = shared_floats(shared_.units[b] + head_k, begin);
-        kernels_.pack(plan_, call_, call_.sequence(b), head_k, block, packed, scratch);
+        kernels_.pack(plan_, call_, call_.sequence(b), head_k, block, packed);
       }
     }
 #pragma omp for schedule(dynamic)

@@ -31,12 +31,12 @@ constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
 /// Keys [key, key + keys) as K^T [head_dim][score_stride] and V [keys][row_stride(head_dim_v)].
 HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, int64_t key,
-                        int64_t keys, float* packed, float* line) {
+                        int64_t keys, float* packed) {
   const Problem& p = call.problem;
   const auto row_of = [&](const Rows& rows) {
     return [&](int64_t j) { return key_row(rows, seq, key + j, head_k); };
   };
-  load_transposed(p.dtype, row_of(call.k), keys, p.head_dim, 1.0f, line, packed, score_stride);
+  load_transposed(p.dtype, row_of(call.k), keys, p.head_dim, 1.0f, packed, score_stride);
   float* v = packed + p.head_dim * score_stride;
   const auto value = row_of(call.v);
   for (int64_t j = 0; j < keys; ++j) {
@@ -45,10 +45,10 @@ HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, i
 }
 
 void Pack(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head_k, int64_t block,
-          float* packed, const ForwardScratch& scratch) {
+          float* packed) {
   const int64_t keys = plan.tuning.forward_keys;
   pack_keys(call, seq, head_k, block * keys, std::min(keys, seq.k_len - block * keys),
-            packed + block * packed_block_floats(plan.problem, keys), scratch.line);
+            packed + block * packed_block_floats(plan.problem, keys));
 }
 
 /// Final LSE of a row, and the factor that turns its sum of exp(s - maximum) V into its output.
@@ -111,7 +111,7 @@ class TileForward {
         load_row(p_.dtype, row_at(r), p_.head_dim, scale_.query, s_.q + r * q_stride_);
       }
     } else {
-      load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.line, s_.q, q_stride_);
+      load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.q, q_stride_);
     }
     std::memset(s_.o, 0, rows_ * o_stride_ * sizeof(float));
     std::memset(s_.sum, 0, rows_ * lane_pad * sizeof(float));
@@ -136,12 +136,11 @@ class TileForward {
 
   HWY_ATTR const float* key_block(int64_t j0, int64_t n) const {
     if (t_.packed == nullptr) {
-      pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block, s_.line);
+      pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block);
       return s_.block;
     }
     const int64_t block = j0 / t_.plan.tuning.forward_keys;
-    if (block < t_.packed_from)
-      Pack(t_.plan, t_.call, t_.sequence, t_.head_k, block, t_.packed, s_);
+    if (block < t_.packed_from) Pack(t_.plan, t_.call, t_.sequence, t_.head_k, block, t_.packed);
     return t_.packed + block * packed_block_floats(p_, t_.plan.tuning.forward_keys);
   }
 

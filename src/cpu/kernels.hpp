@@ -47,7 +47,7 @@ struct ForwardTile {
 
 struct ForwardKernels {
   void (*pack)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head_k,
-               int64_t block, float* packed, const ForwardScratch& scratch);
+               int64_t block, float* packed);
   /// Returns the first key block that the tile read, or how many there are.
   int64_t (*tile)(const ForwardTile& task, const ForwardScratch& scratch);
   /// Joins the chunks of a key head; the partial results lie one behind the other.

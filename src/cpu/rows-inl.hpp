@@ -18,7 +18,8 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Head dims are multiples of 8.
+// Head dims are multiples of 8, and at most this.
+inline constexpr int64_t longest_row = 576;
 using D8 = hn::CappedTag<float, 8>;
 using Floats = hn::CappedTag<float, lane_pad>;
 
@@ -144,45 +145,61 @@ HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, 
   for (; i < n; ++i) store_number(dtype, source[i], target, i);
 }
 
-/// Four columns of four rows; in 128-bit vectors, which every target has. Element by element,
-/// packing took 9% of a forward pass at 1k.
-HWY_ATTR HWY_INLINE void transpose_4x4(const float* in, int64_t in_stride, float* out,
-                                       int64_t out_stride) {
-  const hn::FixedTag<float, 4> d;
-  const auto a = hn::Load(d, in);
-  const auto b = hn::Load(d, in + in_stride);
-  const auto c = hn::Load(d, in + 2 * in_stride);
-  const auto e = hn::Load(d, in + 3 * in_stride);
-  const auto low_ab = hn::InterleaveLower(d, a, b);  // a0 b0 a1 b1
-  const auto low_ce = hn::InterleaveLower(d, c, e);
-  const auto high_ab = hn::InterleaveUpper(d, a, b);  // a2 b2 a3 b3
-  const auto high_ce = hn::InterleaveUpper(d, c, e);
-  hn::Store(hn::ConcatLowerLower(d, low_ce, low_ab), d, out);
-  hn::Store(hn::ConcatUpperUpper(d, low_ce, low_ab), d, out + out_stride);
-  hn::Store(hn::ConcatLowerLower(d, high_ce, high_ab), d, out + 2 * out_stride);
-  hn::Store(hn::ConcatUpperUpper(d, high_ce, high_ab), d, out + 3 * out_stride);
+/// The transposes of 4 x 4 numbers in each 128-bit part of four rows.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void transpose_parts(D d, V a, V b, V c, V e, V* out) {
+  const hn::Repartition<double, D> pairs;
+  const auto low_ab = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));  // a0 b0 a1 b1
+  const auto low_ce = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
+  const auto high_ab = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));  // a2 b2 a3 b3
+  const auto high_ce = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+  out[0] = hn::BitCast(d, hn::InterleaveLower(pairs, low_ab, low_ce));
+  out[1] = hn::BitCast(d, hn::InterleaveUpper(pairs, low_ab, low_ce));
+  out[2] = hn::BitCast(d, hn::InterleaveLower(pairs, high_ab, high_ce));
+  out[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, high_ab, high_ce));
 }
 
-/// out[c * stride + r] = scale * row r's element c, for r < padded(rows); 0 beyond `rows`.
-/// line: [lane_pad][row_stride(width)]. Sixteen rows at a time fill whole cache lines of `out`.
-template <class RowAt>
-HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, int64_t width,
-                              float scale, float* line, float* out, int64_t stride) {
-  const int64_t line_stride = row_stride(width);
-  for (int64_t r0 = 0; r0 < rows; r0 += lane_pad) {
-    for (int64_t r = 0; r < lane_pad; ++r) {
-      if (r0 + r < rows) {
-        load_row(dtype, row_at(r0 + r), width, scale, line + r * line_stride);
-      } else {
-        std::memset(line + r * line_stride, 0, width * sizeof(float));
-      }
-    }
-    for (int64_t c = 0; c < width; c += 4) {
-      for (int64_t r = 0; r < lane_pad; r += 4) {
-        transpose_4x4(line + r * line_stride + c, line_stride, out + c * stride + r0 + r, stride);
-      }
+/// As many columns as a vector has lanes, of as many rows: out[x * stride + r] = load(r)'s lane x.
+template <class Load>
+HWY_INLINE void transpose_square(const Load& load, float* out, int64_t stride) {
+  const D8 d;
+  using V = hn::Vec<D8>;
+  V upper[4];  // rows 0 to 3
+  transpose_parts(d, load(0), load(1), load(2), load(3), upper);
+  if constexpr (hn::MaxLanes(D8()) == 4) {
+    for (int x = 0; x < 4; ++x) hn::Store(upper[x], d, out + x * stride);
+  } else {
+    V lower[4];
+    transpose_parts(d, load(4), load(5), load(6), load(7), lower);
+    for (int x = 0; x < 4; ++x) {
+      hn::Store(hn::ConcatLowerLower(d, lower[x], upper[x]), d, out + x * stride);
+      hn::Store(hn::ConcatUpperUpper(d, lower[x], upper[x]), d, out + (4 + x) * stride);
     }
   }
+}
+
+/// out[c * stride + r] = scale * row r's element c, for r < padded(rows); 0 beyond `rows`. `width`
+/// is a multiple of 8. Eight rows at a time: more of them, a page apart, overflow their set of L1.
+template <class RowAt>
+HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, int64_t width,
+                              float scale, float* out, int64_t stride) {
+  static constexpr float no_row[longest_row] = {};
+  const D8 d;
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D8()));
+  const auto factor = hn::Set(d, scale);
+  with_type(dtype, [&]<typename T>(T) {
+    for (int64_t r0 = 0; r0 < padded(rows); r0 += lanes) {
+      const T* row[lanes];
+      for (int64_t r = 0; r < lanes; ++r) {
+        row[r] = reinterpret_cast<const T*>(r0 + r < rows ? row_at(r0 + r)
+                                                          : reinterpret_cast<const char*>(no_row));
+      }
+      for (int64_t c = 0; c < width; c += lanes) {
+        const auto load = [&](int64_t r) { return hn::Mul(load_wide(d, row[r] + c), factor); };
+        transpose_square(load, out + c * stride + r0, stride);
+      }
+    }
+  });
 }
 
 }  // namespace fa::cpu::HWY_NAMESPACE

@@ -179,7 +179,6 @@ ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   next = arena.take<float>(rows);
   rescale = arena.take<float>(rows);
   sum = arena.take<float>(rows * lane_pad);
-  line = arena.take<float>(lane_pad * row_stride(longest_head_dim(p)));
   block = arena.take<float>(packed_block_floats(p, plan.tuning.forward_keys));
   keep = arena.take<float>(score_stride);
   reach = arena.take<int64_t>(rows);
@@ -202,7 +201,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   dq = arena.take<float>(rows * width);
   lse = arena.take<float>(rows);
   delta = arena.take<float>(rows);
-  line = arena.take<float>(lane_pad * row_stride(longest_head_dim(p)));
+  this->rows = arena.take<float>(2 * row_stride(longest_head_dim(p)));
   keep = arena.take<float>(score_stride);
   cap = arena.take<float>(score_stride);
   bias = arena.take<float>(p.dbias ? rows * score_stride : 0);

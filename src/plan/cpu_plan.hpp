@@ -134,7 +134,6 @@ struct ForwardScratch {
   float* next;     ///< [rows] with this block
   float* rescale;  ///< [rows] exp(maximum - next)
   float* sum;      ///< [rows][lane_pad] of exp(s - maximum), a partial sum in each lane
-  float* line;     ///< [lane_pad][row_stride(longest head_dim)], rows on their way
   float* block;    ///< one packed key block
   float* keep;     ///< [score_stride], dropout's factors of a row
   int64_t* reach;  ///< [rows], keys that count for each group of rows
@@ -152,7 +151,7 @@ struct BackwardScratch {
   float* dq;      ///< [rows][row_stride(head_dim)]
   float* lse;     ///< [rows], as in BackwardShared
   float* delta;   ///< [rows]
-  float* line;    ///< [lane_pad][row_stride(longest head_dim)]
+  float* rows;    ///< [2][row_stride(longest head_dim)]
   float* keep;    ///< [score_stride]
   float* cap;     ///< [score_stride], derivative of softcap
   float* bias;    ///< [rows][score_stride], sum of dbias
