@@ -11,6 +11,7 @@
 #include "cpu/kernels.hpp"
 #include "cpu/passes.hpp"
 #include "cpu/unused.hpp"
+#include "kernels/common/mask.h"
 
 namespace fa::cpu {
 
@@ -155,7 +156,7 @@ class Forward {
       const Numbered::Place place = items_.find(number);
       const Unit unit = unit_at(place);
       float* room = shared_floats(shared_.units[place.sequence] + place.unit, begin);
-      tile(unit, place.index, room, 0, scratch);
+      tile(unit, place.index, room, scratch);
     }
     if (!splits_) return;
 #pragma omp for schedule(dynamic)
@@ -164,20 +165,28 @@ class Forward {
     }
   }
 
-  /// One thread does all of a unit. Tiles pack the key blocks that none has packed before: the
-  /// first tile has the last rows, and the others see no keys behind its own.
+  /// One thread does all of a unit.
   void whole(const Unit& unit, float* room, const ForwardScratch& scratch) const {
-    const int64_t items = unit.cut.items();
-    int64_t packed_from = unit.cut.pack_blocks;
-    for (int64_t index = 0; index < items; ++index) {
-      packed_from = std::min(packed_from, tile(unit, index, room, packed_from, scratch));
+    const mask::KeyRange blocks = blocks_in_sight(unit);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      kernels_.pack(plan_, call_, unit.sequence, unit.head_k, block, room);
     }
+    for (int64_t index = 0; index < unit.cut.items(); ++index) tile(unit, index, room, scratch);
     combine(unit, room, scratch);
   }
 
-  /// Returns the first key block that the tile read, or how many there are.
-  int64_t tile(const Unit& unit, int64_t index, float* room, int64_t packed_from,
-               const ForwardScratch& scratch) const {
+  /// Key blocks to be packed that some row of a sequence sees.
+  mask::KeyRange blocks_in_sight(const Unit& unit) const {
+    if (unit.cut.pack_blocks == 0) return {0, 0};
+    const Sequence& seq = unit.sequence;
+    const auto keys = [&](int64_t row) {
+      return mask::key_range(row, seq.q_len, seq.k_len, p_.window_left, p_.window_right);
+    };
+    const int64_t block = plan_.tuning.forward_keys;
+    return {keys(0).begin / block, ceil_div(keys(seq.q_len - 1).end, block)};
+  }
+
+  void tile(const Unit& unit, int64_t index, float* room, const ForwardScratch& scratch) const {
     const auto& [seq, cut, head_k, heads_k] = unit;
     const int64_t chunk = index % cut.chunks;
     const int64_t keys = cut.chunks > 1 ? plan_.tuning.split_keys : seq.k_len;
@@ -192,10 +201,10 @@ class Forward {
                  padded(p_.head_dim_v), tile.heads * tile.rows, cut.head_floats};
     }
     tile.heads *= heads_k;
-    return kernels_.tile({plan_, call_, seq, head_k, heads_k, tile, chunk * keys,
-                          std::min((chunk + 1) * keys, seq.k_len), cut.in_place,
-                          cut.pack_blocks > 0 ? room : nullptr, packed_from, partial},
-                         scratch);
+    kernels_.tile({plan_, call_, seq, head_k, heads_k, tile, chunk * keys,
+                   std::min((chunk + 1) * keys, seq.k_len), cut.in_place,
+                   cut.pack_blocks > 0 ? room : nullptr, partial},
+                  scratch);
   }
 
   /// Behind the chunks' outputs.

@@ -33,14 +33,12 @@ constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, int64_t key,
                         int64_t keys, float* packed) {
   const Problem& p = call.problem;
-  const auto row_of = [&](const Rows& rows) {
-    return [&](int64_t j) { return key_row(rows, seq, key + j, head_k); };
-  };
-  load_transposed(p.dtype, row_of(call.k), keys, p.head_dim, 1.0f, packed, score_stride);
+  const auto k = [&](int64_t j) { return key_row(call.k, seq, key + j, head_k); };
+  load_transposed(p.dtype, k, keys, p.head_dim, 1.0f, packed, score_stride);
   float* v = packed + p.head_dim * score_stride;
-  const auto value = row_of(call.v);
   for (int64_t j = 0; j < keys; ++j) {
-    load_row(p.dtype, value(j), p.head_dim_v, 1.0f, v + j * row_stride(p.head_dim_v));
+    load_row(p.dtype, key_row(call.v, seq, key + j, head_k), p.head_dim_v, 1.0f,
+             v + j * row_stride(p.head_dim_v));
   }
 }
 
@@ -83,8 +81,7 @@ class TileForward {
         q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.tuning.forward_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
 
-  /// Returns the first key block that it read, or how many there are.
-  HWY_ATTR int64_t run() {
+  HWY_ATTR void run() {
     load_queries();
     const int64_t block = t_.plan.tuning.forward_keys;
     const auto [begin, end] = keys_in_sight();
@@ -95,7 +92,6 @@ class TileForward {
       step(j0, n);
     }
     store();
-    return first < end ? first / block : ceil_div(t_.sequence.k_len, block);
   }
 
  private:
@@ -135,13 +131,10 @@ class TileForward {
   }
 
   HWY_ATTR const float* key_block(int64_t j0, int64_t n) const {
-    if (t_.packed == nullptr) {
-      pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block);
-      return s_.block;
-    }
-    const int64_t block = j0 / t_.plan.tuning.forward_keys;
-    if (block < t_.packed_from) Pack(t_.plan, t_.call, t_.sequence, t_.head_k, block, t_.packed);
-    return t_.packed + block * packed_block_floats(p_, t_.plan.tuning.forward_keys);
+    const int64_t block = t_.plan.tuning.forward_keys;
+    if (t_.packed != nullptr) return t_.packed + j0 / block * packed_block_floats(p_, block);
+    pack_keys(t_.call, t_.sequence, t_.head_k, j0, n, s_.block);
+    return s_.block;
   }
 
   FewRows few_rows() const { return {t_.heads_k, rows_ / t_.heads_k}; }
@@ -314,8 +307,8 @@ class TileForward {
   const int64_t* reach_ = nullptr;  ///< of the present block; null: all of it
 };
 
-int64_t TilePass(const ForwardTile& task, const ForwardScratch& scratch) {
-  return TileForward(task, scratch).run();
+void TilePass(const ForwardTile& task, const ForwardScratch& scratch) {
+  TileForward(task, scratch).run();
 }
 
 /// out = sum over chunks of exp(lse_c - lse) out_c; chunks in their order, the sink once.

@@ -40,16 +40,14 @@ struct ForwardTile {
   int64_t key_begin;
   int64_t key_end;
   bool in_place;
-  float* packed;           ///< room for the key head's packed blocks, or null: pack into scratch
-  int64_t packed_from;     ///< blocks from this one on are packed; the tile packs those before
+  const float* packed;     ///< the key head's packed blocks, or null: pack into scratch
   PartialOutputs partial;  ///< or none: results go to the call's outputs
 };
 
 struct ForwardKernels {
   void (*pack)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head_k,
                int64_t block, float* packed);
-  /// Returns the first key block that the tile read, or how many there are.
-  int64_t (*tile)(const ForwardTile& task, const ForwardScratch& scratch);
+  void (*tile)(const ForwardTile& task, const ForwardScratch& scratch);
   /// Joins the chunks of a key head; the partial results lie one behind the other.
   void (*combine)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head_k,
                   int64_t chunks, const float* partial_out, const float* partial_lse,

@@ -20,6 +20,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Head dims are multiples of 8, and at most this.
 inline constexpr int64_t longest_row = 576;
+inline constexpr float no_row[longest_row] = {};  ///< stands for rows that there are not
 using D8 = hn::CappedTag<float, 8>;
 using Floats = hn::CappedTag<float, lane_pad>;
 
@@ -183,7 +184,6 @@ HWY_INLINE void transpose_square(const Load& load, float* out, int64_t stride) {
 template <class RowAt>
 HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, int64_t width,
                               float scale, float* out, int64_t stride) {
-  static constexpr float no_row[longest_row] = {};
   const D8 d;
   constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D8()));
   const auto factor = hn::Set(d, scale);

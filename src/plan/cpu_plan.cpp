@@ -77,8 +77,8 @@ std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
   return cuts;
 }
 
-/// Whether threads take whole units: when that keeps all of them busy to the end, and what they
-/// pack is not so much that they had better share it.
+/// Whether threads take whole units: when there are enough of them to keep all threads busy to the
+/// end, and what one needs is not so much that threads had better share it.
 bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
   const Problem& p = plan.problem;
   if (plan.threads == 1) return true;

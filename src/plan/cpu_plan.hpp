@@ -20,7 +20,8 @@ struct CpuTuning {
   /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
   /// would cost as much as the products.
   int64_t rows_in_place = 32;
-  /// So many bytes of a key are read together, if need be of several heads: a page.
+  /// So many bytes of a key are read together, if need be of several heads: a quarter of them is
+  /// read at half the rate.
   int64_t bytes_in_place = 8192;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
