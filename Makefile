@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 .DEFAULT_GOAL := build
 
-.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize fuzz mutants install clean
+.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize fuzz tsan mutants install clean
 .PHONY: build-packages lint-packages python-packages clang-packages
 
 help: ## Lists the targets
@@ -39,6 +39,10 @@ fuzz: build-fuzz/build.ninja ## Fuzzes the file readers and the C ABI, some seco
 	@tools/run_tests build-fuzz --parallel $(JOBS)
 	@grep accepted build-fuzz/Testing/Temporary/LastTest.log
 
+tsan: build-tsan/build.ninja ## 200 random problems under the thread sanitizer
+	@cmake --build build-tsan -j $(JOBS) --target property_test cuda_cache_test
+	@tools/run_tests build-tsan --tests-regex '^(property_best|cuda_cache_test)$$'
+
 mutants: build-packages lint-packages ## Breaks each option in turn; a named test must notice
 	@tools/mutants.py --jobs $(JOBS)
 
@@ -62,7 +66,7 @@ install: build ## Installs under PREFIX (/usr/local)
 	@if [ "$$(id -u)" -eq 0 ]; then ldconfig; fi
 
 clean: ## Removes what the targets above built
-	rm -rf build build-sanitize build-fuzz build-mutants build-python
+	rm -rf build build-sanitize build-fuzz build-tsan build-mutants build-python
 
 build/build.ninja: CMakePresets.json | build-packages
 	cmake --preset release
@@ -72,6 +76,9 @@ build-sanitize/build.ninja: CMakePresets.json | build-packages
 
 build-fuzz/build.ninja: CMakePresets.json | build-packages clang-packages
 	cmake --preset fuzz
+
+build-tsan/build.ninja: CMakePresets.json | build-packages clang-packages
+	cmake --preset tsan
 
 build-packages:
 	@tools/bootstrap build
