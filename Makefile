@@ -3,8 +3,8 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 .DEFAULT_GOAL := build
 
-.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize fuzz tsan mutants install clean
-.PHONY: build-packages lint-packages python-packages clang-packages
+.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize fuzz tsan arm mutants install clean
+.PHONY: build-packages lint-packages python-packages clang-packages arm-packages
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ tsan: build-tsan/build.ninja ## 200 random problems under the thread sanitizer
 	@cmake --build build-tsan -j $(JOBS) --target property_test cuda_cache_test
 	@tools/run_tests build-tsan --tests-regex '^(property_best|cuda_cache_test)$$'
 
+arm: build-arm/build.ninja ## 200 random problems on 64-bit Arm, emulated
+	@cmake --build build-arm -j $(JOBS) --target property_test
+	@tools/run_tests build-arm --tests-regex '^property_best$$'
+
 mutants: build-packages lint-packages ## Breaks each option in turn; a named test must notice
 	@tools/mutants.py --jobs $(JOBS)
 
@@ -66,7 +70,7 @@ install: build ## Installs under PREFIX (/usr/local)
 	@if [ "$$(id -u)" -eq 0 ]; then ldconfig; fi
 
 clean: ## Removes what the targets above built
-	rm -rf build build-sanitize build-fuzz build-tsan build-mutants build-python
+	rm -rf build build-sanitize build-fuzz build-tsan build-arm build-mutants build-python
 
 build/build.ninja: CMakePresets.json | build-packages
 	cmake --preset release
@@ -80,11 +84,17 @@ build-fuzz/build.ninja: CMakePresets.json | build-packages clang-packages
 build-tsan/build.ninja: CMakePresets.json | build-packages clang-packages
 	cmake --preset tsan
 
+build-arm/build.ninja: CMakePresets.json | build-packages arm-packages
+	cmake --preset arm
+
 build-packages:
 	@tools/bootstrap build
 
 clang-packages:
 	@tools/bootstrap clang
+
+arm-packages:
+	@tools/bootstrap arm
 
 lint-packages python-packages:
 	@tools/bootstrap python
