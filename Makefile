@@ -3,8 +3,8 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 .DEFAULT_GOAL := build
 
-.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize mutants install clean
-.PHONY: build-packages lint-packages python-packages
+.PHONY: help build demo test test-cpp test-python gpu-test wheel format format-check lint bench docs sanitize fuzz tsan arm mutants install clean
+.PHONY: build-packages lint-packages python-packages clang-packages arm-packages
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,19 @@ sanitize: build-sanitize/build.ninja python-packages ## Tests and 500 random pro
 	@cmake --build build-sanitize -j $(JOBS)
 	@tools/run_tests build-sanitize --parallel $(JOBS)
 
+fuzz: build-fuzz/build.ninja ## Fuzzes the file readers and the C ABI, some seconds each
+	@cmake --build build-fuzz -j $(JOBS) --target fuzzers
+	@tools/run_tests build-fuzz --parallel $(JOBS)
+	@grep accepted build-fuzz/Testing/Temporary/LastTest.log
+
+tsan: build-tsan/build.ninja ## 200 random problems under the thread sanitizer
+	@cmake --build build-tsan -j $(JOBS) --target property_test cuda_cache_test
+	@tools/run_tests build-tsan --tests-regex '^(property_best|cuda_cache_test)$$'
+
+arm: build-arm/build.ninja ## 200 random problems on 64-bit Arm, emulated
+	@cmake --build build-arm -j $(JOBS) --target property_test
+	@tools/run_tests build-arm --tests-regex '^property_best$$'
+
 mutants: build-packages lint-packages ## Breaks each option in turn; a named test must notice
 	@tools/mutants.py --jobs $(JOBS)
 
@@ -49,7 +62,7 @@ format: lint-packages ## Formats the sources
 format-check: lint-packages ## Says which sources are not formatted
 	@tools/format --check
 
-lint: build/build.ninja lint-packages ## clang-tidy and ruff
+lint: build/build.ninja build-fuzz/build.ninja lint-packages ## clang-tidy and ruff
 	@tools/lint --jobs $(JOBS)
 
 install: build ## Installs under PREFIX (/usr/local)
@@ -57,7 +70,7 @@ install: build ## Installs under PREFIX (/usr/local)
 	@if [ "$$(id -u)" -eq 0 ]; then ldconfig; fi
 
 clean: ## Removes what the targets above built
-	rm -rf build build-sanitize build-mutants build-python
+	rm -rf build build-sanitize build-fuzz build-tsan build-arm build-mutants build-python
 
 build/build.ninja: CMakePresets.json | build-packages
 	cmake --preset release
@@ -65,8 +78,23 @@ build/build.ninja: CMakePresets.json | build-packages
 build-sanitize/build.ninja: CMakePresets.json | build-packages
 	cmake --preset sanitize
 
+build-fuzz/build.ninja: CMakePresets.json | build-packages clang-packages
+	cmake --preset fuzz
+
+build-tsan/build.ninja: CMakePresets.json | build-packages clang-packages
+	cmake --preset tsan
+
+build-arm/build.ninja: CMakePresets.json | build-packages arm-packages
+	cmake --preset arm
+
 build-packages:
 	@tools/bootstrap build
+
+clang-packages:
+	@tools/bootstrap clang
+
+arm-packages:
+	@tools/bootstrap arm
 
 lint-packages python-packages:
 	@tools/bootstrap python
