@@ -1,9 +1,10 @@
-// The forward pass over all sequences and heads.
+// The forward pass over all units: key heads of a sequence, or in place a few of them together.
 //
-// Units, each a key head or several of them in place, are worked on a few at a time (the "wave"):
-// first their K and V are packed once for all query tiles of the group, then the tiles are handed
-// out, then chunks are joined; a barrier stands between. A wave is as long as shared memory allows,
-// which the plan sized for 32 items a thread.
+// Where there are enough units, a thread takes whole ones: it packs K and V for itself, runs the
+// unit's tiles and joins its chunks, and waits for nobody. Else units are worked on a few at a time
+// (the "wave"): first their K and V are packed once for all query tiles of the group, then the
+// tiles are handed out, then chunks are joined; a barrier stands between. A wave is as long as
+// shared memory allows, which the plan sized for 32 items a thread.
 #include <omp.h>
 
 #include <algorithm>
