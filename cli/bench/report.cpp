@@ -67,10 +67,11 @@ double BenchResult::share(const CellResult& r) const {
   std::vector<double> shares;
   shares.reserve(r.seconds.size());
   for (size_t round = 0; round < r.seconds.size(); ++round) {
+    constexpr double attainable = 0.8;  // of the peak: what long forward passes reach
     double limit = peaks[round];
     if (r.cell.work == Work::decode) {
       const double flops_of_byte = r.cell.flops() / static_cast<double>(r.cell.key_bytes());
-      limit = std::min(bandwidths[round], 0.8 * peaks[round] / flops_of_byte);
+      limit = std::min(bandwidths[round], attainable * peaks[round] / flops_of_byte);
     }
     shares.push_back(r.cell.amount() / r.seconds[round] / limit);
   }

@@ -206,8 +206,8 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
                     const BackwardShared& shared, const BackwardScratch& scratch) {
   const Floats d;
   const Problem& p = plan.problem;
-  float* out = scratch.rows;
-  float* dout = scratch.rows + row_stride(p.head_dim_v);
+  float* out = scratch.two_rows;
+  float* dout = scratch.two_rows + row_stride(p.head_dim_v);
   for (int64_t i = 0; i < seq.q_len; ++i) {
     const float lse = *call.lse.at<float>(seq.index, seq.q_begin + i, head);
     const bool live = lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key();
@@ -331,7 +331,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
   const Problem& p = plan.problem;
   const float scale = Scale(p.scale).score;
   for (int64_t i = 0; i < seq.q_len; ++i) {
-    float* sum = scratch.rows;
+    float* sum = scratch.two_rows;
     const auto partial = [&](int64_t chunk) {
       return shared.dq + ((chunk * p.heads_q + head) * p.tokens_q + token(p, seq) + i) * p.head_dim;
     };

@@ -63,12 +63,13 @@ struct FewRows {
 /// present keys, or else a core would either read or multiply; for L2, since L1 has no room for
 /// rows a page apart.
 struct Ahead {
-  uintptr_t first = 0;  ///< address, perhaps beyond the tensor's end; 0: none
-  int64_t stride = 0;   ///< in bytes
+  const char* first =
+      nullptr;         ///< or none; perhaps beyond the tensor's end, where asking is harmless
+  int64_t stride = 0;  ///< in bytes
 
   Ahead from(int64_t key, int64_t byte) const { return {first + key * stride + byte, stride}; }
   HWY_INLINE void ask(int64_t key, int64_t byte) const {
-    __builtin_prefetch(reinterpret_cast<const void*>(first + key * stride + byte), 0, 2);
+    __builtin_prefetch(first + key * stride + byte, 0, 2);
   }
 };
 
@@ -80,7 +81,7 @@ Ahead keys_ahead(const InPlace<T>& x, FewRows few, int64_t j, int64_t head) {
   const int64_t turn = head + 3;
   const int64_t row = j + turn / few.heads * keys_in_turn;
   const int64_t at = row * x.row_stride + turn % few.heads * x.head_stride;
-  return {reinterpret_cast<uintptr_t>(x.first) + at * size, x.row_stride * size};
+  return {reinterpret_cast<const char*>(x.first) + at * size, x.row_stride * size};
 }
 
 /// A few keys of one head.
@@ -134,7 +135,7 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
   }
   for (int64_t c = 0; c < head_dim; c += static_cast<int64_t>(hn::Lanes(d))) {
     const int64_t byte = c * static_cast<int64_t>(sizeof(T));
-    if (k.ahead.first != 0 && byte % 64 == 0) {
+    if (k.ahead.first != nullptr && byte % 64 == 0) {
       for (int x = 0; x < keys; ++x) k.ahead.ask(x, byte);
     }
     hn::Vec<D> q_c[rows];
@@ -186,7 +187,7 @@ HWY_INLINE void mix_tile(D d, const float* HWY_RESTRICT s, Keys<T> v, int64_t ke
   }
   for (int64_t j = 0; j < keys; ++j) {
     const T* value = v.first + j * v.stride;
-    if (v.ahead.first != 0) {
+    if (v.ahead.first != nullptr) {
       for (int64_t byte = 0; byte < vectors * lanes * size; byte += 64) v.ahead.ask(j, byte);
     }
     hn::Vec<D> v_j[vectors];

@@ -168,23 +168,18 @@ class Forward {
 
   /// One thread does all of a unit.
   void whole(const Unit& unit, float* room, const ForwardScratch& scratch) const {
-    const mask::KeyRange blocks = blocks_in_sight(unit);
-    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+    for (int64_t block = first_block(unit); block < unit.cut.pack_blocks; ++block) {
       kernels_.pack(plan_, call_, unit.sequence, unit.head_k, block, room);
     }
     for (int64_t index = 0; index < unit.cut.items(); ++index) tile(unit, index, room, scratch);
     combine(unit, room, scratch);
   }
 
-  /// Key blocks to be packed that some row of a sequence sees.
-  mask::KeyRange blocks_in_sight(const Unit& unit) const {
-    if (unit.cut.pack_blocks == 0) return {0, 0};
+  /// The first key block that the first row sees; the last row sees the last one.
+  int64_t first_block(const Unit& unit) const {
     const Sequence& seq = unit.sequence;
-    const auto keys = [&](int64_t row) {
-      return mask::key_range(row, seq.q_len, seq.k_len, p_.window_left, p_.window_right);
-    };
-    const int64_t block = plan_.tuning.forward_keys;
-    return {keys(0).begin / block, ceil_div(keys(seq.q_len - 1).end, block)};
+    return mask::key_range(0, seq.q_len, seq.k_len, p_.window_left, p_.window_right).begin /
+           plan_.tuning.forward_keys;
   }
 
   void tile(const Unit& unit, int64_t index, float* room, const ForwardScratch& scratch) const {

@@ -85,7 +85,8 @@ class TileForward {
     load_queries();
     const int64_t block = t_.plan.tuning.forward_keys;
     const auto [begin, end] = keys_in_sight();
-    const int64_t first = t_.key_begin + (begin - t_.key_begin) / block * block;
+    const int64_t step_begin = in_place_ ? keys_in_turn : block;  // packed blocks have fixed places
+    const int64_t first = t_.key_begin + (begin - t_.key_begin) / step_begin * step_begin;
     for (int64_t j0 = first; j0 < end; j0 += block) {
       const int64_t n =
           std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
@@ -140,7 +141,7 @@ class TileForward {
   FewRows few_rows() const { return {t_.heads_k, rows_ / t_.heads_k}; }
 
   template <typename T>
-  InPlace<T> in_place(const Rows& rows) const {
+  InPlace<T> rows_in_place(const Rows& rows) const {
     const char* first = key_row(rows, t_.sequence, 0, t_.head_k);
     return {reinterpret_cast<const T*>(first), rows.row, rows.head};
   }
@@ -149,11 +150,10 @@ class TileForward {
   template <class Use>
   static HWY_INLINE void in_vectors(DType dtype, int64_t width, const Use& use) {
     with_type(dtype, [&]<typename T>(T) {
-      if (width % lanes() == 0) {
-        use(Floats(), T());
-      } else {
-        use(D8(), T());
+      if constexpr (hn::MaxLanes(Floats()) > hn::MaxLanes(D8())) {
+        if (width % lanes() != 0) return use(D8(), T());
       }
+      return use(Floats(), T());
     });
   }
 
@@ -182,8 +182,8 @@ class TileForward {
       return;
     }
     in_vectors(p_.dtype, p_.head_dim, [&]<typename T>(auto d, T) {
-      scores_in_place(d, few_rows(), n, p_.head_dim, s_.q, q_stride_, in_place<T>(t_.call.k), j0,
-                      s_.s);
+      scores_in_place(d, few_rows(), n, p_.head_dim, s_.q, q_stride_, rows_in_place<T>(t_.call.k),
+                      j0, s_.s);
     });
   }
 
@@ -196,7 +196,7 @@ class TileForward {
       return;
     }
     in_vectors(p_.dtype, p_.head_dim_v, [&]<typename T>(auto d, T) {
-      outputs_in_place(d, few_rows(), n, p_.head_dim_v, s_.s, in_place<T>(t_.call.v), j0,
+      outputs_in_place(d, few_rows(), n, p_.head_dim_v, s_.s, rows_in_place<T>(t_.call.v), j0,
                        s_.rescale, s_.o, o_stride_);
     });
   }

@@ -40,7 +40,7 @@ struct ForwardTile {
   int64_t key_begin;
   int64_t key_end;
   bool in_place;
-  const float* packed;     ///< the key head's packed blocks, or null: pack into scratch
+  const float* packed;  ///< the key head's packed blocks, or null: in place, or pack into scratch
   PartialOutputs partial;  ///< or none: results go to the call's outputs
 };
 

@@ -16,7 +16,7 @@ constexpr double one_thread_work = 1 << 19;
 // programs beside loses half at 512 keys: a thread that is not running holds up all others at a
 // barrier.
 constexpr int64_t items_per_thread = 32;
-// What packed keys or partial outputs may take for each thread, if one key head does not need more.
+// What packed keys or partial outputs may take for each thread, if one unit does not need more.
 constexpr int64_t thread_share_bytes = 16 << 20;
 // A thread packs up to so much for itself alone: what a core has of the last caches.
 constexpr int64_t private_unit_bytes = 4 << 20;
@@ -36,7 +36,8 @@ int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
   return chunks * rows * (padded(p.head_dim_v) + 1);
 }
 
-/// A key head with few query rows: its keys are cut in chunks, and each tile packs what it reads.
+/// A key head with few query rows: its keys are cut in chunks, and tiles read them in place or pack
+/// what they read.
 /// Beyond one tile (96 rows) only while decoding: 128 query heads may share one key head.
 bool few_queries(const TileShape& tiles, int64_t q_len) {
   return tiles.count() == 1 || (tiles.count() <= 4 && q_len <= 16);
@@ -52,9 +53,10 @@ void add_up(CpuPlan& plan) {
   plan.workspace_bytes = all.bytes() + plan.threads * plan.thread_bytes;
 }
 
-/// Key heads between two barriers, as far as memory allows; at least one.
+/// Units between two barriers, as far as memory allows; at least one.
 int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
-  const int64_t units = std::max<int64_t>(plan.problem.batch * plan.problem.heads_k, 1);
+  const Problem& p = plan.problem;
+  const int64_t units = std::max<int64_t>(p.batch * cut.units(p.heads_k), 1);
   int64_t wanted = ceil_div(items_per_thread * plan.threads, std::max<int64_t>(cut.items(), 1));
   if (cut.floats() > 0) {
     const int64_t limit = thread_share_bytes * plan.threads / static_cast<int64_t>(sizeof(float));
@@ -77,18 +79,36 @@ std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
   return cuts;
 }
 
+/// Key heads of a unit in place, as many as leave each thread a few items.
+void share_heads_in_place(CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  plan.heads_in_place = std::max<int64_t>(p.heads_k, 1);
+  const auto items = [&] {
+    const ForwardCut cut = cut_forward(plan, p.seqlen_q, p.seqlen_k);
+    return cut.in_place ? p.batch * cut.units(p.heads_k) * cut.items() : plan.threads * 4;
+  };
+  while (plan.heads_in_place > 1 && items() < plan.threads * 4) plan.heads_in_place /= 2;
+}
+
 /// Whether threads take whole units: when there are enough of them to keep all threads busy to the
-/// end, and what one needs is not so much that threads had better share it.
+/// end, and what one needs is not so much that threads had better share it. Where lengths vary,
+/// only as many units count as could have the longest one.
 bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
   const Problem& p = plan.problem;
   if (plan.threads == 1) return true;
   if (plan.unit_floats * static_cast<int64_t>(sizeof(float)) > private_unit_bytes) return false;
-  const int64_t units = p.batch * cut.units(p.heads_k);
-  if (p.packed_q || p.packed_k || p.used_q || p.used_k) return units >= 16 * plan.threads;
-  return 20 * units >= 19 * plan.threads * ceil_div(units, plan.threads);
+  if (p.used_q || p.used_k) return false;  // the plan does not know the lengths
+  int64_t sequences = p.batch;
+  if (p.packed_q) sequences = std::min(sequences, p.tokens_q / std::max<int64_t>(p.seqlen_q, 1));
+  if (p.packed_k) sequences = std::min(sequences, p.tokens_k / std::max<int64_t>(p.seqlen_k, 1));
+  const int64_t units = sequences * cut.units(p.heads_k);
+  if (p.packed_q || p.packed_k) return units >= 16 * plan.threads;
+  const int64_t rounds = ceil_div(units, plan.threads);
+  return rounds >= 2 && 20 * units >= 19 * plan.threads * rounds;
 }
 
 void plan_forward(CpuPlan& plan) {
+  share_heads_in_place(plan);
   const std::vector<ForwardCut> cuts = longest_cuts(plan);
   for (const ForwardCut& cut : cuts) plan.unit_floats = std::max(plan.unit_floats, cut.floats());
   plan.whole_units = whole_units_fit(plan, cuts.front());
@@ -151,7 +171,8 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
     if (cut.in_place) {
       const int64_t key_bytes = std::min(p.head_dim, p.head_dim_v) * bytes_of(p.dtype);
       cut.heads_k = std::clamp<int64_t>(
-          std::min(ceil_div(t.bytes_in_place, key_bytes), t.forward_rows / rows), 1, p.heads_k);
+          std::min(ceil_div(t.bytes_in_place, key_bytes), t.forward_rows / rows), 1,
+          plan.heads_in_place);
     }
     cut.chunks = std::max<int64_t>(ceil_div(k_len, t.split_keys), 1);
     if (cut.chunks > 1) cut.head_floats = padded(partial_floats(p, rows, cut.chunks));
@@ -201,7 +222,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   dq = arena.take<float>(rows * width);
   lse = arena.take<float>(rows);
   delta = arena.take<float>(rows);
-  this->rows = arena.take<float>(2 * row_stride(longest_head_dim(p)));
+  two_rows = arena.take<float>(2 * row_stride(longest_head_dim(p)));
   keep = arena.take<float>(score_stride);
   cap = arena.take<float>(score_stride);
   bias = arena.take<float>(p.dbias ? rows * score_stride : 0);

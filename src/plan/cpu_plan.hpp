@@ -13,15 +13,16 @@ namespace fa {
 
 /// Tile sizes. The defaults are measured; tests shrink them to meet their edges.
 struct CpuTuning {
-  /// Query rows of a tile: 8 register tiles of 12 rows. With 128 keys and head_dim 128, Q, S and O
-  /// of a tile take 144 KB and a block of K and V 128 KB: together within a core's L2 of 512 KB.
+  /// Query rows of a tile, at least 16: 8 register tiles of 12 rows. With 128 keys and head_dim
+  /// 128, Q, S and O of a tile take 144 KB and a block of K and V 128 KB: together within a core's
+  /// L2 of 512 KB.
   int64_t forward_rows = 96;
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
   /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
   /// would cost as much as the products.
   int64_t rows_in_place = 32;
-  /// So many bytes of a key are read together, if need be of several heads: a quarter of them is
-  /// read at half the rate.
+  /// So many bytes of a key are read together, if need be of several heads, whose rows lie side by
+  /// side: 2 KB of each key were read at half the rate of 8 KB.
   int64_t bytes_in_place = 8192;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
@@ -69,6 +70,7 @@ struct CpuPlan {
   Problem problem;
   CpuTuning tuning;
   int threads = 1;
+  int64_t heads_in_place = 1;   ///< forward: most key heads of a unit in place
   bool whole_units = false;     ///< forward: a thread does all of a unit, without barriers
   int64_t unit_floats = 0;      ///< forward: most room that a unit takes
   int64_t units_in_work = 0;    ///< forward: units between two barriers, or at once
@@ -110,7 +112,8 @@ struct ForwardCut {
   bool in_place;        ///< K and V are read where they lie, not packed
   TileShape tiles;      ///< of a key head; all heads of a unit in place are one tile
   int64_t chunks;       ///< along the keys; more than 1 only with few queries
-  int64_t pack_blocks;  ///< key blocks packed once for all tiles; 0: the tile packs its own
+  int64_t pack_blocks;  ///< key blocks packed once for all tiles; 0: a tile packs its own, or reads
+                        ///< in place
   int64_t head_floats;  ///< room in the shared part of the workspace for each key head
   int64_t units(int64_t heads) const { return ceil_div(heads, heads_k); }
   int64_t floats() const { return heads_k * head_floats; }
@@ -143,24 +146,24 @@ struct ForwardScratch {
 /// A thread's scratch for one backward item.
 struct BackwardScratch {
   BackwardScratch(Arena& arena, const CpuPlan& plan);
-  float* q_t;     ///< [head_dim][rows], scaled
-  float* q;       ///< [rows][row_stride(head_dim)], scaled
-  float* dout_t;  ///< [head_dim_v][rows]
-  float* dout;    ///< [rows][row_stride(head_dim_v)]
-  float* p;       ///< [rows][score_stride]
-  float* ds;      ///< [rows][score_stride]
-  float* dq;      ///< [rows][row_stride(head_dim)]
-  float* lse;     ///< [rows], as in BackwardShared
-  float* delta;   ///< [rows]
-  float* rows;    ///< [2][row_stride(longest head_dim)]
-  float* keep;    ///< [score_stride]
-  float* cap;     ///< [score_stride], derivative of softcap
-  float* bias;    ///< [rows][score_stride], sum of dbias
-  float* k_t;     ///< slab: per block K^T [head_dim][score_stride]
-  float* v_t;     ///< slab: per block V^T [head_dim_v][score_stride]
-  float* k;       ///< slab: [keys][row_stride(head_dim)]
-  float* dk;      ///< slab: [keys][row_stride(head_dim)]
-  float* dv;      ///< slab: [keys][row_stride(head_dim_v)]
+  float* q_t;       ///< [head_dim][rows], scaled
+  float* q;         ///< [rows][row_stride(head_dim)], scaled
+  float* dout_t;    ///< [head_dim_v][rows]
+  float* dout;      ///< [rows][row_stride(head_dim_v)]
+  float* p;         ///< [rows][score_stride]
+  float* ds;        ///< [rows][score_stride]
+  float* dq;        ///< [rows][row_stride(head_dim)]
+  float* lse;       ///< [rows], as in BackwardShared
+  float* delta;     ///< [rows]
+  float* two_rows;  ///< [2][row_stride(longest head_dim)]
+  float* keep;      ///< [score_stride]
+  float* cap;       ///< [score_stride], derivative of softcap
+  float* bias;      ///< [rows][score_stride], sum of dbias
+  float* k_t;       ///< slab: per block K^T [head_dim][score_stride]
+  float* v_t;       ///< slab: per block V^T [head_dim_v][score_stride]
+  float* k;         ///< slab: [keys][row_stride(head_dim)]
+  float* dk;        ///< slab: [keys][row_stride(head_dim)]
+  float* dv;        ///< slab: [keys][row_stride(head_dim_v)]
 };
 
 /// What all threads of a forward pass share.

@@ -14,7 +14,7 @@ int64_t accepted = 0;
 void judge() {
   std::fprintf(stderr, "%s accepted %lld of %lld inputs\n", program_invocation_short_name,
                static_cast<long long>(accepted), static_cast<long long>(inputs));
-  if (accepted == 0) std::_Exit(1);
+  if (accepted == 0 && inputs > 1) std::_Exit(1);  // a single one is a finding seen again
 }
 
 }  // namespace

@@ -115,9 +115,32 @@ TEST(Plan, RoomForTheLongestUnitWhateverTheLengths) {
   const CpuPlan plan = plan_cpu(p, 3);
   for (const int64_t q_len : {0, 1, 2, 3, 5, 16, 17, 24, 48, 49, 96, 500, 3000}) {
     for (const int64_t k_len : {0, 1, 1024, 1025, 7000}) {
-      EXPECT_LE(cut_forward(plan, q_len, k_len).floats() * sizeof(float), plan.shared_bytes);
+      const int64_t floats = cut_forward(plan, q_len, k_len).floats();
+      EXPECT_LE(floats, plan.unit_floats);
+      EXPECT_LE(floats * sizeof(float), plan.shared_bytes);
     }
   }
+}
+
+TEST(Plan, DecodingHasTilesForEachThread) {
+  Problem p = problem(32, 32, 1, 512);
+  p.head_dim = p.head_dim_v = 128;
+  for (const int threads : {1, 2, 5, 8}) {
+    const CpuPlan plan = plan_cpu(p, threads);
+    const ForwardCut cut = cut_forward(plan, 1, 512);
+    EXPECT_GE(p.batch * cut.units(32) * cut.items(), 4 * threads);
+    EXPECT_LE(plan.units_in_work, p.batch * cut.units(32));
+  }
+}
+
+TEST(Plan, OneLongSequenceAmongShortOnesIsSharedByThreads) {
+  Problem p = problem(1, 1, 3000, 3000);
+  p.packed_q = p.packed_k = true;
+  p.batch = 64;
+  p.tokens_q = p.tokens_k = 3000 + 63 * 16;
+  EXPECT_FALSE(plan_cpu(p, 2).whole_units);
+  p.tokens_q = p.tokens_k = 64 * 3000;
+  EXPECT_TRUE(plan_cpu(p, 2).whole_units);
 }
 
 TEST(Plan, SmallProblemsStayOnOneThread) {

@@ -117,8 +117,11 @@ TEST(Tiles, ReadInPlaceOrPackedGiveTheSame) {
     const Inputs in = make_inputs(2, q_len, 1111, 10, 5, 3);
     const Results in_place = run(in, {}, 2);
     CpuTuning tuning;
-    tuning.bytes_in_place = 1;  // one head at a time: the same sums
-    expect_same_bits(run(in, tuning, 2), in_place);
+    for (const int64_t bytes :
+         {1, 200}) {  // one head at a time, or two and two and one: the same sums
+      tuning.bytes_in_place = bytes;
+      expect_same_bits(run(in, tuning, 2), in_place);
+    }
     tuning.rows_in_place = 0;
     expect_close(run(in, tuning, 2), in_place);
   }
