@@ -226,7 +226,7 @@ TEST(Program, Bench) {
   ASSERT_EQ(run.code, 0) << run.out << run.err;
   const json result = json::parse(read_bytes(file));
   EXPECT_EQ(result.at("peak_flops_per_second").size(), 2u);
-  EXPECT_EQ(result.at("cells").size(), 2u + 2u + 2u) << "forward, backward, decode";
+  EXPECT_EQ(result.at("cells").size(), 2u + 2u + 3u) << "forward, backward, decode";
   for (const json& cell : result.at("cells")) {
     EXPECT_EQ(cell.at("seconds").size(), 2u);
     EXPECT_TRUE(cell.at("right").get<bool>());
