@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/gemm-inl.hpp"
 #include "cpu/rows-inl.hpp"
 #include "hwy/highway.h"
 #include "plan/cpu_plan.hpp"
@@ -27,12 +28,8 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// 16 sums, as many of keys or queries as they need: of 32 registers; 8 of 16.
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
-inline constexpr int direct_sums = 16;
-#else
-inline constexpr int direct_sums = 8;
-#endif
+/// Sums of a product, shared out to keys and queries.
+inline constexpr int direct_sums = vector_registers / 2;
 /// Most rows of a product. (With 8 of them GCC reads Q from memory twice, which the load ports have
 /// no room for.)
 inline constexpr int dot_rows = 4;
@@ -63,9 +60,8 @@ struct FewRows {
 /// present keys, or else a core would either read or multiply; for L2, since L1 has no room for
 /// rows a page apart.
 struct Ahead {
-  const char* first =
-      nullptr;         ///< or none; perhaps beyond the tensor's end, where asking is harmless
-  int64_t stride = 0;  ///< in bytes
+  const char* first = nullptr;  ///< or none; beyond the tensor's end, asking is harmless
+  int64_t stride = 0;           ///< in bytes
 
   Ahead from(int64_t key, int64_t byte) const { return {first + key * stride + byte, stride}; }
   HWY_INLINE void ask(int64_t key, int64_t byte) const {

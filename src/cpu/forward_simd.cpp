@@ -211,8 +211,9 @@ class TileForward {
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t keys = keys_for(r, n);
       // `keep` is not in use yet: it lends its room to a row of bias.
-      if (!product_is_score)
+      if (!product_is_score) {
         score_row(r).finish(scale_, j0, keys, s_.s + r * score_stride, s_.keep);
+      }
       find_maximum(r, keys);
     }
     find_rescale();

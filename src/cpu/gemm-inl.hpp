@@ -23,10 +23,11 @@ namespace fa::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
-inline constexpr int tile_rows = 12;
+inline constexpr int vector_registers = 32;
 #else
-inline constexpr int tile_rows = 6;
+inline constexpr int vector_registers = 16;
 #endif
+inline constexpr int tile_rows = vector_registers == 32 ? 12 : 6;
 
 /// How A lies: element (i, k).
 enum class Layout {

@@ -37,8 +37,8 @@ int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
 }
 
 /// A key head with few query rows: its keys are cut in chunks, and tiles read them in place or pack
-/// what they read.
-/// Beyond one tile (96 rows) only while decoding: 128 query heads may share one key head.
+/// what they read. Beyond one tile (96 rows) only while decoding: 128 query heads may share one key
+/// head.
 bool few_queries(const TileShape& tiles, int64_t q_len) {
   return tiles.count() == 1 || (tiles.count() <= 4 && q_len <= 16);
 }

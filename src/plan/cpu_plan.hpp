@@ -22,7 +22,7 @@ struct CpuTuning {
   /// would cost as much as the products.
   int64_t rows_in_place = 32;
   /// So many bytes of a key are read together, if need be of several heads, whose rows lie side by
-  /// side: 2 KB of each key were read at half the rate of 8 KB.
+  /// side: 1 KB of each key was read at half the rate of 8 KB.
   int64_t bytes_in_place = 8192;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
