@@ -203,6 +203,8 @@ RowGradients<Real> Formulas<Real>::backward(const Block<Real>& block, const KeyH
     for (Matrix<Real>* sizes : {&g.dq, &sums.dk, &sums.dv}) {
       for (Real& x : *sizes) x += least_;
     }
+    // dbias sums these up in float32 whatever its own dtype
+    for (Real& x : g.ds) x += static_cast<Real>(smallest_normal(float32) / epsilon(dtype_));
   }
   return g;
 }
