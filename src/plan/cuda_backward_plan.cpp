@@ -84,7 +84,7 @@ void size_workspace(CudaBackwardPlan& plan) {
   BackwardWorkspace& bytes = plan.workspace;
   bytes.lse = bytes.delta = p.heads_q * plan.padded_rows * 4;
   bytes.dq_sum = bytes.lse * padded_columns(t, p.head_dim);
-  if (in_order(p)) bytes.dq_turns = bytes.lse / t.rows * t.warps;
+  if (in_order(p)) bytes.dq_turns = bytes.lse / t.rows;
   if (plan.parts > 1) {
     const int64_t keys = p.heads_k * plan.padded_keys * 4;
     bytes.dk_sum = keys * padded_columns(t, p.head_dim);

@@ -29,27 +29,36 @@ bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const 
 
 namespace {
 
+/// An order's counters take registers, and its blocks wait for copies that come late.
+enum class Meant { for_all, for_any_order, for_causal_any_order };
+
 struct Entry {
   int columns;  ///< of Q and V, the wider, at most
-  bool causal;  ///< only for a mask from the right, and sums in any order: their counters take
-                ///< registers
+  Meant meant;
   BackwardTile tile;
 };
+
+bool is_meant(Meant meant, const Problem& p) {
+  if (meant == Meant::for_all) return true;
+  return !in_order(p) && (meant == Meant::for_any_order || p.window_right >= 0);
+}
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
 // multiprocessor's shared memory are the best of some 10 for each head_dim, measured on an H100
 // (docs/kernels.md); the others are what fits, unmeasured.
+using enum Meant;
 constexpr Entry entries[] = {
-    {64, true, {.min_blocks = 3}},
-    {64, false, {.query_parts = 2, .key_slices = 4, .value_slices = 4, .min_blocks = 2}},
-    {64, false, {.query_parts = 2}},
-    {96, false, {.key_slices = 2, .min_blocks = 2}},
-    {128, false, {.query_parts = 2, .min_blocks = 2}},
-    {128, false, {.warps = 8, .keys = 128}},
-    {128, false, {.rows = 32}},
-    {256, false, {.warps = 8, .column_warps = 4, .query_parts = 2, .key_slices = 8}},
-    {256, false, {.warps = 8, .rows = 32, .column_warps = 4}},
-    {256, false, {.rows = 32, .keys = 32, .stages = 1}},
+    {64, for_causal_any_order, {.min_blocks = 3}},
+    {64, for_all, {.query_parts = 2, .key_slices = 4, .value_slices = 4, .min_blocks = 2}},
+    {64, for_all, {.query_parts = 2}},
+    {96, for_all, {.key_slices = 2, .min_blocks = 2}},
+    {128, for_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},
+    {128, for_all, {.query_parts = 2, .min_blocks = 2}},
+    {128, for_all, {.warps = 8, .keys = 128}},
+    {128, for_all, {.rows = 32}},
+    {256, for_all, {.warps = 8, .column_warps = 4, .query_parts = 2, .key_slices = 8}},
+    {256, for_all, {.warps = 8, .rows = 32, .column_warps = 4}},
+    {256, for_all, {.rows = 32, .keys = 32, .stages = 1}},
 };
 
 }  // namespace
@@ -57,8 +66,7 @@ constexpr Entry entries[] = {
 BackwardTile backward_tile(const Problem& p, const GpuLimits& gpu) {
   const int64_t columns = std::max(p.head_dim, p.head_dim_v);
   for (const Entry& entry : entries) {
-    const bool meant =
-        columns <= entry.columns && (!entry.causal || (p.window_right >= 0 && !in_order(p)));
+    const bool meant = columns <= entry.columns && is_meant(entry.meant, p);
     if (meant && fits(entry.tile, p.head_dim, p.head_dim_v, gpu)) return entry.tile;
   }
   fail(Status::unsupported, "q",

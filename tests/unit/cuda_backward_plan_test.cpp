@@ -74,7 +74,7 @@ TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
   EXPECT_EQ(plan.workspace.all(), 8 * 4096 * 4 * (128 + 2) + shared_keys);
   p.deterministic = true;
   const CudaBackwardPlan ordered = plan_cuda_backward(p, gpu);
-  EXPECT_EQ(ordered.workspace.all() - plan.workspace.all(), 8 * 4096 / 64 * 4 * 4);
+  EXPECT_EQ(ordered.workspace.all() - plan.workspace.all(), 8 * 4096 / 64 * 4);
   EXPECT_NE(ordered.backward, plan.backward);
   p.dtype = float16;
   const CudaBackwardPlan ranged = plan_cuda_backward(p, gpu);

@@ -73,7 +73,7 @@ struct BackwardParams {
   float* dk_sum;     ///< [heads_k][padded_keys][padded head_dim], where several blocks share them
   float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
   float* dbias_sum;  ///< as sm80/bias_gradient.cuh has it
-  int* dq_turns;     ///< [heads_q][padded_rows / tile][warps]: how many have added to dQ
+  int* dq_turns;     ///< [heads_q][padded_rows / tile]: how many blocks have added to dQ
   int* key_turns;    ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
   float* ranges;     ///< for float16, as range_of of sm80/backward_shapes.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own

@@ -286,7 +286,7 @@ struct Backward {
     int* counter = nullptr;
     int seen = 0;
     if constexpr (c::deterministic) {
-      counter = dq_turn_of(p, at.head, padded + at.row, warp);
+      counter = dq_turn_of(p, at.head, padded + at.row);
       seen = ptx::look_at_turn(counter);
     }
     Scores s = {}, dp = {};
@@ -303,7 +303,7 @@ struct Backward {
     __syncthreads();
     if constexpr (c::deterministic) {
       pass_dq_turn(counter);
-      load_ahead();  // not sooner: the fence would wait for it (a twentieth of the pass)
+      load_ahead();  // not sooner: who passes the turn would wait for it
     }
     multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dv, value_p, p_at, value_dout,
                                                                     stage_offset + dout_at);
@@ -317,13 +317,11 @@ struct Backward {
     if constexpr (query_parts > 1) add_query_part<1>(at.head, padded + at.row);
   }
 
-  /// What a warp added to dQ a step ago is its block's successor's to build on. It is said half a
-  /// step later, for a fence waits for the additions; the successor is a step behind. What the warp
-  /// saw of its own turn holds from the fence on.
+  /// What the block added to dQ a step ago is its successor's to build on. It is said half a step
+  /// later, after a barrier, for who says it waits for the additions; the successor is a step
+  /// behind.
   __device__ void pass_dq_turn(int* next) {
-    __syncwarp();
-    ptx::fence();
-    if (lane == 0 && dq_turn != nullptr) ptx::pass_turn(dq_turn);
+    if (threadIdx.x == 0 && dq_turn != nullptr) ptx::pass_turn(dq_turn);
     dq_turn = next;
   }
 
@@ -360,7 +358,10 @@ struct Backward {
 
   __device__ void run() {
     if (first_row <= last_row) walk();
-    if constexpr (c::deterministic) pass_dq_turn(nullptr);
+    if constexpr (c::deterministic) {
+      __syncthreads();
+      pass_dq_turn(nullptr);
+    }
     ptx::cp_async_wait<0>();
     const float dk_scale = p.gradient_scale * power_of_2(-ds_bits);
     const float dv_scale = (c::dropout ? f.keep_scale : 1) * p_unscale;
@@ -387,7 +388,6 @@ struct Backward {
     add_fragment(sum_of_warp<KeyGrid, 1>(p.dk_sum + at * depth, warp, 0), dk, lane);
     add_fragment(sum_of_warp<ValueGrid, 1>(p.dv_sum + at * width, warp, 0), dv, lane);
     __syncthreads();
-    ptx::fence();
     if (threadIdx.x == 0) ptx::pass_turn(turn);
   }
 

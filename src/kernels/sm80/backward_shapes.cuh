@@ -91,10 +91,9 @@ __device__ inline void raise_range(float* range, float x) {
   if (threadIdx.x % 32 == 0) ptx::max_global(range, x);
 }
 
-/// How many blocks' warps of this number have added to their part of it.
-__device__ inline int* dq_turn_of(const kernel::BackwardParams& p, int head, long long padded_row,
-                                  int warp) {
-  return p.dq_turns + (head * p.padded_rows + padded_row) / c::rows * c::warps + warp;
+/// How many blocks have added to this tile of rows' dQ.
+__device__ inline int* dq_turn_of(const kernel::BackwardParams& p, int head, long long padded_row) {
+  return p.dq_turns + (head * p.padded_rows + padded_row) / c::rows;
 }
 
 }  // namespace fa::sm80

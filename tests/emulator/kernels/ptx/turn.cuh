@@ -4,7 +4,6 @@
 namespace fa::ptx {
 
 inline int look_at_turn(const int* counter) { return *counter; }
-inline void fence() {}
 inline void wait_for_turn(const int* counter, int turn, int seen = -1) {
   while (seen < turn) {
     emulator::runtime->spin();
