@@ -13,10 +13,12 @@
 #include "hwy/highway.h"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/math-inl.hpp"
+#include "cpu/pairs-inl.hpp"
 #include "cpu/rows-inl.hpp"
 #include "cpu/score-inl.hpp"
 // clang-format on
 
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -66,13 +68,19 @@ KeyBlock key_block(const CpuPlan& plan, const BackwardScratch& s, int64_t slab_b
 }
 
 /// K^T and V^T as they are; K's rows, which dQ is made of, with q's part of the scale: dS K of huge
-/// keys would overflow before a small scale.
+/// keys would overflow before a small scale. In pairs half as many rows of each.
 HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
                              const KeyBlock& block) {
   const Problem& p = call.problem;
-  const float scale = Scale(p.scale).query;
   const auto key = [&](int64_t j) { return key_row(call.k, seq, block.key + j, head_k); };
   const auto value = [&](int64_t j) { return key_row(call.v, seq, block.key + j, head_k); };
+  if (in_pairs(p)) {
+    transpose_pairs(key, block.keys, p.head_dim, as_pairs(block.k_t), score_stride);
+    transpose_pairs(value, block.keys, p.head_dim_v, as_pairs(block.v_t), score_stride);
+    interleave_rows(key, block.keys, p.head_dim, as_pairs(block.k), row_stride(p.head_dim));
+    return;
+  }
+  const float scale = Scale(p.scale).query;
   load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, block.k_t, score_stride);
   load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, block.v_t, score_stride);
   for (int64_t j = 0; j < block.keys; ++j) {
@@ -91,7 +99,8 @@ class BackwardTile {
         s_(scratch),
         shared_(shared),
         p_(plan.problem),
-        scale_(p_.scale),
+        in_pairs_(in_pairs(p_)),
+        scale_(p_.scale, in_pairs_),
         rows_(tile.heads * tile.rows),
         first_head_(first_head + tile.head),
         t_stride_(row_stride(plan.tuning.backward_rows)) {}
@@ -101,12 +110,14 @@ class BackwardTile {
       const int64_t at = head(r) * p_.tokens_q + token(p_, seq_) + row(r);
       s_.lse[r] = shared_.lse[at];  // +inf: exp(s - inf) = 0
       s_.delta[r] = shared_.delta[at];
-      load_row(p_.dtype, query_row(call_.q, seq_, row(r), head(r)), p_.head_dim, scale_.query,
-               s_.q + r * row_stride(p_.head_dim));
-      load_dout(r);
     }
-    transpose(s_.q, p_.head_dim, s_.q_t);
-    transpose(s_.dout, p_.head_dim_v, s_.dout_t);
+    const auto q = [&](int64_t r) { return query_row(call_.q, seq_, row(r), head(r)); };
+    // Rows without a key have no gradient, whatever dO holds.
+    const auto dout = [&](int64_t r) -> const char* {
+      return s_.lse[r] == infinity ? row_of_0 : query_row(call_.dout, seq_, row(r), head(r));
+    };
+    load_rows(q, p_.head_dim, scale_.query, s_.q, s_.q_t);
+    load_rows(dout, p_.head_dim_v, 1.0f, s_.dout, s_.dout_t);
   }
 
   /// Gradient of which score: the product of q and k, or what the softmax was taken of (bias).
@@ -114,11 +125,25 @@ class BackwardTile {
 
   /// P (after dropout) and dS of the tile for one block of keys, into scratch.
   HWY_ATTR void score_gradients(const KeyBlock& block, Of of) const {
-    gemm<Layout::transposed>(rows_, block.keys, p_.head_dim, s_.q_t, t_stride_, block.k_t,
-                             score_stride, s_.p, score_stride, {Accumulate::store});
-    gemm<Layout::transposed>(rows_, block.keys, p_.head_dim_v, s_.dout_t, t_stride_, block.v_t,
-                             score_stride, s_.ds, score_stride, {Accumulate::store});
+    product<Layout::transposed>(in_pairs_, rows_, block.keys, p_.head_dim, s_.q_t, t_stride_,
+                                block.k_t, score_stride, s_.p, score_stride, {Accumulate::store});
+    product<Layout::transposed>(in_pairs_, rows_, block.keys, p_.head_dim_v, s_.dout_t, t_stride_,
+                                block.v_t, score_stride, s_.ds, score_stride, {Accumulate::store});
     for (int64_t r = 0; r < rows_; ++r) finish_row(r, block, of);
+  }
+
+  /// dV += P^T dO, dK += dS^T Q, dQ += dS K.
+  HWY_ATTR void add_gradients(const KeyBlock& block) const {
+    const int64_t width = row_stride(p_.head_dim);
+    const int64_t width_v = row_stride(p_.head_dim_v);
+    if (in_pairs_) narrow_gradients(block.keys);
+    product<Layout::transposed>(in_pairs_, block.keys, p_.head_dim_v, rows_, s_.p, score_stride,
+                                s_.dout, width_v, block.dv, width_v, {Accumulate::add});
+    product<Layout::transposed>(in_pairs_, block.keys, p_.head_dim, rows_,
+                                in_pairs_ ? s_.ds_pairs : s_.ds, score_stride, s_.q, width,
+                                block.dk, width, {Accumulate::add});
+    product<Layout::scores>(in_pairs_, rows_, p_.head_dim, block.keys, s_.ds, score_stride, block.k,
+                            width, s_.dq, width, {Accumulate::add});
   }
 
   /// How many of the keys [begin, end) reach up to the last one that some row of the tile sees.
@@ -137,21 +162,51 @@ class BackwardTile {
   const Scale& scale() const { return scale_; }
 
  private:
-  /// Rows without a key have no gradient, whatever dO holds.
-  HWY_ATTR void load_dout(int64_t r) const {
-    float* out = s_.dout + r * row_stride(p_.head_dim_v);
-    if (s_.lse[r] != infinity) {
-      load_row(p_.dtype, query_row(call_.dout, seq_, row(r), head(r)), p_.head_dim_v, 1.0f, out);
-    } else {
-      std::memset(out, 0, row_stride(p_.head_dim_v) * sizeof(float));
+  /// Rows of q or dO, and their transpose.
+  template <class RowAt>
+  HWY_ATTR HWY_INLINE void load_rows(const RowAt& row_at, int64_t width, float scale, float* out,
+                                     float* transposed) const {
+    if (in_pairs_) {
+      interleave_rows(row_at, rows_, width, as_pairs(out), row_stride(width));
+      transpose_pairs(row_at, rows_, width, as_pairs(transposed), t_stride_);
+      return;
     }
+    for (int64_t r = 0; r < rows_; ++r) {
+      load_row(p_.dtype, row_at(r), width, scale, out + r * row_stride(width));
+    }
+    const auto loaded = [&](int64_t r) {
+      return reinterpret_cast<const char*>(out + r * row_stride(width));
+    };
+    load_transposed(float32, loaded, rows_, width, 1.0f, transposed, t_stride_);
   }
 
-  HWY_ATTR void transpose(const float* in, int64_t width, float* out) const {
-    const auto at = [&](int64_t r) {
-      return reinterpret_cast<const char*>(in + r * row_stride(width));
+  /// P and dS as pairs of two rows each, and dS as pairs of two keys, in place but for the second.
+  HWY_ATTR void narrow_gradients([[maybe_unused]] int64_t keys) const {
+#if FA_CPU_HAS_PAIRS
+    const Floats d;
+    const Pairs dp;
+    using Two = std::array<hn::Vec<Floats>, 2>;
+    const auto load = [&](const float* x, int64_t r, int64_t j) HWY_ATTR {
+      const auto at = [&](int64_t key) HWY_ATTR {
+        return r < rows_ && key < padded(keys) ? hn::Load(d, x + r * score_stride + key)
+                                               : hn::Zero(d);
+      };
+      return Two{at(j), at(j + lanes())};
     };
-    load_transposed(float32, at, rows_, width, 1.0f, out, t_stride_);
+    for (int64_t r = 0; r < rows_; r += 2) {
+      for (int64_t j = 0; j < padded(keys); j += 2 * lanes()) {
+        const Two p[2] = {load(s_.p, r, j), load(s_.p, r + 1, j)};
+        const Two ds[2] = {load(s_.ds, r, j), load(s_.ds, r + 1, j)};
+        for (int x = 0; x < 2; ++x) {
+          const int64_t at = r / 2 * score_stride + j + x * lanes();
+          hn::Store(narrow_interleaved(p[0][x], p[1][x]), dp, as_pairs(s_.p) + at);
+          hn::Store(narrow_interleaved(ds[0][x], ds[1][x]), dp, as_pairs(s_.ds_pairs) + at);
+          hn::Store(narrow(ds[x][0], ds[x][1]), dp,
+                    as_pairs(s_.ds) + (r + x) * score_stride + j / 2);
+        }
+      }
+    }
+#endif
   }
 
   HWY_ATTR HWY_INLINE void finish_row(int64_t r, const KeyBlock& block, Of of) const {
@@ -194,6 +249,7 @@ class BackwardTile {
   const BackwardScratch& s_;
   const BackwardShared& shared_;
   const Problem& p_;
+  const bool in_pairs_;
   const Scale scale_;
   const int64_t rows_;
   const int64_t first_head_;
@@ -262,19 +318,13 @@ class Slab {
     if (t.keys_in_sight(begin_, end_) == 0) return;
     t.load();
     const int64_t width = row_stride(p_.head_dim);
-    const int64_t width_v = row_stride(p_.head_dim_v);
     std::memset(s_.dq, 0, t.rows() * width * sizeof(float));
     for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
       KeyBlock b = block(key);
       b.keys = t.keys_in_sight(b.key, b.key + b.keys);
       if (b.keys == 0) continue;
       t.score_gradients(b, BackwardTile::Of::product);
-      gemm<Layout::transposed>(b.keys, p_.head_dim_v, t.rows(), s_.p, score_stride, s_.dout,
-                               width_v, b.dv, width_v, {Accumulate::add});
-      gemm<Layout::transposed>(b.keys, p_.head_dim, t.rows(), s_.ds, score_stride, s_.q, width,
-                               b.dk, width, {Accumulate::add});
-      gemm<Layout::scores>(t.rows(), p_.head_dim, b.keys, s_.ds, score_stride, b.k, width, s_.dq,
-                           width, {Accumulate::add});
+      t.add_gradients(b);
     }
     for (int64_t r = 0; r < t.rows(); ++r) add_dq(t.head(r), t.row(r), s_.dq + r * width);
   }
@@ -292,7 +342,7 @@ class Slab {
 
   HWY_ATTR void store() const {
     const Call& call = item_.call;
-    const float factor = Scale(p_.scale).score;  // the rest of the scale is in q
+    const float factor = Scale(p_.scale, in_pairs(p_)).score;  // the rest of the scale is in q
     for (int64_t j = 0; j < end_ - begin_; ++j) {
       float* dk = s_.dk + j * row_stride(p_.head_dim);
       for (int64_t c = 0; c < p_.head_dim; ++c) dk[c] *= factor;
@@ -329,7 +379,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
                        int64_t chunks, const BackwardShared& shared,
                        const BackwardScratch& scratch) {
   const Problem& p = plan.problem;
-  const float scale = Scale(p.scale).score;
+  const float scale = Scale(p.scale, in_pairs(p)).score;
   for (int64_t i = 0; i < seq.q_len; ++i) {
     float* sum = scratch.two_rows;
     const auto partial = [&](int64_t chunk) {

@@ -12,6 +12,7 @@
 #include "cpu/direct-inl.hpp"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/math-inl.hpp"
+#include "cpu/pairs-inl.hpp"
 #include "cpu/rows-inl.hpp"
 #include "cpu/score-inl.hpp"
 // clang-format on
@@ -29,11 +30,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-/// Keys [key, key + keys) as K^T [head_dim][score_stride] and V [keys][row_stride(head_dim_v)].
+/// Keys [key, key + keys) as K^T [head_dim][score_stride] and V [keys][row_stride(head_dim_v)]; in
+/// pairs half as many rows of each.
 HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, int64_t key,
                         int64_t keys, float* packed) {
   const Problem& p = call.problem;
   const auto k = [&](int64_t j) { return key_row(call.k, seq, key + j, head_k); };
+  if (in_pairs(p)) {
+    const auto v = [&](int64_t j) { return key_row(call.v, seq, key + j, head_k); };
+    transpose_pairs(k, keys, p.head_dim, as_pairs(packed), score_stride);
+    interleave_rows(v, keys, p.head_dim_v, as_pairs(packed + p.head_dim * score_stride),
+                    row_stride(p.head_dim_v));
+    return;
+  }
   load_transposed(p.dtype, k, keys, p.head_dim, 1.0f, packed, score_stride);
   float* v = packed + p.head_dim * score_stride;
   for (int64_t j = 0; j < keys; ++j) {
@@ -74,10 +83,12 @@ class TileForward {
       : t_(task),
         s_(scratch),
         p_(task.plan.problem),
-        scale_(p_.scale),
-        plain_(scale_.score == 1 && p_.softcap == 0 && !p_.alibi && !p_.bias),
-        rows_(task.tile.heads * task.tile.rows),
         in_place_(task.in_place),
+        in_pairs_(!in_place_ && in_pairs(p_)),
+        scale_(p_.scale, in_pairs_),
+        plain_((in_pairs_ ? scale_.score > 0 : scale_.score == 1) && p_.softcap == 0 && !p_.alibi &&
+               !p_.bias),
+        rows_(task.tile.heads * task.tile.rows),
         q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.tuning.forward_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
 
@@ -107,6 +118,8 @@ class TileForward {
       for (int64_t r = 0; r < rows_; ++r) {
         load_row(p_.dtype, row_at(r), p_.head_dim, scale_.query, s_.q + r * q_stride_);
       }
+    } else if (in_pairs_) {
+      transpose_pairs(row_at, rows_, p_.head_dim, as_pairs(s_.q), q_stride_);
     } else {
       load_transposed(p_.dtype, row_at, rows_, p_.head_dim, scale_.query, s_.q, q_stride_);
     }
@@ -177,8 +190,9 @@ class TileForward {
   /// S = Q K^T of keys [j0, j0 + n).
   HWY_ATTR HWY_INLINE void form_scores(int64_t j0, int64_t n, const float* packed) {
     if (!in_place_) {
-      gemm<Layout::transposed>(rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
-                               score_stride, {Accumulate::store}, {.columns = reach_});
+      product<Layout::transposed>(in_pairs_, rows_, n, p_.head_dim, s_.q, q_stride_, packed,
+                                  score_stride, s_.s, score_stride, {Accumulate::store},
+                                  {.columns = reach_});
       return;
     }
     in_vectors(p_.dtype, p_.head_dim, [&]<typename T>(auto d, T) {
@@ -190,9 +204,9 @@ class TileForward {
   /// O = rescale O + P V.
   HWY_ATTR HWY_INLINE void add_outputs(int64_t j0, int64_t n, const float* packed) {
     if (!in_place_) {
-      gemm<Layout::scores>(rows_, p_.head_dim_v, n, s_.s, score_stride,
-                           packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
-                           {Accumulate::rescale, s_.rescale}, {.depth = reach_});
+      product<Layout::scores>(in_pairs_, rows_, p_.head_dim_v, n, s_.s, score_stride,
+                              packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
+                              {Accumulate::rescale, s_.rescale}, {.depth = reach_});
       return;
     }
     in_vectors(p_.dtype, p_.head_dim_v, [&]<typename T>(auto d, T) {
@@ -208,6 +222,7 @@ class TileForward {
     reach_ = masked && !in_place_ ? find_reach(j0, n) : nullptr;
     form_scores(j0, n, packed);
     const bool product_is_score = plain_ && n % lane_pad == 0 && !masked;
+    factor_ = product_is_score ? scale_.score : 1;
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t keys = keys_for(r, n);
       // `keep` is not in use yet: it lends its room to a row of bias.
@@ -226,11 +241,11 @@ class TileForward {
   HWY_ATTR HWY_INLINE void find_maximum(int64_t r, int64_t n) {
     const Floats d;
     const float* s = s_.s + r * score_stride;
-    auto maximum = hn::Set(d, s_.maximum[r]);
+    auto maximum = hn::Set(d, minus_infinity);
     for (int64_t j = 0; j < padded(n); j += lanes()) {
       maximum = hn::Max(maximum, hn::Load(d, s + j));
     }
-    s_.next[r] = hn::GetLane(hn::MaxOfLanes(d, maximum));
+    s_.next[r] = std::max(s_.maximum[r], factor_ * hn::GetLane(hn::MaxOfLanes(d, maximum)));
   }
 
   /// rescale = exp(maximum - next). While a row has seen no key both are -inf: it counts from 0.
@@ -247,24 +262,39 @@ class TileForward {
     }
   }
 
-  /// s = exp(s - maximum); its sum is taken before dropout.
+  /// s = exp(factor s - maximum), as the product of P and V takes it; its sum is taken before
+  /// dropout.
   HWY_ATTR HWY_INLINE void exponentiate(int64_t r, int64_t j0, int64_t n) {
     const Floats d;
     float* s = s_.s + r * score_stride;
     float* sums = s_.sum + r * lane_pad;
     const auto base = hn::Set(d, s_.next[r]);
     auto sum = hn::Mul(hn::Load(d, sums), hn::Set(d, s_.rescale[r]));
-    for (int64_t j = 0; j < padded(n); j += lanes()) {
-      const auto p = exp_negative(d, hn::Sub(hn::Load(d, s + j), base));
+    const bool drops = p_.dropout_p > 0;
+    if (drops) score_row(r).keep(j0, n, s_.keep);
+    const auto add = [&](int64_t j, auto x) HWY_ATTR {
+      const auto p = exp_negative(d, x);
       sum = hn::Add(sum, p);
-      hn::Store(p, d, s + j);
+      return drops ? hn::Mul(p, hn::Load(d, s_.keep + j)) : p;
+    };
+#if FA_CPU_HAS_PAIRS
+    if (in_pairs_) {
+      const auto factor = hn::Set(d, factor_);
+      const auto p = [&](int64_t j)
+                         HWY_ATTR { return add(j, hn::MulSub(factor, hn::Load(d, s + j), base)); };
+      for (int64_t j = 0; j < padded(n); j += 2 * lanes()) {
+        const auto first = p(j);
+        const auto second = j + lanes() < padded(n) ? p(j + lanes()) : hn::Zero(d);
+        hn::Store(narrow(first, second), Pairs(), as_pairs(s) + j / 2);
+      }
+      hn::Store(sum, d, sums);
+      return;
+    }
+#endif
+    for (int64_t j = 0; j < padded(n); j += lanes()) {
+      hn::Store(add(j, hn::Sub(hn::Load(d, s + j), base)), d, s + j);
     }
     hn::Store(sum, d, sums);
-    if (p_.dropout_p == 0) return;
-    score_row(r).keep(j0, n, s_.keep);
-    for (int64_t j = 0; j < padded(n); j += lanes()) {
-      hn::Store(hn::Mul(hn::Load(d, s + j), hn::Load(d, s_.keep + j)), d, s + j);
-    }
   }
 
   /// O is normalized once, at the end.
@@ -299,13 +329,15 @@ class TileForward {
   const ForwardTile& t_;
   const ForwardScratch& s_;
   const Problem& p_;
-  const Scale scale_;
-  const bool plain_;  ///< a score is the product, but for the mask
-  const int64_t rows_;
   const bool in_place_;  ///< K and V are read where they lie
+  const bool in_pairs_;  ///< bfloat16 is multiplied as it is
+  const Scale scale_;
+  const bool plain_;  ///< a score is a multiple of the product, but for the mask
+  const int64_t rows_;
   const int64_t q_stride_;
   const int64_t o_stride_;
   const int64_t* reach_ = nullptr;  ///< of the present block; null: all of it
+  float factor_ = 1;                ///< what its products lack; 1 but for pairs
 };
 
 void TilePass(const ForwardTile& task, const ForwardScratch& scratch) {

@@ -1,5 +1,5 @@
 // The one matrix product of the CPU kernels: register tiles of C = A B, A's elements broadcast,
-// B's rows in vectors.
+// B's rows in vectors. Elements are float32 numbers, or pairs of bfloat16 (pairs-inl.hpp).
 //
 // A register tile is `tile_rows` x 2 vectors: with AVX-512 12 x 2 accumulators, 2 vectors of B and
 // a broadcast fill 27 of 32 registers, and each step of k loads 14 values for 24 multiply-adds,
@@ -13,7 +13,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
+#include "cpu/pairs-inl.hpp"
 #include "hwy/highway.h"
 #include "plan/cpu_plan.hpp"
 
@@ -44,15 +46,24 @@ struct Accumulate {
 /// How much of C is wanted, by groups of tile_rows rows: null for all of it. What is not, stays.
 struct Wanted {
   const int64_t* columns = nullptr;  ///< of each group: so many of C's columns
-  const int64_t* depth = nullptr;    ///< so many of A's, where the rest is 0
+  const int64_t* depth = nullptr;    ///< so many of A's numbers, where the rest is 0
 };
 
-template <Layout layout, int rows, int vectors>
-HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_t a_stride,
-                              const float* HWY_RESTRICT b, int64_t b_stride, float* HWY_RESTRICT c,
-                              int64_t c_stride, Accumulate::Mode mode, const float* factors) {
+template <class V>
+HWY_INLINE V add_products(V sum, V a, V b) {
+  return hn::MulAdd(a, b, sum);
+}
+
+/// depth: in elements, as the strides.
+template <Layout layout, int rows, int vectors, typename Element>
+HWY_INLINE void register_tile(int64_t depth, const Element* HWY_RESTRICT a, int64_t a_stride,
+                              const Element* HWY_RESTRICT b, int64_t b_stride,
+                              float* HWY_RESTRICT c, int64_t c_stride, Accumulate::Mode mode,
+                              const float* factors) {
   using D = hn::CappedTag<float, lane_pad>;
+  using E = hn::CappedTag<Element, lane_pad>;
   const D d;
+  const E e;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   hn::Vec<D> sum[rows][vectors];
 #pragma GCC unroll 16
@@ -61,15 +72,15 @@ HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_
     for (int v = 0; v < vectors; ++v) sum[i][v] = hn::Zero(d);
   }
   for (int64_t k = 0; k < depth; ++k) {
-    hn::Vec<D> b_row[vectors];
+    hn::Vec<E> b_row[vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) b_row[v] = hn::Load(d, b + k * b_stride + v * lanes);
+    for (int v = 0; v < vectors; ++v) b_row[v] = hn::Load(e, b + k * b_stride + v * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       const auto a_ik =
-          hn::Set(d, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
+          hn::Set(e, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sum[i][v] = hn::MulAdd(a_ik, b_row[v], sum[i][v]);
+      for (int v = 0; v < vectors; ++v) sum[i][v] = add_products(sum[i][v], a_ik, b_row[v]);
     }
   }
 #pragma GCC unroll 16
@@ -87,17 +98,23 @@ HWY_INLINE void register_tile(int64_t depth, const float* HWY_RESTRICT a, int64_
   }
 }
 
+/// Elements that hold so many numbers.
+template <typename Element>
+int64_t elements(int64_t numbers) {
+  return std::is_same_v<Element, Pair> ? ceil_div(numbers, 2) : numbers;
+}
+
 /// Columns [j, j + vectors) of C.
-template <Layout layout, int vectors>
-HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const float* a, int64_t a_stride,
-                    const float* b, int64_t b_stride, float* c, int64_t c_stride,
-                    Accumulate accumulate, Wanted wanted) {
+template <Layout layout, int vectors, typename Element>
+HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const Element* a, int64_t a_stride,
+                    const Element* b, int64_t b_stride, float* c, int64_t c_stride,
+                    Accumulate accumulate, Wanted wanted = {}) {
   const auto tiles = [&]<int rows>(int64_t i) {
     for (; i + rows <= m; i += rows) {
       const int64_t group = i / tile_rows;
       if (wanted.columns != nullptr && wanted.columns[group] <= j) continue;
       register_tile<layout, rows, vectors>(
-          wanted.depth != nullptr ? wanted.depth[group] : depth,
+          elements<Element>(wanted.depth != nullptr ? wanted.depth[group] : depth),
           a + i * (layout == Layout::transposed ? 1 : score_stride), a_stride, b + j, b_stride,
           c + i * c_stride + j, c_stride, accumulate.mode,
           accumulate.factors == nullptr ? nullptr : accumulate.factors + i);
@@ -112,10 +129,11 @@ HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const float* a, int64_t
 }
 
 /// C [m][c_stride] = (C +) A [m][depth] x B [depth][b_stride], columns 0 .. padded(n). B and C lie
-/// on cache lines, their strides are multiples of lane_pad.
-template <Layout layout>
-HWY_ATTR void gemm(int64_t m, int64_t n, int64_t depth, const float* a, int64_t a_stride,
-                   const float* b, int64_t b_stride, float* c, int64_t c_stride,
+/// on cache lines, their strides are multiples of lane_pad. Of the depth, which counts numbers, the
+/// last pair's second may have to be 0.
+template <Layout layout, typename Element>
+HWY_ATTR void gemm(int64_t m, int64_t n, int64_t depth, const Element* a, int64_t a_stride,
+                   const Element* b, int64_t b_stride, float* c, int64_t c_stride,
                    Accumulate accumulate, Wanted wanted = {}) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::CappedTag<float, lane_pad>()));
   int64_t j = 0;
@@ -125,6 +143,21 @@ HWY_ATTR void gemm(int64_t m, int64_t n, int64_t depth, const float* a, int64_t 
   if (j < padded(n)) {
     panel<layout, 1>(m, j, depth, a, a_stride, b, b_stride, c, c_stride, accumulate, wanted);
   }
+}
+
+/// The same of scratch, which holds numbers or pairs.
+template <Layout layout>
+HWY_ATTR void product([[maybe_unused]] bool pairs, int64_t m, int64_t n, int64_t depth,
+                      const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
+                      int64_t c_stride, Accumulate accumulate, Wanted wanted = {}) {
+#if FA_CPU_HAS_PAIRS
+  if (pairs) {
+    gemm<layout>(m, n, depth, as_pairs(a), a_stride, as_pairs(b), b_stride, c, c_stride, accumulate,
+                 wanted);
+    return;
+  }
+#endif
+  gemm<layout>(m, n, depth, a, a_stride, b, b_stride, c, c_stride, accumulate, wanted);
 }
 
 }  // namespace fa::cpu::HWY_NAMESPACE

@@ -20,7 +20,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Head dims are multiples of 8, and at most this.
 inline constexpr int64_t longest_row = 576;
-inline constexpr float no_row[longest_row] = {};  ///< stands for rows that there are not
+inline constexpr char row_of_0[longest_row * sizeof(float)] = {};  ///< for rows there are not
 using D8 = hn::CappedTag<float, 8>;
 using Floats = hn::CappedTag<float, lane_pad>;
 
@@ -179,26 +179,35 @@ HWY_INLINE void transpose_square(const Load& load, float* out, int64_t stride) {
   }
 }
 
-/// out[c * stride + r] = scale * row r's element c, for r < padded(rows); 0 beyond `rows`. `width`
-/// is a multiple of 8. Eight rows at a time: more of them, a page apart, overflow their set of L1.
+/// out[c * stride + r] = element c of row r, for r < padded(rows); 0 beyond `rows`. load(row, c)
+/// has those of a D8 vector. Eight rows at a time: more of them, a page apart, overflow their set
+/// of L1.
+template <typename T, class RowAt, class Load>
+HWY_ATTR HWY_INLINE void transpose_rows(const RowAt& row_at, int64_t rows, int64_t width,
+                                        const Load& load, float* out, int64_t stride) {
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D8()));
+  for (int64_t r0 = 0; r0 < padded(rows); r0 += lanes) {
+    const T* row[lanes];
+    for (int64_t r = 0; r < lanes; ++r) {
+      row[r] = reinterpret_cast<const T*>(r0 + r < rows ? row_at(r0 + r) : row_of_0);
+    }
+    for (int64_t c = 0; c < width; c += lanes) {
+      transpose_square([&](int64_t r) { return load(row[r], c); }, out + c * stride + r0, stride);
+    }
+  }
+}
+
+/// The same with scale * row r's numbers. `width` is a multiple of 8.
 template <class RowAt>
 HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, int64_t width,
                               float scale, float* out, int64_t stride) {
   const D8 d;
-  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D8()));
   const auto factor = hn::Set(d, scale);
   with_type(dtype, [&]<typename T>(T) {
-    for (int64_t r0 = 0; r0 < padded(rows); r0 += lanes) {
-      const T* row[lanes];
-      for (int64_t r = 0; r < lanes; ++r) {
-        row[r] = reinterpret_cast<const T*>(r0 + r < rows ? row_at(r0 + r)
-                                                          : reinterpret_cast<const char*>(no_row));
-      }
-      for (int64_t c = 0; c < width; c += lanes) {
-        const auto load = [&](int64_t r) { return hn::Mul(load_wide(d, row[r] + c), factor); };
-        transpose_square(load, out + c * stride + r0, stride);
-      }
-    }
+    const auto load = [&](const T* row, int64_t c) {
+      return hn::Mul(load_wide(d, row + c), factor);
+    };
+    transpose_rows<T>(row_at, rows, width, load, out, stride);
   });
 }
 

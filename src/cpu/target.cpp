@@ -17,7 +17,16 @@ namespace {
 struct Target {
   int64_t bit;
   std::string name;
+  bool bfloat16 = false;
 };
+
+bool has_bfloat16_products() {
+#if HWY_ARCH_X86
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
 
 /// Lower bits are better targets.
 std::vector<Target> supported() {
@@ -27,6 +36,7 @@ std::vector<Target> supported() {
     const int64_t bit = left & -left;
     std::string name = hwy::TargetName(bit);
     for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    if (bit <= HWY_AVX3 && has_bfloat16_products()) targets.push_back({bit, name + "_bf16", true});
     targets.push_back({bit, name});
   }
   return targets;
@@ -65,6 +75,8 @@ size_t target_index() {
   return target.GetIndex();
 #endif
 }
+
+bool multiplies_bfloat16() { return chosen().bfloat16; }
 
 std::string target_name() { return chosen().name; }
 

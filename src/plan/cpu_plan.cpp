@@ -219,6 +219,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   dout = arena.take<float>(rows * width_v);
   this->p = arena.take<float>(rows * score_stride);
   ds = arena.take<float>(rows * score_stride);
+  ds_pairs = arena.take<float>(p.dtype == bfloat16 ? ceil_div(rows, 2) * score_stride : 0);
   dq = arena.take<float>(rows * width);
   lse = arena.take<float>(rows);
   delta = arena.take<float>(rows);

@@ -152,6 +152,7 @@ struct BackwardScratch {
   float* dout;      ///< [rows][row_stride(head_dim_v)]
   float* p;         ///< [rows][score_stride]
   float* ds;        ///< [rows][score_stride]
+  float* ds_pairs;  ///< [rows / 2][score_stride] of bfloat16
   float* dq;        ///< [rows][row_stride(head_dim)]
   float* lse;       ///< [rows], as in BackwardShared
   float* delta;     ///< [rows]

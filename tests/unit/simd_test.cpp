@@ -166,8 +166,38 @@ void TestTanh() {
   EXPECT_TRUE(std::isnan(one(std::nanf(""))));
 }
 
+/// Row k of A or B beside row k + 1, as words of bfloat16.
+Pair pair_of(float first, float second) {
+  return std::bit_cast<uint32_t>(first) >> 16 | (std::bit_cast<uint32_t>(second) & 0xffff0000u);
+}
+
+/// Of A's and B's numbers, as pairs along the depth: the same product.
 template <Layout layout>
-void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode) {
+void gemm_of_pairs([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n, int64_t depth,
+                   const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                   [[maybe_unused]] float* c, [[maybe_unused]] Accumulate accumulate) {
+  const auto a_at = [&](int64_t i, int64_t k) {
+    if (k == depth) return 0.0f;
+    return layout == Layout::transposed ? a[k * a_stride + i] : a[i * a_stride + k];
+  };
+  auto a_pairs = hwy::AllocateAligned<float>(std::max(m, depth) * std::max(a_stride, score_stride));
+  auto b_pairs = hwy::AllocateAligned<float>((depth + 1) * b_stride);
+  for (int64_t k = 0; k < depth; k += 2) {
+    for (int64_t i = 0; i < m; ++i) {
+      const int64_t at = layout == Layout::transposed ? k / 2 * a_stride + i : i * a_stride + k / 2;
+      as_pairs(a_pairs.get())[at] = pair_of(a_at(i, k), a_at(i, k + 1));
+    }
+    for (int64_t j = 0; j < b_stride; ++j) {
+      const float second = k + 1 < depth ? b[(k + 1) * b_stride + j] : 0;
+      as_pairs(b_pairs.get())[k / 2 * b_stride + j] = pair_of(b[k * b_stride + j], second);
+    }
+  }
+  product<layout>(true, m, n, depth, a_pairs.get(), a_stride, b_pairs.get(), b_stride, c, b_stride,
+                  accumulate);
+}
+
+template <Layout layout>
+void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode, bool pairs) {
   std::mt19937 random(static_cast<unsigned>(m * 1000 + n * 10 + depth));
   std::uniform_int_distribution<int> small(-8, 8);  // integers: the sums are exact
   const int64_t a_stride = layout == Layout::transposed ? row_stride(m) : score_stride;
@@ -184,8 +214,13 @@ void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode) {
     before[i] = c[i] = static_cast<float>(small(random));
   }
   for (float& f : factors) f = static_cast<float>(small(random));
-  gemm<layout>(m, n, depth, a.get(), a_stride, b.get(), b_stride, c.get(), b_stride,
-               {mode, factors.data()});
+  const Accumulate accumulate{mode, factors.data()};
+  if (pairs) {
+    gemm_of_pairs<layout>(m, n, depth, a.get(), a_stride, b.get(), b_stride, c.get(), accumulate);
+  } else {
+    product<layout>(false, m, n, depth, a.get(), a_stride, b.get(), b_stride, c.get(), b_stride,
+                    accumulate);
+  }
   for (int64_t i = 0; i <= m; ++i) {
     for (int64_t j = 0; j < b_stride; ++j) {
       float expected = before[i * b_stride + j];
@@ -208,10 +243,71 @@ void TestGemms() {
     for (const int64_t n : {1, 16, 17, 32, 40, 100}) {
       for (const int64_t depth : {0, 1, 7, 96}) {
         for (const auto mode : {Accumulate::store, Accumulate::add, Accumulate::rescale}) {
-          TestGemm<Layout::scores>(m, n, depth, mode);
-          TestGemm<Layout::transposed>(m, n, depth, mode);
+          for (const bool pairs : {false, FA_CPU_HAS_PAIRS && multiplies_bfloat16()}) {
+            TestGemm<Layout::scores>(m, n, depth, mode, pairs);
+            TestGemm<Layout::transposed>(m, n, depth, mode, pairs);
+          }
         }
       }
+    }
+  }
+}
+
+/// Rounded to nearest even, but for subnormal numbers: those are 0.
+void TestNarrowingToPairs() {
+#if FA_CPU_HAS_PAIRS
+  if (!multiplies_bfloat16()) return;
+  const Floats d;
+  std::mt19937 random(7);
+  HWY_ALIGN float x[2 * lane_pad];
+  HWY_ALIGN Pair side_by_side[lane_pad];
+  HWY_ALIGN Pair interleaved[lane_pad];
+  const auto half = [](const Pair* words, int64_t i) {
+    return words[i / 2] >> (i % 2 * 16) & 0xffff;
+  };
+  for (int n = 0; n < 20000; ++n) {
+    for (float& number : x) {
+      uint32_t bits = random();
+      if (n % 2 == 0) bits = (bits & 0xffff0000u) | 0x7fffu + random() % 3;  // about a tie
+      number = std::bit_cast<float>(bits);
+    }
+    hn::Store(narrow(hn::Load(d, x), hn::Load(d, x + lane_pad)), Pairs(), side_by_side);
+    hn::Store(narrow_interleaved(hn::Load(d, x), hn::Load(d, x + lane_pad)), Pairs(), interleaved);
+    for (int64_t i = 0; i < 2 * lane_pad; ++i) {
+      if (std::isnan(x[i])) continue;
+      const bool subnormal = std::abs(x[i]) < std::numeric_limits<float>::min();
+      const float counts = subnormal ? std::copysign(0.0f, x[i]) : x[i];
+      const uint32_t expected = narrow::f32_bits_to_bf16(std::bit_cast<uint32_t>(counts));
+      ASSERT_EQ(half(side_by_side, i), expected) << x[i];
+      ASSERT_EQ(half(interleaved, i % lane_pad * 2 + i / lane_pad), expected) << x[i];
+    }
+  }
+#endif
+}
+
+/// Word (c, r) of the transpose has the numbers 2 c and 2 c + 1 of row r; word (r, c) of
+/// interleaved rows the numbers c of the rows 2 r and 2 r + 1.
+void TestRowsAsPairs(int64_t rows, int64_t width) {
+  const int64_t out_width = row_stride(width), out_rows = row_stride(rows);
+  std::vector<uint16_t> in(rows * width);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint16_t>(i + 1);
+  const auto row_at = [&](int64_t r) { return reinterpret_cast<const char*>(&in[r * width]); };
+  const auto number = [&](int64_t r, int64_t c) -> Pair {
+    return r < rows && c < width ? in[r * width + c] : 0;
+  };
+  auto out = hwy::AllocateAligned<Pair>(std::max(width * out_rows, (rows + 1) / 2 * out_width));
+  transpose_pairs(row_at, rows, width, out.get(), out_rows);
+  for (int64_t c = 0; c < width / 2; ++c) {
+    for (int64_t r = 0; r < padded(rows); ++r) {
+      ASSERT_EQ(out[c * out_rows + r], number(r, 2 * c) | number(r, 2 * c + 1) << 16)
+          << rows << " x " << width;
+    }
+  }
+  interleave_rows(row_at, rows, width, out.get(), out_width);
+  for (int64_t r = 0; r < (rows + 1) / 2; ++r) {
+    for (int64_t c = 0; c < padded(width); ++c) {
+      ASSERT_EQ(out[r * out_width + c], number(2 * r, c) | number(2 * r + 1, c) << 16)
+          << rows << " x " << width;
     }
   }
 }
@@ -268,6 +364,10 @@ void RunAll() {
   TestExp();
   TestTanh();
   TestGemms();
+  TestNarrowingToPairs();
+  for (const int64_t rows : {1, 2, 7, 16, 33}) {
+    for (const int64_t width : {8, 16, 24, 72, 128}) TestRowsAsPairs(rows, width);
+  }
   TestDropout();
 }
 

@@ -1,0 +1,118 @@
+// bfloat16 multiplied as it is: two numbers in a 32-bit word, two multiply-adds in a lane
+// (AVX-512's vdpbf16ps; twice float32's rate on a Zen 4). The products of two bfloat16 numbers are
+// exact in float32, which they are summed in; subnormal numbers, and sums, count as 0.
+//
+// A product A B takes A's words with two neighbouring k of a row, B's with two of a column. What
+// the tensors have side by side along k (Q, K, dO and V in S and dP) are such words as it is; P and
+// dS are rounded to bfloat16, and other rows interleaved.
+#if defined(FA_CPU_PAIRS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FA_CPU_PAIRS_INL
+#undef FA_CPU_PAIRS_INL
+#else
+#define FA_CPU_PAIRS_INL
+#endif
+
+#include <cmath>
+#include <cstdint>
+
+#include "cpu/rows-inl.hpp"
+#include "cpu/target.hpp"
+#include "hwy/highway.h"
+#include "plan/cpu_plan.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fa::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Pair = uint32_t;  ///< the first number in its lower half
+using Pairs = hn::CappedTag<Pair, lane_pad>;
+
+#undef FA_CPU_HAS_PAIRS
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+#define FA_CPU_HAS_PAIRS 1
+#else
+#define FA_CPU_HAS_PAIRS 0
+#endif
+
+/// Whether a problem's packed products are those of pairs. Q cannot take a part of the scale
+/// exactly; without one it may overflow where scores are beyond 2^64, which nothing else bears.
+inline bool in_pairs([[maybe_unused]] const Problem& p) {
+#if FA_CPU_HAS_PAIRS
+  return p.dtype == bfloat16 && multiplies_bfloat16() && std::abs(p.scale) >= 0x1p-64;
+#else
+  return false;
+#endif
+}
+
+#if FA_CPU_HAS_PAIRS
+// By their names, since Highway 1.0.3 and its targets have none of these instructions.
+
+/// sum + a[0] b[0] + a[1] b[1] in each lane.
+template <class V, class P>
+HWY_INLINE V add_products(V sum, P a, P b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
+  return sum;
+}
+
+/// Numbers of two vectors rounded to nearest even: those of `first`, then those of `second`.
+template <class V>
+HWY_INLINE hn::Vec<Pairs> narrow(V first, V second) {
+  hn::Vec<Pairs> out;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(out.raw) : "v"(second.raw), "v"(first.raw));
+  return out;
+}
+
+/// The same with number i of both in word i.
+template <class V>
+HWY_INLINE hn::Vec<Pairs> narrow_interleaved(V first, V second) {
+  HWY_ALIGN static constexpr uint16_t order[2 * lane_pad] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto numbers = narrow(first, second);
+  return hn::Vec<Pairs>{_mm512_permutexvar_epi16(_mm512_load_si512(order), numbers.raw)};
+}
+#endif
+
+inline const Pair* as_pairs(const float* words) { return reinterpret_cast<const Pair*>(words); }
+inline Pair* as_pairs(float* words) { return reinterpret_cast<Pair*>(words); }
+
+/// out[c * stride + r] = the numbers 2 c and 2 c + 1 of row r, as load_transposed. `width` is a
+/// multiple of 8; `out` has room for so many rows.
+template <class RowAt>
+HWY_ATTR void transpose_pairs(const RowAt& row_at, int64_t rows, int64_t width, Pair* out,
+                              int64_t stride) {
+  const D8 d;
+  const auto load = [&](const float* row, int64_t c) {
+    if (c + static_cast<int64_t>(hn::Lanes(d)) <= width / 2) return hn::LoadU(d, row + c);
+    return hn::ZeroExtendVector(d, hn::LoadU(hn::Half<D8>(), row + c));  // the last 4 words
+  };
+  transpose_rows<float>(row_at, rows, width / 2, load, reinterpret_cast<float*>(out), stride);
+}
+
+/// out[i / 2 * stride + c] = the numbers c of rows i and i + 1, for c < padded(width). `width` is a
+/// multiple of 8; rows from `rows` on are 0.
+template <class RowAt>
+HWY_ATTR void interleave_rows(const RowAt& row_at, int64_t rows, int64_t width, Pair* out,
+                              int64_t stride) {
+  const hn::CappedTag<Pair, 8> d;
+  const hn::Rebind<uint16_t, decltype(d)> halves;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < rows; i += 2) {
+    const auto* first = reinterpret_cast<const uint16_t*>(row_at(i));
+    const auto* second = reinterpret_cast<const uint16_t*>(i + 1 < rows ? row_at(i + 1) : row_of_0);
+    Pair* words = out + i / 2 * stride;
+    int64_t c = 0;
+    for (; c < width; c += lanes) {
+      const auto low = hn::PromoteTo(d, hn::LoadU(halves, first + c));
+      const auto high = hn::PromoteTo(d, hn::LoadU(halves, second + c));
+      hn::Store(hn::Or(low, hn::ShiftLeft<16>(high)), d, words + c);
+    }
+    for (; c < padded(width); ++c) words[c] = 0;
+  }
+}
+
+}  // namespace fa::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
