@@ -19,6 +19,7 @@
 #include <type_traits>
 
 #include "cpu/gemm-inl.hpp"
+#include "cpu/pairs-inl.hpp"
 #include "cpu/rows-inl.hpp"
 #include "hwy/highway.h"
 #include "plan/cpu_plan.hpp"
@@ -92,6 +93,53 @@ Keys<T> keys_at(const InPlace<T>& x, int64_t j, int64_t head, int64_t column, Ah
   return {x.row(j, head) + column, x.row_stride, ahead};
 }
 
+/// How numbers are multiplied: widened to float32 as they are read,
+template <class D, typename T>
+struct Widened {
+  using Number = T;
+  using Operand = hn::Vec<D>;
+  static constexpr int64_t numbers = static_cast<int64_t>(hn::MaxLanes(D()));  ///< of an operand
+  static constexpr int64_t keys = 1;  ///< in an operand of P V
+  static constexpr int vectors = 1;   ///< of V that are read together, at least
+
+  static HWY_INLINE Operand query(const float* q, int64_t c) { return hn::Load(D(), q + c); }
+  static HWY_INLINE Operand key(const T* k, int64_t c) { return load_wide(D(), k + c); }
+  static HWY_INLINE Operand weight(const float* p, int64_t j) { return hn::Set(D(), p[j]); }
+  template <int count>
+  static HWY_INLINE void values(const T* v, const T* /*next*/, Operand (&out)[count]) {
+#pragma GCC unroll 8
+    for (int x = 0; x < count; ++x) out[x] = load_wide(D(), v + x * numbers);
+  }
+};
+
+#if FA_CPU_HAS_PAIRS
+/// or in pairs as they are: Q and P are in words, V's pairs are those of two keys.
+struct Paired {
+  using Number = hwy::bfloat16_t;
+  using Operand = hn::Vec<Pairs>;
+  static constexpr int64_t numbers = 2 * lane_pad;
+  static constexpr int64_t keys = 2;
+  static constexpr int vectors = 2;
+
+  static HWY_INLINE Operand query(const float* q, int64_t c) {
+    return hn::Load(Pairs(), as_pairs(q) + c / 2);
+  }
+  static HWY_INLINE Operand key(const Number* k, int64_t c) {
+    return hn::LoadU(Pairs(), reinterpret_cast<const Pair*>(k + c));
+  }
+  static HWY_INLINE Operand weight(const float* p, int64_t j) {
+    return hn::Set(Pairs(), as_pairs(p)[j / 2]);
+  }
+  template <int count>
+  static HWY_INLINE void values(const Number* v, const Number* next, Operand (&out)[count]) {
+#pragma GCC unroll 4
+    for (int x = 0; x < count; x += 2) {
+      interleave(key(v, x * lane_pad), key(next, x * lane_pad), out[x], out[x + 1]);
+    }
+  }
+};
+#endif
+
 /// A vector's 128-bit parts, added up.
 template <class V>
 HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> fold(V x) {
@@ -118,7 +166,7 @@ HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> sums_of(V a, V b, V c, V e) {
 }
 
 /// s[r][x] = <q row r, key x>. Keys from `keys_left` on stand for the last one before.
-template <int rows, int keys, class D, typename T>
+template <class Use, int rows, int keys, class D, typename T>
 HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Keys<T> k,
                          int64_t keys_left, int64_t head_dim, float* HWY_RESTRICT s) {
   hn::Vec<D> sum[rows][keys];
@@ -129,19 +177,19 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) sum[r][x] = hn::Zero(d);
   }
-  for (int64_t c = 0; c < head_dim; c += static_cast<int64_t>(hn::Lanes(d))) {
+  for (int64_t c = 0; c < head_dim; c += Use::numbers) {
     const int64_t byte = c * static_cast<int64_t>(sizeof(T));
     if (k.ahead.first != nullptr && byte % 64 == 0) {
       for (int x = 0; x < keys; ++x) k.ahead.ask(x, byte);
     }
-    hn::Vec<D> q_c[rows];
+    typename Use::Operand q_c[rows];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) q_c[r] = hn::Load(d, q + r * q_stride + c);
+    for (int r = 0; r < rows; ++r) q_c[r] = Use::query(q + r * q_stride, c);
 #pragma GCC unroll 16
     for (int x = 0; x < keys; ++x) {
-      const auto k_c = load_wide(d, key[x] + c);
+      const auto k_c = Use::key(key[x], c);
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) sum[r][x] = hn::MulAdd(q_c[r], k_c, sum[r][x]);
+      for (int r = 0; r < rows; ++r) sum[r][x] = add_products(sum[r][x], q_c[r], k_c);
     }
   }
   if constexpr (keys >= 4) {
@@ -167,7 +215,7 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
 
 /// o[r] += sum over keys of s[r][j] v[j], for `vectors` vectors of each row. factors, when given:
 /// o[r] is multiplied with them first.
-template <int rows, int vectors, class D, typename T>
+template <class Use, int rows, int vectors, class D, typename T>
 HWY_INLINE void mix_tile(D d, const float* HWY_RESTRICT s, Keys<T> v, int64_t keys,
                          const float* factors, float* HWY_RESTRICT o, int64_t o_stride) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -181,19 +229,21 @@ HWY_INLINE void mix_tile(D d, const float* HWY_RESTRICT s, Keys<T> v, int64_t ke
       if (factors != nullptr) sum[r][x] = hn::Mul(hn::Set(d, factors[r]), sum[r][x]);
     }
   }
-  for (int64_t j = 0; j < keys; ++j) {
+  for (int64_t j = 0; j < keys; j += Use::keys) {
     const T* value = v.first + j * v.stride;
+    const T* next = value + (j + 1 < keys ? v.stride : 0);  // behind the last, P is 0
     if (v.ahead.first != nullptr) {
-      for (int64_t byte = 0; byte < vectors * lanes * size; byte += 64) v.ahead.ask(j, byte);
+      for (int64_t key = j; key < j + Use::keys; ++key) {
+        for (int64_t byte = 0; byte < vectors * lanes * size; byte += 64) v.ahead.ask(key, byte);
+      }
     }
-    hn::Vec<D> v_j[vectors];
-#pragma GCC unroll 8
-    for (int x = 0; x < vectors; ++x) v_j[x] = load_wide(d, value + x * lanes);
+    typename Use::Operand v_j[vectors];
+    Use::values(value, next, v_j);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      const auto p = hn::Set(d, s[r * score_stride + j]);
+      const auto p = Use::weight(s + r * score_stride, j);
 #pragma GCC unroll 8
-      for (int x = 0; x < vectors; ++x) sum[r][x] = hn::MulAdd(p, v_j[x], sum[r][x]);
+      for (int x = 0; x < vectors; ++x) sum[r][x] = add_products(sum[r][x], p, v_j[x]);
     }
   }
 #pragma GCC unroll 8
@@ -213,9 +263,9 @@ HWY_INLINE void in_parts(int64_t m, const Part& part, int64_t r = 0) {
 }
 
 /// S [rows of all heads][score_stride] = Q K^T for keys [j0, j0 + n); keys up to the next multiple
-/// of 16 get any number. q: rows of float32.
-template <class D, typename T>
-HWY_ATTR void scores_in_place(D d, FewRows few, int64_t n, int64_t head_dim, const float* q,
+/// of 16 get any number. q: rows of float32, or of pairs.
+template <class Use, class D, typename T>
+HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim, const float* q,
                               int64_t q_stride, const InPlace<T>& k, int64_t j0, float* s) {
   for (int64_t g = 0; g < n; g += keys_in_turn) {
     const int64_t keys_left = std::min(keys_in_turn, n - g);
@@ -225,9 +275,10 @@ HWY_ATTR void scores_in_place(D d, FewRows few, int64_t n, int64_t head_dim, con
         constexpr int keys = direct_sums / rows;
         const int64_t row = h * few.rows + r;
         for (int64_t j = 0; j < keys_left; j += keys) {
-          dot_tile<rows, keys>(d, q + row * q_stride, q_stride,
-                               keys_at(k, j0 + g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead()),
-                               keys_left - j, head_dim, s + row * score_stride + g + j);
+          dot_tile<Use, rows, keys>(
+              d, q + row * q_stride, q_stride,
+              keys_at(k, j0 + g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead()), keys_left - j,
+              head_dim, s + row * score_stride + g + j);
         }
       });
     }
@@ -235,9 +286,9 @@ HWY_ATTR void scores_in_place(D d, FewRows few, int64_t n, int64_t head_dim, con
 }
 
 /// O [rows of all heads][o_stride] = factors O + P V for keys [j0, j0 + n). p:
-/// [rows][score_stride].
-template <class D, typename T>
-HWY_ATTR void outputs_in_place(D d, FewRows few, int64_t n, int64_t head_dim_v, const float* p,
+/// [rows][score_stride], in float32 or pairs.
+template <class Use, class D, typename T>
+HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim_v, const float* p,
                                const InPlace<T>& v, int64_t j0, const float* factors, float* o,
                                int64_t o_stride) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -252,14 +303,14 @@ HWY_ATTR void outputs_in_place(D d, FewRows few, int64_t n, int64_t head_dim_v, 
         int64_t column = 0;
         const auto mix = [&]<int count>(Count<count>) {
           for (; column + count * lanes <= head_dim_v; column += count * lanes) {
-            mix_tile<rows, count>(
-                d, p + row * score_stride + g,
+            mix_tile<Use, rows, count>(
+                d, p + row * score_stride + g / Use::keys,
                 keys_at(v, j0 + g, h, column, r == 0 ? ahead.from(0, column * size) : Ahead()),
                 keys, g == 0 ? factors + row : nullptr, o + row * o_stride + column, o_stride);
           }
         };
         mix(Count<vectors>());
-        mix(Count<1>());
+        mix(Count<Use::vectors>());
       });
     }
   }

@@ -84,7 +84,7 @@ class TileForward {
         s_(scratch),
         p_(task.plan.problem),
         in_place_(task.in_place),
-        in_pairs_(!in_place_ && in_pairs(p_)),
+        in_pairs_(in_pairs(p_) && (!in_place_ || pairs_in_place())),
         scale_(p_.scale, in_pairs_),
         plain_((in_pairs_ ? scale_.score > 0 : scale_.score == 1) && p_.softcap == 0 && !p_.alibi &&
                !p_.bias),
@@ -114,7 +114,11 @@ class TileForward {
     const auto row_at = [&](int64_t r) {
       return query_row(t_.call.q, t_.sequence, row(r), head(r));
     };
-    if (in_place_) {
+    if (in_place_ && in_pairs_) {
+      for (int64_t r = 0; r < rows_; ++r) {
+        std::memcpy(s_.q + r * q_stride_, row_at(r), p_.head_dim * bytes_of(p_.dtype));
+      }
+    } else if (in_place_) {
       for (int64_t r = 0; r < rows_; ++r) {
         load_row(p_.dtype, row_at(r), p_.head_dim, scale_.query, s_.q + r * q_stride_);
       }
@@ -159,14 +163,21 @@ class TileForward {
     return {reinterpret_cast<const T*>(first), rows.row, rows.head};
   }
 
-  /// Uses vectors that head_dim is a multiple of, on the dtype's C++ type.
-  template <class Use>
-  static HWY_INLINE void in_vectors(DType dtype, int64_t width, const Use& use) {
-    with_type(dtype, [&]<typename T>(T) {
+  bool pairs_in_place() const {
+    return p_.head_dim % (2 * lane_pad) == 0 && p_.head_dim_v % (2 * lane_pad) == 0;
+  }
+
+  /// multiply(how, d): pairs, or vectors that head_dim is a multiple of.
+  template <class Multiply>
+  HWY_INLINE void in_vectors(int64_t width, const Multiply& multiply) const {
+#if FA_CPU_HAS_PAIRS
+    if (in_pairs_) return multiply(Paired(), Floats());
+#endif
+    with_type(p_.dtype, [&]<typename T>(T) {
       if constexpr (hn::MaxLanes(Floats()) > hn::MaxLanes(D8())) {
-        if (width % lanes() != 0) return use(D8(), T());
+        if (width % lanes() != 0) return multiply(Widened<D8, T>(), D8());
       }
-      return use(Floats(), T());
+      return multiply(Widened<Floats, T>(), Floats());
     });
   }
 
@@ -195,9 +206,9 @@ class TileForward {
                                   {.columns = reach_});
       return;
     }
-    in_vectors(p_.dtype, p_.head_dim, [&]<typename T>(auto d, T) {
-      scores_in_place(d, few_rows(), n, p_.head_dim, s_.q, q_stride_, rows_in_place<T>(t_.call.k),
-                      j0, s_.s);
+    in_vectors(p_.head_dim, [&]<class Use>(Use use, auto d) {
+      scores_in_place(use, d, few_rows(), n, p_.head_dim, s_.q, q_stride_,
+                      rows_in_place<typename Use::Number>(t_.call.k), j0, s_.s);
     });
   }
 
@@ -209,9 +220,10 @@ class TileForward {
                               {Accumulate::rescale, s_.rescale}, {.depth = reach_});
       return;
     }
-    in_vectors(p_.dtype, p_.head_dim_v, [&]<typename T>(auto d, T) {
-      outputs_in_place(d, few_rows(), n, p_.head_dim_v, s_.s, rows_in_place<T>(t_.call.v), j0,
-                       s_.rescale, s_.o, o_stride_);
+    in_vectors(p_.head_dim_v, [&]<class Use>(Use use, auto d) {
+      outputs_in_place(use, d, few_rows(), n, p_.head_dim_v, s_.s,
+                       rows_in_place<typename Use::Number>(t_.call.v), j0, s_.rescale, s_.o,
+                       o_stride_);
     });
   }
 

@@ -72,6 +72,18 @@ HWY_INLINE hn::Vec<Pairs> narrow_interleaved(V first, V second) {
   const auto numbers = narrow(first, second);
   return hn::Vec<Pairs>{_mm512_permutexvar_epi16(_mm512_load_si512(order), numbers.raw)};
 }
+
+/// Words of the numbers of two rows: those of the first 16 columns, and of the next.
+HWY_INLINE void interleave(hn::Vec<Pairs> first, hn::Vec<Pairs> second, hn::Vec<Pairs>& low,
+                           hn::Vec<Pairs>& high) {
+  HWY_ALIGN static constexpr uint16_t order[4 * lane_pad] = {
+      0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+      11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53,
+      22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  low.raw = _mm512_permutex2var_epi16(first.raw, _mm512_load_si512(order), second.raw);
+  high.raw =
+      _mm512_permutex2var_epi16(first.raw, _mm512_load_si512(order + 2 * lane_pad), second.raw);
+}
 #endif
 
 inline const Pair* as_pairs(const float* words) { return reinterpret_cast<const Pair*>(words); }
