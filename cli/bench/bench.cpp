@@ -6,6 +6,7 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <string_view>
 
 #include "bench/contender.hpp"
 #include "bench/host_time.hpp"
@@ -96,6 +97,7 @@ class Bench {
         result_.cells[turn].seconds.push_back(contenders_[turn].time());
       } else if (turn == contenders_.size()) {
         result_.peaks.push_back(measure_fma_peak(threads_, 0.1).flops);
+        if (in_pairs_) result_.pair_peaks.push_back(measure_pair_peak(threads_, 0.1));
       } else {
         const io::Array& pages = buffers_->rotation();
         result_.bandwidths.push_back(
@@ -107,6 +109,9 @@ class Bench {
   const BenchFlags& flags_;
   const int threads_;
   const std::vector<Cell> cells_;
+  const bool in_pairs_ =
+      std::string_view(cpu_target()).ends_with("_bf16") &&
+      std::ranges::any_of(cells_, [](const Cell& cell) { return cell.dtype == bfloat16; });
   std::mt19937_64 random_;
   std::optional<Buffers> buffers_;
   std::vector<Contender> contenders_;

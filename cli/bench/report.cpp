@@ -66,12 +66,14 @@ double median(std::vector<double> values) {
 double BenchResult::share(const CellResult& r) const {
   std::vector<double> shares;
   shares.reserve(r.seconds.size());
+  const bool in_pairs = r.cell.dtype == bfloat16 && !pair_peaks.empty();
   for (size_t round = 0; round < r.seconds.size(); ++round) {
     constexpr double attainable = 0.8;  // of the peak: what long forward passes reach
-    double limit = peaks[round];
+    const double peak = (in_pairs ? pair_peaks : peaks)[round];
+    double limit = peak;
     if (r.cell.work == Work::decode) {
       const double flops_of_byte = r.cell.flops() / static_cast<double>(r.cell.key_bytes());
-      limit = std::min(bandwidths[round], attainable * peaks[round] / flops_of_byte);
+      limit = std::min(bandwidths[round], attainable * peak / flops_of_byte);
     }
     shares.push_back(r.cell.amount() / r.seconds[round] / limit);
   }
@@ -90,6 +92,10 @@ void print_result(const BenchResult& result) {
       "GHz implied by {} of {} floats a cycle)\n",
       median(result.peaks) / 1e9, result.peaks.size(), result.machine.target,
       result.machine.implied_ghz(), result.machine.per_cycle, result.machine.lanes);
+  if (!result.pair_peaks.empty()) {
+    fmt::print("           {:.1f} GFLOP/s of multiply-adds of bfloat16 pairs\n",
+               median(result.pair_peaks) / 1e9);
+  }
   if (!result.bandwidths.empty()) {
     fmt::print("bandwidth  {:.1f} GB/s read, rotating over {} (last cache: {})\n",
                median(result.bandwidths) / 1e9,
@@ -100,7 +106,8 @@ void print_result(const BenchResult& result) {
              "batch", "heads", "d", "length", "", "time", "rate", "share");
   for (const CellResult& cell : result.cells) print_cell(result, cell);
   fmt::print(
-      "time: median; share: median over the rounds of the rate by the peak of the same round "
+      "time: median; share: median over the rounds of the rate by the dtype's peak of the same "
+      "round "
       "(decode: by the bandwidth, or by what 0.8 of the peak takes in if that is less)\n");
 }
 
@@ -110,6 +117,7 @@ void write_json(const std::string& path, const BenchResult& result) {
                       {"target", cpu_target()},
                       {"versions", versions()},
                       {"peak_flops_per_second", result.peaks},
+                      {"pair_peak_flops_per_second", result.pair_peaks},
                       {"read_bytes_per_second", result.bandwidths},
                       {"implied_ghz", result.machine.implied_ghz()},
                       {"vector_floats", result.machine.lanes},

@@ -22,39 +22,43 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr int chains = 12;
 
 /// `steps` multiply-adds on each chain; the result only keeps the compiler from dropping them.
+template <class MultiplyAdd>
+HWY_INLINE float run_chains(int64_t steps, const MultiplyAdd& multiply_add) {
+  const hn::ScalableTag<float> d;
+  hn::Vec<hn::ScalableTag<float>> c[chains];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) c[i] = hn::Iota(d, static_cast<float>(i));
+  for (int64_t n = 0; n < steps; ++n) {
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) c[i] = multiply_add(c[i]);
+  }
+  auto sum = c[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < chains; ++i) sum = hn::Add(sum, c[i]);
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
 HWY_ATTR float RunChains(int64_t steps, float factor, float term) {
   const hn::ScalableTag<float> d;
   const auto f = hn::Set(d, factor);
   const auto t = hn::Set(d, term);
-  auto c0 = hn::Iota(d, 0);
-  auto c1 = hn::Iota(d, 1);
-  auto c2 = hn::Iota(d, 2);
-  auto c3 = hn::Iota(d, 3);
-  auto c4 = hn::Iota(d, 4);
-  auto c5 = hn::Iota(d, 5);
-  auto c6 = hn::Iota(d, 6);
-  auto c7 = hn::Iota(d, 7);
-  auto c8 = hn::Iota(d, 8);
-  auto c9 = hn::Iota(d, 9);
-  auto c10 = hn::Iota(d, 10);
-  auto c11 = hn::Iota(d, 11);
-  for (int64_t i = 0; i < steps; ++i) {
-    c0 = hn::MulAdd(c0, f, t);
-    c1 = hn::MulAdd(c1, f, t);
-    c2 = hn::MulAdd(c2, f, t);
-    c3 = hn::MulAdd(c3, f, t);
-    c4 = hn::MulAdd(c4, f, t);
-    c5 = hn::MulAdd(c5, f, t);
-    c6 = hn::MulAdd(c6, f, t);
-    c7 = hn::MulAdd(c7, f, t);
-    c8 = hn::MulAdd(c8, f, t);
-    c9 = hn::MulAdd(c9, f, t);
-    c10 = hn::MulAdd(c10, f, t);
-    c11 = hn::MulAdd(c11, f, t);
-  }
-  c0 = hn::Add(hn::Add(hn::Add(c0, c1), hn::Add(c2, c3)), hn::Add(hn::Add(c4, c5), c6));
-  c7 = hn::Add(hn::Add(hn::Add(c7, c8), hn::Add(c9, c10)), c11);
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(c0, c7)));
+  return run_chains(steps, [&](auto c) HWY_ATTR { return hn::MulAdd(c, f, t); });
+}
+
+/// The same of bfloat16 pairs: two multiply-adds in a lane.
+HWY_ATTR float RunPairChains([[maybe_unused]] int64_t steps, [[maybe_unused]] float factor,
+                             [[maybe_unused]] float term) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  const hn::ScalableTag<float> d;
+  const auto f = hn::Set(d, factor);
+  const auto t = hn::Set(d, term);
+  return run_chains(steps, [&](auto c) HWY_ATTR {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(c.raw) : "v"(f.raw), "v"(t.raw));
+    return c;
+  });
+#else
+  return 0;
+#endif
 }
 
 int Lanes() { return static_cast<int>(hn::Lanes(hn::ScalableTag<float>())); }
@@ -93,6 +97,7 @@ namespace fa::cli {
 namespace {
 
 HWY_EXPORT(RunChains);
+HWY_EXPORT(RunPairChains);
 HWY_EXPORT(Lanes);
 HWY_EXPORT(PerCycle);
 HWY_EXPORT(Target);
@@ -112,18 +117,30 @@ double seconds_since(Clock::time_point start) {
 
 /// What one thread does. Short runs, of which the slowest are those that another process broke
 /// into, and the fastest may be those whose neighbour on the same core was not at work.
-double steps_per_second(double seconds) {
+double steps_per_second(double seconds, bool pairs) {
   constexpr int64_t steps = 100'000;  // 0.2 ms
   std::vector<double> rates;
   const auto start = Clock::now();
   while (seconds_since(start) < seconds) {
     const auto run = Clock::now();
-    use(HWY_DYNAMIC_DISPATCH(RunChains)(steps, 0.999f, 0.5f));
+    use(pairs ? HWY_DYNAMIC_DISPATCH(RunPairChains)(steps, 0.999f, 0.5f)
+              : HWY_DYNAMIC_DISPATCH(RunChains)(steps, 0.999f, 0.5f));
     rates.push_back(static_cast<double>(steps) / seconds_since(run));
   }
   const auto high = rates.begin() + static_cast<int64_t>(rates.size() * 9 / 10);
   std::ranges::nth_element(rates, high);
   return *high;
+}
+
+/// Steps of all threads.
+double all_steps_per_second(int threads, double seconds, bool pairs) {
+  double steps = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : steps)
+  {
+#pragma omp barrier
+    steps += steps_per_second(seconds, pairs);
+  }
+  return steps;
 }
 
 }  // namespace
@@ -136,14 +153,14 @@ FmaPeak measure_fma_peak(int threads, double seconds) {
   peak.lanes = HWY_DYNAMIC_DISPATCH(Lanes)();
   peak.per_cycle = HWY_DYNAMIC_DISPATCH(PerCycle)();
   peak.target = hwy::TargetName(HWY_DYNAMIC_DISPATCH(Target)());
-  double steps = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : steps)
-  {
-#pragma omp barrier
-    steps += steps_per_second(seconds);
-  }
-  peak.flops = 2.0 * HWY_NAMESPACE::chains * peak.lanes * steps;
+  peak.flops =
+      2.0 * HWY_NAMESPACE::chains * peak.lanes * all_steps_per_second(threads, seconds, false);
   return peak;
+}
+
+double measure_pair_peak(int threads, double seconds) {
+  const int lanes = HWY_DYNAMIC_DISPATCH(Lanes)();
+  return 4.0 * HWY_NAMESPACE::chains * lanes * all_steps_per_second(threads, seconds, true);
 }
 
 double measure_read_bandwidth(std::span<const std::byte> buffer, int threads) {

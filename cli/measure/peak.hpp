@@ -20,6 +20,9 @@ struct FmaPeak {
 /// latency of 4 to 5 cycles and two units, 8 to 10 keep a core busy.
 FmaPeak measure_fma_peak(int threads, double seconds = 0.2);
 
+/// Operations per second on pairs of bfloat16, for CPUs whose cpu_target() multiplies them.
+double measure_pair_peak(int threads, double seconds = 0.2);
+
 /// Bytes per second of one pass over `buffer`, whose pages must have been written before: untouched
 /// pages are all the same page of zeros.
 double measure_read_bandwidth(std::span<const std::byte> buffer, int threads);

@@ -226,10 +226,10 @@ FA_API fa_status fa_plan_run_backward(const fa_plan* plan, const fa_backward_arg
 /* Frees the memory that fa_forward and fa_backward keep for their next workspace. */
 FA_API fa_status fa_release_memory(void);
 
-/* The instruction set of the CPU kernels ("avx3", "avx2", "sse4", ...), and all that this CPU can
- * run, best first, separated by spaces; both good forever. The environment variable FA_CPU_TARGET
- * names a lesser one to be used instead; it is read once, and a name that cannot be had is
- * FA_INVALID_ARGUMENT from every call that computes. */
+/* The instruction set of the CPU kernels ("avx3_bf16", "avx3", "avx2", ...), and all that this CPU
+ * can run, best first, separated by spaces; both good forever. The environment variable
+ * FA_CPU_TARGET names a lesser one to be used instead; it is read once, and a name that cannot be
+ * had is FA_INVALID_ARGUMENT from every call that computes. */
 FA_API fa_status fa_cpu_target(const char** target);
 FA_API fa_status fa_cpu_targets(const char** targets);
 
