@@ -344,11 +344,9 @@ class Slab {
     const Call& call = item_.call;
     const float factor = Scale(p_.scale, in_pairs(p_)).score;  // the rest of the scale is in q
     for (int64_t j = 0; j < end_ - begin_; ++j) {
-      float* dk = s_.dk + j * row_stride(p_.head_dim);
-      for (int64_t c = 0; c < p_.head_dim; ++c) dk[c] *= factor;
-      store_row(p_.dtype, dk, p_.head_dim,
+      store_row(p_.dtype, s_.dk + j * row_stride(p_.head_dim), p_.head_dim, factor,
                 key_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
-      store_row(p_.dtype, s_.dv + j * row_stride(p_.head_dim_v), p_.head_dim_v,
+      store_row(p_.dtype, s_.dv + j * row_stride(p_.head_dim_v), p_.head_dim_v, 1.0f,
                 key_row(call.dv, item_.sequence, begin_ + j, item_.head_k));
     }
   }
@@ -389,8 +387,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
     for (int64_t c = 0; c < chunks; ++c) {
       for (int64_t x = 0; x < p.head_dim; ++x) sum[x] += partial(c)[x];
     }
-    for (int64_t x = 0; x < p.head_dim; ++x) sum[x] *= scale;
-    store_row(p.dtype, sum, p.head_dim, query_row(call.dq, seq, i, head));
+    store_row(p.dtype, sum, p.head_dim, scale, query_row(call.dq, seq, i, head));
   }
 }
 
@@ -421,7 +418,7 @@ class BiasGradient {
     const int64_t bytes = bytes_of(p_.dbias_dtype);
     for (int64_t r = 0; r < sum_rows_; ++r) {
       const int64_t at = call_.dbias.offset(slot_batch, row_begin_ + r, slot_head) + key_begin_;
-      store_row(p_.dbias_dtype, sum(r), key_end_ - key_begin_, call_.dbias.data + at * bytes);
+      store_row(p_.dbias_dtype, sum(r), key_end_ - key_begin_, 1.0f, call_.dbias.data + at * bytes);
     }
   }
 

@@ -320,16 +320,14 @@ class TileForward {
       float* o = s_.o + r * o_stride_;
       const bool no_key = s_.maximum[r] == minus_infinity && sum == 0;
       if (no_key) std::memset(o, 0, o_stride_ * sizeof(float));  // 0 x NaN of V would be NaN
-      for (int64_t c = 0; c < padded(p_.head_dim_v); c += lanes()) {
-        hn::Store(hn::Mul(hn::Load(d, o + c), hn::Set(d, end.factor)), d, o + c);
-      }
       if (partial) {
         const auto [row_out, row_lse] = t_.partial.row(r);
-        std::memcpy(row_out, o, p_.head_dim_v * sizeof(float));
+        store_row(float32, o, p_.head_dim_v, end.factor, reinterpret_cast<char*>(row_out));
         *row_lse = end.lse;
       } else {
         const Call& c = t_.call;
-        store_row(p_.dtype, o, p_.head_dim_v, query_row(c.out, t_.sequence, row(r), head(r)));
+        store_row(p_.dtype, o, p_.head_dim_v, end.factor,
+                  query_row(c.out, t_.sequence, row(r), head(r)));
         if (p_.lse)
           *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse;
       }
@@ -383,8 +381,7 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
       }
     }
     const RowEnd end = end_row(maximum, sum, sink_of(call, head));
-    for (int64_t x = 0; x < width; ++x) scratch.o[x] *= end.factor;
-    store_row(p.dtype, scratch.o, p.head_dim_v, query_row(call.out, seq, i, head));
+    store_row(p.dtype, scratch.o, p.head_dim_v, end.factor, query_row(call.out, seq, i, head));
     if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse;
   }
 }
@@ -410,7 +407,7 @@ HWY_ATTR void Merge(const MergeCall& call, int64_t batch, int64_t head) {
       load_row(call.out_a.dtype, element(call.out_a, i) + bytes, n, 1.0f, a);
       load_row(call.out_b.dtype, element(call.out_b, i) + bytes, n, 1.0f, b);
       for (int64_t y = 0; y < n; ++y) a[y] = (a[y] * from_a + b[y] * from_b) / total;
-      store_row(call.out.dtype, a, n, element(call.out, i) + bytes);
+      store_row(call.out.dtype, a, n, 1.0f, element(call.out, i) + bytes);
     }
     *call.lse.at<float>(batch, i, head) = empty ? minus_infinity : top + std::log(total);
   }

@@ -126,24 +126,26 @@ HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, fl
   for (; i < padded(n); ++i) out[i] = 0;
 }
 
-/// target[0, n) = source, rounded to dtype.
-HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, char* target) {
-  if (dtype == float32) {
-    std::memcpy(target, source, n * sizeof(float));
-    return;
-  }
+/// target[0, n) = scale * source, rounded to dtype.
+HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, float scale,
+                                   char* target) {
   const D8 d;
   const hn::Rebind<int32_t, D8> di;
   const hn::Rebind<uint16_t, D8> du16;
-  auto* out = reinterpret_cast<uint16_t*>(target);
-  const bool half = dtype == float16;
+  const auto factor = hn::Set(d, scale);
   const int64_t step = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   for (; i + step <= n; i += step) {
-    const auto x = hn::BitCast(di, hn::LoadU(d, source + i));
-    hn::StoreU(hn::DemoteTo(du16, half ? narrow_f16(di, x) : narrow_bf16(di, x)), du16, out + i);
+    const auto x = hn::Mul(hn::LoadU(d, source + i), factor);
+    if (dtype == float32) {
+      hn::StoreU(x, d, reinterpret_cast<float*>(target) + i);
+    } else {
+      const auto bits = hn::BitCast(di, x);
+      const auto rounded = dtype == float16 ? narrow_f16(di, bits) : narrow_bf16(di, bits);
+      hn::StoreU(hn::DemoteTo(du16, rounded), du16, reinterpret_cast<uint16_t*>(target) + i);
+    }
   }
-  for (; i < n; ++i) store_number(dtype, source[i], target, i);
+  for (; i < n; ++i) store_number(dtype, scale * source[i], target, i);
 }
 
 /// The transposes of 4 x 4 numbers in each 128-bit part of four rows.

@@ -55,7 +55,7 @@ std::vector<float> rounding_cases(int step_bits) {
 void TestBfloat16() {
   const std::vector<float> cases = rounding_cases(16);
   std::vector<uint16_t> out(cases.size());
-  store_row(bfloat16, cases.data(), static_cast<int64_t>(cases.size()),
+  store_row(bfloat16, cases.data(), static_cast<int64_t>(cases.size()), 1.0f,
             reinterpret_cast<char*>(out.data()));
   for (size_t i = 0; i < cases.size(); ++i) {
     const uint32_t bits = std::bit_cast<uint32_t>(cases[i]);
@@ -75,7 +75,7 @@ void TestBfloat16() {
 void TestFloat16() {
   std::vector<float> cases = rounding_cases(13);
   std::vector<uint16_t> out(cases.size());
-  store_row(float16, cases.data(), static_cast<int64_t>(cases.size()),
+  store_row(float16, cases.data(), static_cast<int64_t>(cases.size()), 1.0f,
             reinterpret_cast<char*>(out.data()));
   for (size_t i = 0; i < cases.size(); ++i) {
     const float x = cases[i];
