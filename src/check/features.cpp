@@ -48,6 +48,8 @@ constexpr std::array<Entry, feature_count> entries{{
     {"strided", 0.5},
     {"unaligned", 0.3},
     {"threads", 0.2},
+    {"deterministic", 0.3},
+    {"batch_invariant", 0.3},
     {"tile_edges", 0.33},
     {"many_keys", 0.04},
     {"empty_rows", 0.15},

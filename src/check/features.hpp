@@ -44,6 +44,8 @@ enum class Feature : uint8_t {
   strided,
   unaligned,  ///< some tensor's rows are not aligned to 16 bytes
   threads,
+  deterministic,
+  batch_invariant,
   tile_edges,  ///< more rows than a tile of queries and more keys than a tile of keys
   many_keys,   ///< so few queries and so many keys that the keys may be split
   empty_rows,  ///< rows that see no key

@@ -249,8 +249,8 @@ void Draft::draw_the_rest() {
   s_.strided = has(F::strided);
   s_.unaligned = has(F::unaligned);
   s_.num_threads = has(F::threads) ? static_cast<int32_t>(random_.between(2, 4)) : 1;
-  s_.deterministic = fixed_.chance(0.3);
-  s_.batch_invariant = fixed_.chance(0.3);
+  s_.deterministic = has(F::deterministic);
+  s_.batch_invariant = has(F::batch_invariant);
   if (!offer_.any_dim && s_.unaligned) s_.alignment = fixed_.pick({8, 4, 2});
   draw_magnitudes();
 }
@@ -365,6 +365,8 @@ Features Spec::features() const {
   set(F::strided, strided);
   set(F::unaligned, unaligned);
   set(F::threads, num_threads > 1);
+  set(F::deterministic, deterministic);
+  set(F::batch_invariant, batch_invariant);
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t n = rows.length(b), m = keys.length(b);
     if (n > offer->tile_rows && m > offer->tile_keys) set(F::tile_edges, true);

@@ -119,6 +119,25 @@ TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
   EXPECT_TRUE(!plan.by_sequence && !plan.by_head && plan.bias_first);
 }
 
+/// src/plan/sm80_backward_tiles.cpp says what each is meant for.
+TEST(CudaBackwardPlan, TilesDependOnTheMaskAndTheOrder) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  const auto tile = [&](int64_t head_dim, bool causal, bool in_order) {
+    Problem p = problem(1, 4096, head_dim, head_dim);
+    if (causal) p.window_right = 0;
+    p.deterministic = in_order;
+    return plan_cuda_backward(p, gpu).tile;
+  };
+  EXPECT_EQ(tile(64, true, false).min_blocks, 3);
+  EXPECT_EQ(tile(64, false, false).min_blocks, 2);
+  EXPECT_EQ(tile(64, true, true), tile(64, false, false));
+  for (const bool causal : {false, true}) {
+    EXPECT_EQ(tile(128, causal, false).stages, 1);
+    EXPECT_EQ(tile(128, causal, true).stages, 2);
+    EXPECT_EQ(tile(256, causal, true), tile(256, causal, false));
+  }
+}
+
 TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   for (const int64_t group : {1, 2, 6, 7, 16}) {

@@ -4,16 +4,17 @@
 
 namespace fa::ptx {
 
-/// How many have had their turn. Additions to global memory that depend on it come after theirs: a
-/// GPU begins none before the branch that decides it. Loads may not.
+/// How many have had their turn. Additions to global memory behind a branch on it come after
+/// theirs, though PTX's memory model does not promise it without an acquire: a GPU issues none
+/// ahead of the branch, and adds where the counter lies, in L2. Loads may come from L1, and be
+/// older.
 __device__ inline int look_at_turn(const int* counter) {
   int now;
   asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
   return now;
 }
 
-/// Waits until so many have had their turn, and sees what they did to global memory. `seen`: as
-/// many had when it was looked at.
+/// Waits until so many have had their turn. `seen`: as many had when it was looked at.
 __device__ inline void wait_for_turn(const int* counter, int turn, int seen = -1) {
   while (seen < turn) {
     asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
