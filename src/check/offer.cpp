@@ -28,6 +28,7 @@ const Offer cpu_offer{
     .small_keys = 80,
     .work_limit = 1.5e6,
     .any_dim = true,
+    .capped_error = 0,
     .same_bits_alone = true,
 };
 
@@ -47,6 +48,7 @@ const Offer cuda_offer{
     .small_keys = 150,
     .work_limit = 2e7,
     .any_dim = false,
+    .capped_error = 0x1p-11,
     .same_bits_alone = false,
 };
 

@@ -25,6 +25,8 @@ struct Offer {
   /// The host draws mostly small dims and makes large ones smaller. A device compiles a kernel for
   /// each, so that they belong to the configuration and are never changed.
   bool any_dim;
+  /// How far off a score may be in bfloat16 by its softcap, relative to the cap: the device's tanh.
+  double capped_error;
   /// A sequence alone has the very bits that it has in a batch, batch_invariant or not.
   bool same_bits_alone;
 };

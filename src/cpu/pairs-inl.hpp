@@ -1,6 +1,7 @@
 // bfloat16 multiplied as it is: two numbers in a 32-bit word, two multiply-adds in a lane
-// (AVX-512's vdpbf16ps; twice float32's rate on a Zen 4). The products of two bfloat16 numbers are
-// exact in float32, which they are summed in; subnormal numbers, and sums, count as 0.
+// (AVX-512's vdpbf16ps; twice float32's rate on a Zen 4, and slower than it on Intel's: see
+// target.cpp). The products of two bfloat16 numbers are exact in float32, which they are summed in;
+// subnormal numbers, and sums, count as 0.
 //
 // A product A B takes A's words with two neighbouring k of a row, B's with two of a column. What
 // the tensors have side by side along k (Q, K, dO and V in S and dP) are such words as it is; P and

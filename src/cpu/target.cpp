@@ -20,15 +20,17 @@ struct Target {
   bool bfloat16 = false;
 };
 
-bool has_bfloat16_products() {
 #if HWY_ARCH_X86
-  return __builtin_cpu_supports("avx512bf16") != 0;
+bool has_bfloat16_products() { return __builtin_cpu_supports("avx512bf16") != 0; }
+/// At twice the rate of float32's multiply-adds on AMD's (a Zen 4 core: 236 beside 118 GFLOP/s), at
+/// half of it on Intel's (16 cores of a Xeon with AMX: 1395 beside 2834).
+bool has_fast_bfloat16_products() { return __builtin_cpu_is("amd") != 0; }
 #else
-  return false;
+bool has_bfloat16_products() { return false; }
+bool has_fast_bfloat16_products() { return false; }
 #endif
-}
 
-/// Lower bits are better targets.
+/// Best first. Lower bits are better targets.
 std::vector<Target> supported() {
   std::vector<Target> targets;
   const int64_t usable = hwy::SupportedTargets() & HWY_TARGETS;
@@ -36,8 +38,10 @@ std::vector<Target> supported() {
     const int64_t bit = left & -left;
     std::string name = hwy::TargetName(bit);
     for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    if (bit <= HWY_AVX3 && has_bfloat16_products()) targets.push_back({bit, name + "_bf16", true});
     targets.push_back({bit, name});
+    if (bit > HWY_AVX3 || !has_bfloat16_products()) continue;
+    const Target in_pairs{bit, name + "_bf16", true};
+    targets.insert(targets.end() - (has_fast_bfloat16_products() ? 1 : 0), in_pairs);
   }
   return targets;
 }

@@ -29,8 +29,9 @@ bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const 
 
 namespace {
 
-/// An order's counters take registers, and its blocks wait for copies that come late.
-enum class Meant { for_all, for_any_order, for_causal_any_order };
+/// An order's counters take registers, and its blocks wait for copies that come late. So do short
+/// sequences among long ones, and what is done to scores leaves other blocks less to do meanwhile.
+enum class Meant { for_all, for_plain_any_order, for_causal_any_order };
 
 struct Entry {
   int columns;  ///< of Q and V, the wider, at most
@@ -40,7 +41,10 @@ struct Entry {
 
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
-  return !in_order(p) && (meant == Meant::for_any_order || p.window_right >= 0);
+  if (in_order(p)) return false;
+  if (meant == Meant::for_causal_any_order) return p.window_right >= 0;
+  const bool packed = p.packed_q || p.packed_k;
+  return !packed && p.softcap == 0 && !p.alibi && !p.bias && p.dropout_p == 0;
 }
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
@@ -52,7 +56,7 @@ constexpr Entry entries[] = {
     {64, for_all, {.query_parts = 2, .key_slices = 4, .value_slices = 4, .min_blocks = 2}},
     {64, for_all, {.query_parts = 2}},
     {96, for_all, {.key_slices = 2, .min_blocks = 2}},
-    {128, for_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},
+    {128, for_plain_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},
     {128, for_all, {.query_parts = 2, .min_blocks = 2}},
     {128, for_all, {.warps = 8, .keys = 128}},
     {128, for_all, {.rows = 32}},

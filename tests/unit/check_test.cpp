@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -134,10 +135,11 @@ TEST(Check, AWriteOutsideOfAllTensorsIsFound) {
 
 TEST(Check, AWriteToAnInputIsFound) {
   Vandal vandal;
-  vandal.place = 256;  // of q, the first tensor
-  const Report report = run(config_for(vandal, 1, 0));
-  ASSERT_FALSE(report.failures.empty());
-  EXPECT_NE(report.failures.back().what.find("an input was written to"), std::string::npos);
+  vandal.place = 256;  // of q, the first tensor, where it has so many bytes
+  const Report report = run(config_for(vandal, 10, 0));
+  EXPECT_TRUE(std::ranges::any_of(report.failures, [](const Failure& failure) {
+    return failure.what.find("an input was written to") != std::string::npos;
+  }));
 }
 
 TEST(Place, KeepsEveryMisalignment) {

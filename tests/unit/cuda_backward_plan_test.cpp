@@ -136,6 +136,9 @@ TEST(CudaBackwardPlan, TilesDependOnTheMaskAndTheOrder) {
     EXPECT_EQ(tile(128, causal, true).stages, 2);
     EXPECT_EQ(tile(256, causal, true), tile(256, causal, false));
   }
+  Problem capped = problem(1, 4096, 128, 128);
+  capped.softcap = 2;
+  EXPECT_EQ(plan_cuda_backward(capped, gpu).tile.stages, 2);
 }
 
 TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
