@@ -30,7 +30,7 @@ HWY_INLINE float run_chains(int64_t steps, const MultiplyAdd& multiply_add) {
   for (int i = 0; i < chains; ++i) c[i] = hn::Iota(d, static_cast<float>(i));
   for (int64_t n = 0; n < steps; ++n) {
 #pragma GCC unroll 12
-    for (int i = 0; i < chains; ++i) c[i] = multiply_add(c[i]);
+    for (auto& chain : c) chain = multiply_add(chain);
   }
   auto sum = c[0];
 #pragma GCC unroll 12
