@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -167,6 +168,58 @@ TEST(Metamorphic, AConstantBiasMovesOnlyLse) {
   for (float& x : shifted.lse.data) x -= 3.0f;
   expect_near(shifted.out, plain.out, 2e-6f);
   expect_near(shifted.lse, plain.lse, 4e-6f);
+}
+
+/// The float32 numbers as bfloat16, which they are cut to as well.
+class Bfloats {
+ public:
+  explicit Bfloats(Floats& t) : shape_(t.shape), bits_(t.data.size()) {
+    for (size_t i = 0; i < bits_.size(); ++i) {
+      bits_[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(t.data[i]) >> 16);
+      t.data[i] = std::bit_cast<float>(uint32_t{bits_[i]} << 16);
+    }
+  }
+  operator Tensor() const {  // NOLINT(google-explicit-constructor): as Floats
+    Tensor t;
+    t.data = const_cast<uint16_t*>(bits_.data());
+    t.ndim = static_cast<int32_t>(shape_.size());
+    t.dtype = bfloat16;
+    t.shape = shape_.data();
+    return t;
+  }
+  Floats floats() const {
+    Floats t(shape_);
+    for (size_t i = 0; i < bits_.size(); ++i) {
+      t.data[i] = std::bit_cast<float>(uint32_t{bits_[i]} << 16);
+    }
+    return t;
+  }
+
+ private:
+  std::vector<int64_t> shape_;
+  std::vector<uint16_t> bits_;
+};
+
+/// Scores of 1e2 to 1e30, of which the largest takes all of a row: as in float32, decoding too.
+TEST(Metamorphic, HugeScoresPickTheLargestInBfloat16) {
+  for (const int64_t rows : {1, 64}) {
+    for (const float size : {10.0f, 1e3f, 3e4f, 1e8f, 1e15f}) {
+      Inputs in(rows, 256, 2, 2, 128);
+      for (Floats* t : {&in.q, &in.k}) {
+        for (float& x : t->data) x *= size;
+      }
+      const Bfloats q(in.q), k(in.k), v(in.v);
+      const Results exact(in.q, in.k, in.v);
+      Floats zeros(exact.out.shape), lse(exact.lse.shape, NAN);
+      const Bfloats out(zeros);
+      forward(q, k, v, out, lse);
+      SCOPED_TRACE(size);
+      expect_near(out.floats(), exact.out, size > 100 ? 0.0f : 0.05f);
+      for (size_t i = 0; i < lse.data.size(); ++i) {
+        EXPECT_NEAR(lse.data[i] / exact.lse.data[i], 1, 1e-5) << i;
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -292,8 +292,10 @@ class TileForward {
 #if FA_CPU_HAS_PAIRS
     if (in_pairs_) {
       const auto factor = hn::Set(d, factor_);
-      const auto p = [&](int64_t j)
-                         HWY_ATTR { return add(j, hn::MulSub(factor, hn::Load(d, s + j), base)); };
+      // Not fused: the largest score must give 0, as its product with the factor was rounded, too.
+      const auto p = [&](int64_t j) HWY_ATTR {
+        return add(j, hn::Sub(hn::Mul(factor, hn::Load(d, s + j)), base));
+      };
       for (int64_t j = 0; j < padded(n); j += 2 * lanes()) {
         const auto first = p(j);
         const auto second = j + lanes() < padded(n) ? p(j + lanes()) : hn::Zero(d);

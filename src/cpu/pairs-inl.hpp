@@ -36,11 +36,11 @@ using Pairs = hn::CappedTag<Pair, lane_pad>;
 #define FA_CPU_HAS_PAIRS 0
 #endif
 
-/// Whether a problem's packed products are those of pairs. Q cannot take a part of the scale
-/// exactly; without one it may overflow where scores are beyond 2^64, which nothing else bears.
+/// Whether a problem's products are those of pairs. These cannot take the scale exactly, which
+/// comes after their sums: a small one would let them overflow where what is wanted does not.
 inline bool in_pairs([[maybe_unused]] const Problem& p) {
 #if FA_CPU_HAS_PAIRS
-  return p.dtype == bfloat16 && multiplies_bfloat16() && std::abs(p.scale) >= 0x1p-64;
+  return p.dtype == bfloat16 && multiplies_bfloat16() && std::abs(p.scale) >= 0x1p-12;
 #else
   return false;
 #endif
