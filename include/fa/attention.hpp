@@ -251,7 +251,7 @@ FA_API Plan plan_backward(const BackwardArgs& args, const Options& options = {})
 FA_API void release_memory();
 
 /// The instruction set of the CPU kernels ("avx3_bf16", "avx3", "avx2", ...), and all that this CPU
-/// can run, best first, separated by spaces. The environment variable FA_CPU_TARGET names a lesser
+/// can run, best first, separated by spaces. The environment variable FA_CPU_TARGET names another
 /// one to be used instead; it is read once, at first use, and a name that cannot be had is an
 /// Error.
 FA_API const char* cpu_target();

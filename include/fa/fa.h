@@ -228,7 +228,7 @@ FA_API fa_status fa_release_memory(void);
 
 /* The instruction set of the CPU kernels ("avx3_bf16", "avx3", "avx2", ...), and all that this CPU
  * can run, best first, separated by spaces; both good forever. The environment variable
- * FA_CPU_TARGET names a lesser one to be used instead; it is read once, and a name that cannot be
+ * FA_CPU_TARGET names another one to be used instead; it is read once, and a name that cannot be
  * had is FA_INVALID_ARGUMENT from every call that computes. */
 FA_API fa_status fa_cpu_target(const char** target);
 FA_API fa_status fa_cpu_targets(const char** targets);
