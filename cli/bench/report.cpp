@@ -106,8 +106,7 @@ void print_result(const BenchResult& result) {
              "batch", "heads", "d", "length", "", "time", "rate", "share");
   for (const CellResult& cell : result.cells) print_cell(result, cell);
   fmt::print(
-      "time: median; share: median over the rounds of the rate by the dtype's peak of the same "
-      "round "
+      "time: median; share: median over the rounds of the rate by the dtype's peak in that round "
       "(decode: by the bandwidth, or by what 0.8 of the peak takes in if that is less)\n");
 }
 

@@ -108,7 +108,7 @@ int64_t elements(int64_t numbers) {
 template <Layout layout, int vectors, typename Element>
 HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const Element* a, int64_t a_stride,
                     const Element* b, int64_t b_stride, float* c, int64_t c_stride,
-                    Accumulate accumulate, Wanted wanted = {}) {
+                    Accumulate accumulate, Wanted wanted) {
   const auto tiles = [&]<int rows>(int64_t i) {
     for (; i + rows <= m; i += rows) {
       const int64_t group = i / tile_rows;

@@ -20,7 +20,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Head dims are multiples of 8, and at most this.
 inline constexpr int64_t longest_row = 576;
-inline constexpr char row_of_0[longest_row * sizeof(float)] = {};  ///< for rows there are not
+alignas(64) inline constexpr char row_of_0[longest_row * sizeof(float)] = {};  ///< for no row
 using D8 = hn::CappedTag<float, 8>;
 using Floats = hn::CappedTag<float, lane_pad>;
 
