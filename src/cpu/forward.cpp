@@ -12,6 +12,7 @@
 #include "cpu/kernels.hpp"
 #include "cpu/passes.hpp"
 #include "cpu/unused.hpp"
+#include "hwy/cache_control.h"
 #include "kernels/common/mask.h"
 
 namespace fa::cpu {
@@ -90,6 +91,7 @@ class Forward {
           wave(begin, end, scratch);
         }
       }
+      hwy::FlushStream();  // before the caller, on another core, reads what this one streamed
     }
   }
 

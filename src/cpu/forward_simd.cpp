@@ -58,18 +58,20 @@ void Pack(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t he
             packed + block * packed_block_floats(plan.problem, keys));
 }
 
-/// Final LSE of a row, and the factor that turns its sum of exp(s - maximum) V into its output.
-/// A sink is one more logit of the denominator.
+/// What a row's sum of exp(s - maximum) and a sink, one more logit of the denominator, come to.
 struct RowEnd {
-  float lse;
-  float factor;
+  float top;
+  float total;   ///< exp(LSE - top)
+  float factor;  ///< turns the sum of exp(s - maximum) V into the output
+  float lse() const { return top + std::log(total); }
 };
 RowEnd end_row(float maximum, float sum, float sink) {
   const float top = std::max(maximum, sink);
-  if (top == minus_infinity && sum == 0) return {minus_infinity, 0};
+  if (top == minus_infinity && sum == 0) return {minus_infinity, 1, 0};
+  if (sink == minus_infinity) return {top, sum, 1 / sum};
   const float from_keys = std::exp(maximum - top);
   const float total = sum * from_keys + std::exp(sink - top);
-  return {top + std::log(total), from_keys / total};
+  return {top, total, from_keys / total};
 }
 
 float sink_of(const Call& call, int64_t head) {
@@ -89,7 +91,7 @@ class TileForward {
         plain_((in_pairs_ ? scale_.score > 0 : scale_.score == 1) && p_.softcap == 0 && !p_.alibi &&
                !p_.bias),
         rows_(task.tile.heads * task.tile.rows),
-        q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.tuning.forward_rows)),
+        q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.packed_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
 
   HWY_ATTR void run() {
@@ -284,8 +286,8 @@ class TileForward {
     auto sum = hn::Mul(hn::Load(d, sums), hn::Set(d, s_.rescale[r]));
     const bool drops = p_.dropout_p > 0;
     if (drops) score_row(r).keep(j0, n, s_.keep);
-    const auto add = [&](int64_t j, auto x) HWY_ATTR {
-      const auto p = exp_negative(d, x);
+    const auto add = [&]<Exp exactness = Exp::full>(int64_t j, auto x) HWY_ATTR {
+      const auto p = exp_negative<exactness>(d, x);
       sum = hn::Add(sum, p);
       return drops ? hn::Mul(p, hn::Load(d, s_.keep + j)) : p;
     };
@@ -294,7 +296,8 @@ class TileForward {
       const auto factor = hn::Set(d, factor_);
       // Not fused: the largest score must give 0, as its product with the factor was rounded, too.
       const auto p = [&](int64_t j) HWY_ATTR {
-        return add(j, hn::Sub(hn::Mul(factor, hn::Load(d, s + j)), base));
+        const auto x = hn::Sub(hn::Mul(factor, hn::Load(d, s + j)), base);
+        return add.template operator()<Exp::for_bfloat16>(j, x);
       };
       for (int64_t j = 0; j < padded(n); j += 2 * lanes()) {
         const auto first = p(j);
@@ -325,13 +328,14 @@ class TileForward {
       if (partial) {
         const auto [row_out, row_lse] = t_.partial.row(r);
         store_row(float32, o, p_.head_dim_v, end.factor, reinterpret_cast<char*>(row_out));
-        *row_lse = end.lse;
+        *row_lse = end.lse();
       } else {
         const Call& c = t_.call;
         store_row(p_.dtype, o, p_.head_dim_v, end.factor,
-                  query_row(c.out, t_.sequence, row(r), head(r)));
+                  query_row(c.out, t_.sequence, row(r), head(r)),
+                  t_.plan.streams_out ? Store::past_caches : Store::as_usual);
         if (p_.lse)
-          *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse;
+          *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse();
       }
     }
   }
@@ -384,7 +388,7 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
     }
     const RowEnd end = end_row(maximum, sum, sink_of(call, head));
     store_row(p.dtype, scratch.o, p.head_dim_v, end.factor, query_row(call.out, seq, i, head));
-    if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse;
+    if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse();
   }
 }
 

@@ -126,23 +126,36 @@ HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, fl
   for (; i < padded(n); ++i) out[i] = 0;
 }
 
-/// target[0, n) = scale * source, rounded to dtype.
+/// Which way a row is stored. Past the caches its lines are not read before they are written; who
+/// reads them next finds them in memory only, and on x86 only after hwy::FlushStream.
+enum class Store : uint8_t { as_usual, past_caches };
+
+/// target[0, n) = scale * source, rounded to dtype. Past the caches only whole cache lines go.
 HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, float scale,
-                                   char* target) {
+                                   char* target, Store way = Store::as_usual) {
   const D8 d;
   const hn::Rebind<int32_t, D8> di;
   const hn::Rebind<uint16_t, D8> du16;
   const auto factor = hn::Set(d, scale);
   const int64_t step = static_cast<int64_t>(hn::Lanes(d));
+  const bool lines = (reinterpret_cast<uintptr_t>(target) | n * bytes_of(dtype)) % 64 == 0;
+  const bool stream = way == Store::past_caches && lines;
+  const auto put = [&](auto x, auto tag, auto* to) HWY_ATTR {
+    if (stream) {
+      hn::Stream(x, tag, to);
+    } else {
+      hn::StoreU(x, tag, to);
+    }
+  };
   int64_t i = 0;
   for (; i + step <= n; i += step) {
     const auto x = hn::Mul(hn::LoadU(d, source + i), factor);
     if (dtype == float32) {
-      hn::StoreU(x, d, reinterpret_cast<float*>(target) + i);
+      put(x, d, reinterpret_cast<float*>(target) + i);
     } else {
       const auto bits = hn::BitCast(di, x);
       const auto rounded = dtype == float16 ? narrow_f16(di, bits) : narrow_bf16(di, bits);
-      hn::StoreU(hn::DemoteTo(du16, rounded), du16, reinterpret_cast<uint16_t*>(target) + i);
+      put(hn::DemoteTo(du16, rounded), du16, reinterpret_cast<uint16_t*>(target) + i);
     }
   }
   for (; i < n; ++i) store_number(dtype, scale * source[i], target, i);

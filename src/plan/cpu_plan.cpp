@@ -107,7 +107,21 @@ bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
   return rounds >= 2 && 20 * units >= 19 * plan.threads * rounds;
 }
 
+/// Rows of a tile: with more of them a head's packed keys are read less often, but there have to be
+/// tiles enough for all threads. Results do not depend on it: a row knows nothing of its neighbours.
+int64_t choose_packed_rows(const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  const CpuTuning& t = plan.tuning;
+  const int64_t head_bytes = ceil_div(p.seqlen_k, t.forward_keys) *
+                             packed_block_floats(p, t.forward_keys) *
+                             static_cast<int64_t>(sizeof(float));
+  const int64_t rows = 2 * t.forward_rows;
+  const int64_t tiles = p.tokens_q * p.heads_q / rows;
+  return head_bytes > t.long_head_bytes && tiles >= 8 * plan.threads ? rows : t.forward_rows;
+}
+
 void plan_forward(CpuPlan& plan) {
+  plan.packed_rows = choose_packed_rows(plan);
   share_heads_in_place(plan);
   const std::vector<ForwardCut> cuts = longest_cuts(plan);
   for (const ForwardCut& cut : cuts) plan.unit_floats = std::max(plan.unit_floats, cut.floats());
@@ -118,6 +132,9 @@ void plan_forward(CpuPlan& plan) {
     if (!plan.whole_units) floats = std::max(floats, in_work(plan, cut) * cut.floats());
   }
   plan.shared_bytes = sizeof(float) * floats;
+  const Problem& p = plan.problem;
+  plan.streams_out = p.tokens_q * p.heads_q * p.head_dim_v * bytes_of(p.dtype) >=
+                     plan.tuning.streamed_bytes;
   add_up<ForwardScratch, ForwardShared>(plan);
 }
 
@@ -177,6 +194,7 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
     cut.chunks = std::max<int64_t>(ceil_div(k_len, t.split_keys), 1);
     if (cut.chunks > 1) cut.head_floats = padded(partial_floats(p, rows, cut.chunks));
   } else {
+    cut.tiles = tile_shape(p.group(), q_len, plan.packed_rows);
     cut.pack_blocks = ceil_div(k_len, t.forward_keys);
     cut.head_floats = cut.pack_blocks * packed_block_floats(p, t.forward_keys);
   }
@@ -191,7 +209,7 @@ int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
 
 ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  const int64_t rows = row_stride(plan.tuning.forward_rows);
+  const int64_t rows = row_stride(plan.packed_rows);
   q = arena.take<float>(
       std::max(p.head_dim * rows, plan.tuning.forward_rows * row_stride(p.head_dim)));
   s = arena.take<float>(rows * score_stride);
@@ -265,7 +283,7 @@ std::string to_text(const CpuPlan& plan) {
     text += fmt::format(
         "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
         "key heads of a unit: {}{}\nunits in work: {}{}\nshared bytes: {}\n",
-        t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks, cut.heads_k,
+        cut.pack_blocks > 0 ? plan.packed_rows : t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks, cut.heads_k,
         cut.in_place ? ", read in place" : "", plan.units_in_work,
         plan.whole_units ? ", one for each thread" : "", plan.shared_bytes);
   } else {

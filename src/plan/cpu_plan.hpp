@@ -17,6 +17,10 @@ struct CpuTuning {
   /// 128, Q, S and O of a tile take 144 KB and a block of K and V 128 KB: together within a core's
   /// L2 of 512 KB.
   int64_t forward_rows = 96;
+  /// Twice as many where a key head's packed blocks are larger than this: they come from memory, or
+  /// from a last cache shared with others, once for each tile. 8k keys of head_dim 128 (9.4 MB) 4 to
+  /// 6% faster; 5 MB 2% slower, or 2% faster beside busy neighbours.
+  int64_t long_head_bytes = 6 << 20;
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
   /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
   /// would cost as much as the products.
@@ -24,6 +28,9 @@ struct CpuTuning {
   /// So many bytes of a key are read together, if need be of several heads, whose rows lie side by
   /// side: 1 KB of each key was read at half the rate of 8 KB.
   int64_t bytes_in_place = 8192;
+  /// An output of so many bytes is stored past the caches, which saves reading its lines before they
+  /// are overwritten: 1k keys 1 to 3% faster, 128 keys 4%, 64 keys 9%.
+  int64_t streamed_bytes = 2 << 20;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
   /// A key head with few query rows is cut along its keys in chunks of this many, so that decoding
@@ -70,10 +77,12 @@ struct CpuPlan {
   Problem problem;
   CpuTuning tuning;
   int threads = 1;
+  int64_t packed_rows = 0;      ///< forward: query rows of a tile whose keys are packed
   int64_t heads_in_place = 1;   ///< forward: most key heads of a unit in place
   bool whole_units = false;     ///< forward: a thread does all of a unit, without barriers
   int64_t unit_floats = 0;      ///< forward: most room that a unit takes
   int64_t units_in_work = 0;    ///< forward: units between two barriers, or at once
+  bool streams_out = false;     ///< forward: out is stored past the caches
   size_t shared_bytes = 0;      ///< forward: room for their packed K and V, or partial O and LSE
   int64_t backward_chunks = 1;  ///< most KV chunks of a sequence, each with a partial dQ
   size_t thread_bytes = 0;      ///< scratch of one thread
@@ -85,7 +94,8 @@ CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning = 
 std::string to_text(const CpuPlan& plan);
 
 // How one key head's work is cut, from the sequence's own lengths alone: never from the batch, its
-// neighbours or the threads, so that the bits do not depend on them.
+// neighbours or the threads, so that the bits do not depend on them. (The rows of a tile whose keys
+// are packed may: a row of it knows nothing of the others.)
 
 /// Query rows of one tile: `rows` rows of each of `heads` heads of the group.
 struct TileShape {

@@ -143,6 +143,18 @@ TEST(Plan, OneLongSequenceAmongShortOnesIsSharedByThreads) {
   EXPECT_TRUE(plan_cpu(p, 2).whole_units);
 }
 
+TEST(Plan, LongHeadsHaveTilesOfTwiceTheRowsIfThereAreEnough) {
+  EXPECT_EQ(plan_cpu(problem(4, 4, 9000, 9000), 2).packed_rows, 96) << "5.5 MB";
+  EXPECT_EQ(plan_cpu(problem(4, 4, 12000, 12000), 2).packed_rows, 192) << "7.3 MB";
+  EXPECT_EQ(plan_cpu(problem(4, 4, 12000, 12000), 64).packed_rows, 96) << "8 tiles a thread";
+}
+
+TEST(Plan, LargeOutputsAreStreamed) {
+  EXPECT_FALSE(plan_cpu(problem(2, 2, 2047, 2047), 2).streams_out);
+  EXPECT_TRUE(plan_cpu(problem(2, 2, 2048, 2048), 2).streams_out) << "2 MB";
+  EXPECT_FALSE(plan_cpu(problem(32, 32, 1, 32768), 2).streams_out);
+}
+
 TEST(Plan, SmallProblemsStayOnOneThread) {
   EXPECT_EQ(plan_cpu(problem(2, 2, 16, 16), 8).threads, 1);
   EXPECT_EQ(plan_cpu(problem(8, 8, 1024, 1024), 8).threads, 8);

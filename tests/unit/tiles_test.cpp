@@ -112,6 +112,19 @@ TEST(Tiles, ChangeNothingBeyondRounding) {
   }
 }
 
+TEST(Tiles, OfTwiceTheRowsForLongHeadsGiveTheSameBits) {
+  Inputs in = make_inputs(2, 150, 211, 6, 2, 1);
+  for (const bool causal : {false, true}) {
+    in.options.causal = causal;
+    if (causal) in.options.window_left = -1;
+    CpuTuning tuning;
+    tuning.forward_rows = 24;
+    const Results usual = run(in, tuning, 2);
+    tuning.long_head_bytes = 0;
+    expect_same_bits(run(in, tuning, 2), usual);
+  }
+}
+
 TEST(Tiles, ReadInPlaceOrPackedGiveTheSame) {
   for (const int64_t q_len : {1, 3, 7}) {
     const Inputs in = make_inputs(2, q_len, 1111, 10, 5, 3);
