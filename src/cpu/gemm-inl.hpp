@@ -45,8 +45,9 @@ struct Accumulate {
 
 /// How much of C is wanted, by groups of tile_rows rows: null for all of it. What is not, stays.
 struct Wanted {
-  const int64_t* columns = nullptr;  ///< of each group: so many of C's columns
+  const int64_t* columns = nullptr;  ///< of each group: so many of C's columns, padded
   const int64_t* depth = nullptr;    ///< so many of A's numbers, where the rest is 0
+  const int64_t* first = nullptr;    ///< the first of A's numbers, where those before are 0; even
 };
 
 template <class V>
@@ -112,11 +113,14 @@ HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const Element* a, int64
   const auto tiles = [&]<int rows>(int64_t i) {
     for (; i + rows <= m; i += rows) {
       const int64_t group = i / tile_rows;
-      if (wanted.columns != nullptr && wanted.columns[group] <= j) continue;
+      if (wanted.columns != nullptr && padded(wanted.columns[group]) <= j) continue;
+      const int64_t end = elements<Element>(wanted.depth != nullptr ? wanted.depth[group] : depth);
+      const int64_t first = elements<Element>(wanted.first != nullptr ? wanted.first[group] : 0);
+      const Element* a_tile =
+          layout == Layout::transposed ? a + first * a_stride + i : a + i * score_stride + first;
       register_tile<layout, rows, vectors>(
-          elements<Element>(wanted.depth != nullptr ? wanted.depth[group] : depth),
-          a + i * (layout == Layout::transposed ? 1 : score_stride), a_stride, b + j, b_stride,
-          c + i * c_stride + j, c_stride, accumulate.mode,
+          end - first, a_tile, a_stride, b + first * b_stride + j, b_stride, c + i * c_stride + j,
+          c_stride, accumulate.mode,
           accumulate.factors == nullptr ? nullptr : accumulate.factors + i);
     }
     return i;

@@ -87,7 +87,7 @@ class ScoreRow {
     const Floats d;
     const auto limit = hn::Set(d, static_cast<float>(problem_.softcap));
     const auto one = hn::Set(d, 1.0f);
-    for (int64_t j = 0; j < n; j += step(d)) {
+    for (int64_t j = 0; j < padded(n); j += step(d)) {  // dS is 0 times the derivative beyond n
       const auto t = tanh_of(d, hn::Div(hn::Load(d, s + j), limit));
       hn::Store(hn::Mul(t, limit), d, s + j);
       if (cap != nullptr) hn::Store(hn::Mul(hn::Sub(one, t), hn::Add(one, t)), d, cap + j);

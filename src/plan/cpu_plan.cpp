@@ -108,7 +108,8 @@ bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
 }
 
 /// Rows of a tile: with more of them a head's packed keys are read less often, but there have to be
-/// tiles enough for all threads. Results do not depend on it: a row knows nothing of its neighbours.
+/// tiles enough for all threads. Results do not depend on it: a row knows nothing of its
+/// neighbours.
 int64_t choose_packed_rows(const CpuPlan& plan) {
   const Problem& p = plan.problem;
   const CpuTuning& t = plan.tuning;
@@ -133,8 +134,8 @@ void plan_forward(CpuPlan& plan) {
   }
   plan.shared_bytes = sizeof(float) * floats;
   const Problem& p = plan.problem;
-  plan.streams_out = p.tokens_q * p.heads_q * p.head_dim_v * bytes_of(p.dtype) >=
-                     plan.tuning.streamed_bytes;
+  plan.streams_out =
+      p.tokens_q * p.heads_q * p.head_dim_v * bytes_of(p.dtype) >= plan.tuning.streamed_bytes;
   add_up<ForwardScratch, ForwardShared>(plan);
 }
 
@@ -245,6 +246,8 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   keep = arena.take<float>(score_stride);
   cap = arena.take<float>(score_stride);
   bias = arena.take<float>(p.dbias ? rows * score_stride : 0);
+  reach = arena.take<int64_t>(rows);
+  first_row = arena.take<int64_t>(keys);
   k_t = arena.take<float>(blocks * p.head_dim * score_stride);
   v_t = arena.take<float>(blocks * p.head_dim_v * score_stride);
   k = arena.take<float>(blocks * keys * width);
@@ -283,9 +286,9 @@ std::string to_text(const CpuPlan& plan) {
     text += fmt::format(
         "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
         "key heads of a unit: {}{}\nunits in work: {}{}\nshared bytes: {}\n",
-        cut.pack_blocks > 0 ? plan.packed_rows : t.forward_rows, t.forward_keys, cut.tiles.count(), cut.chunks, cut.pack_blocks, cut.heads_k,
-        cut.in_place ? ", read in place" : "", plan.units_in_work,
-        plan.whole_units ? ", one for each thread" : "", plan.shared_bytes);
+        cut.pack_blocks > 0 ? plan.packed_rows : t.forward_rows, t.forward_keys, cut.tiles.count(),
+        cut.chunks, cut.pack_blocks, cut.heads_k, cut.in_place ? ", read in place" : "",
+        plan.units_in_work, plan.whole_units ? ", one for each thread" : "", plan.shared_bytes);
   } else {
     text += fmt::format("tile: {} rows x {} keys\nkeys of a slab: {}\nkey chunks: {}\n",
                         t.backward_rows, t.backward_keys, t.slab_keys, plan.backward_chunks);

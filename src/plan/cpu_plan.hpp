@@ -18,8 +18,8 @@ struct CpuTuning {
   /// L2 of 512 KB.
   int64_t forward_rows = 96;
   /// Twice as many where a key head's packed blocks are larger than this: they come from memory, or
-  /// from a last cache shared with others, once for each tile. 8k keys of head_dim 128 (9.4 MB) 4 to
-  /// 6% faster; 5 MB 2% slower, or 2% faster beside busy neighbours.
+  /// from a last cache shared with others, once for each tile. 8k keys of head_dim 128 (9.4 MB) 4
+  /// to 6% faster; 5 MB 2% slower, or 2% faster beside busy neighbours.
   int64_t long_head_bytes = 6 << 20;
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
   /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
@@ -28,8 +28,8 @@ struct CpuTuning {
   /// So many bytes of a key are read together, if need be of several heads, whose rows lie side by
   /// side: 1 KB of each key was read at half the rate of 8 KB.
   int64_t bytes_in_place = 8192;
-  /// An output of so many bytes is stored past the caches, which saves reading its lines before they
-  /// are overwritten: 1k keys 1 to 3% faster, 128 keys 4%, 64 keys 9%.
+  /// An output of so many bytes is stored past the caches, which saves reading its lines before
+  /// they are overwritten: 1k keys 1 to 3% faster, 128 keys 4%, 64 keys 9%.
   int64_t streamed_bytes = 2 << 20;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
@@ -156,25 +156,27 @@ struct ForwardScratch {
 /// A thread's scratch for one backward item.
 struct BackwardScratch {
   BackwardScratch(Arena& arena, const CpuPlan& plan);
-  float* q_t;       ///< [head_dim][rows], scaled
-  float* q;         ///< [rows][row_stride(head_dim)], scaled
-  float* dout_t;    ///< [head_dim_v][rows]
-  float* dout;      ///< [rows][row_stride(head_dim_v)]
-  float* p;         ///< [rows][score_stride]
-  float* ds;        ///< [rows][score_stride]
-  float* ds_pairs;  ///< [rows / 2][score_stride] of bfloat16
-  float* dq;        ///< [rows][row_stride(head_dim)]
-  float* lse;       ///< [rows], as in BackwardShared
-  float* delta;     ///< [rows]
-  float* two_rows;  ///< [2][row_stride(longest head_dim)]
-  float* keep;      ///< [score_stride]
-  float* cap;       ///< [score_stride], derivative of softcap
-  float* bias;      ///< [rows][score_stride], sum of dbias
-  float* k_t;       ///< slab: per block K^T [head_dim][score_stride]
-  float* v_t;       ///< slab: per block V^T [head_dim_v][score_stride]
-  float* k;         ///< slab: [keys][row_stride(head_dim)]
-  float* dk;        ///< slab: [keys][row_stride(head_dim)]
-  float* dv;        ///< slab: [keys][row_stride(head_dim_v)]
+  float* q_t;          ///< [head_dim][rows], scaled
+  float* q;            ///< [rows][row_stride(head_dim)], scaled
+  float* dout_t;       ///< [head_dim_v][rows]
+  float* dout;         ///< [rows][row_stride(head_dim_v)]
+  float* p;            ///< [rows][score_stride]
+  float* ds;           ///< [rows][score_stride]
+  float* ds_pairs;     ///< [rows / 2][score_stride] of bfloat16
+  float* dq;           ///< [rows][row_stride(head_dim)]
+  float* lse;          ///< [rows], as in BackwardShared
+  float* delta;        ///< [rows]
+  float* two_rows;     ///< [2][row_stride(longest head_dim)]
+  float* keep;         ///< [score_stride]
+  float* cap;          ///< [score_stride], derivative of softcap
+  float* bias;         ///< [rows][score_stride], sum of dbias
+  int64_t* reach;      ///< [rows], keys that count for each group of rows
+  int64_t* first_row;  ///< [keys], the first row that counts for each group of keys
+  float* k_t;          ///< slab: per block K^T [head_dim][score_stride]
+  float* v_t;          ///< slab: per block V^T [head_dim_v][score_stride]
+  float* k;            ///< slab: [keys][row_stride(head_dim)]
+  float* dk;           ///< slab: [keys][row_stride(head_dim)]
+  float* dv;           ///< slab: [keys][row_stride(head_dim_v)]
 };
 
 /// What all threads of a forward pass share.

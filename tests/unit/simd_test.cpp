@@ -168,7 +168,9 @@ void TestExp(double error, double error_by_x) {
   EXPECT_LT(worst, 1);
   EXPECT_GT(worst, 0.5) << "the bounds have grown too wide";
   const float infinity = std::numeric_limits<float>::infinity();
-  const auto one = [&](float value) { return hn::GetLane(exp_negative<exactness>(d, hn::Set(d, value))); };
+  const auto one = [&](float value) {
+    return hn::GetLane(exp_negative<exactness>(d, hn::Set(d, value)));
+  };
   EXPECT_EQ(one(0.0f), 1.0f);
   EXPECT_EQ(one(-100.0f), 0.0f);
   EXPECT_EQ(one(-3.4e38f), 0.0f);
