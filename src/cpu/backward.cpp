@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "cpu/kernels.hpp"
+#include "cpu/map_pages.hpp"
 #include "cpu/number.hpp"
 #include "cpu/passes.hpp"
 #include "cpu/unused.hpp"
@@ -33,6 +34,8 @@ class Backward {
       const BackwardScratch scratch(arena, plan_);
 #pragma omp for schedule(static) nowait
       for (int64_t b = 0; b <= p_.batch; ++b) clear_unused(b);
+#pragma omp for schedule(static) nowait
+      for (int t = 0; t < plan_.threads; ++t) map_outputs(t);
 #pragma omp for schedule(static)
       for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
         const Sequence seq = call_.sequence(unit / p_.heads_q);
@@ -101,6 +104,15 @@ class Backward {
     }
     store_number(p_.dsinks_dtype, static_cast<float>(sum), call_.dsinks.data,
                  call_.dsinks.offset(0, 0, head));
+  }
+
+  void map_outputs(int t) const {
+    const auto map = [&](const Rows& rows, bool query_side, int64_t width) {
+      map_pages(rows, query_side, p_, width, plan_.tuning.large_bytes, t, plan_.threads);
+    };
+    map(call_.dq, true, p_.head_dim);
+    map(call_.dk, false, p_.head_dim);
+    map(call_.dv, false, p_.head_dim_v);
   }
 
   void clear_unused(int64_t b) const {

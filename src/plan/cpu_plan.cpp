@@ -135,7 +135,7 @@ void plan_forward(CpuPlan& plan) {
   plan.shared_bytes = sizeof(float) * floats;
   const Problem& p = plan.problem;
   plan.streams_out =
-      p.tokens_q * p.heads_q * p.head_dim_v * bytes_of(p.dtype) >= plan.tuning.streamed_bytes;
+      p.tokens_q * p.heads_q * p.head_dim_v * bytes_of(p.dtype) >= plan.tuning.large_bytes;
   add_up<ForwardScratch, ForwardShared>(plan);
 }
 

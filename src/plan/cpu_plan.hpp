@@ -28,9 +28,10 @@ struct CpuTuning {
   /// So many bytes of a key are read together, if need be of several heads, whose rows lie side by
   /// side: 1 KB of each key was read at half the rate of 8 KB.
   int64_t bytes_in_place = 8192;
-  /// An output of so many bytes is stored past the caches, which saves reading its lines before
-  /// they are overwritten: 1k keys 1 to 3% faster, 128 keys 4%, 64 keys 9%.
-  int64_t streamed_bytes = 2 << 20;
+  /// Outputs of so many bytes are taken for larger than a cache, and for fresh memory. They are
+  /// stored past the caches, which saves reading their lines before they are overwritten (1k keys 1
+  /// to 3% faster, 128 keys 4%, 64 keys 9%), after their pages were mapped (map_pages.hpp).
+  int64_t large_bytes = 2 << 20;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
   /// A key head with few query rows is cut along its keys in chunks of this many, so that decoding
