@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // must come first
 // clang-format off
 #include "hwy/highway.h"
+#include "cpu/amx-inl.hpp"
 #include "cpu/direct-inl.hpp"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/math-inl.hpp"
@@ -31,16 +32,22 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
 /// Keys [key, key + keys) as K^T [head_dim][score_stride] and V [keys][row_stride(head_dim_v)]; in
-/// pairs half as many rows of each.
+/// pairs half as many rows of each, V's for tiles up to 16 of 0 more.
 HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, int64_t key,
                         int64_t keys, float* packed) {
   const Problem& p = call.problem;
   const auto k = [&](int64_t j) { return key_row(call.k, seq, key + j, head_k); };
-  if (in_pairs(p)) {
+  if (in_pairs(p) || by_tiles(p)) {
     const auto v = [&](int64_t j) { return key_row(call.v, seq, key + j, head_k); };
+    const int64_t v_stride = row_stride(p.head_dim_v);
+    float* v_pairs = packed + p.head_dim * score_stride;
     transpose_pairs(k, keys, p.head_dim, as_pairs(packed), score_stride);
-    interleave_rows(v, keys, p.head_dim_v, as_pairs(packed + p.head_dim * score_stride),
-                    row_stride(p.head_dim_v));
+    interleave_rows(v, keys, p.head_dim_v, as_pairs(v_pairs), v_stride);
+    if (by_tiles(p)) {
+      const int64_t rows = ceil_div(keys, 2);
+      std::memset(v_pairs + rows * v_stride, 0,
+                  (in_tiles(keys) / 2 - rows) * v_stride * sizeof(float));
+    }
     return;
   }
   load_transposed(p.dtype, k, keys, p.head_dim, 1.0f, packed, score_stride);
@@ -86,15 +93,21 @@ class TileForward {
         s_(scratch),
         p_(task.plan.problem),
         in_place_(task.in_place),
-        in_pairs_(in_pairs(p_) && (!in_place_ || pairs_in_place())),
+        by_tiles_(!in_place_ && by_tiles(p_)),
+        in_pairs_(by_tiles_ || (in_pairs(p_) && (!in_place_ || pairs_in_place()))),
         scale_(p_.scale, in_pairs_),
         plain_((in_pairs_ ? scale_.score > 0 : scale_.score == 1) && p_.softcap == 0 && !p_.alibi &&
                !p_.bias),
         rows_(task.tile.heads * task.tile.rows),
-        q_stride_(row_stride(in_place_ ? p_.head_dim : task.plan.packed_rows)),
+        q_stride_(row_stride(in_place_   ? p_.head_dim
+                             : by_tiles_ ? p_.head_dim / 2
+                                         : task.plan.packed_rows)),
         o_stride_(row_stride(p_.head_dim_v)) {}
 
   HWY_ATTR void run() {
+#if FA_CPU_HAS_PAIRS
+    const TileRegisters registers(by_tiles_);
+#endif
     load_queries();
     const int64_t block = t_.plan.tuning.forward_keys;
     const auto [begin, end] = keys_in_sight();
@@ -116,7 +129,7 @@ class TileForward {
     const auto row_at = [&](int64_t r) {
       return query_row(t_.call.q, t_.sequence, row(r), head(r));
     };
-    if (in_place_ && in_pairs_) {
+    if (by_tiles_ || (in_place_ && in_pairs_)) {
       for (int64_t r = 0; r < rows_; ++r) {
         std::memcpy(s_.q + r * q_stride_, row_at(r), p_.head_dim * bytes_of(p_.dtype));
       }
@@ -183,25 +196,33 @@ class TileForward {
     });
   }
 
-  /// How many of the keys [j0, j0 + n) count for each group of tile_rows rows: up to the last one
-  /// that some row of it sees. Under a causal mask a tile's last blocks are half empty, which at 1k
-  /// keys is 9% of all products.
+  /// How many of the keys [j0, j0 + n) count for each group of group_rows() rows: up to the last
+  /// one that some row of it sees. Under a causal mask a tile's last blocks are half empty, which
+  /// at 1k keys is 9% of all products.
   const int64_t* find_reach(int64_t j0, int64_t n) {
-    for (int64_t r0 = 0; r0 < rows_; r0 += tile_rows) {
+    for (int64_t r0 = 0; r0 < rows_; r0 += group_rows()) {
       int64_t end = 0;
-      for (int64_t r = r0; r < std::min(r0 + tile_rows, rows_); ++r) {
+      for (int64_t r = r0; r < std::min(r0 + group_rows(), rows_); ++r) {
         end = std::max<int64_t>(end, keys_of_row(row(r)).end);
       }
-      s_.reach[r0 / tile_rows] = std::clamp<int64_t>(end - j0, 0, n);
+      s_.reach[r0 / group_rows()] = std::clamp<int64_t>(end - j0, 0, n);
     }
     return s_.reach;
   }
+  int64_t group_rows() const { return by_tiles_ ? tile_span : tile_rows; }
   int64_t keys_for(int64_t r, int64_t n) const {
-    return reach_ != nullptr ? reach_[r / tile_rows] : n;
+    return reach_ != nullptr ? reach_[r / group_rows()] : n;
   }
 
   /// S = Q K^T of keys [j0, j0 + n).
   HWY_ATTR HWY_INLINE void form_scores(int64_t j0, int64_t n, const float* packed) {
+#if FA_CPU_HAS_PAIRS
+    if (by_tiles_) {
+      tile_product(rows_, n, p_.head_dim, as_pairs(s_.q), q_stride_, as_pairs(packed), score_stride,
+                   s_.s, score_stride, Accumulate::store, {.columns = reach_});
+      return;
+    }
+#endif
     if (!in_place_) {
       product<Layout::transposed>(in_pairs_, rows_, n, p_.head_dim, s_.q, q_stride_, packed,
                                   score_stride, s_.s, score_stride, {Accumulate::store},
@@ -216,6 +237,15 @@ class TileForward {
 
   /// O = rescale O + P V.
   HWY_ATTR HWY_INLINE void add_outputs(int64_t j0, int64_t n, const float* packed) {
+#if FA_CPU_HAS_PAIRS
+    if (by_tiles_) {
+      rescale_outputs();
+      tile_product(rows_, p_.head_dim_v, n, as_pairs(s_.s), score_stride,
+                   as_pairs(packed + p_.head_dim * score_stride), o_stride_, s_.o, o_stride_,
+                   Accumulate::add, {.depth = reach_});
+      return;
+    }
+#endif
     if (!in_place_) {
       product<Layout::scores>(in_pairs_, rows_, p_.head_dim_v, n, s_.s, score_stride,
                               packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
@@ -227,6 +257,18 @@ class TileForward {
                        rows_in_place<typename Use::Number>(t_.call.v), j0, s_.rescale, s_.o,
                        o_stride_);
     });
+  }
+
+  HWY_ATTR HWY_INLINE void rescale_outputs() {
+    const Floats d;
+    for (int64_t r = 0; r < rows_; ++r) {
+      if (s_.rescale[r] == 1) continue;
+      const auto factor = hn::Set(d, s_.rescale[r]);
+      float* o = s_.o + r * o_stride_;
+      for (int64_t c = 0; c < p_.head_dim_v; c += lanes()) {
+        hn::Store(hn::Mul(factor, hn::Load(d, o + c)), d, o + c);
+      }
+    }
   }
 
   /// One block: scores, online softmax, outputs.
@@ -346,7 +388,8 @@ class TileForward {
   const ForwardScratch& s_;
   const Problem& p_;
   const bool in_place_;  ///< K and V are read where they lie
-  const bool in_pairs_;  ///< bfloat16 is multiplied as it is
+  const bool by_tiles_;  ///< bfloat16 is multiplied as it is, by AMX's tiles,
+  const bool in_pairs_;  ///< or so or in vectors
   const Scale scale_;
   const bool plain_;  ///< a score is a multiple of the product, but for the mask
   const int64_t rows_;

@@ -36,11 +36,14 @@ using Pairs = hn::CappedTag<Pair, lane_pad>;
 #define FA_CPU_HAS_PAIRS 0
 #endif
 
-/// Whether a problem's products are those of pairs. These cannot take the scale exactly, which
-/// comes after their sums: a small one would let them overflow where what is wanted does not.
+/// Pairs cannot take the scale exactly, which comes after their sums: a small one would let them
+/// overflow where what is wanted does not.
+inline bool scale_fits_pairs(const Problem& p) { return std::abs(p.scale) >= 0x1p-12; }
+
+/// Whether a problem's products are those of pairs in vectors.
 inline bool in_pairs([[maybe_unused]] const Problem& p) {
 #if FA_CPU_HAS_PAIRS
-  return p.dtype == bfloat16 && multiplies_bfloat16() && std::abs(p.scale) >= 0x1p-12;
+  return p.dtype == bfloat16 && multiplies_pairs() && scale_fits_pairs(p);
 #else
   return false;
 #endif

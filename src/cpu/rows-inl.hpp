@@ -139,7 +139,8 @@ HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, 
   const auto factor = hn::Set(d, scale);
   const int64_t step = static_cast<int64_t>(hn::Lanes(d));
   const bool lines = (reinterpret_cast<uintptr_t>(target) | n * bytes_of(dtype)) % 64 == 0;
-  const bool stream = way == Store::past_caches && lines;
+  // Of four lanes' 16-bit numbers, half a vector, Highway's Stream would store a whole one.
+  const bool stream = way == Store::past_caches && lines && hn::MaxLanes(d) == 8;
   const auto put = [&](auto x, auto tag, auto* to) HWY_ATTR {
     if (stream) {
       hn::Stream(x, tag, to);

@@ -6,6 +6,12 @@
 #include <cctype>
 #include <cstdlib>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
 #include "hwy/targets.h"
@@ -14,10 +20,13 @@ namespace fa::cpu {
 
 namespace {
 
+/// How bfloat16 is multiplied.
+enum class Bfloat16 : uint8_t { widened, pairs, tiles };
+
 struct Target {
   int64_t bit;
   std::string name;
-  bool bfloat16 = false;
+  Bfloat16 bfloat16 = Bfloat16::widened;
 };
 
 #if HWY_ARCH_X86
@@ -25,9 +34,27 @@ bool has_bfloat16_products() { return __builtin_cpu_supports("avx512bf16") != 0;
 /// At twice the rate of float32's multiply-adds on AMD's (a Zen 4 core: 236 beside 118 GFLOP/s), at
 /// half of it on Intel's (16 cores of a Xeon with AMX: 1395 beside 2834).
 bool has_fast_bfloat16_products() { return __builtin_cpu_is("amd") != 0; }
+
+/// The CPU has them (CPUID 7: EDX bits 22 and 24), and Linux grants a process their state.
+bool has_tiles() {
+#ifdef __linux__
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  if ((d >> 22 & 1) == 0 || (d >> 24 & 1) == 0) return false;
+  constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
 #else
 bool has_bfloat16_products() { return false; }
 bool has_fast_bfloat16_products() { return false; }
+bool has_tiles() { return false; }
 #endif
 
 /// Best first. Lower bits are better targets.
@@ -40,8 +67,9 @@ std::vector<Target> supported() {
     for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
     targets.push_back({bit, name});
     if (bit > HWY_AVX3 || !has_bfloat16_products()) continue;
-    const Target in_pairs{bit, name + "_bf16", true};
+    const Target in_pairs{bit, name + "_bf16", Bfloat16::pairs};
     targets.insert(targets.end() - (has_fast_bfloat16_products() ? 1 : 0), in_pairs);
+    if (has_tiles()) targets.insert(targets.begin(), {bit, name + "_amx", Bfloat16::tiles});
   }
   return targets;
 }
@@ -80,7 +108,8 @@ size_t target_index() {
 #endif
 }
 
-bool multiplies_bfloat16() { return chosen().bfloat16; }
+bool multiplies_pairs() { return chosen().bfloat16 == Bfloat16::pairs; }
+bool multiplies_tiles() { return chosen().bfloat16 == Bfloat16::tiles; }
 
 std::string target_name() { return chosen().name; }
 

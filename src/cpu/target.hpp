@@ -9,9 +9,11 @@ namespace fa::cpu {
 
 /// Position of the chosen instruction set in Highway's dispatch tables.
 size_t target_index();
-/// Whether the kernels may use AVX-512's instructions for bfloat16, which are no target of
-/// Highway's: names with "_bf16".
-bool multiplies_bfloat16();
+/// Whether the kernels are to multiply bfloat16 as it is, by instructions that are no target of
+/// Highway's: AVX-512's for pairs in vectors, names with "_bf16";
+bool multiplies_pairs();
+/// or AMX's tiles, names with "_amx".
+bool multiplies_tiles();
 std::string target_name();
 /// Those compiled in that this CPU has, best first.
 std::vector<std::string> available_targets();

@@ -210,7 +210,8 @@ int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
 
 ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  const int64_t rows = row_stride(plan.packed_rows);
+  // Products by tiles have whole groups of 32 rows.
+  const int64_t rows = std::max(row_stride(plan.packed_rows), ceil_div(plan.packed_rows, 32) * 32);
   q = arena.take<float>(
       std::max(p.head_dim * rows, plan.tuning.forward_rows * row_stride(p.head_dim)));
   s = arena.take<float>(rows * score_stride);

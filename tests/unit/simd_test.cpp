@@ -4,6 +4,7 @@
 #include "hwy/foreach_target.h"  // must come first
 // clang-format off
 #include "hwy/highway.h"
+#include "cpu/amx-inl.hpp"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/math-inl.hpp"
 #include "cpu/rows-inl.hpp"
@@ -272,7 +273,7 @@ void TestGemms() {
     for (const int64_t n : {1, 16, 17, 32, 40, 100}) {
       for (const int64_t depth : {0, 1, 7, 96}) {
         for (const auto mode : {Accumulate::store, Accumulate::add, Accumulate::rescale}) {
-          for (const bool pairs : {false, FA_CPU_HAS_PAIRS && multiplies_bfloat16()}) {
+          for (const bool pairs : {false, FA_CPU_HAS_PAIRS && multiplies_pairs()}) {
             TestGemm<Layout::scores>(m, n, depth, mode, pairs);
             TestGemm<Layout::transposed>(m, n, depth, mode, pairs);
           }
@@ -282,10 +283,49 @@ void TestGemms() {
   }
 }
 
+/// Integers: the sums are exact. Rows, columns and depth in whole tiles, the rest of A's depth 0.
+void TestTileProduct([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n,
+                     [[maybe_unused]] int64_t depth, [[maybe_unused]] Accumulate::Mode mode) {
+#if FA_CPU_HAS_PAIRS
+  if (!multiplies_tiles()) return;
+  std::mt19937 random(static_cast<unsigned>(m * 1000 + n * 10 + depth));
+  std::uniform_int_distribution<int> small(-8, 8);
+  const int64_t rows = in_tiles(m), columns = in_tiles(n), numbers = in_tiles(depth);
+  const int64_t a_stride = row_stride(numbers / 2), b_stride = row_stride(columns);
+  std::vector<float> a(rows * numbers), b(numbers * columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = 0; k < depth; ++k) a[i * numbers + k] = static_cast<float>(small(random));
+  }
+  for (float& x : b) x = static_cast<float>(small(random));
+  auto a_pairs = hwy::AllocateAligned<Pair>(rows * a_stride);
+  auto b_pairs = hwy::AllocateAligned<Pair>(numbers / 2 * b_stride);
+  auto c = hwy::AllocateAligned<float>(rows * b_stride);
+  for (int64_t i = 0; i < rows * b_stride; ++i) c[i] = 5;
+  for (int64_t k = 0; k < numbers; k += 2) {
+    for (int64_t i = 0; i < rows; ++i) {
+      a_pairs[i * a_stride + k / 2] = pair_of(a[i * numbers + k], a[i * numbers + k + 1]);
+    }
+    for (int64_t j = 0; j < columns; ++j) {
+      b_pairs[k / 2 * b_stride + j] = pair_of(b[k * columns + j], b[(k + 1) * columns + j]);
+    }
+  }
+  const TileRegisters registers(true);
+  tile_product(m, n, depth, a_pairs.get(), a_stride, b_pairs.get(), b_stride, c.get(), b_stride,
+               mode, {});
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      float expected = mode == Accumulate::add ? 5 : 0;
+      for (int64_t k = 0; k < depth; ++k) expected += a[i * numbers + k] * b[k * columns + j];
+      ASSERT_EQ(c[i * b_stride + j], expected) << m << " x " << n << " x " << depth;
+    }
+  }
+#endif
+}
+
 /// Rounded to nearest even, but for subnormal numbers: those are 0.
 void TestNarrowingToPairs() {
 #if FA_CPU_HAS_PAIRS
-  if (!multiplies_bfloat16()) return;
+  if (!multiplies_pairs() && !multiplies_tiles()) return;
   const Floats d;
   std::mt19937 random(7);
   HWY_ALIGN float x[2 * lane_pad];
@@ -395,6 +435,10 @@ void RunAll() {
   TestExp<Exp::for_bfloat16>(3e-6, 8e-8);
   TestTanh();
   TestGemms();
+  for (const auto mode : {Accumulate::store, Accumulate::add}) {
+    TestTileProduct(5, 32, 64, mode);
+    TestTileProduct(96, 100, 40, mode);
+  }
   TestNarrowingToPairs();
   for (const int64_t rows : {1, 2, 7, 16, 33}) {
     for (const int64_t width : {8, 16, 24, 72, 128}) TestRowsAsPairs(rows, width);
