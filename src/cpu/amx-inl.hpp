@@ -12,8 +12,8 @@
 #define FA_CPU_AMX_INL
 #endif
 
-#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/gemm-inl.hpp"
 #include "cpu/pairs-inl.hpp"
@@ -30,7 +30,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 inline constexpr int64_t tile_span = 32;
 constexpr int64_t in_tiles(int64_t n) { return ceil_div(n, tile_span) * tile_span; }
 
-/// Whether a problem's keys, once packed, are multiplied by tiles.
+/// Whether a problem's packed keys are multiplied by tiles.
 inline bool by_tiles([[maybe_unused]] const Problem& p) {
 #if FA_CPU_HAS_PAIRS
   return p.dtype == bfloat16 && multiplies_tiles() && scale_fits_pairs(p) &&
@@ -38,6 +38,15 @@ inline bool by_tiles([[maybe_unused]] const Problem& p) {
 #else
   return false;
 #endif
+}
+
+/// Whether they are packed as pairs, for vectors or for tiles.
+inline bool packs_pairs(const Problem& p) { return in_pairs(p) || by_tiles(p); }
+
+/// Rows from those of `numbers` on up to a whole tile, of pairs: 0, which the depth is filled with.
+HWY_ATTR inline void clear_to_tile(int64_t numbers, Pair* rows, int64_t stride) {
+  const int64_t begin = ceil_div(numbers, 2);
+  std::memset(rows + begin * stride, 0, (in_tiles(numbers) / 2 - begin) * stride * sizeof(Pair));
 }
 
 #if FA_CPU_HAS_PAIRS
@@ -90,7 +99,7 @@ HWY_INLINE void multiply_tiles() {
 
 /// C = A B, or C += A B, in parts of 32 x 32: rows, columns and depth, which counts numbers, are
 /// rounded up to that, and what A and B have there beyond the depth must be 0. `wanted` is by
-/// groups of 32 rows. a: [m][a_stride] words.
+/// groups of 32 rows, its firsts are multiples of 32. a: [m][a_stride] words.
 HWY_ATTR inline void tile_product(int64_t m, int64_t n, int64_t depth, const Pair* a,
                                   int64_t a_stride, const Pair* b, int64_t b_stride, float* c,
                                   int64_t c_stride, Accumulate::Mode mode, Wanted wanted) {
@@ -112,7 +121,8 @@ HWY_ATTR inline void tile_product(int64_t m, int64_t n, int64_t depth, const Pai
         clear_tile<3>();
       }
       const int64_t words = in_tiles(wanted.depth != nullptr ? wanted.depth[group] : depth) / 2;
-      for (int64_t k = 0; k < words; k += half) {
+      const int64_t first = wanted.first != nullptr ? wanted.first[group] / 2 : 0;
+      for (int64_t k = first; k < words; k += half) {
         load_tile<4>(a + i * a_stride + k, a_stride);
         load_tile<6>(b + k * b_stride + j, b_stride);
         multiply_tiles<0, 4, 6>();

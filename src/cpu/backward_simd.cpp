@@ -11,6 +11,7 @@
 #include "hwy/foreach_target.h"  // must come first
 // clang-format off
 #include "hwy/highway.h"
+#include "cpu/amx-inl.hpp"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/math-inl.hpp"
 #include "cpu/pairs-inl.hpp"
@@ -74,10 +75,11 @@ HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head
   const Problem& p = call.problem;
   const auto key = [&](int64_t j) { return key_row(call.k, seq, block.key + j, head_k); };
   const auto value = [&](int64_t j) { return key_row(call.v, seq, block.key + j, head_k); };
-  if (in_pairs(p)) {
+  if (packs_pairs(p)) {
     transpose_pairs(key, block.keys, p.head_dim, as_pairs(block.k_t), score_stride);
     transpose_pairs(value, block.keys, p.head_dim_v, as_pairs(block.v_t), score_stride);
     interleave_rows(key, block.keys, p.head_dim, as_pairs(block.k), row_stride(p.head_dim));
+    if (by_tiles(p)) clear_to_tile(block.keys, as_pairs(block.k), row_stride(p.head_dim));
     return;
   }
   const float scale = Scale(p.scale).query;
@@ -93,17 +95,18 @@ class BackwardTile {
  public:
   BackwardTile(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t first_head,
                const Tile& tile, const BackwardScratch& scratch, const BackwardShared& shared)
-      : call_(call),
+      : plan_(plan),
+        call_(call),
         seq_(seq),
         tile_(tile),
         s_(scratch),
         shared_(shared),
         p_(plan.problem),
-        in_pairs_(in_pairs(p_)),
+        by_tiles_(by_tiles(p_)),
+        in_pairs_(packs_pairs(p_)),
         scale_(p_.scale, in_pairs_),
         rows_(tile.heads * tile.rows),
-        first_head_(first_head + tile.head),
-        t_stride_(row_stride(plan.tuning.backward_rows)) {}
+        first_head_(first_head + tile.head) {}
 
   HWY_ATTR void load() const {
     for (int64_t r = 0; r < rows_; ++r) {
@@ -126,12 +129,21 @@ class BackwardTile {
   /// P (after dropout) and dS of the tile for one block of keys, into scratch.
   HWY_ATTR void score_gradients(const KeyBlock& block, Of of) {
     find_reach(block);
-    product<Layout::transposed>(in_pairs_, rows_, block.keys, p_.head_dim, s_.q_t, t_stride_,
-                                block.k_t, score_stride, s_.p, score_stride, {Accumulate::store},
-                                {.columns = reach_});
-    product<Layout::transposed>(in_pairs_, rows_, block.keys, p_.head_dim_v, s_.dout_t, t_stride_,
-                                block.v_t, score_stride, s_.ds, score_stride, {Accumulate::store},
-                                {.columns = reach_});
+    const auto score = [&](int64_t width, const float* rows_t, const float* keys_t, float* out) {
+      const Wanted wanted{.columns = reach_};
+#if FA_CPU_HAS_PAIRS
+      if (by_tiles_) {
+        tile_product(rows_, block.keys, width, as_pairs(rows_t), t_stride(width), as_pairs(keys_t),
+                     score_stride, out, score_stride, Accumulate::store, wanted);
+        return;
+      }
+#endif
+      product<Layout::transposed>(in_pairs_, rows_, block.keys, width, rows_t, t_stride(width),
+                                  keys_t, score_stride, out, score_stride, {Accumulate::store},
+                                  wanted);
+    };
+    score(p_.head_dim, s_.q_t, block.k_t, s_.p);
+    score(p_.head_dim_v, s_.dout_t, block.v_t, s_.ds);
     for (int64_t r = 0; r < rows_; ++r) finish_row(r, block, of);
   }
 
@@ -140,6 +152,23 @@ class BackwardTile {
     const int64_t width = row_stride(p_.head_dim);
     const int64_t width_v = row_stride(p_.head_dim_v);
     if (in_pairs_) narrow_gradients(block.keys);
+#if FA_CPU_HAS_PAIRS
+    if (by_tiles_) {
+      const auto add = [&](int64_t m, int64_t n, int64_t depth, const Pair* a, int64_t a_stride,
+                           const float* b, float* c, Wanted wanted) {
+        tile_product(m, n, depth, a, a_stride, as_pairs(b), row_stride(n), c, row_stride(n),
+                     Accumulate::add, wanted);
+      };
+      const Wanted from_first{.first = first_row_};
+      add(block.keys, p_.head_dim_v, rows_, by_keys(s_.p, block.keys), words_stride(), s_.dout,
+          block.dv, from_first);
+      add(block.keys, p_.head_dim, rows_, by_keys(s_.ds_pairs, block.keys), words_stride(), s_.q,
+          block.dk, from_first);
+      add(rows_, p_.head_dim, block.keys, as_pairs(s_.ds), score_stride, block.k, s_.dq,
+          {.depth = reach_});
+      return;
+    }
+#endif
     product<Layout::transposed>(in_pairs_, block.keys, p_.head_dim_v, rows_, s_.p, score_stride,
                                 s_.dout, width_v, block.dv, width_v, {Accumulate::add},
                                 {.first = first_row_});
@@ -167,22 +196,29 @@ class BackwardTile {
     return mask::key_range(i, seq_.q_len, seq_.k_len, p_.window_left, p_.window_right);
   }
 
-  /// Where the tile's last row sees less of a block than its end, or its first row: how many keys
-  /// count for each group of tile_rows rows, up to the last one that some row of it sees, and the
-  /// first row that counts for each group of tile_rows keys. At 1k keys under a causal mask 8% of
-  /// all products are left out by it.
+  /// Row stride of Q's and dO's second copies.
+  int64_t t_stride(int64_t width) const {
+    return row_stride(by_tiles_ ? width / 2 : plan_.tuning.backward_rows);
+  }
+  /// Rows, or keys, whose products begin or end at the same key, or row.
+  int64_t group_rows() const { return by_tiles_ ? tile_span : tile_rows; }
+
+  /// Where the tile's first row sees less of a block than its end: how many keys count for each
+  /// group of rows, up to the last one that some row of it sees, and the first row that counts for
+  /// each group of keys. At 1k keys under a causal mask 8% of all products are left out by it.
   void find_reach(const KeyBlock& block) {
     reach_ = first_row_ = nullptr;
     if (keys_of_row(tile_.row).end >= block.key + block.keys) return;
-    const int64_t groups = ceil_div(block.keys, tile_rows);
-    std::fill_n(s_.first_row, groups, rows_ / 2 * 2);
-    for (int64_t r0 = 0; r0 < rows_; r0 += tile_rows) {
+    const int64_t group = group_rows();
+    std::fill_n(s_.first_row, ceil_div(block.keys, group), (rows_ - 1) / group * group);
+    for (int64_t r0 = 0; r0 < rows_; r0 += group) {
       int64_t reach = 0;
-      for (int64_t r = r0; r < std::min(r0 + tile_rows, rows_); ++r) {
+      for (int64_t r = r0; r < std::min(r0 + group, rows_); ++r) {
         reach = std::max<int64_t>(reach, keys_of_row(row(r)).end - block.key);
       }
-      s_.reach[r0 / tile_rows] = std::min(reach, block.keys);
-      for (int64_t g = 0; g < ceil_div(std::min(reach, block.keys), tile_rows); ++g) {
+      reach = std::min(reach, block.keys);
+      s_.reach[r0 / group] = reach;
+      for (int64_t g = 0; g < ceil_div(reach, group); ++g) {
         s_.first_row[g] = std::min(s_.first_row[g], r0);
       }
     }
@@ -190,13 +226,20 @@ class BackwardTile {
     first_row_ = s_.first_row;
   }
 
-  /// Rows of q or dO, and their transpose.
+  /// Rows of q or dO, and their transpose; for tiles pairs of two rows, and rows as they are.
   template <class RowAt>
   HWY_ATTR HWY_INLINE void load_rows(const RowAt& row_at, int64_t width, float scale, float* out,
                                      float* transposed) const {
     if (in_pairs_) {
       interleave_rows(row_at, rows_, width, as_pairs(out), row_stride(width));
-      transpose_pairs(row_at, rows_, width, as_pairs(transposed), t_stride_);
+      if (!by_tiles_) {
+        transpose_pairs(row_at, rows_, width, as_pairs(transposed), t_stride(width));
+        return;
+      }
+      clear_to_tile(rows_, as_pairs(out), row_stride(width));
+      for (int64_t r = 0; r < rows_; ++r) {
+        std::memcpy(transposed + r * t_stride(width), row_at(r), width * bytes_of(p_.dtype));
+      }
       return;
     }
     for (int64_t r = 0; r < rows_; ++r) {
@@ -205,8 +248,23 @@ class BackwardTile {
     const auto loaded = [&](int64_t r) {
       return reinterpret_cast<const char*>(out + r * row_stride(width));
     };
-    load_transposed(float32, loaded, rows_, width, 1.0f, transposed, t_stride_);
+    load_transposed(float32, loaded, rows_, width, 1.0f, transposed, t_stride(width));
   }
+
+  /// Words of pairs of rows as tiles take them: [keys up to a whole tile][words_stride()].
+  HWY_ATTR const Pair* by_keys(const float* words, int64_t keys) const {
+    const D8 d;
+    const auto row_at = [&](int64_t r) {
+      return reinterpret_cast<const char*>(words + r * score_stride);
+    };
+    const auto load = [&](const float* row, int64_t c) { return hn::LoadU(d, row + c); };
+    transpose_rows<float>(row_at, ceil_div(rows_, 2), padded(keys), load, s_.words_t,
+                          words_stride());
+    std::memset(s_.words_t + padded(keys) * words_stride(), 0,
+                (in_tiles(keys) - padded(keys)) * words_stride() * sizeof(float));
+    return as_pairs(s_.words_t);
+  }
+  int64_t words_stride() const { return row_stride(ceil_div(rows_, 2)); }
 
   /// P and dS as pairs of two rows each, and dS as pairs of two keys, in place but for the second.
   HWY_ATTR void narrow_gradients([[maybe_unused]] int64_t keys) const {
@@ -247,7 +305,7 @@ class BackwardTile {
       std::memset(ds_row, 0, padded(block.keys) * sizeof(float));
       return;
     }
-    const int64_t keys = reach_ != nullptr ? reach_[r / tile_rows] : block.keys;
+    const int64_t keys = reach_ != nullptr ? reach_[r / group_rows()] : block.keys;
     const bool capped = p_.softcap > 0 && of == Of::product;
     score.finish(scale_, block.key, keys, p_row, s_.keep, capped ? s_.cap : nullptr);
     const auto lse = hn::Set(d, s_.lse[r]);
@@ -275,17 +333,18 @@ class BackwardTile {
     std::memset(ds_row + padded(keys), 0, beyond);
   }
 
+  const CpuPlan& plan_;
   const Call& call_;
   const Sequence& seq_;
   const Tile tile_;
   const BackwardScratch& s_;
   const BackwardShared& shared_;
   const Problem& p_;
-  const bool in_pairs_;
+  const bool by_tiles_;  ///< bfloat16 is multiplied as it is, by AMX's tiles,
+  const bool in_pairs_;  ///< or so or in vectors
   const Scale scale_;
   const int64_t rows_;
   const int64_t first_head_;
-  const int64_t t_stride_;
   const int64_t* reach_ = nullptr;      ///< of the present block; null: all of it
   const int64_t* first_row_ = nullptr;  ///< the same
 };
@@ -331,6 +390,9 @@ class Slab {
         end_(end) {}
 
   HWY_ATTR void run() const {
+#if FA_CPU_HAS_PAIRS
+    const TileRegisters registers(by_tiles(p_));
+#endif
     const int64_t keys = end_ - begin_;
     std::memset(s_.dk, 0, keys * row_stride(p_.head_dim) * sizeof(float));
     std::memset(s_.dv, 0, keys * row_stride(p_.head_dim_v) * sizeof(float));
@@ -376,7 +438,7 @@ class Slab {
 
   HWY_ATTR void store() const {
     const Call& call = item_.call;
-    const float factor = Scale(p_.scale, in_pairs(p_)).score;  // the rest of the scale is in q
+    const float factor = Scale(p_.scale, packs_pairs(p_)).score;  // the rest of the scale is in q
     for (int64_t j = 0; j < end_ - begin_; ++j) {
       store_row(p_.dtype, s_.dk + j * row_stride(p_.head_dim), p_.head_dim, factor,
                 key_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
@@ -411,7 +473,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
                        int64_t chunks, const BackwardShared& shared,
                        const BackwardScratch& scratch) {
   const Problem& p = plan.problem;
-  const float scale = Scale(p.scale, in_pairs(p)).score;
+  const float scale = Scale(p.scale, packs_pairs(p)).score;
   for (int64_t i = 0; i < seq.q_len; ++i) {
     float* sum = scratch.two_rows;
     const auto partial = [&](int64_t chunk) {
@@ -443,6 +505,9 @@ class BiasGradient {
                                   : 1) {}
 
   HWY_ATTR void run(int64_t slot_batch, int64_t slot_head) const {
+#if FA_CPU_HAS_PAIRS
+    const TileRegisters registers(by_tiles(p_));
+#endif
     std::memset(sum(0), 0, sum_rows_ * score_stride * sizeof(float));
     const int64_t batch_end = p_.bias_per_batch ? slot_batch + 1 : p_.batch;
     const int64_t head_end = p_.bias_per_head ? slot_head + 1 : p_.heads_q;

@@ -37,17 +37,12 @@ HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, i
                         int64_t keys, float* packed) {
   const Problem& p = call.problem;
   const auto k = [&](int64_t j) { return key_row(call.k, seq, key + j, head_k); };
-  if (in_pairs(p) || by_tiles(p)) {
+  if (packs_pairs(p)) {
     const auto v = [&](int64_t j) { return key_row(call.v, seq, key + j, head_k); };
-    const int64_t v_stride = row_stride(p.head_dim_v);
-    float* v_pairs = packed + p.head_dim * score_stride;
+    Pair* v_pairs = as_pairs(packed + p.head_dim * score_stride);
     transpose_pairs(k, keys, p.head_dim, as_pairs(packed), score_stride);
-    interleave_rows(v, keys, p.head_dim_v, as_pairs(v_pairs), v_stride);
-    if (by_tiles(p)) {
-      const int64_t rows = ceil_div(keys, 2);
-      std::memset(v_pairs + rows * v_stride, 0,
-                  (in_tiles(keys) / 2 - rows) * v_stride * sizeof(float));
-    }
+    interleave_rows(v, keys, p.head_dim_v, v_pairs, row_stride(p.head_dim_v));
+    if (by_tiles(p)) clear_to_tile(keys, v_pairs, row_stride(p.head_dim_v));
     return;
   }
   load_transposed(p.dtype, k, keys, p.head_dim, 1.0f, packed, score_stride);

@@ -164,6 +164,7 @@ struct BackwardScratch {
   float* p;            ///< [rows][score_stride]
   float* ds;           ///< [rows][score_stride]
   float* ds_pairs;     ///< [rows / 2][score_stride] of bfloat16
+  float* words_t;      ///< [keys][row_stride(rows / 2)] of bfloat16 pairs, for products by tiles
   float* dq;           ///< [rows][row_stride(head_dim)]
   float* lse;          ///< [rows], as in BackwardShared
   float* delta;        ///< [rows]
