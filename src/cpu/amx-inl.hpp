@@ -26,10 +26,6 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Numbers and rows that two tiles span: what C's rows and columns and the depth are rounded up to.
-inline constexpr int64_t tile_span = 32;
-constexpr int64_t in_tiles(int64_t n) { return ceil_div(n, tile_span) * tile_span; }
-
 /// Whether a problem's packed keys are multiplied by tiles.
 inline bool by_tiles([[maybe_unused]] const Problem& p) {
 #if FA_CPU_HAS_PAIRS
@@ -99,7 +95,8 @@ HWY_INLINE void multiply_tiles() {
 
 /// C = A B, or C += A B, in parts of 32 x 32: rows, columns and depth, which counts numbers, are
 /// rounded up to that, and what A and B have there beyond the depth must be 0. `wanted` is by
-/// groups of 32 rows, its firsts are multiples of 32. a: [m][a_stride] words.
+/// groups of 32 rows, its firsts are multiples of 32. a: [m][a_stride] words. C's rows from m on
+/// are written as well: where they are another's, the caller has A's rows there 0.
 HWY_ATTR inline void tile_product(int64_t m, int64_t n, int64_t depth, const Pair* a,
                                   int64_t a_stride, const Pair* b, int64_t b_stride, float* c,
                                   int64_t c_stride, Accumulate::Mode mode, Wanted wanted) {

@@ -80,9 +80,11 @@ class Forward {
       const ForwardScratch scratch(arena, plan_);
 #pragma omp for schedule(static) nowait
       for (int64_t b = 0; b <= p_.batch; ++b) clear_unused(b);
+      if (plan_.streams_out) {
 #pragma omp for schedule(static)
-      for (int t = 0; t < plan_.threads; ++t) {
-        map_pages(call_.out, true, p_, p_.head_dim_v, plan_.tuning.large_bytes, t, plan_.threads);
+        for (int t = 0; t < plan_.threads; ++t) {
+          map_pages(call_.out, true, p_, p_.head_dim_v, plan_.tuning.large_bytes, t, plan_.threads);
+        }
       }
       if (plan_.whole_units) {
         float* room = shared_floats() + omp_get_thread_num() * plan_.unit_floats;

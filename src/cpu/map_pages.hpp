@@ -1,6 +1,6 @@
 // A large output is often fresh memory, whose pages the kernel maps when they are first written to.
 // Threads at neighbouring heads of the same rows would fault on the same pages all at once: 16 of
-// them took five times as long for a forward pass of 512 keys. So each has a share of the pages
+// them took four times as long for a forward pass of 512 keys. So each has a share of the pages
 // mapped beforehand.
 #pragma once
 
@@ -10,6 +10,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace fa::cpu {
@@ -29,8 +30,8 @@ inline void map_pages([[maybe_unused]] const Rows& rows, [[maybe_unused]] bool q
   const int64_t bytes = tokens * heads * width * bytes_of(rows.dtype);
   const int64_t last = rows.offset(packed ? 0 : p.batch - 1, length - 1, heads - 1);
   const int64_t span = (last + width) * bytes_of(rows.dtype);
-  if (bytes == 0 || bytes < least_bytes || span > 4 * bytes) return;
-  constexpr int64_t page = 4096;  // where they are larger, mincore refuses such addresses
+  constexpr int64_t page = 4096;
+  if (bytes == 0 || bytes < least_bytes || span > bytes || sysconf(_SC_PAGESIZE) != page) return;
   const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(rows.data) % page);
   char* first = rows.data - before;
   const int64_t pages = (before + span + page - 1) / page;

@@ -35,26 +35,37 @@ bool has_bfloat16_products() { return __builtin_cpu_supports("avx512bf16") != 0;
 /// half of it on Intel's (16 cores of a Xeon with AMX: 1395 beside 2834).
 bool has_fast_bfloat16_products() { return __builtin_cpu_is("amd") != 0; }
 
-/// The CPU has them (CPUID 7: EDX bits 22 and 24), and Linux grants a process their state.
+#else
+bool has_bfloat16_products() { return false; }
+bool has_fast_bfloat16_products() { return false; }
+#endif
+
+#if defined(__linux__) && defined(__x86_64__)
+constexpr long tile_data = 18;  // XFEATURE_XTILEDATA
+
+/// The CPU has them (CPUID 7: EDX bits 22 and 24), and Linux knows their state.
 bool has_tiles() {
-#ifdef __linux__
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   if ((d >> 22 & 1) == 0 || (d >> 24 & 1) == 0) return false;
+  constexpr long get_supported = 0x1021;  // ARCH_GET_XCOMP_SUPP
+  uint64_t supported = 0;
+  return syscall(SYS_arch_prctl, get_supported, &supported) == 0 &&
+         (supported >> tile_data & 1) != 0;
+}
+
+/// Linux grants the process that state, which makes its signal frames larger: asked for only where
+/// tiles are to be used. Refused where a thread's signal stack is too small for it.
+bool granted_tiles() {
   constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
-  constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-  return false;
-#endif
 }
 #else
-bool has_bfloat16_products() { return false; }
-bool has_fast_bfloat16_products() { return false; }
 bool has_tiles() { return false; }
+bool granted_tiles() { return false; }
 #endif
 
 /// Best first. Lower bits are better targets.
@@ -65,11 +76,12 @@ std::vector<Target> supported() {
     const int64_t bit = left & -left;
     std::string name = hwy::TargetName(bit);
     for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    targets.push_back({bit, name});
-    if (bit > HWY_AVX3 || !has_bfloat16_products()) continue;
+    const bool pairs = bit <= HWY_AVX3 && has_bfloat16_products();
     const Target in_pairs{bit, name + "_bf16", Bfloat16::pairs};
-    targets.insert(targets.end() - (has_fast_bfloat16_products() ? 1 : 0), in_pairs);
-    if (has_tiles()) targets.insert(targets.begin(), {bit, name + "_amx", Bfloat16::tiles});
+    if (pairs && has_tiles()) targets.push_back({bit, name + "_amx", Bfloat16::tiles});
+    if (pairs && has_fast_bfloat16_products()) targets.push_back(in_pairs);
+    targets.push_back({bit, name});
+    if (pairs && !has_fast_bfloat16_products()) targets.push_back(in_pairs);
   }
   return targets;
 }
@@ -80,10 +92,11 @@ Target choose() {
     throw Error(Status::unsupported,
                 "this CPU lacks every instruction set the library was built for");
   }
-  const char* wanted = std::getenv("FA_CPU_TARGET");
-  if (wanted == nullptr || *wanted == '\0') return targets.front();
+  const char* variable = std::getenv("FA_CPU_TARGET");
+  const std::string wanted = variable == nullptr ? "" : variable;
   for (const Target& target : targets) {
-    if (target.name == wanted) return target;
+    if (!wanted.empty() && target.name != wanted) continue;
+    if (target.bfloat16 != Bfloat16::tiles || granted_tiles()) return target;
   }
   throw Error(Status::invalid_argument,
               fmt::format("FA_CPU_TARGET: is \"{}\"; this CPU can run: {}", wanted,

@@ -30,9 +30,6 @@ double work(const Problem& p) {
          static_cast<double>(p.heads_q * (p.head_dim + p.head_dim_v));
 }
 
-/// Products by AMX's tiles have whole groups of 32 rows.
-int64_t in_groups(int64_t rows) { return ceil_div(rows, 32) * 32; }
-
 int64_t longest_head_dim(const Problem& p) { return std::max(p.head_dim, p.head_dim_v); }
 
 int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
@@ -213,7 +210,7 @@ int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
 
 ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  const int64_t rows = std::max(row_stride(plan.packed_rows), in_groups(plan.packed_rows));
+  const int64_t rows = std::max(row_stride(plan.packed_rows), in_tiles(plan.packed_rows));
   q = arena.take<float>(
       std::max(p.head_dim * rows, plan.tuning.forward_rows * row_stride(p.head_dim)));
   s = arena.take<float>(rows * score_stride);
@@ -230,7 +227,7 @@ ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
 BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t rows =
-      std::max(row_stride(plan.tuning.backward_rows), in_groups(plan.tuning.backward_rows));
+      std::max(row_stride(plan.tuning.backward_rows), in_tiles(plan.tuning.backward_rows));
   const int64_t keys = plan.tuning.backward_keys;
   const int64_t blocks =
       ceil_div(std::min(plan.tuning.slab_keys, std::max<int64_t>(p.seqlen_k, 1)), keys);
@@ -244,7 +241,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   ds = arena.take<float>(rows * score_stride);
   ds_pairs = arena.take<float>(p.dtype == bfloat16 ? ceil_div(rows, 2) * score_stride : 0);
   words_t =
-      arena.take<float>(p.dtype == bfloat16 ? in_groups(keys) * row_stride(ceil_div(rows, 2)) : 0);
+      arena.take<float>(p.dtype == bfloat16 ? in_tiles(keys) * row_stride(ceil_div(rows, 2)) : 0);
   dq = arena.take<float>(rows * width);
   lse = arena.take<float>(rows);
   delta = arena.take<float>(rows);
@@ -257,7 +254,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   k_t = arena.take<float>(blocks * p.head_dim * score_stride);
   v_t = arena.take<float>(blocks * p.head_dim_v * score_stride);
   k = arena.take<float>(blocks * keys * width);
-  const int64_t slab = (blocks - 1) * keys + in_groups(keys);
+  const int64_t slab = (blocks - 1) * keys + in_tiles(keys);
   dk = arena.take<float>(slab * width);
   dv = arena.take<float>(slab * width_v);
 }

@@ -19,7 +19,8 @@ struct CpuTuning {
   int64_t forward_rows = 96;
   /// Twice as many where a key head's packed blocks are larger than this: they come from memory, or
   /// from a last cache shared with others, once for each tile. 8k keys of head_dim 128 (9.4 MB) 4
-  /// to 6% faster; 5 MB 2% slower, or 2% faster beside busy neighbours.
+  /// to 6% faster; 5 MB 2% slower, or 2% faster beside busy neighbours. Counted in float32, which
+  /// pairs fill half of (not measured).
   int64_t long_head_bytes = 6 << 20;
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
   /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
@@ -56,6 +57,11 @@ constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
 constexpr int64_t row_stride(int64_t n) {
   return padded(n) + (padded(n) / lane_pad % 2 == 0 ? lane_pad : 0);
 }
+
+/// Numbers and rows that two of AMX's tiles span: products by them have whole groups of so many
+/// rows, columns and numbers of their depth.
+inline constexpr int64_t tile_span = 32;
+constexpr int64_t in_tiles(int64_t n) { return ceil_div(n, tile_span) * tile_span; }
 
 /// Hands out pieces of a buffer, each on a cache line. Without a buffer it only counts.
 class Arena {
@@ -157,9 +163,9 @@ struct ForwardScratch {
 /// A thread's scratch for one backward item.
 struct BackwardScratch {
   BackwardScratch(Arena& arena, const CpuPlan& plan);
-  float* q_t;          ///< [head_dim][rows], scaled
+  float* q_t;          ///< [head_dim][rows], scaled; for tiles [rows][row_stride(head_dim / 2)]
   float* q;            ///< [rows][row_stride(head_dim)], scaled
-  float* dout_t;       ///< [head_dim_v][rows]
+  float* dout_t;       ///< [head_dim_v][rows]; for tiles as q_t
   float* dout;         ///< [rows][row_stride(head_dim_v)]
   float* p;            ///< [rows][score_stride]
   float* ds;           ///< [rows][score_stride]
@@ -177,8 +183,8 @@ struct BackwardScratch {
   float* k_t;          ///< slab: per block K^T [head_dim][score_stride]
   float* v_t;          ///< slab: per block V^T [head_dim_v][score_stride]
   float* k;            ///< slab: [keys][row_stride(head_dim)]
-  float* dk;           ///< slab: [keys][row_stride(head_dim)]
-  float* dv;           ///< slab: [keys][row_stride(head_dim_v)]
+  float* dk;           ///< slab: [keys][row_stride(head_dim)], the last block's in_tiles(keys)
+  float* dv;           ///< slab: [keys][row_stride(head_dim_v)], the same
 };
 
 /// What all threads of a forward pass share.
