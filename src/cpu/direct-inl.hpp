@@ -4,9 +4,9 @@
 // Cost of M rows for a key: 2 M (D + Dv) multiply-adds for (D + Dv) numbers of memory. A core that
 // reads 15 GB/s and multiplies 118 GFLOP/s waits for its memory up to M = 16 in float32 and 8 in
 // bfloat16, so what counts is the order of the reads. Usually the heads of a key are neighbours in
-// memory and the keys of a head are not: 32 keys of each head in turn, 8 KB of every key, read at
-// the rate of a plain loop; one head at a time at half of it. And what comes later must be asked
-// for early, or a core either reads or multiplies.
+// memory and the keys of a head are not: 16 or 32 keys of each head in turn, 8 KB of every key,
+// read at the rate of a plain loop; one head at a time at half of it. And what comes later must be
+// asked for early, or a core either reads or multiplies.
 #if defined(FA_CPU_DIRECT_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_DIRECT_INL
 #undef FA_CPU_DIRECT_INL
@@ -35,10 +35,6 @@ inline constexpr int direct_sums = vector_registers / 2;
 /// no room for.)
 inline constexpr int dot_rows = 4;
 inline constexpr int mix_rows = direct_sums / 2;
-
-/// So many keys of a head are read before the next head's. With 16, eight rows of bfloat16 are 6%
-/// slower, since O comes and goes twice as often.
-inline constexpr int64_t keys_in_turn = 32;
 
 /// Rows of K or V, where the tensor has them.
 template <typename T>
@@ -74,7 +70,7 @@ struct Ahead {
 /// Asked for three turns ahead; a single one ahead, four rows on bfloat16 keys read 18 GB/s with
 /// two cores in place of 28.
 template <typename T>
-Ahead keys_ahead(const InPlace<T>& x, FewRows few, int64_t j, int64_t head) {
+Ahead keys_ahead(const InPlace<T>& x, FewRows few, int64_t j, int64_t head, int64_t keys_in_turn) {
   constexpr int64_t size = sizeof(T);
   const int64_t turn = head + 3;
   const int64_t row = j + turn / few.heads * keys_in_turn;
@@ -100,8 +96,9 @@ struct Widened {
   using Number = T;
   using Operand = hn::Vec<D>;
   static constexpr int64_t numbers = static_cast<int64_t>(hn::MaxLanes(D()));  ///< of an operand
-  static constexpr int64_t keys = 1;  ///< in an operand of P V
-  static constexpr int vectors = 1;   ///< of V that are read together, at least
+  static constexpr int64_t keys = 1;           ///< in an operand of P V
+  static constexpr int64_t keys_in_turn = 16;  ///< of a head, before the next one's
+  static constexpr int vectors = 1;            ///< of V that are read together, at least
 
   static HWY_INLINE Operand query(const float* q, int64_t c) { return hn::Load(D(), q + c); }
   static HWY_INLINE Operand key(const T* k, int64_t c) { return load_wide(D(), k + c); }
@@ -120,6 +117,9 @@ struct Paired {
   using Operand = hn::Vec<Pairs>;
   static constexpr int64_t numbers = 2 * lane_pad;
   static constexpr int64_t keys = 2;
+  /// With 16, eight rows were 6% slower, since O comes and goes twice as often. (Widened numbers on
+  /// 16 cores of a Xeon were 5 to 8% slower with 32.)
+  static constexpr int64_t keys_in_turn = 32;
   static constexpr int vectors = 2;
 
   static HWY_INLINE Operand query(const float* q, int64_t c) {
@@ -268,10 +268,10 @@ HWY_INLINE void in_parts(int64_t m, const Part& part, int64_t r = 0) {
 template <class Use, class D, typename T>
 HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim, const float* q,
                               int64_t q_stride, const InPlace<T>& k, int64_t j0, float* s) {
-  for (int64_t g = 0; g < n; g += keys_in_turn) {
-    const int64_t keys_left = std::min(keys_in_turn, n - g);
+  for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
+    const int64_t keys_left = std::min(Use::keys_in_turn, n - g);
     for (int64_t h = 0; h < few.heads; ++h) {
-      const Ahead ahead = keys_ahead(k, few, j0 + g, h);
+      const Ahead ahead = keys_ahead(k, few, j0 + g, h, Use::keys_in_turn);
       in_parts<dot_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
         constexpr int keys = direct_sums / rows;
         const int64_t row = h * few.rows + r;
@@ -294,10 +294,10 @@ HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_di
                                int64_t o_stride) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   constexpr int64_t size = sizeof(T);
-  for (int64_t g = 0; g < n; g += keys_in_turn) {
-    const int64_t keys = std::min(keys_in_turn, n - g);
+  for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
+    const int64_t keys = std::min(Use::keys_in_turn, n - g);
     for (int64_t h = 0; h < few.heads; ++h) {
-      const Ahead ahead = keys_ahead(v, few, j0 + g, h);
+      const Ahead ahead = keys_ahead(v, few, j0 + g, h, Use::keys_in_turn);
       in_parts<mix_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
         constexpr int vectors = std::min(8, direct_sums / rows);
         const int64_t row = h * few.rows + r;

@@ -106,7 +106,7 @@ class TileForward {
     load_queries();
     const int64_t block = t_.plan.tuning.forward_keys;
     const auto [begin, end] = keys_in_sight();
-    const int64_t step_begin = in_place_ ? keys_in_turn : block;  // packed blocks have fixed places
+    const int64_t step_begin = in_place_ ? lane_pad : block;  // packed blocks have fixed places
     const int64_t first = t_.key_begin + (begin - t_.key_begin) / step_begin * step_begin;
     for (int64_t j0 = first; j0 < end; j0 += block) {
       const int64_t n =

@@ -194,6 +194,9 @@ RowGradients<Real> Formulas<Real>::backward(const Block<Real>& block, const KeyH
     for (Real* t = ds.begin(); const Real c : block.capped) *t++ *= 1 + minus_ * c * c;
     round(ds);
   }
+  if (least_ != 0 && dtype_ == bfloat16) {  // CPUs that multiply it take subnormal numbers as 0
+    for (Real& x : ds) x += static_cast<Real>(smallest_normal(float32) / epsilon(dtype_));
+  }
   for (Real& x : ds) x *= scale_;
   g.dq = product(ds, keys.k);
   round(g.dq);
