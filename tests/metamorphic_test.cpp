@@ -86,6 +86,28 @@ TEST(Metamorphic, MergeOfEmptyRowsIsEmpty) {
   for (const float x : lse.data) EXPECT_EQ(x, -INFINITY);
 }
 
+// A part without keys is absent whatever it holds; flash_attn 2 writes +inf for its LSE.
+TEST(Metamorphic, MergePassesOverAPartWithoutKeys) {
+  const Inputs in(5, 7, 2, 2, 72);
+  const Results part(in.q, in.k, in.v);
+  for (const float absent : {-INFINITY, INFINITY}) {
+    const Floats nothing(part.lse.shape, absent);
+    for (const float held : {NAN, INFINITY, -INFINITY, 1e30f}) {
+      const Floats held_out(in.q.shape, held);
+      Floats out(in.q.shape, NAN), lse(part.lse.shape, NAN);
+      merge(part.out, part.lse, held_out, nothing, out, lse);
+      EXPECT_EQ(out.data, part.out.data);
+      EXPECT_EQ(lse.data, part.lse.data);
+      merge(held_out, nothing, part.out, part.lse, out, lse);
+      EXPECT_EQ(out.data, part.out.data);
+      EXPECT_EQ(lse.data, part.lse.data);
+      merge(held_out, nothing, held_out, nothing, out, lse);
+      EXPECT_EQ(out.data, Floats(in.q.shape, 0).data);
+      EXPECT_EQ(lse.data, Floats(part.lse.shape, -INFINITY).data);
+    }
+  }
+}
+
 TEST(Metamorphic, MergeKeepsANanOnEitherSide) {
   const Floats out_part({1, 1, 1, 8}), none({1, 1, 1}, -INFINITY), nan({1, 1, 1}, NAN);
   Floats out({1, 1, 1, 8}), lse({1, 1, 1});

@@ -203,7 +203,7 @@ FA_API void backward(const BackwardArgs& args, const Options& options = {},
 ///   lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b.
 /// Shapes as `out` and `lse` above, [B, Sq, Hq, Dv] and [B, Hq, Sq] or [Tq, Hq, Dv] and [Hq, Tq].
 /// out may be the very tensor out_a or out_b, and lse lse_a or lse_b. A sink belongs to one of the
-/// parts only, or it would count twice. Throws Error.
+/// parts only, or it would count twice. A row with lse -inf or +inf is absent. Throws Error.
 FA_API void merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,
                   const Tensor& lse_b, const Tensor& out, const Tensor& lse,
                   Stream stream = nullptr);

@@ -183,7 +183,7 @@ FA_API fa_status fa_backward(const fa_backward_args* args, const fa_options* opt
 /* Joins two attentions of the same queries over disjoint keys (ring attention, cascades, splits):
  *   lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b.
  * Shapes as out and lse above. out may be the very tensor out_a or out_b, and lse lse_a or
- * lse_b. A sink belongs to one of the parts only, or it would count twice. */
+ * lse_b. A sink goes to one part only, or counts twice. A row with lse -inf or +inf is absent. */
 FA_API fa_status fa_merge(const fa_tensor* out_a, const fa_tensor* lse_a, const fa_tensor* out_b,
                           const fa_tensor* lse_b, const fa_tensor* out, const fa_tensor* lse,
                           fa_stream stream);

@@ -434,12 +434,16 @@ HWY_ATTR void Merge(const MergeCall& call, int64_t batch, int64_t head) {
   const auto element = [&](const Rows& rows, int64_t i) {
     return rows.data + rows.offset(batch, i, head) * bytes_of(rows.dtype);
   };
+  // -inf for a part without keys, for which flash_attn 2 writes +inf.
+  const auto statistic = [&](const Rows& rows, int64_t i) {
+    const float lse = *rows.at<float>(batch, i, head);
+    return lse == -minus_infinity ? minus_infinity : lse;
+  };
   constexpr int64_t piece = 64;  // a row goes through in pieces: any head_dim, no memory
   HWY_ALIGN float a[piece];
   HWY_ALIGN float b[piece];
   for (int64_t i = 0; i < call.seqlen; ++i) {
-    const float lse_a = *call.lse_a.at<float>(batch, i, head);
-    const float lse_b = *call.lse_b.at<float>(batch, i, head);
+    const float lse_a = statistic(call.lse_a, i), lse_b = statistic(call.lse_b, i);
     const float top = std::max(lse_a, lse_b);
     const bool empty = lse_a == minus_infinity && lse_b == minus_infinity;
     const float from_a = empty ? 0 : std::exp(lse_a - top);
@@ -448,8 +452,15 @@ HWY_ATTR void Merge(const MergeCall& call, int64_t batch, int64_t head) {
     for (int64_t x = 0; x < call.head_dim; x += piece) {
       const int64_t n = std::min(piece, call.head_dim - x);
       const int64_t bytes = x * bytes_of(call.out.dtype);
-      load_row(call.out_a.dtype, element(call.out_a, i) + bytes, n, 1.0f, a);
-      load_row(call.out_b.dtype, element(call.out_b, i) + bytes, n, 1.0f, b);
+      const auto load = [&](const Rows& part, float lse, float* to) {
+        if (lse == minus_infinity) {  // absent, whatever it holds
+          std::fill_n(to, n, 0.0f);
+        } else {
+          load_row(part.dtype, element(part, i) + bytes, n, 1.0f, to);
+        }
+      };
+      load(call.out_a, lse_a, a);
+      load(call.out_b, lse_b, b);
       for (int64_t y = 0; y < n; ++y) a[y] = (a[y] * from_a + b[y] * from_b) / total;
       store_row(call.out.dtype, a, n, 1.0f, element(call.out, i) + bytes);
     }

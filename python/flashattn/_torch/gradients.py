@@ -138,35 +138,45 @@ def save_merge(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tenso
 
 
 def merge_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor, ...]:
-    """With w = exp(lse_a - lse): d out_a = w dout, d lse_a = w (dlse + <dout, out_a - out>)."""
+    """With w = exp(lse_a - lse): d out_a = w dout, d lse_a = w (dlse + <dout, out_a - out>); none
+    for a part without keys, whatever it holds."""
     out_a, lse_a, out_b, lse_b, out, lse = ctx.saved_tensors
     grads = []
     for part, part_lse in ((out_a, lse_a), (out_b, lse_b)):
-        weight = torch.where(part_lse == -torch.inf, 0.0, torch.exp(part_lse - lse))
+        absent = part_lse.isinf()
+        weight = torch.where(absent, 0.0, torch.exp(part_lse - lse))
         dpart_lse = torch.zeros_like(part_lse) if dlse is None else dlse
         dpart = torch.zeros_like(part)
         if dout is not None:
-            dpart = (weight.transpose(-1, -2).unsqueeze(-1) * dout).to(part.dtype)
+            dpart = _of_rows(weight) * dout.float()
+            dpart = dpart.masked_fill(_of_rows(absent), 0.0).to(part.dtype)
             change = (dout.float() * (part.float() - out.float())).sum(-1)
             dpart_lse = dpart_lse + change.transpose(-1, -2)
-        grads += [dpart, weight * dpart_lse]
+        grads += [dpart, (weight * dpart_lse).masked_fill(absent, 0.0)]
     return tuple(grads)
+
+
+def _of_rows(statistic: Tensor) -> Tensor:
+    """[batch, heads, seqlen] beside [batch, seqlen, heads, head_dim]."""
+    return statistic.transpose(-1, -2).unsqueeze(-1)
 
 
 def merge_by_formula(
     out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
 ) -> tuple[Tensor, Tensor]:
     """For torch.func, which differentiates plain operations only."""
+    lse_a, lse_b = (torch.where(lse.isinf(), -torch.inf, lse) for lse in (lse_a, lse_b))
     top = torch.maximum(lse_a, lse_b).detach()
     top = torch.where(top == -torch.inf, 0.0, top)
     sum_a, sum_b = torch.exp(lse_a - top), torch.exp(lse_b - top)
-    empty = sum_a + sum_b == 0
+    empty = (lse_a == -torch.inf) & (lse_b == -torch.inf)
     total = torch.where(empty, 1.0, sum_a + sum_b)
 
-    def weighted(part: Tensor, part_sum: Tensor) -> Tensor:
-        return (part_sum / total).transpose(-1, -2).unsqueeze(-1) * part.float()
+    def weighted(part: Tensor, part_lse: Tensor, part_sum: Tensor) -> Tensor:
+        absent = _of_rows(part_lse == -torch.inf)
+        return _of_rows(part_sum / total) * part.float().masked_fill(absent, 0.0)
 
-    out = (weighted(out_a, sum_a) + weighted(out_b, sum_b)).to(out_a.dtype)
+    out = (weighted(out_a, lse_a, sum_a) + weighted(out_b, lse_b, sum_b)).to(out_a.dtype)
     return out, torch.where(empty, -torch.inf, top + torch.log(total))
 
 

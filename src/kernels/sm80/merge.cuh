@@ -19,19 +19,26 @@ __device__ inline void merge_row(const kernel::MergeParams& p, long long row) {
   const auto at = [&](const kernel::View& view) {
     return batch * view.batch + i * view.row + head * view.head;
   };
-  const float lse_a = static_cast<const float*>(p.lse_a.data)[at(p.lse_a)];
-  const float lse_b = static_cast<const float*>(p.lse_b.data)[at(p.lse_b)];
+  // -inf for a part without keys, for which flash_attn 2 writes +inf.
+  const auto statistic = [&](const kernel::View& view) {
+    const float lse = static_cast<const float*>(view.data)[at(view)];
+    return lse == -ptx::minus_infinity ? ptx::minus_infinity : lse;
+  };
+  const float lse_a = statistic(p.lse_a), lse_b = statistic(p.lse_b);
   const float top = fmaxf(lse_a, lse_b);
   const bool empty = lse_a == ptx::minus_infinity && lse_b == ptx::minus_infinity;
   const float from_a = empty ? 0 : ptx::exp2((lse_a - top) * ptx::log2_e);
   const float from_b = empty ? 0 : ptx::exp2((lse_b - top) * ptx::log2_e);
   const float total = empty ? 1 : from_a + from_b;
 
-  const long long a = at(p.out_a), b = at(p.out_b), out = at(p.out);
+  // A part without keys is absent, whatever it holds.
+  const auto load = [&](const kernel::View& part, float lse, int column) {
+    return lse == ptx::minus_infinity ? 0 : Element::load(part.data, at(part) + column);
+  };
+  const long long out = at(p.out);
   for (int column = lane; column < p.head_dim; column += 32) {
-    const float joined = (Element::load(p.out_a.data, a + column) * from_a +
-                          Element::load(p.out_b.data, b + column) * from_b) /
-                         total;
+    const float joined =
+        (load(p.out_a, lse_a, column) * from_a + load(p.out_b, lse_b, column) * from_b) / total;
     Element::store(p.out.data, out + column, joined);
   }
   __syncwarp();  // lse may be lse_a itself, which every lane has read by now
