@@ -1,18 +1,21 @@
 #include "check/check.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "commands.hpp"
 #include "common/device_flag.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
+#include "common/text.hpp"
+#include "io/file.hpp"
 
 namespace fa::cli {
 namespace {
@@ -63,17 +66,24 @@ check::CheckConfig configure(const CheckFlags& flags, check::Accelerator* accele
   return config;
 }
 
+std::string count_of(const std::vector<std::string>& pairs, const char* noun) {
+  return count_text(static_cast<int64_t>(pairs.size()), noun);
+}
+
 void print_failures(const check::Report& report, const CheckFlags& flags) {
   for (const check::Failure& failure : report.failures) {
     fmt::print("WRONG: {}\n{}\n{}\n\n", replay(flags, failure.index), failure.problem,
                failure.what);
   }
-  for (const std::string& pair : report.missed) fmt::print("never met: {}\n", pair);
+  for (const std::string& pair : report.missed) {
+    fmt::print("allowed, but in no problem together: {}\n", pair);
+  }
   if (!report.never_asked.empty()) {
-    fmt::print("too few configurations for {} pairs of options\n", report.never_asked.size());
+    fmt::print("--configs {} leaves out {} of options; more configurations have them\n",
+               flags.configurations, count_of(report.never_asked, "allowed pair"));
   }
   for (const std::string& pair : report.wrongly_accepted) {
-    fmt::print("not refused: {}\n", pair);
+    fmt::print("must be refused, but was not: {}\n", pair);
   }
 }
 
@@ -91,41 +101,63 @@ void write_json(const check::Report& report, const CheckFlags& flags) {
                             {"prepare_seconds", report.prepare_seconds},
                             {"seconds", report.seconds},
                             {"passed", report.passed()}};
-  std::ofstream file(flags.json);
-  file << json.dump(2) << "\n";
-  if (!file) throw std::runtime_error(fmt::format("--json: cannot write {}", flags.json));
+  io::OutputFile file(flags.json);
+  file.write(json.dump(2) + "\n");
+  file.commit();
+}
+
+check::Report run_problems(check::CheckConfig config) {
+  Progress progress(config.count);
+  config.progress = [&](int64_t done) { progress.show(done); };
+  return check::run(config);
+}
+
+void print_verdict(const check::Report& report) {
+  if (report.passed()) {
+    fmt::print("check passed: {} right\n",
+               report.problems == 1 ? "the problem is"
+                                    : fmt::format("all {} problems are", report.problems));
+    return;
+  }
+  std::vector<std::string> why;
+  if (!report.failures.empty()) {
+    why.push_back(fmt::format("{} of {} wrong", report.failures.size(),
+                              count_text(report.problems, "problem")));
+  }
+  if (!report.missed.empty()) why.push_back(count_of(report.missed, "pair") + " never met");
+  if (!report.wrongly_accepted.empty()) {
+    why.push_back(count_of(report.wrongly_accepted, "pair") + " not refused");
+  }
+  fmt::print("check FAILED: {}\n", fmt::join(why, ", "));
 }
 
 int run(const CheckFlags& flags) {
+  if (!flags.json.empty()) io::try_writing(flags.json);
   const std::unique_ptr<check::Accelerator> device = accelerator_of(flags.device);
-  check::CheckConfig config = configure(flags, device.get());
+  const check::CheckConfig config = configure(flags, device.get());
   if (flags.index >= 0) fmt::print("{}\n", check::describe(config, flags.index));
-  Progress progress(config.count);
-  config.progress = [&](int64_t done) { progress.show(done); };
-  const check::Report report = check::run(config);
-  if (!flags.json.empty()) write_json(report, flags);
+  const check::Report report = run_problems(config);
   if (device != nullptr) {
-    fmt::print("{} configurations prepared in {:.1f} s, {} problems in {:.1f} s\n",
-               std::min(flags.configurations, config.count), report.prepare_seconds,
-               report.problems, report.seconds);
+    fmt::print("{} prepared in {:.1f} s, {} run in {:.1f} s\n",
+               count_text(std::min(flags.configurations, config.count), "configuration"),
+               report.prepare_seconds, count_text(report.problems, "problem"), report.seconds);
   }
   if (flags.pairs) fmt::print("{}\n", report.pair_table);
   if (!report.extras.empty()) fmt::print("{}\n", report.extras);
   if (report.worst_index >= 0) {
-    fmt::print("worst: {} of problem {}, error / bound {:.3f}\n", report.worst_tensor,
-               report.worst_index, report.worst_ratio);
+    fmt::print("largest error: {:.3f} of its bound{}\n", report.worst_ratio,
+               report.worst_tensor.empty()
+                   ? ""
+                   : fmt::format(", {} of problem {}", report.worst_tensor, report.worst_index));
     if (flags.index < 0) {
-      fmt::print("{}\nreplay: {}\n", report.worst_problem, replay(flags, report.worst_index));
+      fmt::print("that problem: {}\nreplay it with: {}\n", report.worst_problem,
+                 replay(flags, report.worst_index));
     }
   }
   print_failures(report, flags);
-  if (!report.passed()) {
-    fmt::print("check FAILED: {} of {} problems are wrong\n", report.failures.size(),
-               report.problems);
-    return exit_wrong_result;
-  }
-  fmt::print("check passed: {} problems are right\n", report.problems);
-  return exit_right;
+  print_verdict(report);
+  if (!flags.json.empty()) write_json(report, flags);
+  return report.passed() ? exit_right : exit_wrong_result;
 }
 
 }  // namespace

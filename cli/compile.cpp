@@ -125,15 +125,16 @@ int run(const CompileFlags& flags) {
   if (flags.out.empty()) throw UsageError("-o: name the bundle that is to be written");
   check_json(flags);
   const auto begin = std::chrono::steady_clock::now();
-  Progress progress(static_cast<int64_t>(kernels.size()));
-  const BundleSize made =
-      compile_bundle(flags.out, flags.preset, archs, flags.threads,
-                     [&](int64_t done, int64_t) { progress.show(done, "kernels"); });
+  const BundleSize made = [&] {
+    Progress progress(static_cast<int64_t>(kernels.size()));
+    return compile_bundle(flags.out, flags.preset, archs, flags.threads,
+                          [&](int64_t done, int64_t) { progress.show(done, "kernels"); });
+  }();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (flags.verbose) print_kernels(made.each);
-  if (!flags.json.empty()) write_json(flags.json, made.each);
-  fmt::print("{}: {} kernels, {}, in {}\n", flags.out, made.kernels,
+  fmt::print("{}: {}, {}, in {}\n", flags.out, count_text(made.kernels, "kernel"),
              bytes_text(static_cast<double>(made.bytes)), seconds_text(seconds.count()));
+  if (!flags.json.empty()) write_json(flags.json, made.each);
   return exit_right;
 }
 

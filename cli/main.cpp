@@ -19,7 +19,9 @@ constexpr const char* description =
     "Exact attention, forward and backward, in memory linear in the sequence.\n"
     "Exit code: 0 right, 1 a wrong result, 2 wrong usage or unreadable files.";
 
+/// After what is printed already, where stdout and stderr go to the same place.
 int fail(const std::string& what, int code) {
+  std::fflush(stdout);
   fmt::print(stderr, "fa: {}\n", what);
   return code;
 }
@@ -53,6 +55,21 @@ int finish(int code) {
   return fail("the results cannot be printed" + why, code == exit_right ? exit_wrong_usage : code);
 }
 
+/// What is wrong with the command line, and where to read on.
+int wrong_usage(const CLI::App& program, const CLI::ParseError& error) {
+  std::string command = "fa";
+  for (const CLI::App* app : program.get_subcommands()) command += " " + app->get_name();
+  if (program.get_subcommands().empty()) {
+    const std::vector<std::string> unknown = program.remaining();
+    const std::string what = unknown.empty()
+                                 ? "a command is missing"
+                                 : fmt::format("\"{}\" is not a command", unknown.front());
+    return fail(what + "; fa --help lists what there is", exit_wrong_usage);
+  }
+  return fail(fmt::format("{}; {} --help lists the flags", error.what(), command),
+              exit_wrong_usage);
+}
+
 int main(int argc, char** argv) {
   CLI::App program(description, "fa");
   program.set_version_flag("--version", std::string("fa ") + version());
@@ -62,16 +79,10 @@ int main(int argc, char** argv) {
                                       add_measure(program)};
   try {
     program.parse(argc, argv);
-  } catch (const CLI::RequiredError& error) {
-    const std::vector<std::string> unknown = program.remaining();
-    if (!unknown.empty()) {
-      return fail(fmt::format("\"{}\" is not a command; fa --help lists them", unknown.front()),
-                  exit_wrong_usage);
-    }
-    program.exit(error);
-    return exit_wrong_usage;
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return program.exit(asked);
   } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? exit_right : exit_wrong_usage;
+    return wrong_usage(program, error);
   }
   for (const Command& command : commands) {
     if (command.app->parsed()) return run_command(command);

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <optional>
 #include <random>
-#include <string_view>
 
 #include "bench/contender.hpp"
 #include "bench/host_time.hpp"
@@ -59,6 +58,9 @@ class Bench {
 
   BenchResult run() {
     result_.machine = measure_fma_peak(threads_, 0.5);
+    if (std::ranges::any_of(cells_, [](const Cell& c) { return c.dtype == bfloat16; })) {
+      result_.arithmetic = arithmetic_of(bfloat16);
+    }
     result_.rotation_bytes = buffers_->rotation().bytes();
     verify();
     if (result_.right()) run_rounds();
@@ -97,7 +99,9 @@ class Bench {
         result_.cells[turn].seconds.push_back(contenders_[turn].time());
       } else if (turn == contenders_.size()) {
         result_.peaks.push_back(measure_fma_peak(threads_, 0.1).flops);
-        if (in_pairs_) result_.pair_peaks.push_back(measure_pair_peak(threads_, 0.1));
+        if (result_.arithmetic != Arithmetic::widened) {
+          result_.bfloat16_peaks.push_back(measure_peak(result_.arithmetic, threads_, 0.1));
+        }
       } else {
         const io::Array& pages = buffers_->rotation();
         result_.bandwidths.push_back(
@@ -109,9 +113,6 @@ class Bench {
   const BenchFlags& flags_;
   const int threads_;
   const std::vector<Cell> cells_;
-  const bool in_pairs_ =
-      std::string_view(cpu_target()).ends_with("_bf16") &&
-      std::ranges::any_of(cells_, [](const Cell& cell) { return cell.dtype == bfloat16; });
   std::mt19937_64 random_;
   std::optional<Buffers> buffers_;
   std::vector<Contender> contenders_;

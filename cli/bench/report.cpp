@@ -66,10 +66,10 @@ double median(std::vector<double> values) {
 double BenchResult::share(const CellResult& r) const {
   std::vector<double> shares;
   shares.reserve(r.seconds.size());
-  const bool in_pairs = r.cell.dtype == bfloat16 && !pair_peaks.empty();
+  const bool own_peak = r.cell.dtype == bfloat16 && !bfloat16_peaks.empty();
   for (size_t round = 0; round < r.seconds.size(); ++round) {
     constexpr double attainable = 0.8;  // of the peak: what long forward passes reach
-    const double peak = (in_pairs ? pair_peaks : peaks)[round];
+    const double peak = (own_peak ? bfloat16_peaks : peaks)[round];
     double limit = peak;
     if (r.cell.work == Work::decode) {
       const double flops_of_byte = r.cell.flops() / static_cast<double>(r.cell.key_bytes());
@@ -92,9 +92,9 @@ void print_result(const BenchResult& result) {
       "GHz implied by {} of {} floats a cycle)\n",
       median(result.peaks) / 1e9, result.peaks.size(), result.machine.target,
       result.machine.implied_ghz(), result.machine.per_cycle, result.machine.lanes);
-  if (!result.pair_peaks.empty()) {
-    fmt::print("           {:.1f} GFLOP/s of multiply-adds of bfloat16 pairs\n",
-               median(result.pair_peaks) / 1e9);
+  if (!result.bfloat16_peaks.empty()) {
+    fmt::print("           {:.1f} GFLOP/s of {}\n", median(result.bfloat16_peaks) / 1e9,
+               to_text(result.arithmetic));
   }
   if (!result.bandwidths.empty()) {
     fmt::print("bandwidth  {:.1f} GB/s read, rotating over {} (last cache: {})\n",
@@ -116,7 +116,8 @@ void write_json(const std::string& path, const BenchResult& result) {
                       {"target", cpu_target()},
                       {"versions", versions()},
                       {"peak_flops_per_second", result.peaks},
-                      {"pair_peak_flops_per_second", result.pair_peaks},
+                      {"bfloat16_peak_flops_per_second", result.bfloat16_peaks},
+                      {"bfloat16_arithmetic", to_text(result.arithmetic)},
                       {"read_bytes_per_second", result.bandwidths},
                       {"implied_ghz", result.machine.implied_ghz()},
                       {"vector_floats", result.machine.lanes},

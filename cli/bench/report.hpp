@@ -18,10 +18,11 @@ struct CellResult {
 };
 
 struct BenchResult {
-  FmaPeak machine;                 ///< of a longer run before the rounds
-  std::vector<double> peaks;       ///< operations per second, of every round
-  std::vector<double> pair_peaks;  ///< the same on pairs of bfloat16, where the CPU multiplies them
-  std::vector<double> bandwidths;  ///< bytes per second, of every round
+  FmaPeak machine;                              ///< of a longer run before the rounds
+  std::vector<double> peaks;                    ///< operations per second, of every round
+  Arithmetic arithmetic = Arithmetic::widened;  ///< bfloat16's, where it is timed
+  std::vector<double> bfloat16_peaks;           ///< of that, unless it is float32's
+  std::vector<double> bandwidths;               ///< bytes per second, of every round
   int64_t rotation_bytes = 0;
   std::vector<CellResult> cells;
 

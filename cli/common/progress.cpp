@@ -7,11 +7,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <string_view>
 
 namespace fa::cli {
 namespace {
 
-constexpr const char* wipe = "\r\x1b[K";
+/// A terminal that goes back to the start of its line: TERM=dumb says that it need not.
+bool can_overwrite() {
+  const char* kind = std::getenv("TERM");
+  return isatty(STDERR_FILENO) == 1 && kind != nullptr && std::string_view(kind) != "dumb";
+}
 
 size_t terminal_columns() {
   winsize size{};
@@ -27,10 +33,15 @@ std::string time_left(double elapsed, double share) {
 }  // namespace
 
 Progress::Progress(int64_t total)
-    : total_(std::max<int64_t>(total, 1)), terminal_(isatty(STDERR_FILENO) == 1) {}
+    : total_(std::max<int64_t>(total, 1)), terminal_(can_overwrite()) {
+  std::fflush(stdout);
+}
 
-Progress::~Progress() {
-  if (drawn_) std::fputs(wipe, stderr);
+Progress::~Progress() { wipe(); }
+
+void Progress::wipe() {
+  if (drawn_ > 0) fmt::print(stderr, "\r{:{}}\r", "", drawn_);
+  drawn_ = 0;
 }
 
 void Progress::show(int64_t done, const std::string& what) {
@@ -46,8 +57,9 @@ void Progress::show(int64_t done, const std::string& what) {
                                  std::string(width - filled, '.'), 100 * share,
                                  time_left(elapsed.count(), share), what);
   line.resize(std::min(line.size(), terminal_columns() - 1));
-  fmt::print(stderr, "{}{}", wipe, line);
-  drawn_ = true;
+  wipe();
+  fmt::print(stderr, "{}", line);
+  drawn_ = line.size();
 }
 
 }  // namespace fa::cli

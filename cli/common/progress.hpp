@@ -7,8 +7,9 @@
 
 namespace fa::cli {
 
-/// One line of stderr that tells how far a command is; nothing at all unless stderr is a terminal.
-/// Wiped when destroyed.
+/// One line of stderr that tells how far a command is; nothing at all unless stderr is a terminal
+/// on which a line can be overwritten. Wiped when destroyed, which must be before results are
+/// printed. It takes no escape codes.
 class Progress {
  public:
   explicit Progress(int64_t total);
@@ -21,9 +22,11 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
+  void wipe();
+
   int64_t total_;
   bool terminal_;
-  bool drawn_ = false;
+  size_t drawn_ = 0;  ///< columns that are in use
   Clock::time_point started_ = Clock::now();
   Clock::time_point last_{};
 };

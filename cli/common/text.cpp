@@ -26,6 +26,10 @@ std::string length_text(int64_t length) {
                                               : fmt::format("{}", length);
 }
 
+std::string count_text(int64_t count, const std::string& noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 std::string dtype_text(DType dtype) {
   if (dtype == float32) return "float32";
   if (dtype == float16) return "float16";

@@ -11,6 +11,8 @@ namespace fa::cli {
 std::string bytes_text(double bytes);      ///< "1.5 GiB", "320 KiB"
 std::string seconds_text(double seconds);  ///< "2.1 s", "14.3 ms", "80 us"
 std::string length_text(int64_t length);   ///< "512", "4k", "16k"
+/// "1 problem", "2 problems"
+std::string count_text(int64_t count, const std::string& noun);
 
 std::string dtype_text(DType dtype);  ///< "float32"
 /// float32, float16 or bfloat16, or short fp32, fp16, bf16. Throws UsageError.

@@ -43,16 +43,24 @@ struct DemoFlags {
 
 struct DemoResult {
   FmaPeak peak;
+  Arithmetic arithmetic = Arithmetic::widened;  ///< bfloat16's
+  double bfloat16_peak = 0;                     ///< operations per second of that
   std::vector<ModelResult> models;
   std::vector<GrowthRow> growth;
   double seconds = 0;
 };
 
-void print_machine(const FmaPeak& peak) {
-  fmt::print("FlashAttention.cpp {} on {}, {} threads, {}\n", version(), cpu_model(), peak.threads,
-             cpu_target());
-  fmt::print("measured peak: {:.0f} GFLOP/s of float32 multiply-adds ({}, {:.2f} GHz implied)\n\n",
+void print_machine(const DemoResult& result) {
+  const FmaPeak& peak = result.peak;
+  fmt::print("FlashAttention.cpp {} on {}, {}, {}\n", version(), cpu_model(),
+             count_text(peak.threads, "thread"), cpu_target());
+  fmt::print("measured peak: {:.0f} GFLOP/s of float32 multiply-adds ({}, {:.2f} GHz implied)\n",
              peak.flops / 1e9, peak.target, peak.implied_ghz());
+  if (result.arithmetic != Arithmetic::widened) {
+    fmt::print("               {:.0f} GFLOP/s of {}\n", result.bfloat16_peak / 1e9,
+               to_text(result.arithmetic));
+  }
+  fmt::print("\n");
   std::fflush(stdout);
 }
 
@@ -89,10 +97,18 @@ std::vector<GrowthRow> run_growth(const DemoFlags& flags) {
 DemoResult run_parts(const DemoFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   DemoResult result;
-  result.peak = measure_fma_peak(flags.threads > 0 ? flags.threads : default_threads(), 0.5);
-  print_machine(result.peak);
+  const int threads = flags.threads > 0 ? flags.threads : default_threads();
+  result.peak = measure_fma_peak(threads, 0.5);
+  result.arithmetic = arithmetic_of(bfloat16);
+  result.bfloat16_peak = result.arithmetic == Arithmetic::widened
+                             ? result.peak.flops
+                             : measure_peak(result.arithmetic, threads, 0.5);
+  print_machine(result);
   result.models = run_models(flags);
-  print_speed(result.models, result.peak.flops);
+  for (ModelResult& model : result.models) {
+    model.peak = model.model.dtype == bfloat16 ? result.bfloat16_peak : result.peak.flops;
+  }
+  print_speed(result.models);
   print_errors(result.models);
   result.growth = run_growth(flags);
   if (!result.growth.empty()) print_growth(result.growth);
@@ -105,8 +121,10 @@ void write_json(const std::string& path, const DemoResult& result) {
                       {"cpu", cpu_model()},       {"threads", result.peak.threads},
                       {"target", cpu_target()},   {"peak_flops_per_second", result.peak.flops},
                       {"seconds", result.seconds}};
+  json["bfloat16_peak_flops_per_second"] = result.bfloat16_peak;
+  json["bfloat16_arithmetic"] = to_text(result.arithmetic);
   for (const ModelResult& model : result.models) {
-    json["models"].push_back(to_json(model, result.peak.flops));
+    json["models"].push_back(to_json(model));
   }
   for (const GrowthRow& row : result.growth) json["growth"].push_back(to_json(row));
   io::OutputFile file(path);
@@ -117,7 +135,6 @@ void write_json(const std::string& path, const DemoResult& result) {
 int run(const DemoFlags& flags) {
   if (!flags.json.empty()) io::try_writing(flags.json);
   const DemoResult result = run_parts(flags);
-  if (!flags.json.empty()) write_json(flags.json, result);
   for (const ModelResult& model : result.models) {
     if (model.right()) continue;
     fmt::print("\nWRONG: {}\n{}", model.model.name, to_text(model.verdicts));
@@ -127,6 +144,7 @@ int run(const DemoFlags& flags) {
              right ? "demo passed: every error is within its bound"
                    : "demo FAILED: an error is beyond its bound",
              result.seconds);
+  if (!flags.json.empty()) write_json(flags.json, result);
   return right ? exit_right : exit_wrong_result;
 }
 

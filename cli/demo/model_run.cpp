@@ -82,7 +82,7 @@ ModelResult run_model(const Model& model, int64_t seqlen, int threads, uint64_t 
   return result;
 }
 
-void print_speed(const std::vector<ModelResult>& results, double peak) {
+void print_speed(const std::vector<ModelResult>& results) {
   fmt::print("Causal attention of one sequence\n\n{:<45} {:^26} {:^26}\n", "", "forward",
              "backward");
   fmt::print("{:<15} {:>12} {:>9} {:>6} {:>10} {:>8} {:>6} {:>10} {:>8} {:>6}\n", "model",
@@ -96,10 +96,11 @@ void print_speed(const std::vector<ModelResult>& results, double peak) {
     for (const bool backward : {false, true}) {
       const double rate = r.flops(backward) / r.seconds(backward);
       fmt::print(" {:>10} {:>8.1f} {:>5.0f}%", seconds_text(r.seconds(backward)), rate / 1e9,
-                 100 * rate / peak);
+                 100 * rate / r.peak);
     }
     fmt::print("\n");
   }
+  fmt::print("peak: share of the measured peak of the dtype's own arithmetic\n");
 }
 
 void print_errors(const std::vector<ModelResult>& results) {
@@ -118,7 +119,7 @@ void print_errors(const std::vector<ModelResult>& results) {
   }
 }
 
-nlohmann::json to_json(const ModelResult& r, double peak) {
+nlohmann::json to_json(const ModelResult& r) {
   nlohmann::json json{{"model", r.model.name},
                       {"heads_q", r.model.heads_q},
                       {"heads_k", r.model.heads_k},
@@ -131,7 +132,7 @@ nlohmann::json to_json(const ModelResult& r, double peak) {
     json[backward ? "backward" : "forward"] = {
         {"seconds", seconds},
         {"flops_per_second", r.flops(backward) / seconds},
-        {"share_of_peak", r.flops(backward) / seconds / peak}};
+        {"share_of_peak", r.flops(backward) / seconds / r.peak}};
   }
   for (const Verdict& v : r.verdicts) {
     json["errors"][v.tensor()] = {

@@ -15,6 +15,7 @@ struct ModelResult {
   double forward_seconds = 0;  ///< the shortest of some runs
   double backward_seconds = 0;
   std::vector<Verdict> verdicts;
+  double peak = 0;  ///< the machine's operations per second in the arithmetic of the model's dtype
 
   double seconds(bool backward) const { return backward ? backward_seconds : forward_seconds; }
   double flops(bool backward) const;
@@ -24,9 +25,8 @@ struct ModelResult {
 
 ModelResult run_model(const Model& model, int64_t seqlen, int threads, uint64_t seed);
 
-/// `peak`: floating-point operations per second of the machine.
-void print_speed(const std::vector<ModelResult>& results, double peak);
+void print_speed(const std::vector<ModelResult>& results);
 void print_errors(const std::vector<ModelResult>& results);
-nlohmann::json to_json(const ModelResult& result, double peak);
+nlohmann::json to_json(const ModelResult& result);
 
 }  // namespace fa::cli

@@ -145,6 +145,11 @@ DType dtype_of(const std::string& descr, const std::string& file) {
   for (const Descr& known : descrs) {
     if (descr == known.text) return known.dtype;
   }
+  if (descr == "<f8") {
+    throw FileError(file,
+                    "holds float64 ('<f8', NumPy's default); float32 and float16 are computed "
+                    "with: save it with numpy.save(file, array.astype(numpy.float32))");
+  }
   throw FileError(
       file, fmt::format("holds elements of type '{}'; allowed are float32 '<f4', "
                         "float16 '<f2' and, for lengths, int32 '<i4' and int64 '<i8' (bfloat16 "

@@ -178,8 +178,11 @@ Array Safetensors::read(const std::string& name) const {
   const Kind* kind = kind_of(entry.dtype);
   if (kind == nullptr || !kind->dtype) {
     fail(file_.path(), name,
-         fmt::format("is of type {}; F32, F16, BF16 and, for lengths, I32 and I64 are read",
-                     shown(entry.dtype)));
+         fmt::format("is of type {}; F32, F16, BF16 and, for lengths, I32 and I64 are read{}",
+                     shown(entry.dtype),
+                     entry.dtype == "F64" ? ": save it as float32 (numpy: array.astype("
+                                            "numpy.float32), torch: tensor.float())"
+                                          : ""));
   }
   Array array(*kind->dtype, entry.shape);
   file_.read(data_begin_ + entry.begin, {array.data(), static_cast<size_t>(array.bytes())});

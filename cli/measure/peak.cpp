@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "measure/peak.hpp"
@@ -61,6 +62,35 @@ HWY_ATTR float RunPairChains([[maybe_unused]] int64_t steps, [[maybe_unused]] fl
 #endif
 }
 
+/// Products of tiles of 16 x 32 and 32 x 16 numbers; four sums keep the unit busy.
+constexpr int tile_chains = 4;
+constexpr double tile_flops = 2.0 * 16 * 16 * 32;
+
+HWY_ATTR float RunTileChains([[maybe_unused]] int64_t steps, float /*factor*/, float /*term*/) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  struct alignas(64) Shapes {  // as ldtilecfg takes them
+    uint8_t palette = 1;
+    uint8_t start_row = 0;
+    uint8_t reserved[14] = {};
+    uint16_t bytes_of_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+  const Shapes shapes;
+  asm volatile(  // tiles are named in words: the assembler of g++ 12 knows them, its vectors do not
+      "ldtilecfg %0\n\ttilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\t"
+      "tilezero %%tmm3\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\ttilezero %%tmm6\n\ttilezero %%tmm7"
+      :
+      : "m"(shapes));
+  for (int64_t n = 0; n < steps; ++n) {
+    asm volatile(
+        "tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\t"
+        "tdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
+  }
+  asm volatile("tilerelease");
+#endif
+  return 0;
+}
+
 int Lanes() { return static_cast<int>(hn::Lanes(hn::ScalableTag<float>())); }
 
 /// SSE4 has no fused multiply-add: a product and a sum take both units.
@@ -98,6 +128,7 @@ namespace {
 
 HWY_EXPORT(RunChains);
 HWY_EXPORT(RunPairChains);
+HWY_EXPORT(RunTileChains);
 HWY_EXPORT(Lanes);
 HWY_EXPORT(PerCycle);
 HWY_EXPORT(Target);
@@ -117,14 +148,22 @@ double seconds_since(Clock::time_point start) {
 
 /// What one thread does. Short runs, of which the slowest are those that another process broke
 /// into, and the fastest may be those whose neighbour on the same core was not at work.
-double steps_per_second(double seconds, bool pairs) {
-  constexpr int64_t steps = 100'000;  // 0.2 ms
+double steps_per_second(double seconds, Arithmetic arithmetic) {
+  constexpr int64_t steps = 100'000;  // 0.2 ms, in tiles 2 ms
+  const auto run_steps = [&] {
+    if (arithmetic == Arithmetic::pairs) {
+      return HWY_DYNAMIC_DISPATCH(RunPairChains)(steps, 0.999f, 0.5f);
+    }
+    if (arithmetic == Arithmetic::tiles) {
+      return HWY_DYNAMIC_DISPATCH(RunTileChains)(steps, 0, 0);
+    }
+    return HWY_DYNAMIC_DISPATCH(RunChains)(steps, 0.999f, 0.5f);
+  };
   std::vector<double> rates;
   const auto start = Clock::now();
   while (seconds_since(start) < seconds) {
     const auto run = Clock::now();
-    use(pairs ? HWY_DYNAMIC_DISPATCH(RunPairChains)(steps, 0.999f, 0.5f)
-              : HWY_DYNAMIC_DISPATCH(RunChains)(steps, 0.999f, 0.5f));
+    use(run_steps());
     rates.push_back(static_cast<double>(steps) / seconds_since(run));
   }
   const auto high = rates.begin() + static_cast<int64_t>(rates.size() * 9 / 10);
@@ -133,12 +172,12 @@ double steps_per_second(double seconds, bool pairs) {
 }
 
 /// Steps of all threads.
-double all_steps_per_second(int threads, double seconds, bool pairs) {
+double all_steps_per_second(int threads, double seconds, Arithmetic arithmetic) {
   double steps = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : steps)
   {
 #pragma omp barrier
-    steps += steps_per_second(seconds, pairs);
+    steps += steps_per_second(seconds, arithmetic);
   }
   return steps;
 }
@@ -153,14 +192,30 @@ FmaPeak measure_fma_peak(int threads, double seconds) {
   peak.lanes = HWY_DYNAMIC_DISPATCH(Lanes)();
   peak.per_cycle = HWY_DYNAMIC_DISPATCH(PerCycle)();
   peak.target = hwy::TargetName(HWY_DYNAMIC_DISPATCH(Target)());
-  peak.flops =
-      2.0 * HWY_NAMESPACE::chains * peak.lanes * all_steps_per_second(threads, seconds, false);
+  peak.flops = measure_peak(Arithmetic::widened, threads, seconds);
   return peak;
 }
 
-double measure_pair_peak(int threads, double seconds) {
-  const int lanes = HWY_DYNAMIC_DISPATCH(Lanes)();
-  return 4.0 * HWY_NAMESPACE::chains * lanes * all_steps_per_second(threads, seconds, true);
+Arithmetic arithmetic_of(DType dtype) {
+  const std::string_view target = cpu_target();
+  if (dtype == bfloat16 && target.ends_with("_bf16")) return Arithmetic::pairs;
+  if (dtype == bfloat16 && target.ends_with("_amx")) return Arithmetic::tiles;
+  return Arithmetic::widened;
+}
+
+const char* to_text(Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::pairs) return "multiply-adds of bfloat16 pairs";
+  if (arithmetic == Arithmetic::tiles) return "multiply-adds of bfloat16 in AMX's tiles";
+  return "float32 multiply-adds";
+}
+
+double measure_peak(Arithmetic arithmetic, int threads, double seconds) {
+  const double steps = all_steps_per_second(threads, seconds, arithmetic);
+  if (arithmetic == Arithmetic::tiles) {
+    return HWY_NAMESPACE::tile_chains * HWY_NAMESPACE::tile_flops * steps;
+  }
+  const double of_a_lane = arithmetic == Arithmetic::pairs ? 4 : 2;
+  return of_a_lane * HWY_NAMESPACE::chains * HWY_DYNAMIC_DISPATCH(Lanes)() * steps;
 }
 
 double measure_read_bandwidth(std::span<const std::byte> buffer, int threads) {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
+
+#include "fa/attention.hpp"
 
 namespace fa::cli {
 
@@ -20,8 +23,18 @@ struct FmaPeak {
 /// latency of 4 to 5 cycles and two units, 8 to 10 keep a core busy.
 FmaPeak measure_fma_peak(int threads, double seconds = 0.2);
 
-/// Operations per second on pairs of bfloat16, for CPUs whose cpu_target() multiplies them.
-double measure_pair_peak(int threads, double seconds = 0.2);
+/// What multiplies the numbers of a dtype on this CPU, with the instruction set that cpu_target()
+/// names.
+enum class Arithmetic : uint8_t {
+  widened,  ///< float32 multiply-adds
+  pairs,    ///< of bfloat16, in vectors
+  tiles,    ///< of bfloat16, in AMX's tiles
+};
+Arithmetic arithmetic_of(DType dtype);
+const char* to_text(Arithmetic arithmetic);
+
+/// Operations per second of that arithmetic, which this CPU must have.
+double measure_peak(Arithmetic arithmetic, int threads, double seconds = 0.2);
 
 /// Bytes per second of one pass over `buffer`, whose pages must have been written before: untouched
 /// pages are all the same page of zeros.

@@ -38,8 +38,8 @@ struct Extras {
   }
   std::string text() const {
     return fmt::format(
-        "twice {}, other threads {}, through a plan {}, one sequence at a time {}, relative errors "
-        "{}",
+        "compared as well: {} run twice, {} with other threads, {} through a plan, {} one sequence "
+        "at a time, {} by relative error",
         again, threads, plans, alone, relative);
   }
 };

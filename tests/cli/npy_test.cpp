@@ -84,7 +84,7 @@ TEST(Npy, RefusesWhatIsWrongAndSaysWhat) {
       {npy(1, "{'descr': '<f4", data24), "string without an end"},
       {npy(1, "{'fortran_order': 0}", data24), "neither True nor False"},
       {npy(1, header("'>f4'", "(6,)"), data24), "type '>f4'"},
-      {npy(1, header("'<f8'", "(3,)"), data24), "type '<f8'"},
+      {npy(1, header("'<f8'", "(3,)"), data24), "float64"},
       {npy(1, header("[('a', '<f4')]", "(6,)"), data24), "records"},
       {npy(1, header("'<f4'", "(-6,)"), data24), "not a whole number"},
       {npy(1, header("'<f4'", "(6.5,)"), data24), "lacks a ')'"},

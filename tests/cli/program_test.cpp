@@ -107,7 +107,8 @@ TEST(Program, RefusesResultFilesThatItCannotWrite) {
   const TemporaryFolder folder;
   const std::string taken = folder / "taken";
   std::filesystem::create_directory(taken);
-  for (const std::string command : {"demo --json ", "bench --json "}) {
+  for (const std::string command :
+       {"demo --json ", "bench --json ", "bench --host-time --json ", "check --json "}) {
     for (const std::string& file : {folder / "no/such/folder", taken}) {
       const Ended run = fa(command + file);
       EXPECT_EQ(run.code, 2) << run.out;
@@ -148,6 +149,34 @@ TEST(Program, ShowsNoProgressBarToFiles) {
   EXPECT_TRUE(run.err.empty()) << run.err;
 }
 
+TEST(Program, WipesTheProgressBarBeforeItPrints) {
+  for (const std::string command : {"check --count 300", "demo --length 64 --max-growth 0"}) {
+    const Ended run = fa_on_terminal(command, "TERM=xterm");
+    if (run.code == -2) GTEST_SKIP() << "no terminal here";
+    EXPECT_EQ(run.code, 0) << run.out;
+    EXPECT_TRUE(contains(run.out, "[...")) << "a bar: " << run.out;
+    EXPECT_FALSE(contains(run.out, "\x1b")) << "no escape codes: " << run.out;
+    EXPECT_FALSE(contains(shown(run.out), "...]")) << shown(run.out);
+  }
+  const Ended check = fa_on_terminal("check --count 300 --seed 3", "TERM=xterm");
+  EXPECT_EQ(shown(check.out), fa("check --count 300 --seed 3").out);
+}
+
+TEST(Program, ShowsNoProgressBarToADumbTerminal) {
+  for (const std::string term : {"TERM=dumb", "TERM=dumb NO_COLOR=1"}) {
+    const Ended run = fa_on_terminal("check --count 300 --seed 3", term);
+    if (run.code == -2) GTEST_SKIP() << "no terminal here";
+    std::string lines = run.out;
+    std::erase(lines, '\r');  // of the terminal's line ends
+    EXPECT_EQ(lines, fa("check --count 300 --seed 3").out);
+  }
+}
+
+TEST(Program, CountsInWords) {
+  EXPECT_TRUE(contains(fa("check --count 1").out, "check passed: the problem is right\n"));
+  EXPECT_TRUE(contains(fa("check --count 2").out, "check passed: all 2 problems are right\n"));
+}
+
 TEST(Program, Info) {
   const Ended info = fa("info");
   EXPECT_EQ(info.code, 0);
@@ -184,13 +213,13 @@ TEST(Program, InfoPlansForAGpuThatIsNotHere) {
 TEST(Program, Check) {
   const Ended run = fa("check --count 60 --seed 5 --pairs");
   EXPECT_EQ(run.code, 0) << run.out;
-  const std::string replay = "replay: fa check";
+  const std::string replay = "replay it with: fa check";
   ASSERT_TRUE(contains(run.out, replay)) << run.out;
-  const size_t begin = run.out.find(replay) + std::string("replay: fa ").size();
+  const size_t begin = run.out.find(replay) + std::string("replay it with: fa ").size();
   const Ended again = fa(run.out.substr(begin, run.out.find('\n', begin) - begin));
   EXPECT_EQ(again.code, 0) << again.out;
   const auto worst = [](const std::string& text) {
-    const size_t at = text.find("worst: ");
+    const size_t at = text.find("largest error: ");
     return text.substr(at, text.find('\n', at) - at);
   };
   EXPECT_EQ(worst(again.out), worst(run.out));
@@ -204,6 +233,17 @@ TEST(Program, Demo) {
   EXPECT_TRUE(contains(run.out, "demo passed")) << run.out;
   const json result = json::parse(read_bytes(file));
   ASSERT_EQ(result.at("models").size(), 4u);
+  const double float32_peak = result.at("peak_flops_per_second");
+  const double bfloat16_peak = result.at("bfloat16_peak_flops_per_second");
+  const bool own =
+      std::string(cpu_target()).ends_with("_bf16") || std::string(cpu_target()).ends_with("_amx");
+  EXPECT_EQ(bfloat16_peak != float32_peak, own) << "of its own arithmetic";
+  for (const json& model : result.at("models")) {
+    const double peak = model.at("dtype") == "bfloat16" ? bfloat16_peak : float32_peak;
+    const json& forward = model.at("forward");
+    const double rate = forward.at("flops_per_second");
+    EXPECT_DOUBLE_EQ(forward.at("share_of_peak").get<double>(), rate / peak);
+  }
   for (const json& model : result.at("models")) {
     for (const char* tensor : {"out", "lse", "dq", "dk", "dv"}) {
       EXPECT_LE(model.at("errors").at(tensor).at("error_over_bound"), 1) << model.dump(2);

@@ -188,6 +188,42 @@ TEST_F(RunTest, PackedSequencesAreEachOnTheirOwn) {
       0);
 }
 
+/// The first call starts threads; a second tells what a call takes.
+TEST_F(RunTest, TimesAWarmCallToo) {
+  npy_qkv();
+  const Ended run = fa(qkv() + flag("dout") + " --dropout-p 0.5 --check");
+  ASSERT_EQ(run.code, 0) << run.out << run.err;
+  for (const std::string pass : {"\nforward   ", "\nbackward  "}) {
+    const size_t begin = run.out.find(pass);
+    ASSERT_NE(begin, run.out.npos) << run.out;
+    const std::string line = run.out.substr(begin, run.out.find('\n', begin + 1) - begin);
+    EXPECT_TRUE(contains(line, " (first call), ")) << line;
+    EXPECT_TRUE(contains(line, " warm (the shortest of 5)")) << line;
+  }
+}
+
+TEST_F(RunTest, PrintsErrorsAfterWhatCameBefore) {
+  npy_qkv();
+  npy("bad", random(float32, {2, 70, 3, 16}, 2));
+  const Ended run =
+      fa("run" + flag("q") + flag("k", "bad") + flag("v") + " --check", "", Streams::together);
+  EXPECT_EQ(run.code, 2);
+  const size_t error = run.out.find("fa: k: has 3 heads");
+  ASSERT_NE(error, run.out.npos) << run.out;
+  EXPECT_LT(run.out.find("v         float32"), error) << run.out;
+}
+
+TEST_F(RunTest, Float64SaysWhatToDo) {
+  npy_qkv();
+  std::string bytes = read_bytes(folder_ / "q.npy");
+  bytes.replace(bytes.find("<f4"), 3, "<f8");
+  write_bytes(folder_ / "q.npy", bytes);
+  const Ended run = fa(qkv() + " --check");
+  EXPECT_EQ(run.code, 2);
+  EXPECT_TRUE(contains(run.err, "q.npy: holds float64")) << run.err;
+  EXPECT_TRUE(contains(run.err, "array.astype(numpy.float32)")) << run.err;
+}
+
 TEST_F(RunTest, UsedLengths) {
   npy_qkv();
   npy("used", list<int32_t>(int32, {70, 3}));
