@@ -16,7 +16,8 @@ demo: build/build.ninja ## Builds and runs the demo: famous models' attention, c
 	@cmake --build build -j $(JOBS) --target fa_cli
 	build/fa demo
 
-test: test-cpp test-python ## Builds and runs all tests
+test: build python-packages ## Builds and runs all tests; says at the end which failed
+	@tools/test_all --parallel $(JOBS)
 
 test-cpp: build python-packages ## The library's and the program's tests
 	@tools/run_tests build --parallel $(JOBS)
@@ -53,7 +54,7 @@ mutants: build-packages lint-packages ## Breaks each option in turn; a named tes
 bench: build ## Times this library; see `build/fa bench --help`
 	build/fa bench
 
-docs: build lint-packages ## Checks links, commands and code in the Markdown files
+docs: build lint-packages ## Checks links and names in the Markdown files (make test runs their commands)
 	@tools/check_docs.py
 
 format: lint-packages ## Formats the sources

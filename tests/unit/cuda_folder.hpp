@@ -1,10 +1,11 @@
 // A folder of a test's own, and the kernel that the tests of CUDA's run time compile.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -15,11 +16,10 @@ namespace fa::test {
 
 class Folder {
  public:
-  Folder()
-      : path_(std::filesystem::temp_directory_path() /
-              ("fa_cuda_test." + std::to_string(std::random_device()()))) {
-    std::filesystem::create_directory(path_);
-    std::filesystem::permissions(path_, std::filesystem::perms::owner_all);
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "fa-cuda-test-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make a folder");
+    path_ = name;
   }
   ~Folder() { std::filesystem::remove_all(path_); }
   Folder(const Folder&) = delete;
