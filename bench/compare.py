@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cells import Cell, Grid, causal_cells, host_cells, model_cells, packed_cells
+from outputs import why_not
 from report import OURS, Table, print_summary
 
 EXAMPLES = """\
@@ -178,8 +179,8 @@ def new_parser() -> argparse.ArgumentParser:
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Before minutes of measuring; fills in the device's defaults."""
     for target in (options.json, options.plot):
-        if target is not None and not target.parent.is_dir():
-            parser.error(f"{target}: there is no folder {target.parent}")
+        if target is not None and (problem := why_not(target)):
+            parser.error(problem)
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot: needs matplotlib")
     if options.source:

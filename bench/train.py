@@ -17,6 +17,7 @@ import sysconfig
 
 import machine
 import torch
+from outputs import why_not
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -178,6 +179,8 @@ def parse():
     for name in ("steps", "batch", "seqlen", "seeds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: is {getattr(options, name)}; allowed are numbers from 1 on")
+    if options.json and (problem := why_not(options.json)):
+        parser.error(f"--json: {problem}")
     if not torch.cuda.is_available():
         parser.error("it needs a CUDA device")
     return options

@@ -152,6 +152,8 @@ def test_a_wrong_result_of_ours_is_named_and_not_timed(tmp_path):
         (["--hidden", "100"], "--hidden 100: is no multiple of --head-dims 64"),
         (["--seqlens", "0"], "--seqlens: invalid count value: '0'"),
         (["--json", "/nowhere/result.json"], "there is no folder /nowhere"),
+        (["--json", "/dev"], "/dev: is not a regular file"),
+        (["--plot", "/proc/plot.png"], "/proc/plot.png: cannot be written: "),
         (["--from", "/nowhere.json"], "--from /nowhere.json: "),
         (["--models", "--passes", "decode"], "--passes decode: on the CPU's grid only"),
         (["--models", "--host-time"], "not allowed with argument"),

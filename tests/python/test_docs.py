@@ -1,29 +1,85 @@
-"""Every Python block of the documentation and every example runs, each in a process of its own."""
+"""What the documentation says to Python users, done: the README's commands make an environment
+from the wheel (of tools/build_wheel), and every Python block runs there, in a process of its own,
+with no setting of the test's. PyTorch and transformers, gigabytes, are lent from the tests'
+environment."""
 
+import os
 import pathlib
 import re
 import subprocess
-import sys
+import sysconfig
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = ["README.md", "docs/python.md"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_python_blocks_run(page, tmp_path):
-    blocks = BLOCK.findall((ROOT / page).read_text())
-    assert blocks
-    for block in blocks:
-        run = subprocess.run(
-            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, f"{block}\n{run.stderr}"
+def run(command, folder):
+    """As a user would, who is in no environment yet."""
+    environment = {
+        k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV" and not k.startswith("PYTHON")
+    }
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+def install_commands(page):
+    """The lines below "make wheel", which built what is tested here."""
+    return re.search(r"^    make wheel\n((?:    .*\n)+)", (ROOT / page).read_text(), re.M).group(1)
+
+
+@pytest.fixture(scope="module")
+def with_numpy(tmp_path_factory):
+    """The Python of an environment that the README's commands made."""
+    if not list((ROOT / "build-python" / "dist").glob("*.whl")):
+        pytest.fail("no wheel in build-python/dist: tools/build_wheel")
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "build-python").symlink_to(ROOT / "build-python")
+    run(["bash", "-euc", install_commands("README.md")], folder)
+    return folder / "venv" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def with_torch(with_numpy):
+    """The same, after `pip install torch transformers`."""
+    purelib = run(
+        [with_numpy, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], None
+    )
+    lent = pathlib.Path(purelib.strip()) / "lent.pth"
+    lent.write_text(sysconfig.get_path("purelib") + "\n")
+    yield with_numpy
+    lent.unlink()
+
+
+def blocks():
+    for page in PAGES:
+        for number, block in enumerate(BLOCK.findall((ROOT / page).read_text())):
+            yield pytest.param(block, id=f"{page}-{number}")
+
+
+def test_both_pages_install_alike():
+    commands = [re.sub(r" +#.*", "", install_commands(page)) for page in PAGES]
+    assert commands[0] == commands[1]
+
+
+def test_without_torch(with_numpy, tmp_path):
+    run([with_numpy, ROOT / "tests" / "python" / "without_torch.py"], tmp_path)
+    needs_numpy_alone = [p.values[0] for p in blocks() if "torch" not in p.values[0]]
+    assert needs_numpy_alone
+    for block in needs_numpy_alone:
+        run([with_numpy, "-c", block], tmp_path)
+
+
+@pytest.mark.parametrize("block", list(blocks()))
+def test_python_blocks_run(block, with_torch, tmp_path):
+    run([with_torch, "-c", block], tmp_path)
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
-def test_examples_run(example):
-    run = subprocess.run([sys.executable, example], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout
+def test_examples_run(example, with_torch, tmp_path):
+    assert run([with_torch, example], tmp_path)

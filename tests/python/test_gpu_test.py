@@ -170,6 +170,8 @@ def test_without_what_it_needs_it_does_not_begin(run, changes, why):
         (["--only", "races"], "argument --only: is races; allowed are check, tests, sanitizer"),
         (["--count", "0"], "argument --count: is 0; allowed are numbers from 1 on"),
         (["--programs", "/nowhere"], "--programs: no fa in /nowhere; make build makes it"),
+        (["--json", "/nowhere/report.json"], "No such file or directory: '/nowhere/"),
+        (["--json", "/dev"], "/dev: is not a regular file"),
     ],
 )
 def test_wrong_arguments(run, arguments, why):
