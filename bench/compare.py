@@ -2,10 +2,10 @@
 """Times this library beside its peers, in one process, round by round in shuffled order.
 
 On the CPU the peers are PyTorch's scaled_dot_product_attention with its flash and with its plain
-kernel; on a CUDA GPU FlashAttention-2 and cuDNN through PyTorch, and FlashAttention-3 and -4 where
-they can be imported. Each result is first held against float64: a wrong contender is named and not
-timed. The ratio of a cell is the median over its rounds of the peer's time by ours: above 1, this
-library is faster."""
+kernel; on a CUDA GPU FlashAttention-2 and cuDNN through PyTorch. Where they can be imported,
+onnxruntime, ggml and zentorch join on the CPU, FlashAttention-3 and -4 on a GPU. Each result is
+first held against float64: a wrong contender is named and not timed. The ratio of a cell is the
+median over its rounds of the peer's time by ours: above 1, this library is faster."""
 
 import argparse
 import importlib.util
@@ -54,7 +54,8 @@ DEFAULTS = {
 }
 SEQLENS = {"models": 8192, "window": 16384, "softcap": 8192}
 SETS = ("grid", "models", "varlen", "window", "softcap")  # of cells; the grid if none is asked for
-PEERS = ("sdpa", "sdpa-flash", "sdpa-math", "fa2", "cudnn", "fa3", "fa4")
+CPU_PEERS = ("sdpa", "sdpa-flash", "sdpa-math", "ort-gqa", "ort-mha", "ggml", "zentorch")
+PEERS = (*CPU_PEERS, "fa2", "cudnn", "fa3", "fa4")
 HOST_REPEATS = 100  # calls on the tiny problem in one round: some milliseconds
 
 

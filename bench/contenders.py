@@ -75,11 +75,21 @@ def contenders_for(
         made = [make() for name, make in optional.items() if peers is None or name in peers]
         found = [_FA2, _CUDNN, *(peer for peer in made if peer is not None)]
     else:
-        found = [_SDPA] if of_host_time else [*_SDPA_CPU]
+        found = [_SDPA] if of_host_time else [*_SDPA_CPU, *_optional_cpu_peers(peers)]
     missing = set(peers or []) - {peer.name for peer in found}
     if missing:
         raise LookupError(f"{', '.join(sorted(missing))}: not to be had here")
     return [*ours, *(peer for peer in found if peers is None or peer.name in peers)]
+
+
+def _optional_cpu_peers(peers: list[str] | None) -> list[Contender]:
+    import cpu_peers  # which knows this module
+
+    asked = [name for name in cpu_peers.NEEDS if peers is None or name in peers]
+    lacks = {name: cpu_peers.why_missing(name) for name in asked}
+    if peers is not None and (told := [f"{name}: {why}" for name, why in lacks.items() if why]):
+        raise LookupError("; ".join(told))
+    return [cpu_peers.cpu_peer(name) for name in asked if lacks[name] is None]
 
 
 def _ours(device: str, family: str, **more: Any) -> Contender:
@@ -171,22 +181,22 @@ def _bind_fa2(cell: Cell) -> Attend:
     return attend
 
 
-def _first_lack(*lacks: Lack) -> Lack:
+def first_lack(*lacks: Lack) -> Lack:
     def lack(cell: Cell) -> str | None:
         return next((reason for reason in (lack(cell) for lack in lacks) if reason), None)
 
     return lack
 
 
-def _no_softcap(cell: Cell) -> str | None:
+def no_softcap(cell: Cell) -> str | None:
     return "has no softcap" if cell.softcap else None
 
 
-def _no_window(cell: Cell) -> str | None:
+def no_window(cell: Cell) -> str | None:
     return "has no window" if cell.window else None
 
 
-def _no_packing(cell: Cell) -> str | None:
+def no_packing(cell: Cell) -> str | None:
     return "takes no packed sequences" if cell.lengths else None
 
 
@@ -198,21 +208,21 @@ def _stores_scores(cell: Cell) -> str | None:
 def _of_sdpa(
     name: str, backend: SDPBackend, *lacks: Lack, bind: Callable[[Cell], Attend] = _bind_sdpa
 ) -> Contender:
-    lack = _first_lack(_no_softcap, *lacks)
+    lack = first_lack(no_softcap, *lacks)
     return Contender(name, "torch", bind, True, partial(sdpa_kernel, backend), lack)
 
 
 _SDPA = Contender("sdpa", "torch", _bind_sdpa, heads_first=True)
 _SDPA_CPU = (
-    _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION, _no_window, _no_packing),
-    _of_sdpa("sdpa-math", SDPBackend.MATH, _no_packing, _stores_scores),
+    _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION, no_window, no_packing),
+    _of_sdpa("sdpa-math", SDPBackend.MATH, no_packing, _stores_scores),
 )
 _FA2 = _of_sdpa("fa2", SDPBackend.FLASH_ATTENTION, bind=_bind_fa2)
-_CUDNN = _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION, _no_window, _no_packing)
+_CUDNN = _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION, no_window, no_packing)
 
 
 def _flash_attention_3() -> Contender | None:
-    return _peer("fa3", "fa3-fwd", "fa3_fwd_interface", _first_lack(_no_window, _no_backward))
+    return _peer("fa3", "fa3-fwd", "fa3_fwd_interface", first_lack(no_window, _no_backward))
 
 
 def _flash_attention_4() -> Contender | None:

@@ -11,6 +11,7 @@ import pytest
 
 BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 TINY = ["--dtypes", "float32", "--head-dims", "64", "--seqlens", "64", "128", "--tokens", "256"]
+SDPA = ["--peers", "sdpa-flash", "sdpa-math"]  # more may be installed
 # Ends as the program does, with a library that is wrong.
 WRONG = f"""
 import runpy, sys
@@ -33,7 +34,7 @@ def measured(tmp_path_factory):
     """The folder of a run: result.json, plot.png, table.txt."""
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("compare")
-    more = ["--rounds", 3, "--json", folder / "result.json", "--plot", folder / "plot.png"]
+    more = ["--rounds", 3, "--json", folder / "result.json", "--plot", folder / "plot.png", *SDPA]
     done = run("--passes", "forward", "backward", "--both", *TINY, *more)
     assert done.returncode == 0, done.stderr
     (folder / "table.txt").write_text(done.stdout)
@@ -138,7 +139,7 @@ def test_a_slow_cell_has_its_first_calls_and_once_more(tmp_path):
 def test_a_wrong_result_of_ours_is_named_and_not_timed(tmp_path):
     target = tmp_path / "result.json"
     limits = ["--passes", "forward", "--full", "--rounds", 1, "--json", target]
-    done = run(*TINY, *limits, program=("-c", WRONG))
+    done = run(*TINY, *SDPA, *limits, program=("-c", WRONG))
     assert done.returncode == 1, done.stderr
     assert "flashattn: WRONG in forward, float32, head_dim 64, full, 64" in done.stdout
     for cell in json.loads(target.read_text())["cells"]:
