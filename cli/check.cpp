@@ -101,9 +101,7 @@ void write_json(const check::Report& report, const CheckFlags& flags) {
                             {"prepare_seconds", report.prepare_seconds},
                             {"seconds", report.seconds},
                             {"passed", report.passed()}};
-  io::OutputFile file(flags.json);
-  file.write(json.dump(2) + "\n");
-  file.commit();
+  io::write_text(flags.json, json.dump(2) + "\n");
 }
 
 check::Report run_problems(check::CheckConfig config) {

@@ -87,9 +87,7 @@ void write_json(const std::string& path, const std::vector<CompiledKernel>& kern
                     {"shared_bytes", k.shared_bytes},
                     {"blocks_per_sm", k.blocks_per_sm}});
   }
-  io::OutputFile file(path);
-  file.write(json.dump(2) + "\n");
-  file.commit();
+  io::write_text(path, json.dump(2) + "\n");
 }
 
 std::vector<std::string> split_archs(const std::vector<std::string>& lists) {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -17,12 +18,14 @@ namespace {
 
 constexpr const char* description =
     "Exact attention, forward and backward, in memory linear in the sequence.\n"
-    "Exit code: 0 right, 1 a wrong result, 2 wrong usage or unreadable files.";
+    "Exit code: 0 right, 1 a wrong result, 2 wrong usage, or a file that cannot be read or "
+    "written.";
 
 /// After what is printed already, where stdout and stderr go to the same place.
 int fail(const std::string& what, int code) {
   std::fflush(stdout);
-  fmt::print(stderr, "fa: {}\n", what);
+  // Not fmt's print, which throws when stderr is full too.
+  std::fputs(fmt::format("fa: {}\n", what).c_str(), stderr);
   return code;
 }
 
@@ -93,4 +96,7 @@ int main(int argc, char** argv) {
 }  // namespace
 }  // namespace fa::cli
 
-int main(int argc, char** argv) { return fa::cli::finish(fa::cli::main(argc, argv)); }
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error to be told
+  return fa::cli::finish(fa::cli::main(argc, argv));
+}

@@ -5,15 +5,18 @@ include(CMakePackageConfigHelpers)
 
 option(FA_INSTALL_HWY "Install libhwy beside libfa, so that it runs where Highway is missing" ON)
 
-set_target_properties(fa PROPERTIES INSTALL_RPATH "$ORIGIN")
+# The same path in the build's folder: changed at the installation, it would be followed by colons,
+# and an empty element has the loader look in the current directory.
+set_target_properties(fa PROPERTIES INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
+fa_link_runtime(${HWY_LINK_LIBRARIES} ${OpenMP_CXX_LIBRARIES})
 install(TARGETS fa EXPORT fa LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES include/fa/attention.hpp include/fa/fa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fa)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 if(FA_BUILD_CLI)
   file(RELATIVE_PATH lib_from_bin /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
-  set_target_properties(fa_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${lib_from_bin}")
-  install(TARGETS fa_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  set_target_properties(fa_cli_installed PROPERTIES INSTALL_RPATH "$ORIGIN/${lib_from_bin}")
+  install(TARGETS fa_cli_installed RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
 if(FA_INSTALL_HWY)

@@ -93,9 +93,7 @@ void write_rows(const std::string& path, const std::string& device, const std::v
                 const Work& work) {
   nlohmann::json found{{"device", device}, {"commit", FA_COMMIT}, {"problem", to_json(work)}};
   for (const Row& row : rows) found["tiles"].push_back(to_json(row, work));
-  io::OutputFile file(path);
-  file.write(found.dump(1) + "\n");
-  file.commit();
+  io::write_text(path, found.dump(1) + "\n");
 }
 
 }  // namespace fa::bench

@@ -172,9 +172,7 @@ int bench_host_time(const std::string& device, const std::string& json) {
   if (!json.empty()) {
     nlohmann::json found{{"device", name}, {"version", version()}, {"commit", FA_COMMIT}};
     for (const Times& times : all) found["cells"].push_back(to_json(times));
-    io::OutputFile file(json);
-    file.write(found.dump(2) + "\n");
-    file.commit();
+    io::write_text(json, found.dump(2) + "\n");
   }
   return exit_right;
 }

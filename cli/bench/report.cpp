@@ -124,9 +124,7 @@ void write_json(const std::string& path, const BenchResult& result) {
                       {"last_level_cache_bytes", last_level_cache()},
                       {"rotation_bytes", result.rotation_bytes}};
   for (const CellResult& cell : result.cells) json["cells"].push_back(to_json(result, cell));
-  io::OutputFile file(path);
-  file.write(json.dump(2) + "\n");
-  file.commit();
+  io::write_text(path, json.dump(2) + "\n");
 }
 
 }  // namespace fa::cli

@@ -127,9 +127,7 @@ void write_json(const std::string& path, const DemoResult& result) {
     json["models"].push_back(to_json(model));
   }
   for (const GrowthRow& row : result.growth) json["growth"].push_back(to_json(row));
-  io::OutputFile file(path);
-  file.write(json.dump(2) + "\n");
-  file.commit();
+  io::write_text(path, json.dump(2) + "\n");
 }
 
 int run(const DemoFlags& flags) {

@@ -6,12 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
-#include <utility>
 
 #include "io/error.hpp"
 
@@ -20,6 +16,16 @@ namespace {
 
 [[noreturn]] void fail(const std::string& path, const char* what) {
   throw FileError(path, fmt::format("{}: {}", what, std::strerror(errno)));
+}
+
+/// work(), whose errors then name the file.
+template <typename Work>
+auto writing(const std::string& path, Work work) {
+  try {
+    return work();
+  } catch (const system::CannotWrite& error) {
+    throw FileError(path, fmt::format("cannot be written: {}", error.what()));
+  }
 }
 
 }  // namespace
@@ -55,52 +61,34 @@ std::vector<std::byte> InputFile::head(uint64_t count) const {
   return bytes;
 }
 
-OutputFile::OutputFile(const std::string& path) : path_(path) {
-  static std::atomic<int> serial{0};
-  temporary_ = fmt::format("{}.tmp-{}-{}", path, ::getpid(), serial++);
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail(path, "cannot be written");
-}
-
-OutputFile::OutputFile(OutputFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      temporary_(std::exchange(other.temporary_, {})),
-      descriptor_(std::exchange(other.descriptor_, -1)) {}
-
-OutputFile::~OutputFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
-}
+OutputFile::OutputFile(const std::string& path)
+    : path_(path), file_(writing(path, [&] { return system::Replacement(path); })) {}
 
 void OutputFile::write(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail(path_, "cannot be written");
-    bytes = bytes.subspan(static_cast<size_t>(count));
-  }
+  writing(path_, [&] { file_.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()}); });
 }
 
-void OutputFile::close() {
-  if (descriptor_ < 0) return;
-  const bool synced = ::fsync(descriptor_) == 0;
-  const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
-  if (!synced || !closed) fail(path_, "cannot be written");
+void OutputFile::sync() {
+  writing(path_, [&] { file_.sync(); });
 }
 
 void OutputFile::commit() {
-  close();
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "cannot be written");
-  temporary_.clear();
+  writing(path_, [&] { file_.commit(); });
 }
 
-void try_writing(const std::string& path) {
-  std::error_code not_there;
-  const auto status = std::filesystem::status(path, not_there);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    throw FileError(path, "is not a regular file");
-  }
-  const OutputFile file(path);
+OutputFolder::OutputFolder(const std::string& path)
+    : path_(path), folder_(writing(path, [&] { return system::NewFolder(path); })) {}
+
+void OutputFolder::commit() {
+  writing(path_, [&] { folder_.commit(); });
+}
+
+void try_writing(const std::string& path) { const OutputFile file(path); }
+
+void write_text(const std::string& path, const std::string& text) {
+  OutputFile file(path);
+  file.write(text);
+  file.commit();
 }
 
 }  // namespace fa::io

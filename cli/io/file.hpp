@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "system/replacement.hpp"
+
 namespace fa::io {
 
 /// A regular file that is open for reading. Throws FileError.
@@ -30,29 +32,41 @@ class InputFile {
   uint64_t size_ = 0;
 };
 
-/// A file that is written under a temporary name beside `path` and takes that name by `commit`.
-/// Destroyed before that, it leaves nothing behind. Throws FileError.
+/// A file that takes its place by `commit`, whole; see system::Replacement. Throws FileError.
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);
-  ~OutputFile();
-  OutputFile(OutputFile&& other) noexcept;
-  OutputFile& operator=(OutputFile&&) = delete;
 
   void write(std::span<const std::byte> bytes);
   void write(const std::string& text) { write(std::as_bytes(std::span(text))); }
-  /// All bytes are on the way to the disk: a full disk is noticed here, before any rename.
-  void close();
+  /// All bytes are on the disk: a full one is noticed here, before any rename.
+  void sync();
   void commit();
 
  private:
   std::string path_;
-  std::string temporary_;
-  int descriptor_ = -1;
+  system::Replacement file_;
+};
+
+/// A folder that is not there yet and appears by `commit`, with all files that lie in `temporary`.
+/// Throws FileError.
+class OutputFolder {
+ public:
+  explicit OutputFolder(const std::string& path);
+
+  const std::string& temporary() const { return folder_.temporary(); }
+  void commit();
+
+ private:
+  std::string path_;
+  system::NewFolder folder_;
 };
 
 /// Throws FileError unless an OutputFile can take the name `path`. Leaves nothing behind, and what
 /// is there as it is.
 void try_writing(const std::string& path);
+
+/// A whole file of text, by an OutputFile.
+void write_text(const std::string& path, const std::string& text);
 
 }  // namespace fa::io

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "io/error.hpp"
+#include "io/shown.hpp"
 
 namespace fa::io {
 namespace {
@@ -120,7 +121,7 @@ class DictReader {
     } else if (key == "shape" && !shape_) {
       read_shape();
     } else {
-      fail(fmt::format("has the unknown or repeated key '{}'", key.substr(0, 64)));
+      fail(fmt::format("has the unknown or repeated key '{}'", shown(key)));
     }
   }
 
@@ -154,7 +155,7 @@ DType dtype_of(const std::string& descr, const std::string& file) {
       file, fmt::format("holds elements of type '{}'; allowed are float32 '<f4', "
                         "float16 '<f2' and, for lengths, int32 '<i4' and int64 '<i8' (bfloat16 "
                         "comes in safetensors files)",
-                        descr.substr(0, 32)));
+                        shown(descr)));
 }
 
 }  // namespace
@@ -186,9 +187,11 @@ NpyHeader parse_npy(std::span<const std::byte> head, uint64_t file_size, const s
   const auto bytes = byte_size(header.dtype, header.shape);
   const uint64_t present = file_size - header.data_begin;
   if (!bytes || static_cast<uint64_t>(*bytes) != present) {
-    throw FileError(file, fmt::format("has {} bytes of elements, which is not what its shape ({}) "
-                                      "of '{}' needs",
-                                      present, fmt::join(header.shape, ", "), dict.descr()));
+    throw FileError(file,
+                    fmt::format("has {} bytes of elements, which is not what its shape ({}) "
+                                "of '{}' needs",
+                                present, shown(fmt::format("{}", fmt::join(header.shape, ", "))),
+                                dict.descr()));
   }
   return header;
 }

@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <csignal>
 #include <filesystem>
-#include <optional>
 #include <system_error>
-#include <vector>
+#include <utility>
 
 #include "common/exit.hpp"
 #include "io/error.hpp"
@@ -17,28 +18,34 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A folder that disappears again, if it was made here, unless it is kept.
-class NewFolder {
+/// While it lives, nothing that a user or a system does to end the program ends it.
+class Uninterrupted {
  public:
-  explicit NewFolder(const std::string& path) : path_(path) {
-    std::error_code error;
-    made_ = fs::create_directory(path, error);
-    if (error || !fs::is_directory(path)) {
-      throw io::FileError(path, "is not a folder and cannot be made one");
-    }
+  Uninterrupted() {
+    for (size_t i = 0; i < signals.size(); ++i) before_[i] = std::signal(signals[i], SIG_IGN);
   }
-  ~NewFolder() {
-    std::error_code ignored;
-    if (made_) fs::remove(path_, ignored);
+  ~Uninterrupted() {
+    for (size_t i = 0; i < signals.size(); ++i) std::signal(signals[i], before_[i]);
   }
-  NewFolder(const NewFolder&) = delete;
-  NewFolder& operator=(const NewFolder&) = delete;
-  void keep() { made_ = false; }
+  Uninterrupted(const Uninterrupted&) = delete;
+  Uninterrupted& operator=(const Uninterrupted&) = delete;
 
  private:
-  std::string path_;
-  bool made_ = false;
+  static constexpr std::array signals{SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+  std::array<void (*)(int), signals.size()> before_{};
 };
+
+std::string npy_name(const NamedArray& result) { return result.first + ".npy"; }
+
+/// Throws UsageError where `file` is one of the `inputs`.
+void keep_inputs(const std::string& file, std::span<const std::string> inputs) {
+  for (const std::string& input : inputs) {
+    std::error_code not_there;
+    if (fs::equivalent(input, file, not_there)) {
+      throw UsageError(fmt::format("--out: \"{}\" is an input", file));
+    }
+  }
+}
 
 }  // namespace
 
@@ -52,43 +59,57 @@ ResultPath::ResultPath(std::string path)
   }
 }
 
+bool ResultPath::is_there() const {
+  std::error_code not_there;
+  return fs::exists(fs::symlink_status(path_, not_there));
+}
+
 std::string ResultPath::file_of(const NamedArray& result) const {
-  return folder_ ? (fs::path(path_) / (result.first + ".npy")).string() : path_;
+  return (fs::path(path_) / npy_name(result)).string();
 }
 
 void ResultPath::try_writing(std::span<const NamedArray> results,
                              std::span<const std::string> inputs) const {
-  std::optional<NewFolder> folder;
-  if (folder_) folder.emplace(path_);
-  for (const NamedArray& result : results) {
-    const std::string file = file_of(result);
-    for (const std::string& input : inputs) {
-      std::error_code not_there;
-      if (fs::equivalent(input, file, not_there)) {
-        throw UsageError(fmt::format("--out: \"{}\" is an input", file));
-      }
+  if (!folder_) {
+    keep_inputs(path_, inputs);
+    io::try_writing(path_);
+  } else if (!is_there()) {
+    const io::OutputFolder folder(path_);
+  } else {
+    if (!fs::is_directory(path_)) throw io::FileError(path_, "is not a folder");
+    for (const NamedArray& result : results) {
+      keep_inputs(file_of(result), inputs);
+      io::try_writing(file_of(result));
     }
-    io::try_writing(file);
   }
 }
 
-void ResultPath::write(std::span<const NamedArray> results) const {
-  if (folder_) return write_folder(results);
-  io::OutputFile file(path_);
-  io::write_safetensors(file, results);
-  file.commit();
-}
-
-void ResultPath::write_folder(std::span<const NamedArray> results) const {
-  NewFolder folder(path_);
-  std::vector<io::OutputFile> files;
+WrittenResults ResultPath::write(std::span<const NamedArray> results) const {
+  WrittenResults written;
+  if (!folder_) {
+    io::write_safetensors(written.files_.emplace_back(path_), results);
+    written.files_.back().sync();
+    return written;
+  }
+  if (!is_there()) written.folder_.emplace(path_);
   for (const NamedArray& result : results) {
-    const std::string path = file_of(result);
-    io::write_npy(files.emplace_back(path), path, *result.second);
-    files.back().close();
+    const std::string path =
+        written.folder_ ? (fs::path(written.folder_->temporary()) / npy_name(result)).string()
+                        : file_of(result);
+    io::write_npy(written.files_.emplace_back(path), path, *result.second);
+    written.files_.back().sync();
+    if (written.folder_) written.files_.back().commit();
   }
-  for (io::OutputFile& file : files) file.commit();
-  folder.keep();
+  return written;
+}
+
+void WrittenResults::commit() {
+  if (folder_) {
+    folder_->commit();
+    return;
+  }
+  const Uninterrupted all_or_none;
+  for (io::OutputFile& file : files_) file.commit();
 }
 
 }  // namespace fa::cli

@@ -1,15 +1,31 @@
 // Writes the results of a run.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "io/array.hpp"
+#include "io/file.hpp"
 
 namespace fa::cli {
 
 using NamedArray = std::pair<std::string, const io::Array*>;
+
+/// Results that are on the disk, all of them, but not yet under their names. Destroyed, they are
+/// gone.
+class WrittenResults {
+ public:
+  /// Throws io::FileError.
+  void commit();
+
+ private:
+  friend class ResultPath;
+  std::optional<io::OutputFolder> folder_;
+  std::vector<io::OutputFile> files_;
+};
 
 /// Where results go: one FILE.safetensors, or else a folder with one NAME.npy for each. Throws
 /// UsageError for a name that is neither.
@@ -20,13 +36,12 @@ class ResultPath {
   /// Throws io::FileError unless `write` has a place to write to, found out by trying; leaves
   /// nothing behind. Throws UsageError where `write` would overwrite one of the `inputs`.
   void try_writing(std::span<const NamedArray> results, std::span<const std::string> inputs) const;
-  /// Everything is written under temporary names first, and renamed when all is complete: on an
-  /// error nothing is left. Throws io::FileError.
-  void write(std::span<const NamedArray> results) const;
+  /// On an error nothing is left. Throws io::FileError.
+  WrittenResults write(std::span<const NamedArray> results) const;
 
  private:
+  bool is_there() const;
   std::string file_of(const NamedArray& result) const;
-  void write_folder(std::span<const NamedArray> results) const;
 
   std::string path_;
   bool folder_;

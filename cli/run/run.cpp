@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <optional>
 
@@ -174,10 +175,13 @@ int run(const RunCommand& command) {
   }
   if (path) {
     outputs.drop_batch(inputs);
-    path->write(outputs.named());
+    WrittenResults written = path->write(outputs.named());
     std::string names;
     for (const auto& [name, array] : outputs.named()) names += " " + name;
     fmt::print("wrote    {} to {}{}\n", names, command.out, path->is_folder() ? " (.npy)" : "");
+    // What is printed fails before anything has its name: on an error nothing is written.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return exit_wrong_usage;
+    written.commit();
   }
   return exit_right;
 }

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <cctype>
-#include <cstdlib>
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -15,6 +14,7 @@
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
 #include "hwy/targets.h"
+#include "system/environment.hpp"
 
 namespace fa::cpu {
 
@@ -92,8 +92,7 @@ Target choose() {
     throw Error(Status::unsupported,
                 "this CPU lacks every instruction set the library was built for");
   }
-  const char* variable = std::getenv("FA_CPU_TARGET");
-  const std::string wanted = variable == nullptr ? "" : variable;
+  const std::string wanted = system::variable("FA_CPU_TARGET");
   for (const Target& target : targets) {
     if (!wanted.empty() && target.name != wanted) continue;
     if (target.bfloat16 != Bfloat16::tiles || granted_tiles()) return target;

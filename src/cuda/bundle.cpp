@@ -7,15 +7,17 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <string_view>
 
 #include "fa/attention.hpp"
+#include "system/environment.hpp"
+#include "system/replacement.hpp"
 
 namespace fa::cuda {
+
+using system::read_all;
 
 namespace {
 
@@ -32,27 +34,26 @@ std::string_view bytes_of(const std::vector<Bundle::Place>& index) {
   return {reinterpret_cast<const char*>(index.data()), index.size() * sizeof(Bundle::Place)};
 }
 
-[[noreturn]] void fail_to_write(const std::string& path, const std::string& why) {
-  throw Error(Status::invalid_argument, fmt::format("bundle: cannot write {}: {}", path, why));
+/// work(), whose errors then name the file.
+template <typename Work>
+auto writing(const std::string& path, Work work) {
+  try {
+    return work();
+  } catch (const system::CannotWrite& error) {
+    throw Error(Status::invalid_argument,
+                fmt::format("bundle: cannot write {}: {}", path, error.what()));
+  }
 }
 
 }  // namespace
 
+// Only making a file tells: permissions allow what a read-only disk or /proc then refuses.
 void check_bundle_path(const std::string& path) {
-  struct stat status{};
-  if (stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-    fail_to_write(path, "it is no plain file");
-  }
-  // Only making a file tells: permissions allow what a read-only disk or /proc then refuses.
-  const std::string temporary = temporary_name(path);
-  const File file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (!file.is_open()) fail_to_write(path, std::strerror(errno));
-  unlink(temporary.c_str());
+  writing(path, [&] { return system::Replacement(path); });
 }
 
 int64_t write_bundle(const std::string& path, const Digest& sources,
                      const std::vector<BundleEntry>& entries) {
-  check_bundle_path(path);
   std::vector<const BundleEntry*> sorted;
   for (const BundleEntry& entry : entries) sorted.push_back(&entry);
   const auto key = [](const BundleEntry* entry) { return entry->key; };
@@ -72,18 +73,13 @@ int64_t write_bundle(const std::string& path, const Digest& sources,
   header.count = index.size();
   header.index_checksum = digest(bytes_of(index), sources);
 
-  const std::string temporary = temporary_name(path);
-  File file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (!file.is_open()) fail_to_write(path, std::strerror(errno));
-  bool written = write_all(file, {reinterpret_cast<const char*>(&header), sizeof header}) &&
-                 write_all(file, bytes_of(index));
-  for (const BundleEntry* entry : sorted) written = written && write_all(file, entry->code);
-  written = written && file.close() && std::rename(temporary.c_str(), path.c_str()) == 0;
-  if (!written) {
-    const std::string why = std::strerror(errno);
-    unlink(temporary.c_str());
-    fail_to_write(path, why);
-  }
+  writing(path, [&] {
+    system::Replacement file(path);
+    file.write({reinterpret_cast<const char*>(&header), sizeof header});
+    file.write(bytes_of(index));
+    for (const BundleEntry* entry : sorted) file.write(entry->code);
+    file.commit();
+  });
   return static_cast<int64_t>(offset);
 }
 
@@ -91,7 +87,7 @@ Bundle::Bundle(const std::string& path)
     : path_(path), file_(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {
   struct stat status{};
   if (!file_.is_open() || fstat(file_.fd(), &status) != 0) fail(std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) fail("it is no plain file");
+  if (!S_ISREG(status.st_mode)) fail("it is not a regular file");
   const auto file_bytes = static_cast<uint64_t>(status.st_size);
   const Header wanted;
   Header header;
@@ -120,8 +116,8 @@ Bundle::Bundle(const std::string& path)
 
 std::vector<Bundle> Bundle::of_environment() {
   std::vector<Bundle> bundles;
-  const char* value = std::getenv("FA_BUNDLE");
-  std::string_view left = value == nullptr ? "" : value;
+  const std::string value = system::variable("FA_BUNDLE");
+  std::string_view left = value;
   while (!left.empty()) {
     const std::string_view path = left.substr(0, left.find(':'));
     if (!path.empty()) bundles.emplace_back(std::string(path));

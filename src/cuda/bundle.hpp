@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cuda/digest.hpp"
-#include "cuda/file.hpp"
+#include "system/file.hpp"
 
 namespace fa::cuda {
 
@@ -20,7 +20,7 @@ struct BundleEntry {
 /// Throws Error (invalid_argument) where write_bundle() would: asked before minutes of compiling.
 void check_bundle_path(const std::string& path);
 
-/// Written beside and renamed: there is the whole file or none. sources: digest of the device code
+/// As a system::Replacement: there is the whole file or none. sources: digest of the device code
 /// that the kernels were compiled from. Returns the file's size. Throws Error (invalid_argument)
 /// naming `path`.
 int64_t write_bundle(const std::string& path, const Digest& sources,
@@ -51,7 +51,7 @@ class Bundle {
   [[noreturn]] void fail(const std::string& why) const;
 
   std::string path_;
-  File file_;
+  system::File file_;
   Digest sources_;
   std::vector<Place> index_;  // by key
 };

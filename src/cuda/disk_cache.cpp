@@ -7,16 +7,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <memory>
 #include <string_view>
 #include <thread>
 
+#include "system/environment.hpp"
+
 namespace fa::cuda {
+
+using system::File, system::read_all, system::temporary_name, system::write_all;
 
 namespace {
 
@@ -44,16 +48,24 @@ void make_folders(const std::string& path) {
   mkdir(path.c_str(), 0700);
 }
 
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
+/// Why no folder is to be made at `path`; empty where one may be: root (with the HOME that sudo
+/// left, say) would lock the owner of the folder around it out of what is made there.
+std::string foreign_ground(std::string path) {
+  struct stat status{};
+  while (stat(path.c_str(), &status) != 0) {
+    if (path.size() <= 1) return {};
+    path.erase(std::max<size_t>(1, path.rfind('/')));
+  }
+  if (status.st_uid == geteuid() || status.st_uid == 0) return {};
+  return fmt::format("it is not there, and {} belongs to user {}, not to {}", path, status.st_uid,
+                     geteuid());
 }
 
 /// Calls visit(name, status) for each file of a folder.
 template <typename Visit>
-void each_file(const File& directory, Visit visit) {
+void each_file(int directory, Visit visit) {
   // A description of its own: reading moves its position.
-  const int fd = openat(directory.fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   const std::unique_ptr<DIR, int (*)(DIR*)> files(fdopendir(fd), closedir);
   if (files == nullptr) return;
@@ -67,46 +79,70 @@ void each_file(const File& directory, Visit visit) {
 
 }  // namespace
 
-DiskCache::DiskCache(const std::string& folder) : folder_(folder) { open(); }
+DiskCache::DiskCache(const std::string& folder, Ground ground) : folder_(folder) {
+  while (folder_.size() > 1 && folder_.back() == '/') folder_.pop_back();  // "link/" is followed
+  struct stat status{};
+  if (ground == Ground::own && stat(folder_.c_str(), &status) != 0) {
+    state_->problem = foreign_ground(folder_);
+  }
+}
 
 DiskCache DiskCache::of_environment() {
-  const auto unused = [](const char* problem) {
+  const auto unused = [](const std::string& problem) {
     DiskCache cache;
-    cache.problem_ = problem;
+    cache.state_->problem = problem;
     return cache;
   };
-  if (variable("FA_CACHE") == "0") return unused("FA_CACHE is 0");
-  const std::string named = variable("FA_CACHE_DIR");
+  if (system::variable("FA_CACHE") == "0") return unused("FA_CACHE is 0");
+  std::string relative;
+  const std::string named = system::folder_variable("FA_CACHE_DIR", relative);
+  if (!relative.empty()) return unused(relative);
   if (!named.empty()) return DiskCache(named);
-  const std::string caches = variable("XDG_CACHE_HOME");
-  if (caches.starts_with('/')) return DiskCache(caches + "/fa-kernels");
-  const std::string home = variable("HOME");
-  if (home.starts_with('/')) return DiskCache(home + "/.cache/fa-kernels");
+  const std::string caches = system::folder_variable("XDG_CACHE_HOME", relative);
+  if (!caches.empty()) return DiskCache(caches + "/fa-kernels", Ground::own);
+  const std::string home = system::folder_variable("HOME", relative);
+  if (!home.empty()) return DiskCache(home + "/.cache/fa-kernels", Ground::own);
   return unused("neither FA_CACHE_DIR nor XDG_CACHE_HOME nor HOME names a folder");
 }
 
-void DiskCache::open() {
-  while (folder_.size() > 1 && folder_.back() == '/') folder_.pop_back();  // "link/" is followed
-  make_folders(folder_);
+std::string DiskCache::problem() const {
+  directory(Missing::stays);
+  const std::lock_guard lock(state_->mutex);
+  return state_->problem;
+}
+
+int DiskCache::directory(Missing missing) const {
+  const std::lock_guard lock(state_->mutex);
+  struct stat status{};
+  if (!state_->directory.is_open() && state_->problem.empty()) {
+    const bool is_missing = lstat(folder_.c_str(), &status) != 0 && errno == ENOENT;
+    if (is_missing && missing == Missing::is_made) make_folders(folder_);
+    if (!is_missing || missing == Missing::is_made) open();
+  }
+  return state_->directory.fd();
+}
+
+void DiskCache::open() const {
   File directory(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  std::string& problem = state_->problem;
   struct stat status{};
   if (!directory.is_open() || fstat(directory.fd(), &status) != 0) {
-    problem_ = fmt::format("{} (it must be a folder, not a link)", std::strerror(errno));
+    problem = fmt::format("{} (it must be a folder, not a link)", std::strerror(errno));
   } else if (status.st_uid != geteuid()) {
-    problem_ = fmt::format("it belongs to user {}, not to {}", status.st_uid, geteuid());
+    problem = fmt::format("it belongs to user {}, not to {}", status.st_uid, geteuid());
   } else if ((status.st_mode & 077) != 0) {
-    problem_ = fmt::format("others may enter it: its mode is {:04o} and must be 0700",
-                           status.st_mode & 07777);
+    problem = fmt::format("others may enter it: its mode is {:04o} and must be 0700",
+                          status.st_mode & 07777);
   } else {
-    directory_ = std::move(directory);
+    state_->directory = std::move(directory);
   }
 }
 
 std::optional<std::vector<char>> DiskCache::load(const Digest& key) const {
-  if (!directory_.is_open()) return {};
+  const int folder = directory(Missing::stays);
+  if (folder < 0) return {};
   const std::string name = entry_name(key);
-  const File file(
-      openat(directory_.fd(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  const File file(openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (!file.is_open() && errno == ENOENT) return {};
   const auto read = [&]() -> std::optional<std::vector<char>> {
     struct stat status{};
@@ -130,44 +166,45 @@ std::optional<std::vector<char>> DiskCache::load(const Digest& key) const {
     return code;
   };
   std::optional<std::vector<char>> code = read();
-  if (!code) unlinkat(directory_.fd(), name.c_str(), 0);
+  if (!code) unlinkat(folder, name.c_str(), 0);
   return code;
 }
 
 void DiskCache::store(const Digest& key, std::span<const char> code) const {
-  if (!directory_.is_open()) return;
+  const int folder = directory(Missing::is_made);
+  if (folder < 0) return;
   Header header;
   header.key = key;
   header.bytes = code.size();
   header.checksum = digest({code.data(), code.size()});
   const std::string temporary = temporary_name(key.hex());
-  File file(openat(directory_.fd(), temporary.c_str(),
-                   O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  File file(openat(folder, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                   0600));
   if (!file.is_open()) return;
-  const bool written =
-      write_all(file, {reinterpret_cast<const char*>(&header), sizeof header}) &&
-      write_all(file, code) && file.close() &&
-      renameat(directory_.fd(), temporary.c_str(), directory_.fd(), entry_name(key).c_str()) == 0;
-  if (!written) unlinkat(directory_.fd(), temporary.c_str(), 0);
-  remove_leftovers();
+  const bool written = write_all(file, {reinterpret_cast<const char*>(&header), sizeof header}) &&
+                       write_all(file, code) && file.close() &&
+                       renameat(folder, temporary.c_str(), folder, entry_name(key).c_str()) == 0;
+  if (!written) unlinkat(folder, temporary.c_str(), 0);
+  remove_leftovers(folder);
 }
 
-void DiskCache::remove_leftovers() const {
+void DiskCache::remove_leftovers(int directory) {
   const time_t now = time(nullptr);
-  each_file(directory_, [&](std::string_view name, const struct stat& status) {
+  each_file(directory, [&](std::string_view name, const struct stat& status) {
     if (name.ends_with(temporary_suffix) && now - status.st_mtime > leftover_seconds) {
-      unlinkat(directory_.fd(), std::string(name).c_str(), 0);
+      unlinkat(directory, std::string(name).c_str(), 0);
     }
   });
 }
 
 File DiskCache::lock(const Digest& key, double seconds) const {
-  if (!directory_.is_open()) return File();
+  const int folder = directory(Missing::is_made);
+  if (folder < 0) return File();
   // 256 files serve all kernels, so that they need not be removed, which cannot be done without a
   // race.
   const std::string name = fmt::format("lock.{:02x}", key.low & 0xff);
-  File file(openat(directory_.fd(), name.c_str(),
-                   O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600));
+  File file(
+      openat(folder, name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600));
   if (!file.is_open()) return file;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   while (flock(file.fd(), LOCK_EX | LOCK_NB) != 0) {
@@ -181,8 +218,9 @@ File DiskCache::lock(const Digest& key, double seconds) const {
 
 DiskCache::Usage DiskCache::usage() const {
   Usage usage;
-  if (!directory_.is_open()) return usage;
-  each_file(directory_, [&](std::string_view name, const struct stat& status) {
+  const int folder = directory(Missing::stays);
+  if (folder < 0) return usage;
+  each_file(folder, [&](std::string_view name, const struct stat& status) {
     if (!name.ends_with(suffix)) return;
     ++usage.entries;
     usage.bytes += status.st_size;

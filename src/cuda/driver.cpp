@@ -6,6 +6,7 @@
 #include <new>
 
 #include "fa/attention.hpp"
+#include "system/library.hpp"
 
 namespace fa::cuda {
 
@@ -27,9 +28,9 @@ struct Opened {
 
   /// Why the driver cannot be used; empty when it can.
   std::string open() {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    void* library = system::open_library("libcuda.so.1", problem);
     if (library == nullptr) {
-      return fmt::format("there is no NVIDIA driver (libcuda.so.1) here: {}", dlerror());
+      return fmt::format("there is no NVIDIA driver (libcuda.so.1) here: {}", problem);
     }
     const auto load = [&](auto& function, const char* symbol) {
       function =

@@ -122,7 +122,7 @@ KernelStore::Code KernelStore::make_cubin(const KernelSpec& spec, const std::str
   // The compiler that was opened may not be the one tried first, and while this process waited for
   // the lock another one may have made the kernel.
   const Digest name = digest_of(key.hex(), nvrtc_identity());
-  const File lock = cache_.lock(name);
+  const system::File lock = cache_.lock(name);
   if (auto code = cached(name)) return std::move(*code);
   const auto begin = std::chrono::steady_clock::now();
   Code code = compile(spec, arch, headers_);

@@ -14,6 +14,7 @@
 #include "cuda/driver.hpp"
 #include "cuda/nvrtc_search.hpp"
 #include "fa/attention.hpp"
+#include "system/library.hpp"
 
 namespace fa::cuda {
 
@@ -51,12 +52,15 @@ std::string file_of(const void* symbol, const std::string& otherwise) {
 
 /// Null, and the reason in `problem`, when the file is no NVRTC.
 const Nvrtc* open(const std::string& path, std::string& problem) {
-  if (fs::path(path).is_absolute()) open_builtins(path);
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    problem = dlerror();
-    return nullptr;
+  void* library = nullptr;
+  if (fs::path(path).is_absolute()) {
+    open_builtins(path);
+    library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) problem = dlerror();
+  } else {
+    library = system::open_library(path, problem);
   }
+  if (library == nullptr) return nullptr;
   auto opened = std::make_unique<Nvrtc>();
   const auto load = [&](auto& function, const char* symbol) {
     function =

@@ -6,10 +6,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdlib>
 #include <filesystem>
 
 #include "fa/attention.hpp"
+#include "system/environment.hpp"
+#include "system/library.hpp"
 
 namespace fa::cuda {
 
@@ -125,23 +126,15 @@ void search_beside(Search& search) {
 
 /// The folders in which the loader looks for libraries: LD_LIBRARY_PATH and the system's.
 void search_loader_folders(Search& search) {
-  void* program = dlopen(nullptr, RTLD_LAZY);
-  Dl_serinfo size{};
-  if (program == nullptr || dlinfo(program, RTLD_DI_SERINFOSIZE, &size) != 0) return;
-  std::vector<char> room(size.dls_size);
-  auto* paths = reinterpret_cast<Dl_serinfo*>(room.data());
-  dlinfo(program, RTLD_DI_SERINFOSIZE, paths);
-  if (dlinfo(program, RTLD_DI_SERINFO, paths) != 0) return;
-  for (unsigned i = 0; i < paths->dls_cnt; ++i) {
-    const fs::path folder = paths->dls_serpath[i].dls_name;
-    if (folder.is_absolute()) search.folder(folder);  // not what happens to lie in "."
-  }
+  for (const std::string& folder : system::loader_folders()) search.folder(folder);
 }
 
 void search_toolkits(Search& search) {
   for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
-    const char* toolkit = std::getenv(variable);
-    if (toolkit != nullptr && *toolkit != '\0') search.folder(fs::path(toolkit) / "lib64");
+    std::string problem;
+    const std::string toolkit = system::folder_variable(variable, problem);
+    if (!toolkit.empty()) search.folder(fs::path(toolkit) / "lib64");
+    if (!problem.empty()) search.found.misses.push_back(problem);
   }
   search.folder("/usr/local/cuda/lib64");
 }
@@ -150,8 +143,8 @@ void search_toolkits(Search& search) {
 
 NvrtcSearch search_nvrtc(int newest_major) {
   Search search(newest_major);
-  const char* named = std::getenv("FA_NVRTC");
-  if (named != nullptr && *named != '\0') return search_named(search, named);
+  const std::string named = system::variable("FA_NVRTC");
+  if (!named.empty()) return search_named(search, named);
   search_loaded(search);
   search_beside(search);
   search_loader_folders(search);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -27,7 +28,10 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
   };
   {
     std::vector<std::jthread> others;
-    for (int64_t t = 1; t < std::min(wanted, count); ++t) others.emplace_back(work);
+    try {
+      for (int64_t t = 1; t < std::min(wanted, count); ++t) others.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads to be had: those there are do it all
+    }
     work();
   }
   if (failure) std::rethrow_exception(failure);

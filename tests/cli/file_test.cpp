@@ -1,9 +1,12 @@
 // Files that cannot be read, and files that appear whole or not at all.
 #include "io/file.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -69,6 +72,110 @@ TEST(OutputFile, LeavesNothingWhenTheDiskIsFull) {
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(folder.entries(), 0u);
+}
+
+/// A process that is killed while its files are open.
+void killed_while_writing(const TemporaryFolder& folder) {
+  const pid_t child = fork();
+  if (child == 0) {
+    io::OutputFile file(folder / "a");
+    file.write("half");
+    const io::OutputFolder results(folder / "results");
+    io::write_text(results.temporary() + "/b", "half");
+    raise(SIGKILL);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+}
+
+TEST(OutputFile, NeedsNoNameThatAKilledProcessTook) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a";
+  for (int serial = 0; serial < 100; ++serial) {  // in a container the number is the same each time
+    write_bytes(fmt::format("{}.tmp-{}-{}", path, getpid(), serial), "left");
+  }
+  EXPECT_NO_THROW(io::write_text(path, "new"));
+  EXPECT_EQ(read_bytes(path), "new");
+}
+
+TEST(OutputFile, RemovesWhatKilledProcessesLeft) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a";
+  for (int i = 0; i < 3; ++i) killed_while_writing(folder);
+  EXPECT_EQ(folder.entries(), 2U) << "the last one's";
+  write_bytes(folder / "a.0123456789abcdeX.tmp", "another's");
+  io::OutputFile alive(path);
+  alive.write("later");
+  io::write_text(path, "whole");
+  io::OutputFolder results(folder / "results");
+  results.commit();
+  EXPECT_EQ(read_bytes(path), "whole");
+  alive.commit();
+  EXPECT_EQ(read_bytes(path), "later");
+  EXPECT_EQ(folder.entries(), 3U) << "a, results, and what only looks alike";
+}
+
+TEST(OutputFile, WritesThroughLinks) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "there");
+  std::filesystem::create_symlink("there/a", folder / "link");
+  std::filesystem::create_symlink("link", folder / "link_to_link");
+  for (const char* text : {"made by a link to nothing yet", "replaced"}) {
+    io::write_text(folder / "link_to_link", text);
+    EXPECT_TRUE(std::filesystem::is_symlink(folder / "link_to_link"));
+    EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+    EXPECT_EQ(read_bytes(folder / "there/a"), text);
+  }
+  std::filesystem::create_symlink("loop", folder / "loop");
+  EXPECT_THROW(io::OutputFile(folder / "loop"), io::FileError);
+}
+
+TEST(OutputFile, KeepsTheModeAndRefusesReadOnlyFiles) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a";
+  const auto mode = [&](const std::string& file) {
+    return static_cast<int>(std::filesystem::status(file).permissions());
+  };
+  write_bytes(path, "old");
+  ASSERT_EQ(chmod(path.c_str(), 0600), 0);
+  io::write_text(path, "new");
+  EXPECT_EQ(mode(path), 0600);
+  ASSERT_EQ(chmod(path.c_str(), 0444), 0);
+  ASSERT_EQ(chmod(folder.path().c_str(), 0777), 0);
+  const bool root = geteuid() == 0;  // who may write it all the same, as cp does
+  if (root) {
+    io::write_text(path, "root's");
+    EXPECT_EQ(mode(path), 0444);
+    ASSERT_EQ(seteuid(65534), 0);
+  }
+  std::string error;
+  try {
+    io::try_writing(path);
+  } catch (const io::FileError& found) {
+    error = found.what();
+  }
+  ASSERT_EQ(seteuid(root ? 0 : geteuid()), 0);
+  EXPECT_EQ(error, path + ": cannot be written: Permission denied");
+  EXPECT_EQ(folder.entries(), 1U);
+}
+
+TEST(OutputFolder, AppearsWithAllItsFiles) {
+  const TemporaryFolder folder;
+  {
+    io::OutputFolder given_up(folder / "results");
+    io::write_text(given_up.temporary() + "/a", "x");
+  }
+  EXPECT_EQ(folder.entries(), 0U);
+  io::OutputFolder results((folder / "results") + "/");
+  io::write_text(results.temporary() + "/a", "x");
+  EXPECT_FALSE(std::filesystem::exists(folder / "results"));
+  results.commit();
+  EXPECT_EQ(read_bytes(folder / "results/a"), "x");
+  EXPECT_EQ(folder.entries(), 1U);
+  io::OutputFolder late(folder / "results");
+  EXPECT_THROW(late.commit(), io::FileError) << "there is one with a file in it";
+  EXPECT_THROW(io::OutputFolder(folder / "missing/results"), io::FileError);
 }
 
 TEST(OutputFile, NeedsItsFolder) {

@@ -81,6 +81,8 @@ TEST(Npy, RefusesWhatIsWrongAndSaysWhat) {
       {npy(1, dict + "{", data24), "after its closing brace"},
       {npy(1, "{'descr': '<f4', 'descr': '<f4'}", data24), "repeated key 'descr'"},
       {npy(1, "{'what': 1}", data24), "unknown or repeated key 'what'"},
+      {npy(1, "{'\x1b[31m': 1}", data24), R"(repeated key '\u001b[31m')"},
+      {npy(1, header("'\x1b]0;\x07\xff'", "(6,)"), data24), R"(type '\u001b]0;\u0007\xff')"},
       {npy(1, "{'descr': '<f4", data24), "string without an end"},
       {npy(1, "{'fortran_order': 0}", data24), "neither True nor False"},
       {npy(1, header("'>f4'", "(6,)"), data24), "type '>f4'"},

@@ -85,6 +85,28 @@ TEST(Program, TellsWhatItFindsOfCuda) {
   EXPECT_TRUE(contains(bundle.out, "FA_BUNDLE: /none: No such file")) << bundle.out;
 }
 
+/// "LD_LIBRARY_PATH=dir:" is a common slip: what is empty is the current directory.
+TEST(Program, TakesNoDriverFromTheCurrentDirectory) {
+  const TemporaryFolder folder;
+  for (const char* name : {"libcuda.so.1", "libnvrtc.so.12", "libnvrtc.so.13"}) {
+    write_bytes(folder / name, "text");
+  }
+  for (const char* path : {":", ".", "/none:"}) {
+    const Ended info = fa("info", "cd '" + folder.path() + "'; FA_CACHE=0 LD_LIBRARY_PATH=" + path);
+    EXPECT_EQ(info.code, 0) << info.err;
+    EXPECT_FALSE(contains(info.out, "file too short")) << info.out;
+    EXPECT_FALSE(contains(info.out, "invalid ELF")) << info.out;
+  }
+}
+
+TEST(Program, InfoMakesNoFolder) {
+  const TemporaryFolder folder;
+  const Ended info = fa("info", "HOME='" + folder.path() + "' XDG_CACHE_HOME= FA_CACHE_DIR=");
+  EXPECT_EQ(info.code, 0) << info.err;
+  EXPECT_TRUE(contains(info.out, "/.cache/fa-kernels, 0 kernels")) << info.out;
+  EXPECT_EQ(folder.entries(), 0U);
+}
+
 TEST(Program, NamesWhatIsWrong) {
   EXPECT_TRUE(contains(fa("compile --arch sm_1 --list").err, "allowed are sm_80"));
   EXPECT_TRUE(contains(fa("compile --arch sm_80 --preset x --list").err, "allowed are llm"));

@@ -450,10 +450,35 @@ TEST_F(RunTest, CheckJudgesGradientsByTheDtypeOfTheQueries) {
 TEST_F(RunTest, FullDiskLeavesNothing) {
   npy_qkv();
   const size_t before = folder_.entries();
-  const Ended run = fa(qkv() + out("results"), "trap '' XFSZ; ulimit -f 8;");
-  EXPECT_EQ(run.code, 2) << run.err;
-  EXPECT_TRUE(contains(run.err, "cannot be written")) << run.err;
-  EXPECT_EQ(folder_.entries(), before);
+  for (const char* name : {"results", "o.safetensors"}) {
+    const Ended run = fa(qkv() + out(name), "ulimit -f 8;");
+    EXPECT_EQ(run.code, 2) << run.err;
+    EXPECT_TRUE(contains(run.err, "cannot be written: File too large")) << run.err;
+    EXPECT_EQ(folder_.entries(), before);
+  }
+}
+
+TEST_F(RunTest, WritesNothingThatItCannotReport) {
+  npy_qkv();
+  std::filesystem::create_directory(folder_ / "there");
+  const size_t before = folder_.entries();
+  for (const char* name : {"results", "there", "o.safetensors"}) {
+    const std::string command = "'" FA_PROGRAM "' " + qkv() + out(name) + " >/dev/full 2>&1";
+    const int status = std::system(command.c_str());
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 2) << name;
+    EXPECT_EQ(folder_.entries(), before) << name;
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ / "there"));
+}
+
+TEST_F(RunTest, ShowsNoControlCharactersOfFiles) {
+  npy_qkv();
+  const io::Array x = random(float32, {2, 8, 4, 16}, 1);
+  safetensors("in.safetensors", {{"\x1b[31mred\xc2\x9b", &x}});
+  const Ended run = fa("run --check --tensors " + (folder_ / "in.safetensors"));
+  EXPECT_EQ(run.code, 2);
+  EXPECT_TRUE(contains(run.err, "it has \\u001b[31mred\\u009b\n")) << run.err;
 }
 
 }  // namespace

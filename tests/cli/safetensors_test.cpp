@@ -5,7 +5,9 @@
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "files.hpp"
@@ -71,7 +73,31 @@ TEST(Safetensors, RefusesWhatIsWrongAndSaysWhat) {
       {"", 0, "not JSON"},
       {"{", 0, "not JSON"},
       {"[]", 0, "not a JSON object"},
-      {std::string(100000, '['), 0, "not JSON"},
+      {std::string(100000, '['), 0, "not a JSON object"},
+      {R"({"a":{"x":)" + std::string(100000, '['), 0, "not JSON"},
+      {"\xef\xbb\xbf" + one, 24, "byte order mark"},
+      {R"({"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}})", 1,
+       "'a' has its 'dtype' twice"},
+      {R"({"a":{"dtype":"U8","shape":[],"shape":[],"data_offsets":[0,1]}})", 1, "'shape' twice"},
+      {R"({"a":{"dtype":"U8","shape":[],"data_offsets":[0,1],"data_offsets":[0,1]}})", 1,
+       "'data_offsets' twice"},
+      {R"({"__metadata__":3})", 0, "__metadata__ is not a map of strings"},
+      {R"({"__metadata__":["a"]})", 0, "__metadata__ is not a map of strings"},
+      {R"({"__metadata__":{"a":1}})", 0, "__metadata__ is not a map of strings"},
+      {R"({"__metadata__":{"a":{}}})", 0, "__metadata__ is not a map of strings"},
+      {R"({"__metadata__":{"a":[]}})", 0, "__metadata__ is not a map of strings"},
+      {R"({"__metadata__":{},"__metadata__":{}})", 0, "'__metadata__' is described twice"},
+      {R"({"__metadata__":null,"__metadata__":{}})", 0, "'__metadata__' is described twice"},
+      {R"({"a":[]})", 0, "not described by an object"},
+      {R"({"a":{"dtype":{},"shape":[],"data_offsets":[0,4]}})", 4, "'dtype' that is not a string"},
+      {R"({"a":{"dtype":"F32","shape":{},"data_offsets":[0,4]}})", 4, "that is not an array"},
+      {R"({"a":{"dtype":"F32","shape":[],"data_offsets":{"a":1}}})", 4, "array of two"},
+      {with("[[6]]", "[0,24]"), 24, "not a whole number"},
+      {with("[-0]", "[0,24]"), 24, "not a whole number"},
+      {with("[6]", "[0,24,24]"), 24, "array of two"},
+      {"{\"\\u001b[31m\\u0007\\u009b\\u202e\":1}", 0,
+       R"(tensor '\u001b[31m\u0007\u009b\u202e' is not described)"},
+      {"{\"\x1b[31m\":1}", 0, "not JSON"},
       {R"({"a":1})", 0, "not described by an object"},
       {R"({"a":{}})", 0, "no 'dtype'"},
       {R"({"a":{"dtype":"F32"}})", 0, "no 'shape'"},
@@ -100,6 +126,37 @@ TEST(Safetensors, RefusesWhatIsWrongAndSaysWhat) {
     EXPECT_NE(message.find(wrong.message), message.npos) << message << "\n" << wrong.json;
     EXPECT_TRUE(message.starts_with("a.safetensors: ")) << message;
   }
+}
+
+TEST(Safetensors, TakesWhatTheReferenceReaderTakes) {
+  const auto tensor = [](const std::string& more) {
+    return R"({"a":{)" + more + R"("dtype":"U8","shape":[],"data_offsets":[0,1]}})";
+  };
+  for (const std::string& json :
+       {tensor(R"("x":{"y":[{},[1,null,true,2.5,-3,"z"]]},)"), tensor(R"("x":1,"x":[],)"),
+        R"({"__metadata__":null,)" + tensor("").substr(1),
+        R"({"__metadata__":{"a":"b","a":"c"},)" + tensor("").substr(1),
+        " \n" + tensor("") + "\t "}) {
+    EXPECT_EQ(error_of(json, 1), "accepted") << json;
+  }
+}
+
+/// Of the longest header that is read. With a time that is square in it these would be hours.
+TEST(Safetensors, ReadsLongHeadersInLinearTime) {
+  std::string many = "{";
+  uint64_t count = 0;
+  for (; many.size() < io::safetensors_max_header - 100; ++count) {
+    if (count > 0) many += ',';
+    many += entry(std::to_string(count), "U8", "[1]", fmt::format("[{},{}]", count, count + 1));
+  }
+  many += '}';
+  std::string nested = R"({"a":{"x":[{})";
+  while (nested.size() < io::safetensors_max_header - 100) nested += ",{}";
+  nested += R"(],"dtype":"U8","shape":[],"data_offsets":[0,1]}})";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(io::parse_safetensors(many, count, "a").size(), count);
+  EXPECT_EQ(error_of(nested, 1), "accepted");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::minutes(2));
 }
 
 TEST(Safetensors, RefusesFilesThatAreCutOffOrForeign) {

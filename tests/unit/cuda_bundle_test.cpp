@@ -90,9 +90,9 @@ TEST(Bundle, IsWhatTheEnvironmentLists) {
   EXPECT_EQ(both[0].path(), folder / "a");
   EXPECT_EQ(both[1].path(), folder / "b");
   EXPECT_NE(error_of([&] { list(folder / "c"); }).find(folder / "c"), std::string::npos);
-  EXPECT_NE(error_of([&] { list(folder.path()); }).find("no plain file"), std::string::npos);
+  EXPECT_NE(error_of([&] { list(folder.path()); }).find("not a regular file"), std::string::npos);
   ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
-  EXPECT_NE(error_of([&] { list(folder / "pipe"); }).find("no plain file"), std::string::npos);
+  EXPECT_NE(error_of([&] { list(folder / "pipe"); }).find("not a regular file"), std::string::npos);
 }
 
 TEST(Bundle, IsNotWrittenWhereItCannotBe) {
@@ -100,8 +100,8 @@ TEST(Bundle, IsNotWrittenWhereItCannotBe) {
   const auto write = [](const std::string& path) {
     return error_of([&] { write_bundle(path, made_of, entries()); });
   };
-  EXPECT_NE(write("/dev/null").find("/dev/null: it is no plain file"), std::string::npos);
-  EXPECT_NE(write(folder.path()).find("no plain file"), std::string::npos);
+  EXPECT_NE(write("/dev/null").find("/dev/null: it is not a regular file"), std::string::npos);
+  EXPECT_NE(write(folder.path()).find("not a regular file"), std::string::npos);
   EXPECT_NE(write(folder / "none/bundle").find("No such file"), std::string::npos);
   EXPECT_NE(write("/proc/bundle"), "");
   EXPECT_TRUE(folder.files().empty());

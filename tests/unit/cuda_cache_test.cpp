@@ -39,13 +39,14 @@ TEST(Digest, IsFnv1a) {
 TEST(DiskCache, GivesBackWhatWasStored) {
   const Folder folder;
   const DiskCache cache(folder / "a/b/cache/");
-  ASSERT_EQ(cache.problem(), "");
+  EXPECT_EQ(cache.problem(), "");
+  EXPECT_EQ(cache.load(key), std::nullopt);
+  EXPECT_EQ(cache.usage().entries, 0);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path())) << "made when something is to be stored";
+  cache.store(key, some_code());
   struct stat status{};
   ASSERT_EQ(stat((folder / "a/b/cache").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777, 0700U);
-
-  EXPECT_EQ(cache.load(key), std::nullopt);
-  cache.store(key, some_code());
   cache.store(other_key, Code());
   EXPECT_EQ(cache.load(key), some_code());
   EXPECT_EQ(cache.load(other_key), Code());
@@ -116,7 +117,10 @@ TEST(DiskCache, UsesOnlyAFolderOfItsUserAlone) {
   EXPECT_TRUE(has(problem(folder / "link/"), "link"));
   write_file(folder / "file", "");
   EXPECT_NE(problem(folder / "file"), "");
-  EXPECT_NE(problem("/proc/no/such"), "");
+  const DiskCache nowhere("/proc/no/such");
+  EXPECT_EQ(nowhere.problem(), "");
+  nowhere.store(key, some_code());
+  EXPECT_NE(nowhere.problem(), "");
   if (geteuid() == 0) {
     ASSERT_EQ(chown((folder / "real").c_str(), 65534, 65534), 0);
     EXPECT_TRUE(has(problem(folder / "real"), "belongs to user 65534"));
@@ -137,15 +141,43 @@ TEST(DiskCache, IsWhereTheEnvironmentSays) {
   setenv("FA_CACHE_DIR", (folder / "named").c_str(), 1);
   EXPECT_EQ(chosen().folder(), folder / "named");
   EXPECT_EQ(chosen().problem(), "");
+  setenv("FA_CACHE_DIR", "named", 1);
+  EXPECT_EQ(chosen().folder(), "");
+  EXPECT_EQ(chosen().problem(),
+            "FA_CACHE_DIR: \"named\" is a relative path, which is not used; it must begin with /");
   setenv("FA_CACHE", "0", 1);
   EXPECT_EQ(chosen().folder(), "");
   EXPECT_EQ(chosen().problem(), "FA_CACHE is 0");
 }
 
+// As root with the HOME of the user who called sudo.
+TEST(DiskCache, MakesNothingInAnotherUsersHome) {
+  if (geteuid() != 0) GTEST_SKIP() << "cannot give a folder away";
+  const Folder folder;
+  const std::string home = folder / "home";
+  std::filesystem::create_directory(home);
+  ASSERT_EQ(chown(home.c_str(), 65534, 65534), 0);
+  for (const char* name : {"FA_CACHE", "FA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"}) unsetenv(name);
+  for (const char* name : {"HOME", "XDG_CACHE_HOME"}) {
+    setenv(name, home.c_str(), 1);
+    const DiskCache cache = DiskCache::of_environment();
+    EXPECT_EQ(cache.problem(), "it is not there, and " + home + " belongs to user 65534, not to 0");
+    cache.store(key, some_code());
+    EXPECT_FALSE(cache.lock(key).is_open());
+    EXPECT_TRUE(std::filesystem::is_empty(home));
+    unsetenv(name);
+  }
+  setenv("FA_CACHE_DIR", (home + "/kernels").c_str(), 1);  // who names it means it
+  const DiskCache named = DiskCache::of_environment();
+  named.store(key, some_code());
+  EXPECT_EQ(named.load(key), some_code());
+  unsetenv("FA_CACHE_DIR");
+}
+
 TEST(DiskCache, LocksOneKernelAndGivesUpInTime) {
   const Folder folder;
   const DiskCache cache(folder.path());
-  File held = cache.lock(key);
+  fa::system::File held = cache.lock(key);
   ASSERT_TRUE(held.is_open());
   EXPECT_TRUE(cache.lock(other_key).is_open());
   EXPECT_FALSE(cache.lock(key, 0.03).is_open());
@@ -182,7 +214,7 @@ TEST(DiskCache, SurvivesKills) {
     if (child == 0) {
       const DiskCache cache(folder.path());
       for (uint64_t i = 0;; ++i) {
-        const File lock = cache.lock({7, i % 3});
+        const fa::system::File lock = cache.lock({7, i % 3});
         cache.store({7, i % 3}, code);
         if (round % 2 == 0 && i == 3 && write(at_work[1], "x", 1) != 1) _exit(1);
       }

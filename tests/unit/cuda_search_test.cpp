@@ -1,6 +1,7 @@
 // Where NVRTC is looked for, on folders of empty files: nothing is opened.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "cuda/nvrtc_search.hpp"
@@ -72,6 +73,25 @@ TEST_F(NvrtcSearchTest, TakesOnlyWhatFaNvrtcNames) {
   EXPECT_EQ(error_of(13), "FA_NVRTC: no libnvrtc.so.12 or later in " + (folder_ / "cuda"));
   setenv("FA_NVRTC", (folder_ / "none").c_str(), 1);
   EXPECT_EQ(error_of(13), "FA_NVRTC: \"" + (folder_ / "none") + "\" does not exist");
+}
+
+TEST_F(NvrtcSearchTest, TakesNoRelativeToolkit) {
+  const std::string file = make("cuda/lib64", "libnvrtc.so.13");
+  for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
+    const auto here = std::filesystem::current_path();
+    std::filesystem::current_path(folder_ / "cuda");
+    setenv(variable, ".", 1);
+    const NvrtcSearch found = search_nvrtc(0);
+    std::filesystem::current_path(here);
+    EXPECT_EQ(std::ranges::count(found.files, file), 0) << variable;
+    EXPECT_EQ(std::ranges::count(found.misses,
+                                 std::string(variable) +
+                                     ": \".\" is a relative path, which is not used; it must "
+                                     "begin with /"),
+              1)
+        << variable;
+    unsetenv(variable);
+  }
 }
 
 TEST_F(NvrtcSearchTest, AsksTheLoaderLast) {

@@ -1,12 +1,13 @@
-// What the disk cache and bundles need of POSIX files.
+// POSIX files: opened, read and written whole.
 #pragma once
 
 #include <cstddef>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
-namespace fa::cuda {
+namespace fa::system {
 
 /// An open file, closed at the end.
 class File {
@@ -34,5 +35,7 @@ bool read_all(const File& file, std::span<char> bytes, size_t offset);
 
 /// A name beside others that nobody else chooses: "STEM.0123456789abcdef.tmp".
 std::string temporary_name(const std::string& stem);
+inline constexpr size_t temporary_tail = 21;  // characters after the stem
+bool is_temporary_name(std::string_view name, std::string_view stem);
 
-}  // namespace fa::cuda
+}  // namespace fa::system

@@ -1,4 +1,4 @@
-#include "cuda/file.hpp"
+#include "system/file.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <random>
 
-namespace fa::cuda {
+namespace fa::system {
 
 bool File::close() {
   const int fd = std::exchange(fd_, -1);
@@ -41,4 +41,11 @@ std::string temporary_name(const std::string& stem) {
   return fmt::format("{}.{:08x}{:08x}.tmp", stem, random(), random());
 }
 
-}  // namespace fa::cuda
+bool is_temporary_name(std::string_view name, std::string_view stem) {
+  if (name.size() != stem.size() + temporary_tail || !name.starts_with(stem)) return false;
+  name.remove_prefix(stem.size());
+  return name.front() == '.' && name.ends_with(".tmp") &&
+         name.substr(1, 16).find_first_not_of("0123456789abcdef") == name.npos;
+}
+
+}  // namespace fa::system
