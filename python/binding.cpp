@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "fa/fa.h"
 #include "reference/reference.hpp"
@@ -43,6 +44,15 @@ class Tensor {
                given->strides,
                given->byte_offset};
   }
+  /// One without memory: DLPack's type code, the bits, the extents. Lengths (1-D integers) are 0.
+  explicit Tensor(const tvm::ffi::ShapeObj& described) : given_(true) {
+    const int64_t* extents = described.data + 2;
+    const auto ndim = static_cast<int32_t>(described.size) - 2;
+    const auto code = static_cast<uint8_t>(described.data[0]);
+    if (code == kDLInt && ndim == 1) zeros_.resize(static_cast<size_t>(extents[0]));
+    tensor_ = {zeros_.data(), {kDLCPU, 0}, ndim, {code, static_cast<uint8_t>(described.data[1]), 1},
+               extents,       nullptr,     0};
+  }
   operator const fa_tensor*() const {  // NOLINT(google-explicit-constructor): it stands for it
     return given_ ? &tensor_ : nullptr;
   }
@@ -57,6 +67,7 @@ class Tensor {
   static constexpr int64_t no_extent = 0;
   bool given_;
   fa_tensor tensor_{};
+  std::vector<int64_t> zeros_;
 };
 
 /// A call's arguments, one after the other.
@@ -66,8 +77,13 @@ class Arguments {
       : values_(reinterpret_cast<const tvm::ffi::AnyView*>(values)), count_(count) {}
 
   Tensor tensor(const char* name) {
-    const auto given = next(name).try_cast<tvm::ffi::Optional<DLTensor*>>();
-    if (!given.has_value()) fail(name, "a tensor on which DLPack works");
+    const tvm::ffi::AnyView value = next(name);
+    const auto given = value.try_cast<tvm::ffi::Optional<DLTensor*>>();
+    if (!given.has_value()) {
+      const auto* described = value.as<tvm::ffi::ShapeObj>();
+      if (described != nullptr && described->size >= 2) return Tensor(*described);
+      fail(name, "a tensor on which DLPack works");
+    }
     return Tensor(given->has_value() ? **given : nullptr, uint16_is_bfloat16_);
   }
   template <typename T>
@@ -158,7 +174,9 @@ void forward(Arguments in) {
   check(fa_forward(&args, options, q.stream()));
 }
 
-void prepare(Arguments in) {
+using Plan = std::unique_ptr<fa_plan, decltype(&fa_plan_destroy)>;
+
+Plan forward_plan(Arguments in) {
   in.read_uint16_is_bfloat16();
   const Tensor q = in.tensor("q"), k = in.tensor("k"), v = in.tensor("v");
   const Tensor out = in.tensor("out"), lse = in.tensor("lse");
@@ -166,11 +184,16 @@ void prepare(Arguments in) {
   const fa_forward_args args = {sizeof args, q, k, v, out, lse};
   fa_plan* planned = nullptr;
   check(fa_plan_forward(&args, options, &planned));
-  const std::unique_ptr<fa_plan, decltype(&fa_plan_destroy)> plan(planned, fa_plan_destroy);
-  check(fa_plan_prepare(plan.get()));
+  return {planned, fa_plan_destroy};
 }
 
-void backward(Arguments in) {
+/// forward's errors, for tensors that have no memory.
+void check_forward(Arguments in) { forward_plan(in); }
+
+void prepare(Arguments in) { check(fa_plan_prepare(forward_plan(in).get())); }
+
+/// backward, or only its plan, which has its errors.
+void run_backward(Arguments in, bool planned) {
   in.read_uint16_is_bfloat16();
   const Tensor dout = in.tensor("dout"), q = in.tensor("q"), k = in.tensor("k");
   const Tensor v = in.tensor("v"), out = in.tensor("out"), lse = in.tensor("lse");
@@ -179,8 +202,17 @@ void backward(Arguments in) {
   const Options options(in);
   const fa_backward_args args = {sizeof args, dout, q,  k,    v,     out,   lse,
                                  dq,          dk,   dv, dlse, dbias, dsinks};
-  check(fa_backward(&args, options, q.stream()));
+  if (planned) {
+    fa_plan* plan = nullptr;
+    check(fa_plan_backward(&args, options, &plan));
+    fa_plan_destroy(plan);
+  } else {
+    check(fa_backward(&args, options, q.stream()));
+  }
 }
+
+void backward(Arguments in) { run_backward(in, false); }
+void check_backward(Arguments in) { run_backward(in, true); }
 
 void merge(Arguments in) {
   in.read_uint16_is_bfloat16();
@@ -237,8 +269,10 @@ void call(std::string (*function)(Arguments), const Arguments& in, tvm::ffi::Any
 }  // namespace
 
 FA_EXPORT(forward)
+FA_EXPORT(check_forward)
 FA_EXPORT(prepare)
 FA_EXPORT(backward)
+FA_EXPORT(check_backward)
 FA_EXPORT(merge)
 FA_EXPORT(dropout_keep)
 FA_EXPORT(info)

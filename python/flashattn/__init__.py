@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, *_OF_TORCH])
+    return sorted({*globals(), *__all__, *_OF_TORCH})
 
 
 _OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers")

@@ -10,7 +10,7 @@ import tvm_ffi
 from typing_extensions import Unpack
 
 from . import _binding
-from ._options import TENSORS, Options, family_number, window_sides
+from ._options import TENSORS, Options, family_number, flag, real_number, window_sides
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -65,7 +65,8 @@ def attention(
             unbounded.
         softcap: scores become softcap * tanh(score / softcap); 0 is off.
         alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
-        bias: float32 or q's dtype, [B or 1, Hq or 1, Sq or 1, Sk], added; -inf masks.
+        bias: float32 or q's dtype, [B or 1, Hq or 1, Sq or 1, Sk], added; -inf masks. Or bool, True
+            where a key is seen.
         sinks: float32 or q's dtype, [Hq], logits in the softmax's denominator only.
         dropout_p, dropout_seed, dropout_offset: what is dropped is a function of the two 64-bit
             numbers, the element's place and p (docs/numerics.md).
@@ -88,6 +89,7 @@ def attention(
     given = _read(q, **options)
     if _is_torch(q):
         return _attention_of_torch(q, k, v, out, return_lse, given)
+    given = given._replace(bias=_added(given.bias))
     kind = _Kind(q)
     result, lse = _new_outputs(kind, q, v)
     result = result if out is None else out
@@ -121,15 +123,18 @@ def attention_backward(
         options: those of attention.
 
     Returns:
-        {"dq", "dk", "dv"} and, with bias and sinks, {"dbias", "dsinks"}: each of its argument's
-        shape and dtype, and of q's kind.
+        {"dq", "dk", "dv"} and, with bias and sinks, {"dbias", "dsinks"} (not of a boolean bias):
+        each of its argument's shape and dtype, and of q's kind.
 
     Raises:
         ValueError, TypeError: an argument, by name.
     """
     given = _read(q, **options)
+    added = _added(given.bias)
+    mask_alone = added is not given.bias
+    given = given._replace(bias=added)
     kind = _Kind(q)
-    of = dict(dq=q, dk=k, dv=v, dbias=given.bias, dsinks=given.sinks)
+    of = dict(dq=q, dk=k, dv=v, dbias=None if mask_alone else added, dsinks=given.sinks)
     gradients = {
         name: None if argument is None else kind.empty(*kind.shape_and_dtype(name[1:], argument))
         for name, argument in of.items()
@@ -161,6 +166,7 @@ def prepare(q: Any, k: Any, v: Any, **options: Unpack[AttentionOptions]) -> None
 
         prepare_of_torch(q, k, v, given)
         return
+    given = given._replace(bias=_added(given.bias))
     out, lse = _new_outputs(_Kind(q), q, v)
     _binding.prepare(
         True,
@@ -201,12 +207,16 @@ def _attention_of_torch(q: Any, k: Any, v: Any, out: Any, return_lse: bool, give
     return (result, lse) if return_lse else result
 
 
+_FLAGS = ("causal", "deterministic", "batch_invariant")
+
+
 def _read(
     q: Any,
     *,
     scale: float | None = None,
     window: tuple[int, int] | None = None,
     family: str = "auto",
+    softcap: float = 0.0,
     dropout_p: float = 0.0,
     dropout_seed: int = 0,
     dropout_offset: int = 0,
@@ -221,12 +231,16 @@ def _read(
     if unknown:
         raise TypeError(f"{unknown[0]}: is no option of attention")
     left, right = window_sides(window, "window")
+    scale = None if scale is None else real_number("scale", scale)
+    dropout_p, softcap = real_number("dropout_p", dropout_p), real_number("softcap", softcap)
+    others.update((name, flag(name, others[name])) for name in _FLAGS if name in others)
     state = _dropout_state(q, dropout_seed, dropout_offset) if dropout_p != 0 else None
     return Options(
         scale=scale,
         window_left=left,
         window_right=right,
         family=family_number(family),
+        softcap=softcap,
         dropout_p=dropout_p,
         dropout_state=state,
         cu_seqlens_q=cu_seqlens_q,
@@ -266,15 +280,29 @@ def _dropout_state(q: Any, seed: int, offset: int) -> Any:
     return _numpy().array(numbers, dtype="int64")
 
 
-def _longest(name: str, cu_seqlens: Any, given: int | None) -> int:
+def _added(bias: Any) -> Any:
+    """A boolean bias, True where a key is seen, as one that is added: 0 and -inf."""
+    if _is_torch(bias):
+        from ._torch import added
+
+        return added(bias)
+    if _is_numpy(bias) and bias.dtype == bool:
+        np = _numpy()
+        return np.where(bias, np.float32(0), np.float32(-np.inf))
+    return bias
+
+
+def _longest(name: str, cu_seqlens: Any, given: int | None) -> int | None:
     """max_seqlen, by default the longest of packed sequences. The library checks the rest."""
     if cu_seqlens is None or given is not None:
         return given or 0
-    bounds = cu_seqlens
-    if not _is_torch(bounds):
-        bounds = _numpy().asarray(bounds)
-        if bounds.dtype.kind not in "iu":
-            raise TypeError(f"{name}: is {type(cu_seqlens).__name__}; expected an int32 array")
+    if _is_torch(cu_seqlens):
+        from ._torch import longest
+
+        return longest(cu_seqlens)
+    bounds = _numpy().asarray(cu_seqlens)
+    if bounds.dtype.kind not in "iu":
+        raise TypeError(f"{name}: is {type(cu_seqlens).__name__}; expected an int32 array")
     if len(bounds.shape) != 1 or bounds.shape[0] < 2:
         return 0
     return max(0, int((bounds[1:] - bounds[:-1]).max()))
@@ -370,6 +398,11 @@ def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
 
 def _plain_array(name: str, x: Any, writable: bool) -> Any:
     np = _numpy()
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: is a masked array, whose mask would be lost; give its data, and to mask keys"
+            " a boolean bias, True where a key is seen"
+        )
     if x.dtype.name == "uint16":
         raise TypeError(f"{name}: is uint16; expected float32, float16 or bfloat16 (of ml_dtypes)")
     if writable:
@@ -387,7 +420,7 @@ def _plain_array(name: str, x: Any, writable: bool) -> Any:
 def _plain_torch(x: Any) -> Any:
     from ._torch.passes import dense
 
-    return dense(x.detach())
+    return dense(x.detach().resolve_neg())
 
 
 def _exported_options(given: Options) -> tuple[Any, ...]:

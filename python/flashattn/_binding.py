@@ -3,11 +3,16 @@
 Tensors are anything that speaks DLPack, or None; what is launched goes to torch's current stream.
 
     forward(bits, q, k, v, out, lse, *options)
+    check_forward(bits, q, k, v, out, lse, *options)
     prepare(bits, q, k, v, out, lse, *options)      compiles and loads; runs nothing
     backward(bits, dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, *options)
+    check_backward(bits, dout, q, k, v, out, lse, dq, dk, dv, dlse, dbias, dsinks, *options)
     merge(bits, out_a, lse_a, out_b, lse_b, out, lse)
     dropout_keep(keep, seed, offset, dropout_p)     keep: uint8 [batch, heads, seqlen_q, seqlen_k]
     info() -> "version instruction-set"
+
+check_* raise what the call would, and run nothing: their tensors may be without memory, each a
+tvm_ffi.Shape of DLPack's type code, the bits and the extents.
 
 `options` is a `flashattn._options.Options`. With `bits`, uint16 tensors hold the bits of bfloat16.
 """
@@ -20,8 +25,10 @@ tvm_ffi.register_error("NotImplementedError", NotImplementedError)
 
 _module = tvm_ffi.load_module(str(pathlib.Path(__file__).with_name("flashattn_ffi.so")))
 forward = _module.get_function("forward")
+check_forward = _module.get_function("check_forward")
 prepare = _module.get_function("prepare")
 backward = _module.get_function("backward")
+check_backward = _module.get_function("check_backward")
 merge = _module.get_function("merge")
 dropout_keep = _module.get_function("dropout_keep")
 info = _module.get_function("info")

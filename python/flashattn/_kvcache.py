@@ -10,8 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._options import Options, family_number, refuse, window_sides
-from ._torch import attend, copy_exactly, need_shape_of_heads, need_tensors
+from ._options import (
+    TENSORS,
+    Options,
+    family_number,
+    flag,
+    real_number,
+    refuse,
+    whole_number,
+    window_sides,
+)
+from ._torch import (
+    attend,
+    copy_exactly,
+    fakes,
+    in_autocast,
+    is_direct,
+    need_shape_of_heads,
+    need_tensors,
+    operators,
+    shape_of,
+)
 from .layers.rotary import apply_rotary_emb
 
 
@@ -63,55 +82,127 @@ def flash_attn_with_kvcache(
     refuse(cache_leftpad=cache_leftpad, block_table=block_table)
     need_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
     need_shape_of_heads(q=q, k_cache=k_cache, v_cache=v_cache)
-    if v_cache.shape[:-1] != k_cache.shape[:-1]:
+    if shape_of(v_cache)[:-1] != shape_of(k_cache)[:-1]:
         raise ValueError(
-            f"v_cache: has the shape {list(v_cache.shape)}; it must agree with k_cache's"
-            f" {list(k_cache.shape)} but for the last extent"
+            f"v_cache: has the shape {list(shape_of(v_cache))}; it must agree with k_cache's"
+            f" {list(shape_of(k_cache))} but for the last extent"
         )
     window_left, window_right = window_sides(window_size)
+    options = Options(
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        scale=None if softmax_scale is None else real_number("softmax_scale", softmax_scale),
+        causal=bool(causal),
+        window_left=window_left,
+        window_right=window_right,
+        softcap=real_number("softcap", softcap),
+        batch_invariant=flag("batch_invariant", batch_invariant),
+        family=family_number(family),
+    )
     with torch.no_grad():
-        lengths = _lengths(cache_seqlens, q, k_cache)
-        known = [] if k is None else _known(cache_seqlens, lengths, k_cache)
-        places = _places(cache_batch_idx, q, k_cache)
-        new = _New(k, v, q, k_cache, v_cache, lengths, known)
-        if rotary_cos is not None or rotary_sin is not None:
-            local = causal or window_left >= 0 or window_right >= 0
-            farthest = max(known, default=0) + max(new.rows, q.shape[1] if local else 0)
-            rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new, farthest)
-            new.k = rotate.by_position(new.k, lengths)
-            q = rotate.by_position(q, lengths) if local else rotate.all_at(q, lengths)
-        options = Options(
-            alibi_slopes=alibi_slopes,
-            sinks=sinks,
-            seqused_k=lengths + new.rows,
-            scale=softmax_scale,
-            causal=bool(causal),
-            window_left=window_left,
-            window_right=window_right,
-            softcap=softcap,
-            batch_invariant=batch_invariant,
-            family=family_number(family),
-        )
-        with new.appended(places):
-            if places is None or not places:
-                cached = k_cache[: len(q)], v_cache[: len(q)]
-                result, lse, _ = attend(q, *cached, out, options, return_softmax_lse)
-            else:
-                result, lse = _one_by_one(q, k_cache, v_cache, places, options)
-                result = result if out is None else copy_exactly("out", out, result)
+        q, lengths = in_autocast(q), _lengths(cache_seqlens, q, k_cache)
+        new = (k, v, rotary_cos, rotary_sin, bool(rotary_interleaved), cache_batch_idx)
+        tensors = [t for t in (*new, out, *options[:TENSORS]) if isinstance(t, Tensor)]
+        direct = is_direct(q, k_cache, v_cache, lengths, *tensors)
+        if direct or (k is None and v is None and cache_batch_idx is None):
+            known = _known(cache_seqlens, lengths, k_cache) if direct else []
+            result, lse = _attend_to_cache(
+                q, k_cache, v_cache, lengths, *new, options, known, out, return_softmax_lse
+            )
+        else:  # a tracer would keep what the host has looked at, and a cache that has changed
+            result, lse = torch.ops.flashattn.with_kvcache(
+                q, k_cache, v_cache, lengths, *new, *options
+            )
+            result = result if out is None else copy_exactly("out", out, result)
     return (result, lse) if return_softmax_lse else result
 
 
+def _attend_to_cache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    rotary_cos: Tensor | None,
+    rotary_sin: Tensor | None,
+    rotary_interleaved: bool,
+    cache_batch_idx: Tensor | None,
+    options: Options,
+    known: list[int],
+    out: Tensor | None = None,
+    needs_lse: bool = True,
+) -> tuple[Tensor, Any]:
+    """out and lse. known: the lengths, as far as the host knows them."""
+    places = _places(cache_batch_idx, q, k_cache)
+    new = _New(k, v, q, k_cache, v_cache, lengths, known)
+    if rotary_cos is not None or rotary_sin is not None:
+        local = options.causal or options.window_left >= 0 or options.window_right >= 0
+        farthest = max(known, default=0) + max(new.rows, q.shape[1] if local else 0)
+        rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new, farthest)
+        new.k = rotate.by_position(new.k, lengths)
+        q = rotate.by_position(q, lengths) if local else rotate.all_at(q, lengths)
+    options = options._replace(seqused_k=lengths + new.rows if new.rows > 0 else lengths)
+    with new.appended(places):
+        if places is None:
+            result, lse, _ = attend(q, k_cache, v_cache, out, options, needs_lse)
+            return result, lse
+        result, lse = _one_by_one(q, k_cache, v_cache, places, options)
+        return result if out is None else copy_exactly("out", out, result), lse
+
+
+def _with_kvcache(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, *more: Any
+) -> tuple[Tensor, Tensor]:
+    k, v, cos, sin, interleaved, places, *options = more
+    given = Options._make(options)
+    known = [] if lengths.is_cuda else lengths.tolist()
+    return _attend_to_cache(
+        q, k_cache, v_cache, lengths, k, v, cos, sin, interleaved, places, given, known
+    )
+
+
+def _fake_with_kvcache(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, *more: Any
+) -> tuple[Tensor, Tensor]:
+    k, v, _, _, _, places, *options = more
+    if places is None:
+        _need_as_many(q, k_cache)
+    _New(k, v, q, k_cache, v_cache, lengths, [])
+
+    def wide(t: Tensor) -> Tensor:  # for q's sequences, head_dim padded
+        extents = (q.shape[0], *t.shape[1:-1], t.shape[-1] + -t.shape[-1] % 8)
+        return t.new_empty(extents)
+
+    given = Options._make(options)._replace(seqused_k=lengths)
+    out, lse = fakes.forward(wide(q), wide(k_cache), wide(v_cache), *given)
+    return out.new_empty((*out.shape[:-1], v_cache.shape[-1])), lse
+
+
+operators.register(
+    "with_kvcache(Tensor q, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_seqlens,"
+    " Tensor? k, Tensor? v, Tensor? rotary_cos, Tensor? rotary_sin, bool rotary_interleaved,"
+    f" Tensor? cache_batch_idx, {operators.OPTIONS}) -> (Tensor, Tensor)",
+    _with_kvcache,
+    _fake_with_kvcache,
+    vmap=False,
+)
+
+
 def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> Tensor:
-    """int32 [B]; the library checks that they lie within the cache."""
+    """int32 [B]."""
+    batch = shape_of(q)[0]
     given: Any = k_cache.shape[1] if cache_seqlens is None else cache_seqlens
     if not isinstance(given, Tensor):
-        length = operator.index(given)
-        given = torch.full((q.shape[0],), length, dtype=torch.int32, device=q.device)
-    if given.shape != (q.shape[0],) or given.dtype != torch.int32:
+        if not isinstance(given, torch.SymInt):
+            given = whole_number("cache_seqlens", given)
+        given = torch.full((batch,), given, dtype=torch.int32, device=q.device)
+    elif cache_seqlens is None:  # torch.jit.trace makes a tensor of the extent
+        given = given.to(torch.int32).expand(batch)
+    if shape_of(given) != (batch,) or given.dtype != torch.int32:
         raise ValueError(
-            f"cache_seqlens: is {given.dtype} {list(given.shape)};"
-            f" expected an integer or int32 [{q.shape[0]}]"
+            f"cache_seqlens: is {given.dtype} {list(shape_of(given))};"
+            f" expected an integer or int32 [{batch}]"
         )
     return given
 
@@ -125,20 +216,28 @@ def _known(cache_seqlens: int | Tensor | None, lengths: Tensor, k_cache: Tensor)
     return [] if lengths.is_cuda else lengths.tolist()
 
 
+def _need_as_many(q: Tensor, k_cache: Tensor) -> None:
+    cached, given = shape_of(k_cache)[0], shape_of(q)[0]
+    if cached != given:
+        raise ValueError(
+            f"k_cache: has {cached} sequences and q {given}; cache_batch_idx says which are meant"
+        )
+
+
 def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[int] | None:
     """Which sequence of the cache each of q's has."""
     if cache_batch_idx is None:
-        if k_cache.shape[0] != q.shape[0]:
-            raise ValueError(
-                f"k_cache: has {k_cache.shape[0]} sequences and q {q.shape[0]};"
-                " cache_batch_idx says which are meant"
-            )
+        _need_as_many(q, k_cache)
         return None
     need_tensors(cache_batch_idx=cache_batch_idx)
     if cache_batch_idx.shape != (q.shape[0],) or cache_batch_idx.is_floating_point():
         raise ValueError(
             f"cache_batch_idx: is {cache_batch_idx.dtype} {list(cache_batch_idx.shape)};"
             f" expected integers [{q.shape[0]}]"
+        )
+    if cache_batch_idx.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "cache_batch_idx: is read by the host, which a CUDA graph cannot capture"
         )
     places: list[int] = cache_batch_idx.tolist()
     for b, place in enumerate(places):
@@ -167,11 +266,19 @@ class _New:
         self.rows = 0
         self._caches = k_cache, v_cache
         self._lengths = lengths
+        room = shape_of(k_cache)[1]
+        for length in known:
+            if not 0 <= length <= room:
+                raise ValueError(
+                    f"cache_seqlens: is {length}; allowed are 0 to {room}, the cache's length"
+                )
         if k is None and v is None:
             return
         if k is None or v is None:
             raise ValueError("k, v: only one is given; new keys come with their values")
         need_tensors(k=k, v=v)
+        if torch._C._is_any_autocast_enabled():
+            self.k, self.v = k, v = k.to(k_cache.dtype), v.to(v_cache.dtype)
         for name, t, cache in (("k", k, k_cache), ("v", v, v_cache)):
             expected = (q.shape[0], *k.shape[1:2], *cache.shape[2:])
             if t.shape != expected or t.dtype != cache.dtype:
@@ -180,12 +287,9 @@ class _New:
                 )
         self.rows = k.shape[1]
         for length in known:
-            if length < 0:
-                raise ValueError(f"cache_seqlens: is {length}; it must not be negative")
-            if length + self.rows > k_cache.shape[1]:
+            if length + self.rows > room:
                 raise ValueError(
-                    f"k: {self.rows} new keys after {length} do not fit into a cache of"
-                    f" {k_cache.shape[1]}"
+                    f"k: {self.rows} new keys after {length} do not fit into a cache of {room}"
                 )
 
     @contextlib.contextmanager
@@ -225,6 +329,12 @@ class _Rotation:
             raise ValueError("rotary_cos, rotary_sin: only one is given")
         if new.k is None:
             raise ValueError("rotary_cos: only with new keys k and v")
+        need_tensors(rotary_cos=cos, rotary_sin=sin)
+        if cos.dim() != 2 or cos.shape != sin.shape:
+            raise ValueError(
+                f"rotary_cos, rotary_sin: have the shapes {list(cos.shape)}, {list(sin.shape)};"
+                " expected both [positions, rotary_dim / 2]"
+            )
         if farthest > cos.shape[0]:
             raise ValueError(
                 f"rotary_cos: has {cos.shape[0]} positions; the sequences grow to {farthest}"
@@ -253,6 +363,9 @@ def _one_by_one(
                 f"alibi_slopes: has the shape {list(slopes.shape)}; expected [heads_q] or"
                 f" [{len(places)}, heads_q]"
             )
+    if not places:
+        out, lse, _ = attend(q, k_cache[:0], v_cache[:0], None, options)
+        return out, lse
     outs, lses = [], []
     for b, place in enumerate(places):
         one, cached = slice(b, b + 1), slice(place, place + 1)

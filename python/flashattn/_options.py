@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ class Options(NamedTuple):
     cu_seqlens_k: Any = None
     seqused_q: Any = None
     seqused_k: Any = None
-    max_seqlen_q: int = 0
-    max_seqlen_k: int = 0
+    max_seqlen_q: int | None = 0  # None, to an operator: it looks at cu_seqlens when it runs
+    max_seqlen_k: int | None = 0
     scale: float | None = None
     causal: bool = False
     window_left: int = -1
@@ -66,6 +67,34 @@ def window_sides(window: Any, name: str = "window_size") -> tuple[int, int]:
             f"{name}: is {window!r}; expected two integers (left, right), -1 for unbounded"
         ) from None
     return left, right
+
+
+def real_number(name: str, value: Any) -> float:
+    """A float, also of an integer or of NumPy's."""
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"{name}: is {_kind(value)}; expected a number")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """An integer, also of NumPy or of a tensor."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: is {_kind(value)}; expected an integer") from None
+
+
+def flag(name: str, value: Any) -> bool:
+    """A bool, also of NumPy's."""
+    if value is True or value is False:
+        return value
+    if type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{name}: is {_kind(value)}; expected True or False")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 def scale_or_default(scale: float | None, head_dim: int) -> float:

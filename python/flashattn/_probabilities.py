@@ -8,34 +8,54 @@ import torch
 from torch import Tensor
 
 from . import _binding
-from ._options import Options, scale_or_default
+from ._options import TENSORS, Options, scale_or_default
+from ._torch import is_direct, operators, passes
 
 
 def dropout_mask(q: Tensor, k: Tensor, lse: Any, given: Options) -> Tensor:
     """S_dmask: as in flash_attn, only dropout makes it worth its quadratic memory."""
     if given.dropout_p == 0:
         return torch.empty((0,), dtype=q.dtype, device=q.device)
-    return _signed_probabilities(q, k, lse, given)
-
-
-def _signed_probabilities(q: Tensor, k: Tensor, lse: Tensor, given: Options) -> Tensor:
-    """P [batch, heads_q, seqlen_q, seqlen_k] before dropout, negative where dropped."""
+    direct = is_direct(q, k, lse, *(t for t in given[:TENSORS] if t is not None))
+    run: Any = _signed_probabilities if direct else torch.ops.flashattn.probabilities
     with torch.no_grad():
-        if given.cu_seqlens_q is None:
-            size = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-        else:
-            sequences = given.cu_seqlens_q.shape[0] - 1
-            size = (sequences, q.shape[1], given.max_seqlen_q, given.max_seqlen_k)
-        result = torch.zeros(size, dtype=torch.float32, device=q.device)
-        for b in range(size[0]):
-            rows, row_lse = _sequence(q, lse, given.cu_seqlens_q, given.seqused_q, b)
-            keys, _ = _sequence(k, None, given.cu_seqlens_k, given.seqused_k, b)
-            scores = _scores(rows, keys, b, given)
-            known = row_lse.unsqueeze(-1)
-            p = torch.where(known == -torch.inf, 0.0, torch.exp(scores - known))
-            result[b, :, : rows.shape[0], : keys.shape[0]] = p
-        kept = _kept(size, given).to(q.device)
-        return torch.where(kept, result, -result).to(q.dtype)
+        return run(q, k, lse, *given)
+
+
+def _signed_probabilities(q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:
+    """P [batch, heads_q, seqlen_q, seqlen_k] before dropout, negative where dropped. It looks at
+    lengths and seed: an operator of its own."""
+    given = passes.with_maxima(options)
+    size = _size(q, k, given)
+    result = torch.zeros(size, dtype=torch.float32, device=q.device)
+    for b in range(size[0]):
+        rows, row_lse = _sequence(q, lse, given.cu_seqlens_q, given.seqused_q, b)
+        keys, _ = _sequence(k, None, given.cu_seqlens_k, given.seqused_k, b)
+        scores = _scores(rows, keys, b, given)
+        known = row_lse.unsqueeze(-1)
+        p = torch.where(known == -torch.inf, 0.0, torch.exp(scores - known))
+        result[b, :, : rows.shape[0], : keys.shape[0]] = p
+    kept = _kept(size, given).to(q.device)
+    return torch.where(kept, result, -result).to(q.dtype)
+
+
+def _size(q: Tensor, k: Tensor, given: Options) -> tuple[Any, ...]:
+    if given.cu_seqlens_q is None:
+        return q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+    if given.max_seqlen_q is None or given.max_seqlen_k is None:
+        raise ValueError("max_seqlen_q, max_seqlen_k: must be numbers for return_attn_probs here")
+    return given.cu_seqlens_q.shape[0] - 1, q.shape[1], given.max_seqlen_q, given.max_seqlen_k
+
+
+def _fake_probabilities(q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:
+    return q.new_empty(_size(q, k, Options._make(options)))
+
+
+operators.register(
+    f"probabilities(Tensor q, Tensor k, Tensor lse, {operators.OPTIONS}) -> Tensor",
+    _signed_probabilities,
+    _fake_probabilities,
+)
 
 
 def _sequence(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ._torch import is_traced, shape_of
 
 
 def index_first_axis(x: Tensor, indices: Tensor) -> Tensor:
@@ -22,8 +26,12 @@ def _cumulative(lengths: Tensor) -> Tensor:
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
 
 
-def _longest(lengths: Tensor) -> int:
-    return int(lengths.max().item()) if lengths.numel() > 0 else 0
+def _longest(lengths: Tensor) -> Any:
+    """An integer. torch.jit.trace would keep it as a constant: there a tensor, which
+    flash_attn_varlen_func takes."""
+    if shape_of(lengths)[0] == 0:
+        return 0
+    return lengths.max() if is_traced() else lengths.max().item()
 
 
 def unpad_input(

@@ -14,7 +14,7 @@ probabilities themselves, [B, Hq, Sq, Sk] not rounded up.
 
 Keywords beyond flash_attn's (flash_attn_with_kvcache: sinks, batch_invariant, family, out):
 `bias` ([B or 1, Hq or 1, Sq or 1, Sk], added to the
-scores, differentiable, -inf masks; not with varlen), `sinks` ([Hq], a logit in the softmax's
+scores, differentiable, -inf masks; or bool, True where a key is seen; not with varlen), `sinks` ([Hq], a logit in the softmax's
 denominator only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA
 kernels), `out` (written in place, without gradients), `return_lse` (returns (out, lse); lse is
 differentiable), `seqused_q` and `seqused_k`.
@@ -22,14 +22,13 @@ differentiable), `seqused_q` and `seqused_k`.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._kvcache import flash_attn_with_kvcache
-from ._options import Options, family_number, refuse, window_sides
+from ._options import Options, family_number, flag, real_number, refuse, whole_number, window_sides
 from ._private import (
     _flash_attn_backward,
     _flash_attn_forward,
@@ -38,7 +37,7 @@ from ._private import (
     _get_block_size_n,
 )
 from ._probabilities import dropout_mask
-from ._torch import attend, need_tensors
+from ._torch import attend, is_traced, need_tensors, shape_of
 
 __all__ = [
     "_flash_attn_backward",
@@ -107,7 +106,7 @@ def flash_attn_func(
         window_size: (left, right), query i sees i + Sk - Sq - left <= j <= i + Sk - Sq + right; -1
             is unbounded.
         softcap: scores become softcap * tanh(score / softcap); 0 is off.
-        alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
+        alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|; without a gradient.
         deterministic: the same gradients bit by bit, run to run (the CPU's always are).
         return_attn_probs: returns (out, lse, S_dmask); S_dmask is for tests, quadratic, negative
             where dropped, and empty without dropout.
@@ -120,6 +119,15 @@ def flash_attn_func(
         ValueError, TypeError: an argument, by name. NotImplementedError: a combination not offered.
     """
     window_left, window_right = window_sides(window_size)
+    if (
+        (softmax_scale is not None and type(softmax_scale) is not float)
+        or type(softcap) is not float
+        or type(dropout_p) is not float
+    ):
+        softmax_scale, softcap, dropout_p = _numbers(softmax_scale, softcap, dropout_p)
+    if type(deterministic) is not bool or type(batch_invariant) is not bool:
+        deterministic = flag("deterministic", deterministic)
+        batch_invariant = flag("batch_invariant", batch_invariant)
     # All fields in their order: by keyword it takes four times as long.
     options = Options._make(
         (
@@ -148,13 +156,23 @@ def flash_attn_func(
     return _attention(q, k, v, out, return_attn_probs, return_lse, options)
 
 
+def _numbers(scale: Any, softcap: Any, dropout_p: Any) -> tuple[Any, Any, Any]:
+    """As floats; what is no number is told by its name."""
+
+    def number(name: str, value: Any) -> Any:
+        return value if isinstance(value, float | torch.SymFloat) else real_number(name, value)
+
+    scale = None if scale is None else number("softmax_scale", scale)
+    return scale, number("softcap", softcap), number("dropout_p", dropout_p)
+
+
 def _unpacked(name: str, packed: Tensor, parts: int, dims: int) -> tuple[Tensor, ...]:
     """q, k, v (or k, v) of one tensor, whose extent `parts` stands before heads and head_dim."""
     need_tensors(**{name: packed})
-    if packed.dim() != dims or packed.shape[-3] != parts:
+    if packed.dim() != dims or shape_of(packed)[-3] != parts:
         shape = "[tokens" if dims == 4 else "[batch, seqlen"
         raise ValueError(
-            f"{name}: has the shape {tuple(packed.shape)};"
+            f"{name}: has the shape {tuple(shape_of(packed))};"
             f" expected {shape}, {parts}, heads, head_dim]"
         )
     return packed.unbind(-3)
@@ -222,13 +240,13 @@ def flash_attn_kvpacked_func(
 
 
 def _length(name: str, length: Any) -> Any:
-    """An integer, also of a tensor or of NumPy."""
+    """An integer, also of a tensor or of NumPy. Under torch.jit.trace a tensor's would become a
+    constant: None leaves it to the operator to look."""
     if isinstance(length, int | torch.SymInt):
         return length
-    try:
-        return operator.index(length)
-    except TypeError:
-        raise TypeError(f"{name}: is {type(length).__name__}; expected an integer") from None
+    if isinstance(length, Tensor) and is_traced():
+        return None
+    return whole_number(name, length)
 
 
 def flash_attn_varlen_func(
@@ -269,6 +287,7 @@ def flash_attn_varlen_func(
     refuse(block_table=block_table)
     need_tensors(cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
     window_left, window_right = window_sides(window_size)
+    softmax_scale, softcap, dropout_p = _numbers(softmax_scale, softcap, dropout_p)
     options = Options(
         alibi_slopes=alibi_slopes,
         sinks=sinks,
@@ -284,8 +303,8 @@ def flash_attn_varlen_func(
         window_right=window_right,
         softcap=softcap,
         dropout_p=dropout_p,
-        deterministic=deterministic,
-        batch_invariant=batch_invariant,
+        deterministic=flag("deterministic", deterministic),
+        batch_invariant=flag("batch_invariant", batch_invariant),
         family=family_number(family),
     )
     return _attention(q, k, v, out, return_attn_probs, return_lse, options)

@@ -162,7 +162,7 @@ def test_kvcache_arguments():
         run(q, cache, cache, one)
     with pytest.raises(ValueError, match="cache_seqlens: is torch.int64"):
         run(q, cache, cache, cache_seqlens=torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match="seqused_k: is 11"):
+    with pytest.raises(ValueError, match="cache_seqlens: is 11; allowed are 0 to 10"):
         run(q, cache, cache, cache_seqlens=11)
     assert torch.equal(cache, untouched)
 

@@ -213,6 +213,39 @@ def test_autocast():
     assert gradient.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("to", [torch.float16, torch.bfloat16])
+def test_autocast_casts_what_torchs_own_attention_casts(dtype, to):
+    q, k, v = (t.detach() for t in tensors(1, 8, 9, 2, 2, 16, 16))
+    bias, sinks = normal(1, 2, 8, 9, seed=5).to(dtype), normal(2, seed=6).to(dtype)
+    heads_first = [t.transpose(1, 2) for t in (q.to(dtype), k, v)]
+    expected = torch.nn.functional.scaled_dot_product_attention
+    run = flashattn.flash_attn_func
+    with torch.autocast("cpu", dtype=to):
+        own = expected(*heads_first, attn_mask=bias).transpose(1, 2)
+        out = run(q.to(dtype), k, v, bias=bias)
+        run(q.to(dtype), k, v, bias=bias, sinks=sinks)
+        packed = torch.tensor([0, 8], dtype=torch.int32)
+        of_packed = flashattn.flash_attn_varlen_func(
+            *(t[0, :8].to(dtype) for t in (q, k, v)), packed, packed, 8, 8
+        )
+        step = [t[:, :1].to(dtype) for t in (q, k, v)]
+        caches = [torch.zeros(1, 4, 2, 16) for _ in range(2)]
+        decoded = flashattn.flash_attn_with_kvcache(step[0], *caches, *step[1:], cache_seqlens=0)
+    assert out.dtype == own.dtype == of_packed.dtype == decoded.dtype == to
+    close(out, own, torch.bfloat16)
+    close(decoded, v[:, :1], torch.bfloat16)
+    assert torch.equal(caches[1][:, :1], step[2].float())  # as exact as it was given
+    for inner in ("eager", "aot_eager"):
+        torch._dynamo.reset()  # the other cases count as its recompilations
+        compiled = torch.compile(run, fullgraph=True, backend=inner)
+        with torch.autocast("cpu", dtype=to):
+            assert torch.equal(compiled(q.to(dtype), k, v, bias=bias), out)
+    plain = q.double()
+    with torch.autocast("cpu", dtype=to), pytest.raises(TypeError, match="q: has dtype float64"):
+        run(plain, plain, plain)
+
+
 def test_double_backward_is_a_clear_error():
     inputs, options = rich_arguments()
     q = inputs[0]

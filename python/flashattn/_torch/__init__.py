@@ -1,8 +1,9 @@
 """The library for PyTorch.
 
 `attend` is what the public functions call. In plain eager code it goes straight to the binding;
-under torch.compile, functorch, a mode or with a tensor subclass it goes through the operators
-`flashattn::forward`, `forward_out`, `backward` and `merge`, which all of these know how to handle.
+where anything else may watch or change what is called (torch.jit.trace, torch.compile, functorch, a
+mode, a tensor subclass, a lazy view) it goes through the operators `flashattn::forward`,
+`forward_out`, `backward` and `merge`, which the dispatcher shows to all of these.
 """
 
 from __future__ import annotations
@@ -14,59 +15,84 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._options import TENSORS, Options, has_tensors, scale_or_default
-from . import operators, passes
+from . import fakes, operators, passes, sharding
 from .checks import (
     in_functorch,
     is_direct,
+    is_traced,
     need_device,
     need_shape_of_heads,
     need_tensors,
     needs_gradient,
+    refuse_gradient_of_slopes,
     refuse_tangents,
+    shape_of,
 )
 from .gradients import FunctorchAttend, Merge, attend_recorded, merge_by_formula
 
 __all__ = [
+    "added",
     "attend",
     "copy_exactly",
+    "fakes",
+    "in_autocast",
+    "is_direct",
+    "is_traced",
+    "longest",
     "merge",
     "need_shape_of_heads",
     "need_tensors",
     "new_dropout_state",
     "operators",
+    "passes",
     "prepare",
+    "shape_of",
 ]
 
 
 _is_autocast = torch._C._is_any_autocast_enabled
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """As torch's own attention: all in autocast's dtype."""
-    device = tensors[0].device.type
+def in_autocast(t: Tensor) -> Tensor:
+    """As torch's own attention takes it: in autocast's dtype, where autocast is at work."""
+    device = t.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t.dtype == torch.float32 else t for t in tensors)
+        return t
+    if not t.is_floating_point() or t.dtype == torch.float64:
+        return t
+    return t.to(torch.get_autocast_dtype(device))
 
 
-def _as_the_library_takes_them(
+def _autocast(
     q: Tensor, k: Tensor, v: Tensor, given: Options
 ) -> tuple[Tensor, Tensor, Tensor, Options]:
-    """In autocast's dtype; head_dim padded to a multiple of 8 with zeros, which change no score."""
-    q, k, v = _autocast(q, k, v)
-    if q.shape[-1] % 8 != 0 or v.shape[-1] % 8 != 0:
-        given = given._replace(scale=scale_or_default(given.scale, q.shape[-1]))
-        q, k, v = (torch.nn.functional.pad(t, (0, -t.shape[-1] % 8)) for t in (q, k, v))
-    return q, k, v, given
+    """Sinks, which torch's attention has not, may stay as exact as they are."""
+    if given.bias is not None:
+        given = given._replace(bias=in_autocast(given.bias))
+    if given.sinks is not None and given.sinks.dtype != torch.float32:
+        given = given._replace(sinks=in_autocast(given.sinks))
+    return in_autocast(q), in_autocast(k), in_autocast(v), given
+
+
+def _padded(
+    q: Tensor, k: Tensor, v: Tensor, given: Options
+) -> tuple[Tensor, Tensor, Tensor, Options]:
+    """head_dim a multiple of 8, by zeros, which change no score."""
+    given = given._replace(scale=scale_or_default(given.scale, shape_of(q)[-1]))
+
+    def padded(t: Tensor) -> Tensor:
+        missing = -shape_of(t)[-1] % 8
+        return t if missing == 0 else torch.nn.functional.pad(t, (0, missing))
+
+    return padded(q), padded(k), padded(v), given
 
 
 def copy_exactly(name: str, target: Tensor, source: Tensor) -> Tensor:
     """target := source, without broadcasting or a change of dtype."""
-    if target.shape != source.shape or target.dtype != source.dtype:
+    to, of = shape_of(target), shape_of(source)
+    if to != of or target.dtype != source.dtype:
         raise ValueError(
-            f"{name}: is {target.dtype} {list(target.shape)};"
-            f" expected {source.dtype} {list(source.shape)}"
+            f"{name}: is {target.dtype} {list(to)}; expected {source.dtype} {list(of)}"
         )
     return target.copy_(source)
 
@@ -75,6 +101,12 @@ def new_dropout_state(device: torch.device) -> Tensor:
     """int64 [2] = (seed, offset), drawn from torch's generator: manual_seed repeats it, and a
     checkpoint draws the same again."""
     return torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device=device)
+
+
+def longest(cu_seqlens: Tensor) -> int | None:
+    """The longest packed sequence; to find it the host looks at the data. Where a tracer would keep
+    the answer as a constant, None: the operator looks each time that it runs."""
+    return passes.longest(cu_seqlens) if is_direct(cu_seqlens) else None
 
 
 def attend(
@@ -88,16 +120,18 @@ def attend(
     """Attention in all its forms. Returns out, lse (perhaps None where it is not needed), and the
     options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
     direct = _checked(q, k, v, out, given)
-    head_dim_v = v.shape[-1]
-    padded = q.shape[-1] % 8 != 0 or head_dim_v % 8 != 0
-    if padded or not direct or _is_autocast():
-        q, k, v, given = _as_the_library_takes_them(q, k, v, given)
+    shape, shape_v = (q.shape, v.shape) if direct else (shape_of(q), shape_of(v))
+    if shape[-1] % 8 != 0 or shape_v[-1] % 8 != 0:
+        return _attend_padded(q, k, v, out, given, needs_lse)
+    if given.bias is not None or given.alibi_slopes is not None:
+        given = _with_tensors(q, given)
+    if not direct or _is_autocast():
+        q, k, v, given = _autocast(q, k, v, given)
     if given.dropout_p > 0 and given.dropout_state is None:
         given = given._replace(dropout_state=new_dropout_state(q.device))
     gradient = needs_gradient(q, k, v, given.bias, given.sinks, out)
-    if out is not None and gradient:
-        raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
-    if out is not None and not padded:
+    if out is not None:
+        _refuse_out_with(gradient)
         return out, _attend_into(out, q, k, v, given, direct, needs_lse), given
     if not direct:
         run = FunctorchAttend.apply if in_functorch() else torch.ops.flashattn.forward
@@ -106,8 +140,23 @@ def attend(
         result, lse = attend_recorded(q, k, v, given, needs_lse)
     else:
         result, lse = passes.forward(q, k, v, given, needs_lse)
-    if padded:
-        result = result[..., :head_dim_v]
+    return result, lse, given
+
+
+def _attend_padded(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor | None, given: Options, needs_lse: bool
+) -> tuple[Tensor, Any, Options]:
+    if out is not None:
+        _refuse_out_with(needs_gradient(q, k, v, given.bias, given.sinks, out))
+    try:
+        wide = _padded(q, k, v, given)
+        result, lse, given = attend(*wide[:3], None, wide[3], needs_lse)
+    except ValueError as error:
+        text = str(error)
+        for head_dim in {shape_of(t)[-1] for t in (q, k, v)}:  # as the caller knows it
+            text = text.replace(f"head_dim {head_dim + -head_dim % 8};", f"head_dim {head_dim};")
+        raise ValueError(text) from None
+    result = result[..., : shape_of(v)[-1]]
     return result if out is None else copy_exactly("out", out, result), lse, given
 
 
@@ -115,9 +164,24 @@ def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
     """See flashattn.prepare."""
     if not _checked(q, k, v, None, given):
         raise TypeError("q: only plain tensors can be prepared for, outside of torch.compile")
+    given = _with_tensors(q, given)
     with torch.no_grad():
-        q, k, v, given = _as_the_library_takes_them(q, k, v, given)
-        passes.prepare(q, k, v, given)
+        passes.prepare(*_autocast(*_padded(q, k, v, given)))
+
+
+def _with_tensors(q: Tensor, given: Options) -> Options:
+    refuse_gradient_of_slopes(given.alibi_slopes)
+    if given.bias is not None and given.bias.dtype == torch.bool:
+        return given._replace(bias=added(given.bias, q.dtype))
+    return given
+
+
+def added(bias: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A boolean bias, True where a key is seen, as torch's own attention takes it: 0 and -inf."""
+    if bias.dtype != torch.bool:
+        return bias
+    seen = torch.zeros((), dtype=dtype, device=bias.device)
+    return torch.where(bias, seen, -torch.inf)
 
 
 def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
@@ -134,9 +198,15 @@ def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
         need_device(q.device, k=k, v=v, **optional)
         if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
             refuse_tangents(q, k, v, *optional.values())
+        sharding.check(given.dropout_p, q=q, k=k, v=v, **optional)
     if q.dim() < 3 or v.dim() < 3:
         need_shape_of_heads(q=q, v=v)
     return direct
+
+
+def _refuse_out_with(gradient: bool) -> None:
+    if gradient:
+        raise ValueError("out: cannot be given where gradients are wanted; use torch.no_grad()")
 
 
 def _attend_into(
@@ -171,4 +241,6 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
     run: Any = merge_by_formula if in_functorch() else torch.ops.flashattn.merge
     if is_direct(out_a, lse_a, out_b, lse_b):
         run = Merge.apply if needs_gradient(out_a, lse_a, out_b, lse_b) else passes.merge
+    else:
+        sharding.check(0.0, **parts)
     return run(out_a, lse_a, out_b, lse_b)

@@ -10,34 +10,74 @@ from torch.autograd import forward_ad
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
+
+def _bits(*keys: str) -> int:
+    """The dispatcher's keys of these names, as bits."""
+    bits = 0
+    for key in keys:
+        bits |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)).raw_repr()
+    return bits
+
+
+# Every other key is somebody's who wants to see operators, or to change what they get.
+_AUTOGRAD = _bits("ADInplaceOrView", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA")
+_NOT_PLAIN = ~(_bits("CPU", "CUDA") | _AUTOGRAD)
+_WATCHED = ~_bits("BackendSelect", "ADInplaceOrView")
+
 # Every call asks these: looked up once.
 _is_compiling = torch.compiler.is_compiling
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_function_mode = torch._C._is_torch_function_mode_enabled
+_included = torch._C._dispatch_tls_local_include_set
+_keys_of = torch._C._dispatch_keys
 _is_functorch = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
-_strided = torch.strided
+_is_tracing = torch._C._is_tracing
+_set_tracing_state: Any = getattr(torch._C, "_set_tracing_state")  # noqa: B009 (unknown to mypy)
 
 
 def is_direct(*tensors: Any) -> bool:
-    """Whether nothing but autograd watches these tensors' operations; not of what is no tensor."""
+    """Whether nothing but autograd watches these tensors' operations: no tracer, mode or transform,
+    no subclass, no lazy negation, no memory elsewhere. False for what is no tensor."""
     if (
         _is_compiling()
-        or _dispatch_modes() > 0
         or _is_function_mode()
-        or _is_functorch()
+        or _included().raw_repr() & _WATCHED
         or forward_ad._current_level >= 0
     ):
         return False
     for t in tensors:
-        if type(t) not in _PLAIN_TYPES or t.is_meta or t.layout is not _strided:
+        if type(t) not in _PLAIN_TYPES or _keys_of(t).raw_repr() & _NOT_PLAIN:
             return False
     return True
 
 
+def is_traced() -> bool:
+    """Whether torch.jit.trace is at work."""
+    return not _is_compiling() and _is_tracing()
+
+
+def shape_of(t: Tensor) -> torch.Size:
+    """The shape in numbers. torch.jit.trace makes tensors of them, to record what becomes of them,
+    and warns where one is compared."""
+    if not is_traced():
+        return t.shape
+    state = torch._C._get_tracing_state()
+    _set_tracing_state(None)
+    try:
+        return t.shape
+    finally:
+        _set_tracing_state(state)
+
+
 def in_functorch() -> bool:
-    """Whether torch.func.grad, vmap and their like are at work."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether torch.func.grad, vmap and their like are at work; functionalize has no rule for an
+    autograd.Function, and takes the operators as they are."""
+    if _is_compiling() or not _is_functorch():
+        return False
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    return (
+        interpreter is None or interpreter.key() != torch._C._functorch.TransformType.Functionalize
+    )
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -57,6 +97,12 @@ def need_tensors(**tensors: Any) -> None:
                 f"{name}: is {type(t).__name__}; expected a torch.Tensor"
                 " (flashattn.attention takes NumPy arrays and other DLPack tensors)"
             )
+        if t.is_quantized:
+            raise TypeError(f"{name}: has dtype {t.dtype}; dequantize() it first")
+        if t.is_nested:
+            raise TypeError(
+                f"{name}: is a nested tensor; flash_attn_varlen_func takes its values and offsets"
+            )
         if t.layout is not torch.strided:
             raise TypeError(f"{name}: has the layout {t.layout}; expected a strided tensor")
 
@@ -69,6 +115,15 @@ def need_shape_of_heads(**tensors: Tensor) -> None:
                 f"{name}: has the shape {list(t.shape)}; expected [batch, seqlen, heads, head_dim]"
                 " (or packed [tokens, heads, head_dim])"
             )
+
+
+def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
+    """It would be lost without a word."""
+    if slopes is not None and slopes.requires_grad and _is_grad_enabled():
+        raise NotImplementedError(
+            "alibi_slopes: requires a gradient, which is not offered; detach() it, or add the term"
+            " through bias, which has one"
+        )
 
 
 def refuse_tangents(*tensors: Tensor | None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._options import NO_TENSORS, TENSORS, Options, has_tensors
 from . import passes
-from .checks import in_functorch, is_direct
+from .checks import in_functorch, is_direct, is_traced, refuse_gradient_of_slopes
 
 
 def _save(
@@ -32,6 +32,11 @@ def _gradients(
     ctx: Any, dout: Tensor | None, dlse: Tensor | None, needs_dbias: bool, needs_dsinks: bool
 ) -> tuple[Tensor | None, ...]:
     """dq, dk, dv, dbias, dsinks."""
+    if is_traced():  # which would take out and lse, as they are now, for constants
+        raise NotImplementedError(
+            "flashattn: gradients are not recorded by torch.jit.trace; trace the function, and"
+            " differentiate what it returns"
+        )
     q, k, v, out, lse, *tensors = ctx.saved_tensors
     if dout is None:
         dout = torch.zeros_like(out)
@@ -40,7 +45,8 @@ def _gradients(
     batched = not torch.compiler.is_compiling() and any(  # autograd.grad(is_grads_batched=True)
         g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in (dout, dlse)
     )
-    if not torch.is_grad_enabled() and not batched and is_direct(dout, q, k, v):
+    watched = (dout, q, k, v) if dlse is None else (dout, dlse, q, k, v)
+    if not torch.is_grad_enabled() and not batched and is_direct(*watched):
         of = (dout, q, k, v, out, lse)
         return passes.backward(of, dlse, needs_dbias, needs_dsinks, options)
     run = _FunctorchBackward.apply if in_functorch() else torch.ops.flashattn.backward
@@ -92,6 +98,7 @@ def attend_recorded(
 
 def operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, *options = inputs
+    refuse_gradient_of_slopes(options[0])
     _save(ctx, q, k, v, tuple(options), output)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import passes
+from . import fakes, passes
 from .gradients import (
     merge_gradients,
     no_double_backward,
@@ -16,38 +17,33 @@ from .gradients import (
     save_merge,
 )
 
-_OPTIONS = (
+OPTIONS = (
     "Tensor? alibi_slopes, Tensor? bias, Tensor? sinks, Tensor? dropout_state,"
     " Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_q, Tensor? seqused_k,"
-    " SymInt max_seqlen_q, SymInt max_seqlen_k, float? scale, bool causal,"
+    " SymInt? max_seqlen_q, SymInt? max_seqlen_k, float? scale, bool causal,"
     " SymInt window_left, SymInt window_right, float softcap, float dropout_p,"
     " bool deterministic, bool batch_invariant, int family, int num_threads"
 )
 _library = torch.library.Library("flashattn", "DEF")
-_library.define(f"forward(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor, Tensor)")
-_library.define(f"forward_out(Tensor q, Tensor k, Tensor v, Tensor(a!) out, {_OPTIONS}) -> Tensor")
-_library.define(
-    "backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
-    f" bool needs_dbias, bool needs_dsinks, {_OPTIONS})"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define("merge(Tensor out_a, Tensor lse_a, Tensor out_b, Tensor lse_b) -> (Tensor, Tensor)")
+
+
+def register(schema: str, function: Any, fake: Any, vmap: bool = True) -> None:
+    """An operator of all devices."""
+    _library.define(schema)
+    name = schema.partition("(")[0]
+    _library.impl(name, function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"flashattn::{name}", fake, lib=_library)
+    if vmap:
+        rule = _one_at_a_time(name, fake)
+        torch.library.register_vmap(f"flashattn::{name}", rule, lib=_library)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor | None]:
     return passes.forward(q, k, v, options)
 
 
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return passes.new_out(q, v), passes.new_lse(q)
-
-
 def _forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor | None:
     return passes.forward_out(q, k, v, out, options)
-
-
-def _fake_forward_out(q: Tensor, k: Tensor, v: Tensor, out: Tensor, *options: Any) -> Tensor:
-    return passes.new_lse(q)
 
 
 def _backward(
@@ -66,21 +62,8 @@ def _backward(
     return _nothing_for_none(q, passes.backward(of, dlse, needs_dbias, needs_dsinks, options))
 
 
-def _fake_backward(
-    dout: Tensor,
-    dlse: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    needs_dbias: bool,
-    needs_dsinks: bool,
-    *options: Any,
-) -> tuple[Tensor, ...]:
-    return _nothing_for_none(
-        q, passes.gradient_buffers(q, k, v, needs_dbias, needs_dsinks, options)
-    )
+def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
+    return _nothing_for_none(args[2], fakes.backward(*args))
 
 
 def _nothing_for_none(q: Tensor, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
@@ -88,36 +71,51 @@ def _nothing_for_none(q: Tensor, gradients: tuple[Tensor | None, ...]) -> tuple[
     return tuple(q.new_empty((0,)) if g is None else g for g in gradients)
 
 
-def _fake_merge(
-    out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
-) -> tuple[Tensor, Tensor]:
-    return out_a.new_empty(out_a.shape), lse_a.new_empty(lse_a.shape, dtype=torch.float32)
+def _select(n: int, t: Tensor, dim: int) -> Tensor:
+    return t.select(dim, n)
 
 
-def _one_at_a_time(name: str) -> Any:
+def _one_at_a_time(name: str, fake: Any) -> Any:
     """vmap: the operator for each element of the mapped dimension."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        operator = getattr(torch.ops.flashattn, name)
-        results = [
-            operator(*(a if d is None else a.select(d, n) for a, d in zip(args, in_dims)))
-            for n in range(info.batch_size)
-        ]
-        return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])
+        def run(function: Any, element: Any) -> tuple[Tensor, ...]:
+            results = function(*(a if d is None else element(a, d) for a, d in zip(args, in_dims)))
+            return results if isinstance(results, tuple) else (results,)
+
+        if info.batch_size == 0:  # what one would give, no times
+            one = run(fake, lambda a, d: a.new_empty((*a.shape[:d], *a.shape[d + 1 :])))
+            results = tuple(t.new_empty((0, *t.shape)) for t in one)
+        else:
+            operator = getattr(torch.ops.flashattn, name)
+            each = [run(operator, partial(_select, n)) for n in range(info.batch_size)]
+            results = tuple(map(torch.stack, zip(*each)))
+        return (results, (0,) * len(results)) if len(results) > 1 else (results[0], 0)
 
     return rule
 
 
-for _name, _function, _fake in (
-    ("forward", _forward, _fake_forward),
-    ("forward_out", _forward_out, _fake_forward_out),
-    ("backward", _backward, _fake_backward),
-    ("merge", passes.merge, _fake_merge),
-):
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"flashattn::{_name}", _fake, lib=_library)
-for _name in ("forward", "backward", "merge"):
-    torch.library.register_vmap(f"flashattn::{_name}", _one_at_a_time(_name), lib=_library)
+register(
+    f"forward(Tensor q, Tensor k, Tensor v, {OPTIONS}) -> (Tensor, Tensor)", _forward, fakes.forward
+)
+register(
+    f"forward_out(Tensor q, Tensor k, Tensor v, Tensor(a!) out, {OPTIONS}) -> Tensor",
+    _forward_out,
+    fakes.forward_out,
+    vmap=False,
+)
+register(
+    "backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
+    f" bool needs_dbias, bool needs_dsinks, {OPTIONS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _fake_backward,
+)
+register(
+    "merge(Tensor out_a, Tensor lse_a, Tensor out_b, Tensor lse_b) -> (Tensor, Tensor)",
+    passes.merge,
+    fakes.merge,
+)
 torch.library.register_autograd(
     "flashattn::forward", operator_gradients, setup_context=operator_save, lib=_library
 )

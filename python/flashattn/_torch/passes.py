@@ -14,17 +14,33 @@ _contiguous = torch.contiguous_format
 
 
 def dense(t: Tensor | None) -> Tensor | None:
-    """The library wants a last stride of 1; DLPack knows no negation bit."""
+    """The library wants a last stride of 1."""
     # is_contiguous alone takes a third of the time of dim and stride.
-    if t is None or ((t.is_contiguous() or t.stride(-1) == 1) and not t.is_neg()):
-        return t
-    return t.resolve_neg().contiguous()
+    return t if t is None or t.is_contiguous() or t.stride(-1) == 1 else t.contiguous()
+
+
+def longest(cu_seqlens: Tensor) -> int:
+    """The longest of packed sequences; the library checks the rest."""
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+        return 0
+    return max(0, int((cu_seqlens[1:] - cu_seqlens[:-1]).max()))
+
+
+def with_maxima(options: tuple[Any, ...]) -> Options:
+    """The options of a pass that runs: what nobody could know before is looked up."""
+    given = Options._make(options)
+    if given.max_seqlen_q is None:
+        given = given._replace(max_seqlen_q=longest(given.cu_seqlens_q))
+    if given.max_seqlen_k is None:
+        given = given._replace(max_seqlen_k=longest(given.cu_seqlens_k))
+    return given
 
 
 def _dense_options(options: tuple[Any, ...]) -> tuple[Any, ...]:
     if not has_tensors(options):
         return options
-    return (*map(dense, options[:TENSORS]), *options[TENSORS:])
+    known: tuple[Any, ...] = with_maxima(options)
+    return (*map(dense, known[:TENSORS]), *known[TENSORS:])
 
 
 def new_out(q: Tensor, v: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._options import whole_number
+from .._torch import is_direct, need_tensors, shape_of
+
 
 def apply_rotary_emb(
     x: Tensor,
@@ -20,7 +23,8 @@ def apply_rotary_emb(
 
     Args:
         x: [batch, seqlen, heads, head_dim], or with cu_seqlens [tokens, heads, head_dim].
-        cos, sin: [positions, rotary_dim / 2], rotary_dim <= head_dim.
+        cos, sin: [positions, rotary_dim / 2], rotary_dim <= head_dim; a row for each position that
+            is met.
         interleaved: pairs are (0, 1), (2, 3), ... (GPT-J) instead of (0, rotary_dim / 2), ...
             (GPT-NeoX).
         inplace: writes into x and returns it.
@@ -31,16 +35,26 @@ def apply_rotary_emb(
     Returns:
         x's shape and dtype; computed in float32.
     """
-    half = cos.shape[-1]
-    if sin.shape != cos.shape or cos.dim() != 2:
+    need_tensors(x=x, cos=cos, sin=sin)
+    if not x.is_floating_point():
+        raise TypeError(f"x: has dtype {x.dtype}; expected a floating-point number")
+    dims = 4 if cu_seqlens is None else 3
+    if x.dim() != dims:
+        expected = "[batch, seqlen, heads, head_dim]" if dims == 4 else "[tokens, heads, head_dim]"
+        raise ValueError(f"x: has the shape {list(shape_of(x))}; expected {expected}")
+    table = shape_of(cos)
+    if shape_of(sin) != table or len(table) != 2:
         raise ValueError(
-            f"cos, sin: have the shapes {tuple(cos.shape)}, {tuple(sin.shape)};"
+            f"cos, sin: have the shapes {tuple(table)}, {tuple(shape_of(sin))};"
             " expected both [positions, rotary_dim / 2]"
         )
-    if 2 * half > x.shape[-1]:
-        raise ValueError(f"cos: rotates {2 * half} elements, but x has head_dim {x.shape[-1]}")
+    half = table[-1]
+    if 2 * half > shape_of(x)[-1]:
+        raise ValueError(f"cos: rotates {2 * half} elements, but x has head_dim {shape_of(x)[-1]}")
     position = _positions(x, seqlen_offsets, cu_seqlens)
-    c, s = (t[position].unsqueeze(-2).float() for t in (cos, sin))  # [..., 1 (heads), half]
+    if is_direct(x, cos, position) and not position.is_cuda and position.numel() > 0:
+        _need_positions(table[0], *(int(end) for end in position.aminmax()))
+    c, s = (_at(t, position).unsqueeze(-2).float() for t in (cos, sin))  # [..., 1 (heads), half]
     first, second = _pairs(x, half, interleaved)
     a, b = first.float(), second.float()
     rotated_first, rotated_second = a * c - b * s, a * s + b * c
@@ -65,8 +79,30 @@ def _pairs(x: Tensor, half: int, interleaved: bool) -> tuple[Tensor, Tensor]:
     return x[..., :half], x[..., half : 2 * half]
 
 
+def _at(table: Tensor, position: Tensor) -> Tensor:
+    """The table's rows. Unlike table[position] it takes no negative position for one from the end:
+    where the host does not look at positions, this is what refuses them."""
+    return table.index_select(0, position.flatten()).unflatten(0, position.shape)
+
+
+def _need_positions(known: int, first: int, last: int) -> None:
+    if first < 0:
+        raise ValueError(f"seqlen_offsets: leads to position {first}; it must not be negative")
+    if last >= known:
+        raise ValueError(f"cos: has {known} positions; x reaches position {last}")
+
+
 def _positions(x: Tensor, offsets: int | Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """Positions [batch or 1, seqlen], or packed [tokens]."""
+    sequences = shape_of(x)[0] if cu_seqlens is None else max(shape_of(cu_seqlens)[0] - 1, 0)
+    if isinstance(offsets, Tensor):
+        if offsets.is_floating_point() or shape_of(offsets) != (sequences,):
+            raise ValueError(
+                f"seqlen_offsets: is {offsets.dtype} {list(shape_of(offsets))};"
+                f" expected an integer or integers [{sequences}]"
+            )
+    elif not isinstance(offsets, int | torch.SymInt):
+        offsets = whole_number("seqlen_offsets", offsets)
     if cu_seqlens is None:
         rows = torch.arange(x.shape[1], device=x.device)
         if isinstance(offsets, Tensor):
@@ -74,6 +110,6 @@ def _positions(x: Tensor, offsets: int | Tensor, cu_seqlens: Tensor | None) -> T
         return (rows + offsets)[None, :]
     rows = torch.arange(x.shape[0], device=x.device)
     sequence = torch.searchsorted(cu_seqlens.long(), rows, right=True) - 1
-    sequence = sequence.clamp(0, max(cu_seqlens.shape[0] - 2, 0))
+    sequence = sequence.clamp(0, max(sequences - 1, 0))
     position = rows - cu_seqlens.long()[sequence]
     return position + (offsets.long()[sequence] if isinstance(offsets, Tensor) else offsets)

@@ -1,0 +1,286 @@
+"""What wrong arguments are told: by their own name, with their value and what is allowed; tensors
+without memory the same as others."""
+
+import numpy as np
+import pytest
+import torch
+
+import flashattn
+from flashattn.layers.rotary import apply_rotary_emb
+from test_flash_attn import normal
+
+attention = flashattn.flash_attn_func
+varlen = flashattn.flash_attn_varlen_func
+with_kvcache = flashattn.flash_attn_with_kvcache
+
+
+def one(dim=8, dtype=torch.float32, device="cpu", heads=2):
+    return torch.ones(1, 4, heads, dim, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            dict(softmax_scale=torch.tensor(0.5)),
+            TypeError,
+            "softmax_scale: is Tensor; expected a num",
+        ),
+        (dict(softmax_scale="x"), TypeError, "softmax_scale: is str; expected a number"),
+        (dict(dropout_p=None), TypeError, "dropout_p: is None; expected a number"),
+        (dict(softcap=None), TypeError, "softcap: is None; expected a number"),
+        (dict(deterministic=1), TypeError, "deterministic: is int; expected True or False"),
+        (dict(batch_invariant=None), TypeError, "batch_invariant: is None; expected True or False"),
+        (
+            dict(alibi_slopes=torch.ones(2, requires_grad=True)),
+            NotImplementedError,
+            "alibi_slopes: req",
+        ),
+    ],
+)
+@pytest.mark.parametrize("dim", [8, 13])
+def test_options(options, error, message, dim):
+    q = one(dim)
+    with pytest.raises(error, match=message):
+        attention(q, q, q, **options)
+    if "batch_invariant" not in options:
+        bounds = torch.tensor([0, 4], dtype=torch.int32)
+        with pytest.raises(error, match=message):
+            varlen(q[0], q[0], q[0], bounds, bounds, 4, 4, **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    q = one()
+    expected = attention(q, q, q, softmax_scale=0.5, deterministic=True, causal=True)
+    given = dict(softmax_scale=np.float32(0.5), softcap=0, dropout_p=np.float64(0))
+    assert torch.equal(
+        attention(q, q, q, **given, deterministic=np.True_, causal=np.True_), expected
+    )
+    arrays = [q.numpy()] * 3
+    out = flashattn.attention(
+        *arrays, scale=np.float32(0.5), causal=np.True_, deterministic=np.True_
+    )
+    assert np.array_equal(out, expected.numpy())
+    with pytest.raises(TypeError, match="batch_invariant: is ndarray; expected True or False"):
+        flashattn.attention(*arrays, batch_invariant=np.array([True]))
+    with pytest.raises(TypeError, match="scale: is ndarray; expected a number"):
+        flashattn.attention(*arrays, scale=np.array([1.0]))
+
+
+def test_slopes_want_no_gradient_where_none_is_asked_for():
+    q, slopes = one(), torch.ones(2, requires_grad=True)
+    with torch.no_grad():
+        attention(q, q, q, alibi_slopes=slopes)
+    with pytest.raises(NotImplementedError, match="alibi_slopes: requires a gradient"):
+        torch.func.grad(lambda s: attention(q, q, q, alibi_slopes=s).sum())(torch.ones(2))
+    compiled = torch.compile(attention, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="alibi_slopes: requires a gradient"):
+        compiled(q, q, q, alibi_slopes=slopes)
+
+
+@pytest.mark.parametrize("dim", [300, 601, 700])
+def test_head_dim_is_told_as_it_was_given(dim):
+    if dim == 300 and flashattn_takes(300):
+        pytest.skip("head_dim 300 is taken")
+    with pytest.raises(ValueError, match=f"q: has head_dim {dim};"):
+        attention(one(dim), one(dim), one(dim))
+    with pytest.raises(ValueError, match="v: has head_dim 901;"):
+        attention(one(), one(), one(901))
+
+
+def flashattn_takes(dim):
+    try:
+        flashattn.attention(*[one(dim + -dim % 8)] * 3)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float8_e4m3fn, torch.int32])
+def test_dtypes_are_refused_by_the_name_of_the_argument(dtype):
+    for device in ("cpu", "meta"):
+        q, wrong = one(device=device), one(device=device).to(dtype)
+        with pytest.raises(TypeError, match="q: has dtype"):
+            attention(wrong, q, q)
+        with pytest.raises(TypeError, match="v: has dtype"):
+            attention(q, q, wrong)
+        with pytest.raises(TypeError, match="sinks: has dtype"):
+            attention(q, q, q, sinks=torch.ones(2, device=device).to(dtype))
+
+
+def test_other_kinds_of_tensors():
+    q = one()
+    with pytest.raises(TypeError, match=r"q: has dtype torch\.qint8; dequantize"):
+        attention(torch.quantize_per_tensor(q, 1.0, 0, torch.qint8), q, q)
+    nested = torch.nested.nested_tensor([q[0], q[0, :2]])
+    with pytest.raises(TypeError, match="k: is a nested tensor; flash_attn_varlen_func"):
+        attention(q, nested, q)
+    masked = np.ma.array(q.numpy(), mask=True)
+    plain = q.numpy()
+    for name, arrays in (("q", (masked, plain, plain)), ("v", (plain, plain, masked))):
+        with pytest.raises(TypeError, match=f"{name}: is a masked array, whose mask would be lost"):
+            flashattn.attention(*arrays)
+
+
+def test_a_boolean_bias_is_a_mask():
+    q, k, v = (normal(2, 5, 2, 8, seed=s).requires_grad_() for s in range(3))
+    seen = normal(2, 1, 5, 5, seed=4) > 0
+    seen[:, :, 2] = False  # a row that sees no key
+    added = torch.where(seen, 0.0, -torch.inf)
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [t.to(dtype) for t in (q, k, v)]
+        expected = attention(*inputs, bias=added.to(dtype))
+        out = attention(*inputs, bias=seen)
+        assert torch.equal(out, expected)
+        assert not out[:, 2].any()
+        assert torch.equal(
+            torch.autograd.grad(out.sum(), q)[0], torch.autograd.grad(expected.sum(), q)[0]
+        )
+    arrays = [t.detach().numpy() for t in (q, k, v)]
+    out, lse = flashattn.attention(*arrays, bias=seen.numpy(), return_lse=True)
+    assert np.array_equal(out, attention(q, k, v, bias=added).detach().numpy())
+    gradients = flashattn.attention_backward(out, *arrays, out, lse, bias=seen.numpy())
+    assert set(gradients) == {"dq", "dk", "dv"}
+    of_torch = flashattn.attention_backward(out, *arrays, out, lse, bias=seen)
+    assert np.array_equal(gradients["dq"], of_torch["dq"])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        (9, ValueError, "cache_seqlens: is 9; allowed are 0 to 4"),
+        (-1, ValueError, "cache_seqlens: is -1; allowed are 0 to 4"),
+        (
+            torch.tensor([9], dtype=torch.int32),
+            ValueError,
+            "cache_seqlens: is 9; allowed are 0 to 4",
+        ),
+        (2.0, TypeError, "cache_seqlens: is float; expected an integer"),
+        ([2], TypeError, "cache_seqlens: is list; expected an integer"),
+    ],
+)
+def test_cache_seqlens_by_its_own_name(lengths, error, message):
+    for new in ((), (one()[:, :0], one()[:, :0])):
+        with pytest.raises(error, match=message):
+            with_kvcache(one(), one(), one(), *new, cache_seqlens=lengths)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(seqlen_offsets=6), ValueError, "cos: has 8 positions; x reaches position 9"),
+        (dict(seqlen_offsets=torch.tensor([6])), ValueError, "cos: has 8 positions; x reaches"),
+        (dict(seqlen_offsets=-2), ValueError, "seqlen_offsets: leads to position -2"),
+        (
+            dict(seqlen_offsets=torch.tensor([-2])),
+            ValueError,
+            "seqlen_offsets: leads to position -2",
+        ),
+        (dict(seqlen_offsets=1.5), TypeError, "seqlen_offsets: is float; expected an integer"),
+        (
+            dict(seqlen_offsets=torch.ones(2).long()),
+            ValueError,
+            r"seqlen_offsets: is torch.int64 \[2\]",
+        ),
+        (dict(x=one().int()), TypeError, r"x: has dtype torch\.int32"),
+        (dict(x=one()[0]), ValueError, r"x: has the shape \[4, 2, 8\]"),
+        (dict(cos=[1.0]), TypeError, "cos: is list"),
+    ],
+)
+def test_rotary(options, error, message):
+    table = normal(8, 4)
+    given = {**dict(x=one(), cos=table, sin=table), **options}
+    before = given["x"].clone()
+    with pytest.raises(error, match=message):
+        apply_rotary_emb(**given, inplace=True)
+    assert torch.equal(given["x"], before)
+    with pytest.raises(TypeError, match="rotary_cos: is list"):
+        with_kvcache(one(), one(), one(), one(), one(), [1.0], [1.0], cache_seqlens=0)
+
+
+def told(function, device):
+    try:
+        function(device)
+    except Exception as error:
+        return type(error), str(error)
+    return None
+
+
+def ends(device, n=3, dtype=torch.int32):
+    return torch.zeros(n, dtype=dtype, device=device)
+
+
+def rows(device):
+    return one(device=device)[0]
+
+
+def statistic(device, *shape):
+    return torch.zeros(*shape, device=device)
+
+
+WRONG = {
+    "heads": lambda d: attention(one(device=d), one(device=d, heads=3), one(device=d, heads=3)),
+    "keys": lambda d: attention(one(device=d), one(device=d), one(device=d)[:, :3]),
+    "batch": lambda d: attention(one(device=d), *[one(device=d).repeat(2, 1, 1, 1)] * 2),
+    "bias": lambda d: attention(*[one(device=d)] * 3, bias=statistic(d, 1, 1, 4, 5)),
+    "slopes": lambda d: attention(*[one(device=d)] * 3, alibi_slopes=statistic(d, 3)),
+    "head_dim": lambda d: attention(*[one(608, device=d)] * 3),
+    "float64": lambda d: attention(*[one(device=d).double()] * 3),
+    "mixed": lambda d: attention(one(device=d), one(device=d).half(), one(device=d)),
+    "out": lambda d: attention(*[one(device=d)] * 3, out=one(16, device=d)),
+    "softcap": lambda d: attention(*[one(device=d)] * 3, softcap=-1.0),
+    "dropout": lambda d: attention(*[one(device=d)] * 3, dropout_p=1.0),
+    "seqused": lambda d: attention(*[one(device=d)] * 3, seqused_k=ends(d)),
+    "cu_seqlens": lambda d: varlen(*[rows(d)] * 3, ends(d), ends(d, 4), 4, 4),
+    "int64": lambda d: varlen(*[rows(d)] * 3, ends(d), ends(d, 3, torch.int64), 4, 4),
+    "max_seqlen": lambda d: varlen(*[rows(d)] * 3, ends(d), ends(d), -1, 4),
+    "lse": lambda d: flashattn.merge(
+        one(device=d), statistic(d, 1, 2, 4), one(device=d), statistic(d, 1, 2, 5)
+    ),
+    "merged": lambda d: flashattn.merge(
+        one(device=d), statistic(d, 1, 2, 4), one(16, device=d), statistic(d, 1, 2, 4)
+    ),
+    "half lse": lambda d: flashattn.merge(
+        one(device=d), statistic(d, 1, 2, 4).half(), one(device=d), statistic(d, 1, 2, 4)
+    ),
+    "packed lse": lambda d: flashattn.merge(
+        rows(d), statistic(d, 2, 4), rows(d), statistic(d, 2, 5)
+    ),
+    "new keys": lambda d: with_kvcache(
+        *[one(device=d)] * 3, one(device=d)[:, :3], one(device=d)[:, :2], cache_seqlens=ends(d, 1)
+    ),
+    "heads of the cache": lambda d: with_kvcache(
+        one(device=d, heads=3),
+        *[one(device=d)] * 2,
+        *[one(device=d)[:, :1]] * 2,
+        cache_seqlens=ends(d, 1),
+    ),
+    "size of the cache": lambda d: with_kvcache(
+        one(device=d).repeat(2, 1, 1, 1),
+        *[one(device=d)] * 2,
+        *[one(device=d)[:, :1].repeat(2, 1, 1, 1)] * 2,
+        cache_seqlens=ends(d, 2),
+    ),
+    "gradient": lambda d: torch.ops.flashattn.backward(
+        one(device=d),
+        None,
+        *[one(device=d)] * 4,
+        statistic(d, 1, 2, 3),
+        False,
+        False,
+        *flashattn._options.Options(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_tensors_without_memory_are_told_the_same(case):
+    expected = told(WRONG[case], "cpu")
+    assert expected is not None
+    assert told(WRONG[case], "meta") == expected
+    with torch._subclasses.FakeTensorMode():
+        assert told(WRONG[case], "cpu") == expected
+
+
+def test_nothing_is_listed_twice():
+    assert len(dir(flashattn)) == len(set(dir(flashattn)))

@@ -1,0 +1,205 @@
+"""The eager shortcut is taken only where nothing watches or changes what is called: everywhere else
+the operators are seen, with the same values."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+import flashattn
+from flashattn._torch import is_direct
+from test_flash_attn import cumulative, normal, tensors
+
+attention = flashattn.flash_attn_func
+
+
+def plain():
+    return [t.detach() for t in tensors(1, 4, 5, 2, 2, 8, 8)]
+
+
+def test_what_is_plain_takes_the_shortcut():
+    q = plain()[0]
+    assert is_direct(q, q.requires_grad_(), torch.nn.Parameter(q), q.bfloat16())
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert is_direct(q)
+    with torch.inference_mode():
+        assert is_direct(q, torch.ones(2))
+
+
+class Wrapper(torch.Tensor):
+    """A wrapper subclass, which counts the operators that reach it."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, strides=inner.stride()
+        )
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    seen: list = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        cls.seen.append(function)
+        args, kwargs = tree_map_only(cls, lambda t: t.inner, (args, kwargs or {}))
+        return tree_map_only(torch.Tensor, cls, function(*args, **kwargs))
+
+
+def test_a_wrapper_subclass_sees_the_operators():
+    q, k, v = (Wrapper(t) for t in plain())
+    Wrapper.seen.clear()
+    out, lse = attention(q, k, v, return_lse=True)
+    expected = attention(*plain(), return_lse=True)
+    assert isinstance(out, Wrapper)
+    assert torch.equal(out.inner, expected[0])
+    assert torch.equal(lse.inner, expected[1])
+    flashattn.merge(out, lse, out, lse)
+    cache = [Wrapper(normal(1, 9, 2, 8, seed=s)) for s in range(2)]
+    filled = [t.inner.clone() for t in cache]
+    lengths = torch.tensor([3], dtype=torch.int32)
+    one = [t[:, :1] for t in plain()]
+    stepped = flashattn.flash_attn_with_kvcache(
+        Wrapper(one[0]), *cache, *map(Wrapper, one[1:]), cache_seqlens=Wrapper(lengths)
+    )
+    eager = flashattn.flash_attn_with_kvcache(one[0], *filled, *one[1:], cache_seqlens=lengths)
+    assert torch.equal(stepped.inner, eager)
+    assert torch.equal(cache[0].inner, filled[0])
+    named = {str(function) for function in Wrapper.seen}
+    assert {f"flashattn.{n}.default" for n in ("forward", "merge", "with_kvcache")} <= named
+
+
+def test_a_mode_sees_gradients_too():
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    q, k, v = tensors(1, 4, 5, 2, 2, 8, 8)
+    with Mode():
+        out, _, mask = attention(q, k, v, dropout_p=0.5, return_attn_probs=True)
+        out.sum().backward()
+    assert mask.shape == (1, 2, 4, 5)
+    for name in ("forward", "backward", "probabilities"):
+        assert getattr(torch.ops.flashattn, name).default in seen
+    eager = attention(*tensors(1, 4, 5, 2, 2, 8, 8))  # its forward ran before the mode
+    seen.clear()
+    with Mode():
+        eager.sum().backward()
+    assert torch.ops.flashattn.backward.default in seen
+
+
+@pytest.mark.parametrize("tracing", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("pre_dispatch", [False, True])
+def test_make_fx(tracing, pre_dispatch):
+    def run(q, k, v):
+        out, lse = attention(q, k, v, causal=True, return_lse=True)
+        return flashattn.merge(out, lse, out, lse)
+
+    graph = make_fx(run, tracing_mode=tracing, pre_dispatch=pre_dispatch)(*plain())
+    assert "flashattn.forward" in graph.code
+    other = [t + 1 for t in plain()]
+    for a, b in zip(graph(*other), run(*other)):
+        assert torch.equal(a, b)
+
+
+def test_make_fx_of_gradients():
+    def run(q, k, v):
+        leaf = q.detach().requires_grad_()
+        return torch.autograd.grad(attention(leaf, k, v).square().sum(), leaf)[0]
+
+    graph = make_fx(run)(*plain())
+    other = [t + 1 for t in plain()]
+    assert torch.equal(graph(*other), run(*other))
+
+
+class Model(torch.nn.Module):
+    def forward(self, q, k, v, bounds):
+        out = attention(q, k, v, causal=True)
+        flat = out.flatten(0, 1)
+        return flashattn.attention(flat, flat, flat, cu_seqlens_q=bounds, cu_seqlens_k=bounds)
+
+
+def test_export_with_dynamic_lengths():
+    def inputs(batch, rows, lengths):
+        return (*(normal(batch, rows, 2, 8, seed=s) for s in range(3)), cumulative(lengths))
+
+    batch, rows, ends = (torch.export.Dim(n, min=2, max=64) for n in ("batch", "rows", "ends"))
+    shape = {0: batch, 1: rows}
+    exported = torch.export.export(
+        Model(), inputs(2, 6, [5, 7]), dynamic_shapes=(shape, shape, shape, {0: ends})
+    )
+    for other in (inputs(2, 6, [5, 7]), inputs(3, 5, [1, 2, 12])):
+        assert torch.equal(exported.module()(*other), Model()(*other))
+
+
+def test_functionalize_and_lazy_views():
+    q, k, v = plain()
+    expected = attention(q, k, v)
+    assert torch.equal(torch.func.functionalize(attention)(q, k, v), expected)
+    negated = torch._neg_view(-q)
+    assert negated.is_neg()
+    assert torch.equal(attention(negated, k, v), expected)
+    leaf = negated.detach().requires_grad_()
+    twin = q.clone().requires_grad_()
+    for t in (leaf, twin):
+        attention(t, k, v).square().sum().backward()
+    assert torch.equal(leaf.grad, twin.grad)
+    dout = torch._neg_view(-expected)
+    (gradient,) = torch.autograd.grad(attention(twin, k, v), twin, dout)
+    assert torch.equal(gradient, torch.autograd.grad(attention(twin, k, v), twin, expected)[0])
+    nothing = torch._efficientzerotensor(v.shape)
+    assert torch.equal(attention(q, k, nothing), torch.zeros_like(expected))
+
+
+def test_vmap_over_nothing():
+    run = lambda q, k, v: attention(q[None], k[None], v[None], return_lse=True)  # noqa: E731
+    none = [t.new_empty((0, *t.shape[1:])) for t in plain()]
+    out, lse = torch.vmap(run)(*none)
+    assert out.shape == (0, 1, 4, 2, 8)
+    assert lse.shape == (0, 1, 2, 4)
+    with pytest.raises(ValueError, match="k: has 3 heads"):
+        torch.vmap(run)(none[0], none[1].new_empty((0, 5, 3, 8)), none[2])
+
+
+def test_a_function_mode_sees_the_operator():
+    seen = []
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        attention(*plain())
+    assert any("flashattn" in name for name in seen)
+
+
+@pytest.mark.parametrize("function", ["kvcache", "probabilities"])
+def test_compile_fullgraph_of_what_looks_at_data(function):
+    if function == "probabilities":
+        run = lambda q, k, v: attention(q, k, v, dropout_p=0.5, return_attn_probs=True)  # noqa: E731
+        inputs = plain()
+    else:
+
+        def run(q, k, v, k_cache, v_cache, lengths, places):
+            return flashattn.flash_attn_with_kvcache(
+                q, k_cache, v_cache, k, v, cache_seqlens=lengths, cache_batch_idx=places
+            )
+
+        caches = [normal(3, 12, 2, 8, seed=s) for s in range(2)]
+        lengths = torch.tensor([4], dtype=torch.int32)
+        inputs = [*(normal(1, 2, 2, 8, seed=s) for s in range(3)), *caches, lengths, lengths // 2]
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    here, there = ([t.clone() for t in inputs] for _ in range(2))
+    got, expected = compiled(*here), run(*there)
+    if function == "probabilities":
+        assert got[2].shape == expected[2].shape
+        assert got[2].abs().max() > 0
+    else:
+        assert torch.equal(got, expected)
+        assert all(map(torch.equal, here, there))
