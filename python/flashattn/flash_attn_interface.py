@@ -13,11 +13,11 @@ under a causal mask is -slope * |i + Sk - Sq - j| as without one, which shifts l
 probabilities themselves, [B, Hq, Sq, Sk] not rounded up.
 
 Keywords beyond flash_attn's (flash_attn_with_kvcache: sinks, batch_invariant, family, out):
-`bias` ([B or 1, Hq or 1, Sq or 1, Sk], added to the
-scores, differentiable, -inf masks; or bool, True where a key is seen; not with varlen), `sinks` ([Hq], a logit in the softmax's
-denominator only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA
-kernels), `out` (written in place, without gradients), `return_lse` (returns (out, lse); lse is
-differentiable), `seqused_q` and `seqused_k`.
+`bias` ([B or 1, Hq or 1, Sq or 1, Sk], added to the scores, differentiable, -inf masks; or bool,
+True where a key is seen; not with varlen), `sinks` ([Hq], a logit in the softmax's denominator
+only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA kernels), `out`
+(written in place, without gradients), `return_lse` (returns (out, lse); lse is differentiable),
+`seqused_q` and `seqused_k`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,162 @@
-"""DTensors: how the operators are split over a mesh, by sequences of the batch and by heads."""
+"""DTensors: the operators' shares of a mesh, by sequences of the batch or by heads. Everything else
+is gathered first, which DTensor does by itself."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import sys
+from typing import Any, Literal
+
+import torch
+
+from .._options import TENSORS, Options
+
+# How one dimension of a mesh shares the work; None: it does not.
+Split = Literal["batch", "heads", "queries", None]
 
 
 def check(dropout_p: float, **tensors: Any) -> None:
-    """Nothing yet."""
+    """Before an operator gets these: errors by name where one of them is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None or torch.compiler.is_compiling():
+        return
+    sharded = [name for name, t in tensors.items() if isinstance(t, module.DTensor)]
+    if not sharded:
+        return
+    for name, t in tensors.items():
+        if not isinstance(t, module.DTensor):
+            raise ValueError(
+                f"{name}: is a plain tensor, but {sharded[0]} a DTensor; distribute_tensor() makes"
+                " one of it"
+            )
+    if "out" in tensors:
+        raise NotImplementedError("out: is not offered with DTensors")
+    if dropout_p > 0:
+        raise NotImplementedError(
+            "dropout_p: is not offered with DTensors: each share would drop the same; call on"
+            " to_local() of q, k and v"
+        )
+    _register()
+
+
+@functools.cache
+def _register() -> None:
+    from torch.distributed.tensor.experimental import register_sharding
+
+    operators = torch.ops.flashattn
+    register_sharding(operators.forward.default)(_forward)
+    register_sharding(operators.backward.default)(_backward)
+    register_sharding(operators.merge.default)(_merge)
+
+
+def _splits(q: Any, k: Any, given: Options) -> list[Split]:
+    """Those that the shapes allow, whichever dimensions of the mesh take part."""
+    shares, heads_q, heads_k = q.mesh.size(), q.shape[-2], k.shape[-2]
+    splits: list[Split] = [None]
+    if given.cu_seqlens_q is None:
+        splits.append("batch")
+    if heads_k % shares == 0:
+        splits.append("heads")
+    elif heads_k == 1 and heads_q % shares == 0:
+        splits.append("queries")
+    return splits
+
+
+def _part(t: Any, split: Split, **dims: int | None) -> Any:
+    """Where t lies, when its dimension for this split is cut; whole without one."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    if t is None:
+        return None
+    dim = dims.get("heads" if split == "queries" else split or "")
+    return Replicate() if dim is None else Shard(dim)
+
+
+def _rows(t: Any, split: Split) -> Any:
+    """[batch, seqlen, heads, head_dim], lse [batch, heads, seqlen], or packed."""
+    return None if t is None else _part(t, split, batch=0, heads=t.ndim - 2)
+
+
+def _keys(t: Any, split: Split) -> Any:
+    """One head of k serves all shares of q's."""
+    return _rows(t, None if split == "queries" else split)
+
+
+def _options(given: Options, split: Split) -> list[Any]:
+    slopes, bias = given.alibi_slopes, given.bias
+    per_sequence = slopes is not None and slopes.ndim == 2
+    return [
+        _part(slopes, split, batch=0 if per_sequence else None, heads=1 if per_sequence else 0),
+        _bias(bias, split),
+        _part(given.sinks, split, heads=0),
+        _part(given.dropout_state, split),
+        _part(given.cu_seqlens_q, split),
+        _part(given.cu_seqlens_k, split),
+        _part(given.seqused_q, split, batch=0),
+        _part(given.seqused_k, split, batch=0),
+        *[None] * (len(given) - TENSORS),
+    ]
+
+
+def _bias(bias: Any, split: Split) -> Any:
+    if bias is None:
+        return None
+    own = {name: dim if bias.shape[dim] > 1 else None for name, dim in (("batch", 0), ("heads", 1))}
+    return _part(bias, split, **own)
+
+
+def _forward(q: Any, k: Any, v: Any, *options: Any) -> list[tuple[list[Any], list[Any]]]:
+    given = Options._make(options)
+    return [
+        (
+            [_rows(q, split), _part(q, split, batch=0, heads=q.ndim - 3)],
+            [_rows(q, split), _keys(k, split), _keys(v, split), *_options(given, split)],
+        )
+        for split in _splits(q, k, given)
+    ]
+
+
+def _backward(
+    dout: Any,
+    dlse: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    needs_dbias: bool,
+    needs_dsinks: bool,
+    *options: Any,
+) -> list[tuple[list[Any], list[Any]]]:
+    given = Options._make(options)
+
+    def share(split: Split) -> tuple[list[Any], list[Any]]:
+        inputs = [_rows(dout, split), _rows(dlse, split), _rows(q, split)]
+        inputs += [_keys(k, split), _keys(v, split), _rows(out, split), _rows(lse, split)]
+        parts = _options(given, split)
+        of_options = [
+            _summed(parts[1], split) if needs_dbias else _part(q, None),
+            _summed(parts[2], split) if needs_dsinks else _part(q, None),
+        ]
+        of_keys = [_summed(_keys(t, split), split) for t in (k, v)]
+        return [_rows(q, split), *of_keys, *of_options], [*inputs, None, None, *parts]
+
+    return [share(split) for split in _splits(q, k, given)]
+
+
+def _summed(placement: Any, split: Split) -> Any:
+    """The gradient of what all shares have read whole is the sum of theirs."""
+    from torch.distributed.tensor import Partial
+
+    return Partial() if split is not None and placement.is_replicate() else placement
+
+
+def _merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> list[tuple[list[Any], list[Any]]]:
+    from torch.distributed.tensor import Replicate, Shard
+
+    dims = out_a.ndim
+    shares = [(Replicate(), Replicate()), (Shard(dims - 2), Shard(dims - 3))]
+    shares.append((Shard(dims - 3), Shard(dims - 2)))
+    if dims == 4:
+        shares.append((Shard(0), Shard(0)))
+    return [([out, lse], [out, lse, out, lse]) for out, lse in shares]
