@@ -3,6 +3,11 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
+# By name, so that a missing one stops the installation.
+set(fa_licenses README.md Apache-2.0.txt CLI11.txt fmt.txt GCC-exception-3.1.txt GPL-3.0.txt
+  nlohmann-json.txt)
+list(TRANSFORM fa_licenses PREPEND licenses/)
+
 option(FA_INSTALL_HWY "Install libhwy beside libfa, so that it runs where Highway is missing" ON)
 
 # The same path in the build's folder: changed at the installation, it would be followed by colons,
@@ -12,6 +17,7 @@ fa_link_runtime(${HWY_LINK_LIBRARIES} ${OpenMP_CXX_LIBRARIES})
 install(TARGETS fa EXPORT fa LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES include/fa/attention.hpp include/fa/fa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fa)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES ${fa_licenses} DESTINATION ${CMAKE_INSTALL_DOCDIR}/licenses)
 
 if(FA_BUILD_CLI)
   file(RELATIVE_PATH lib_from_bin /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
@@ -22,8 +28,6 @@ endif()
 if(FA_INSTALL_HWY)
   list(GET HWY_LINK_LIBRARIES 0 hwy)
   fa_install_runtime(${hwy} ${CMAKE_INSTALL_LIBDIR})
-  install(FILES /usr/share/doc/libhwy1/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR}
-    RENAME libhwy.copyright OPTIONAL)
 endif()
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fa)

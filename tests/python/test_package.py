@@ -1,12 +1,14 @@
 """What the installed package consists of."""
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
 
 import flashattn
 
 PACKAGE = Path(flashattn.__file__).parent
-RUNPATHS = Path(__file__).parents[1] / "install" / "runpaths"
+ROOT = Path(__file__).parents[2]
+RUNPATHS = ROOT / "tests" / "install" / "runpaths"
 
 
 def test_no_library_looks_in_the_current_directory():
@@ -15,3 +17,16 @@ def test_no_library_looks_in_the_current_directory():
     result = subprocess.run([RUNPATHS, PACKAGE], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert result.stdout.startswith("4 programs and libraries looked at"), result.stdout
+
+
+def test_the_licenses_of_all_that_is_inside():
+    found = importlib.metadata.distribution("flashattn")
+    assert found.metadata["License-Expression"] == (
+        "BSD-3-Clause AND Apache-2.0 AND MIT AND GPL-3.0-or-later WITH GCC-exception-3.1"
+    )
+    files = {file.name: file for file in found.files if "licenses" in file.parts}
+    texts = [ROOT / "LICENSE", *(ROOT / "licenses").iterdir()]
+    assert set(files) == {text.name for text in texts}
+    for text in texts:
+        assert files[text.name].read_text() == text.read_text(), text
+        assert files[text.name].parts[0].endswith(".dist-info")
