@@ -14,6 +14,7 @@
 // gradients share one dtype: float32, float16 or bfloat16. Sums, LSE and statistics are float32.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -53,8 +54,9 @@ inline constexpr DType int32{0, 32, 1};
 inline constexpr DType int64{0, 64, 1};
 
 /// A non-owning view, laid out as DLPack's DLTensor. Strides count elements; null strides mean
-/// contiguous (row major). A default-constructed Tensor (null shape) means "not given".
-/// Any strides are taken as long as the last dimension's is 1 (or its extent is at most 1).
+/// contiguous (row major). A default-constructed Tensor (null shape) means "not given". It points
+/// to its shape and strides: keep them while it is used, or keep a View. Any strides are taken as
+/// long as the last dimension's is 1 (or its extent is at most 1).
 struct Tensor {
   void* data = nullptr;
   Device device{};
@@ -67,26 +69,53 @@ struct Tensor {
   bool given() const { return shape != nullptr; }
 };
 
-/// A view together with the room for its shape and strides; converts to Tensor, which then points
-/// into this object. Handy in a call: `fa::forward(fa::View(q, fa::float32, {B, S, H, D}), ...)`.
-/// `data` is not written through unless the tensor is an output of the call.
-class FA_API View {
+/// A Tensor with shape and strides of its own: it may outlive those that it is made of. A Tensor,
+/// and what converts to one, becomes a View where one is asked for. `data` is not written through
+/// unless the tensor is an output of the call.
+class View : public Tensor {
  public:
   static constexpr int max_dims = 8;
+
+  View() = default;  ///< "not given"
   /// Throws Error (invalid_argument) when there are more than max_dims dimensions, or when
   /// `strides` is neither empty nor as long as `shape`.
-  View(const void* data, DType dtype, std::initializer_list<int64_t> shape,
-       std::initializer_list<int64_t> strides = {}, Device device = {});
-  View(const void* data, DType dtype, const int64_t* shape, const int64_t* strides, int32_t ndim,
-       Device device = {});
-  operator Tensor() const;  // NOLINT(google-explicit-constructor): a View stands for its Tensor
+  FA_API View(const void* data, DType dtype, std::initializer_list<int64_t> shape,
+              std::initializer_list<int64_t> strides = {}, Device device = {});
+  FA_API View(const void* data, DType dtype, const int64_t* shape, const int64_t* strides,
+              int32_t ndim, Device device = {});
+  /// Never throws: a tensor of more dimensions than there is room for keeps none of them, and every
+  /// function refuses it.
+  View(const Tensor& tensor) noexcept  // NOLINT(google-explicit-constructor)
+      : Tensor(tensor) {
+    own();
+  }
+  template <typename T>
+    requires std::convertible_to<const T&, Tensor> && (!std::derived_from<T, Tensor>)
+  View(const T& tensor)  // NOLINT(google-explicit-constructor): passed where a Tensor is asked for
+      : View(static_cast<const Tensor&>(static_cast<Tensor>(tensor))) {}
+  View(const View& other) noexcept : View(static_cast<const Tensor&>(other)) {}
+  View& operator=(const View& other) noexcept {
+    if (this != &other) {
+      Tensor::operator=(other);
+      own();
+    }
+    return *this;
+  }
+  ~View() = default;
 
  private:
-  const void* data_;
-  Device device_;
-  int32_t ndim_;
-  DType dtype_;
-  bool has_strides_;
+  void own() noexcept {
+    shape = owned(shape, shape_);
+    strides = owned(strides, strides_);
+  }
+  const int64_t* owned(const int64_t* from, int64_t* room) const noexcept {
+    if (from == nullptr) return nullptr;
+    if (ndim <= max_dims) {
+      for (int32_t d = 0; d < ndim; ++d) room[d] = from[d];
+    }
+    return room;
+  }
+
   int64_t shape_[max_dims];
   int64_t strides_[max_dims];
 };
@@ -140,45 +169,50 @@ struct Options {
   uint64_t dropout_seed = 0;
   uint64_t dropout_offset = 0;
   /// int64 [2] = (seed, offset) in memory of the device, instead of the two numbers above.
-  Tensor dropout_state{};
+  View dropout_state{};
   /// float32 [Hq] or [B, Hq] (ALiBi, Press et al. 2022).
-  Tensor alibi_slopes{};
+  View alibi_slopes{};
   /// q's dtype or float32, [B or 1, Hq or 1, Sq or 1, Sk], -inf masks. Not with packed sequences.
-  Tensor bias{};
+  View bias{};
   /// q's dtype or float32, [Hq]: a logit in the softmax's denominator only; LSE includes it.
-  Tensor sinks{};
+  View sinks{};
   /// int32 [B + 1], from 0, never falling, at most T: where the packed sequences begin. Either
   /// side may be packed. max_seqlen_* is needed with it: no sequence may be longer.
-  Tensor cu_seqlens_q{};
-  Tensor cu_seqlens_k{};
+  View cu_seqlens_q{};
+  View cu_seqlens_k{};
   int64_t max_seqlen_q = 0;
   int64_t max_seqlen_k = 0;
   /// int32 [B]: how many rows or keys of each sequence count. What lies beyond is never read; out,
   /// dq, dk, dv and dbias are 0 there, lse is -inf.
-  Tensor seqused_q{};
-  Tensor seqused_k{};
+  View seqused_q{};
+  View seqused_k{};
   /// Same bits run to run, and same bits whatever stands beside a sequence in the batch. On the
   /// CPU both always hold, for any number of threads.
   bool deterministic = false;
   bool batch_invariant = false;
-  /// CPU threads; 0 is OpenMP's default.
+  /// CPU threads, at most 4096; 0 is the default (docs/api.md). No more run than there is work for.
   int32_t num_threads = 0;
   Family family = Family::automatic;
 };
 
+// An output needs memory of its own: it may share none with an input or another output, nor may its
+// elements with each other. That is checked to the byte, whatever the strides. (Should two tensors
+// lie between each other's rows by strides so unlike that thousands of steps do not decide it, the
+// call is refused.)
+
 /// The tensors of a forward pass. `lse` may be left out.
 struct ForwardArgs {
-  Tensor q, k, v;
-  Tensor out, lse;
+  View q, k, v;
+  View out, lse;
 };
 
 /// The tensors of a backward pass; out and lse are those of the forward pass.
 struct BackwardArgs {
-  Tensor dout, q, k, v, out, lse;
-  Tensor dq, dk, dv;  ///< shapes and dtype of q, k, v
-  Tensor dlse{};      ///< optional input, float32, lse's shape: the gradient of the loss by lse
-  Tensor dbias{};     ///< optional output, float32 or bias's dtype, bias's shape
-  Tensor dsinks{};    ///< optional output, float32 or sinks's dtype, [Hq]
+  View dout, q, k, v, out, lse;
+  View dq, dk, dv;  ///< shapes and dtype of q, k, v
+  View dlse{};      ///< optional input, float32, lse's shape: the gradient of the loss by lse
+  View dbias{};     ///< optional output, float32 or bias's dtype, bias's shape
+  View dsinks{};    ///< optional output, float32 or sinks's dtype, [Hq]
 };
 
 /// A device's queue; null for the CPU and for CUDA's default stream.
@@ -264,7 +298,8 @@ FA_API std::string cuda_info();
 /// Compiles a preset of kernels ahead ("llm", and for training "llm-backward") for some
 /// architectures ("sm_80", "sm_90a") into one file. Programs that run with FA_BUNDLE=path need no
 /// NVRTC and no cache. No device is needed.
-/// `progress` is called by one thread at a time. Throws Error, and then writes nothing.
+/// `threads`: 0 is one for each core. `progress` is called by one thread at a time. Throws Error,
+/// and then writes nothing.
 struct CompiledKernel {
   std::string arch;           ///< "sm_90a"
   std::string name;           ///< "fa_sm80_forward"

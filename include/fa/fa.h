@@ -16,6 +16,11 @@
  * FA_INVALID_ARGUMENT, and the message names it. Null options are FA_OPTIONS_INIT. A stream is
  * null for the CPU.
  *
+ * Memory: an output needs memory of its own. It may share none with an input or another output, nor
+ * may its elements with each other. That is checked to the byte, whatever the strides. (Should two
+ * tensors lie between each other's rows by strides so unlike that thousands of steps do not decide
+ * it, the call is refused.)
+ *
  * Versions: every struct that the caller fills begins with its own size. A library newer than the
  * caller's header gives the fields that the caller lacks their defaults; an older one refuses
  * what it does not know, unless those bytes are 0, the default of every later field.
@@ -123,7 +128,7 @@ typedef struct fa_options {
   const fa_tensor* seqused_k;
   int32_t deterministic;   /* same bits run to run (always so on the CPU) */
   int32_t batch_invariant; /* same bits whatever stands beside a sequence (always so on the CPU) */
-  int32_t num_threads;     /* CPU threads; 0 is OpenMP's default */
+  int32_t num_threads;     /* CPU threads, at most 4096; 0 is the default (docs/api.md) */
   int32_t family;          /* CUDA kernels: 0 as planned, 1 sm80, 2 sm90; any on the CPU */
 } fa_options;
 /* clang-format off */
@@ -239,8 +244,9 @@ FA_API fa_status fa_cuda_info(const char** text);
 
 /* Compiles a preset of kernels ahead ("llm", "llm-backward") for architectures separated by commas
  * ("sm_80,sm_90a") into one file, for programs that run with FA_BUNDLE=path. threads: 0 is one for
- * each core. kernels and bytes, how many there are and the file's size, and progress may be null;
- * progress is called by one thread at a time. After an error nothing has been written. */
+ * each core, and no number may be negative. kernels and bytes, how many there are and the file's
+ * size, and progress may be null; progress is called by one thread at a time. After an error
+ * nothing has been written. */
 typedef void (*fa_progress)(int64_t done, int64_t total, void* data);
 FA_API fa_status fa_compile_bundle(const char* path, const char* preset, const char* archs,
                                    int32_t threads, int64_t* kernels, int64_t* bytes,

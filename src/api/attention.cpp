@@ -26,13 +26,11 @@ Error::~Error() = default;
 
 View::View(const void* data, DType dtype, const int64_t* shape, const int64_t* strides,
            int32_t ndim, Device device)
-    : data_(data), device_(device), ndim_(ndim), dtype_(dtype), has_strides_(strides != nullptr) {
+    : View(Tensor{const_cast<void*>(data), device, ndim, dtype, shape, strides, 0}) {
   if (ndim < 0 || ndim > max_dims) {
     throw Error(Status::invalid_argument,
-                fmt::format("View: has {} dimensions; allowed are 0 to {}", ndim, max_dims));
+                fmt::format("View: has {} dimensions; allowed are 0 to {}", ndim, int{max_dims}));
   }
-  std::copy_n(shape, ndim, shape_);
-  if (has_strides_) std::copy_n(strides, ndim, strides_);
 }
 
 namespace {
@@ -73,11 +71,6 @@ View::View(const void* data, DType dtype, std::initializer_list<int64_t> shape,
            std::initializer_list<int64_t> strides, Device device)
     : View(data, dtype, shape.begin(), checked_strides(shape, strides),
            static_cast<int32_t>(std::min(shape.size(), size_t{max_dims} + 1)), device) {}
-
-View::operator Tensor() const {
-  return {const_cast<void*>(data_),          device_, ndim_, dtype_, shape_,
-          has_strides_ ? strides_ : nullptr, 0};
-}
 
 void forward(const ForwardArgs& args, const Options& options, Stream stream) {
   plan_and_run(args, options, stream);

@@ -1,5 +1,6 @@
 #include "problem/argument.hpp"
 
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -15,57 +16,25 @@ std::string device_text(Device device) {
   return fmt::format("{}:{}", type, device.id);
 }
 
-struct Dim {
-  int64_t stride;
-  int64_t extent;
-};
-
-/// The dimensions that matter, largest stride first.
-struct Dims {
-  std::array<Dim, View::max_dims> dim;
-  size_t count = 0;
-};
-Dims by_stride(const Tensor& tensor, std::span<const int64_t> strides) {
-  Dims dims;
-  for (int d = 0; d < tensor.ndim; ++d) {
-    if (tensor.shape[d] > 1) dims.dim[dims.count++] = {std::abs(strides[d]), tensor.shape[d]};
-  }
-  std::sort(dims.dim.begin(), dims.dim.begin() + dims.count,
-            [](Dim a, Dim b) { return a.stride > b.stride; });
-  return dims;
-}
-
-// No address space holds more; sums of reaches stay far from 2^63.
+// No address space holds more, and sums of reaches in bytes stay far from 2^63.
 constexpr int64_t farthest = int64_t{1} << 56;
-
-/// Whether two views of the same strides, the second `delta` elements behind the first, have an
-/// element in common. Exact where every stride spans what lies inside it, as in any permuted dense
-/// tensor: then only the two nearest multiples of a stride can make up `delta`.
-bool meet(int64_t delta, const Dim* a, const Dim* b, size_t dims) {
-  if (dims == 0) return delta == 0;
-  const int64_t below = delta / a->stride - (delta % a->stride < 0);
-  for (const int64_t k : {below, below + 1}) {
-    if (k < a->extent && -k < b->extent && meet(delta - k * a->stride, a + 1, b + 1, dims - 1)) {
-      return true;
-    }
-  }
-  return false;
-}
 
 }  // namespace
 
-Argument::Argument(const char* name, const Tensor& tensor, Device device, Use use, Data data)
+Argument::Argument(const char* name, const Tensor& tensor, Device device, Use use, Data data,
+                   std::initializer_list<DType> allowed)
     : name_(name), tensor_(tensor), use_(use) {
   if (!tensor.given()) fail(Status::invalid_argument, name, "is missing");
+  need_dtype(allowed);
   if (tensor.ndim < 0 || tensor.ndim > View::max_dims) {
     fail(Status::invalid_argument, name, "has {} dimensions; allowed are 0 to {}", tensor.ndim,
-         View::max_dims);
+         int{View::max_dims});
   }
   if (tensor.device != device) {
     fail(Status::invalid_argument, name, "lies on {}, but q on {}; all tensors must share a device",
          device_text(tensor.device), device_text(device));
   }
-  int64_t dense_stride = bytes_of(tensor.dtype) > 0 ? 1 : 0;
+  int64_t dense_stride = 1;
   for (int d = tensor.ndim - 1; d >= 0; --d) {
     if (tensor.shape[d] < 0) {
       fail(Status::invalid_argument, name, "has the shape {}; extents are never negative",
@@ -79,52 +48,83 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
            shape_text());
     }
   }
-  elements_ = empty_ ? 0 : dense_stride;
   if (empty_) return;
   if (tensor.ndim > 0 && tensor.shape[tensor.ndim - 1] > 1 && strides_[tensor.ndim - 1] != 1) {
     fail(Status::invalid_argument, name, "has the strides {}; the last must be 1", strides_text());
   }
-
-  int64_t low = 0;
-  int64_t high = 0;
-  for (int d = 0; d < tensor.ndim; ++d) {
-    if (tensor.shape[d] == 1) continue;
-    int64_t reach = 0;
-    if (__builtin_mul_overflow(tensor.shape[d] - 1, strides_[d], &reach) || reach > farthest ||
-        reach < -farthest) {
-      fail(Status::invalid_argument, name, "has the strides {}: it reaches beyond 2^56 elements",
-           strides_text());
-    }
-    (reach < 0 ? low : high) += reach;
-  }
+  need_reach();
   if (use == Use::output) need_distinct_elements();
   if (tensor.data == nullptr) {
     if (data == Data::required) fail(Status::invalid_argument, name, "has no data (null pointer)");
     return;
   }
-  data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  const int64_t bytes = bytes_of(tensor.dtype);
-  if (bytes > 0 && reinterpret_cast<uintptr_t>(data_) % bytes != 0) {
-    fail(Status::invalid_argument, name, "starts at {}, which is no multiple of its {} bytes",
-         static_cast<const void*>(data_), bytes);
+  need_address();
+}
+
+/// low_ and high_, in elements.
+void Argument::need_reach() {
+  for (int d = 0; d < tensor_.ndim; ++d) {
+    if (tensor_.shape[d] == 1) continue;
+    int64_t reach = 0;
+    const bool overflows = __builtin_mul_overflow(tensor_.shape[d] - 1, strides_[d], &reach);
+    if (!overflows && reach <= farthest && reach >= -farthest) {
+      (reach < 0 ? low_ : high_) += reach;
+      if (high_ - low_ <= farthest) continue;
+    }
+    fail(Status::invalid_argument, name_, "has the strides {}: it reaches beyond 2^56 elements",
+         strides_text());
   }
-  low_ = data_ + low * bytes;
-  high_ = data_ + (high + 1) * bytes;
+}
+
+/// Addresses are numbers until all of the tensor is known to lie between 0 and 2^64.
+void Argument::need_address() {
+  const auto start = reinterpret_cast<uintptr_t>(tensor_.data);
+  const int64_t bytes = bytes_of(dtype());
+  uintptr_t first = 0;
+  if (tensor_.byte_offset > INT64_MAX ||
+      __builtin_add_overflow(start, tensor_.byte_offset, &first)) {
+    fail(Status::invalid_argument, name_,
+         "has the byte_offset {}, which leads from {} out of the address space",
+         tensor_.byte_offset, tensor_.data);
+  }
+  if (first % static_cast<uintptr_t>(bytes) != 0) {
+    fail(Status::invalid_argument, name_, "starts at 0x{:x}, which is no multiple of its {} bytes",
+         first, bytes);
+  }
+  if (__builtin_add_overflow(first, low_ * bytes, &footprint_.begin) ||
+      __builtin_add_overflow(first, (high_ + 1) * bytes, &footprint_.end)) {
+    fail(Status::invalid_argument, name_,
+         "has the shape {} and the strides {}, which lead from 0x{:x} out of the address space",
+         shape_text(), strides_text(), first);
+  }
+  footprint_.run = bytes;
+  data_ = static_cast<char*>(tensor_.data) + tensor_.byte_offset;
+}
+
+Footprint Argument::footprint() const {
+  Footprint f = footprint_;
+  const int64_t bytes = bytes_of(dtype());
+  for (int d = 0; d < ndim(); ++d) {
+    if (tensor_.shape[d] > 1 && strides_[d] != 0) {
+      f.add(std::abs(strides_[d]) * bytes, tensor_.shape[d] - 1);
+    }
+  }
+  return f;
 }
 
 void Argument::need_distinct_elements() const {
-  const Dims dims = by_stride(tensor_, strides_);
-  for (size_t d = 0; d < dims.count; ++d) {
-    int64_t inside = 0;
-    for (size_t e = d + 1; e < dims.count; ++e) {
-      inside += (dims.dim[e].extent - 1) * dims.dim[e].stride;
-    }
-    if (dims.dim[d].stride <= inside) {
-      fail(Status::invalid_argument, name_,
-           "has the shape {} and the strides {}: elements of an output may not share memory",
-           shape_text(), strides_text());
-    }
+  Footprint elements;
+  elements.run = 1;
+  bool distinct = true;
+  for (int d = 0; d < ndim(); ++d) {
+    if (tensor_.shape[d] <= 1) continue;
+    distinct = distinct && strides_[d] != 0;
+    elements.add(std::abs(strides_[d]), tensor_.shape[d] - 1);
   }
+  if (distinct && sharing_within(elements) == Sharing::none) return;
+  fail(Status::invalid_argument, name_,
+       "has the shape {} and the strides {}: elements of an output may not share memory",
+       shape_text(), strides_text());
 }
 
 std::string Argument::shape_text() const {
@@ -170,30 +170,17 @@ int32_t Argument::alignment() const {
   return static_cast<int32_t>(bits & (~bits + 1));
 }
 
-bool Argument::dense() const { return high_ - low_ == elements_ * bytes_of(dtype()); }
-
 bool Argument::same_view(const Argument& other) const {
   return data_ == other.data_ && dtype() == other.dtype() && strides_ == other.strides_ &&
          std::equal(tensor_.shape, tensor_.shape + ndim(), other.tensor_.shape,
                     other.tensor_.shape + other.ndim());
 }
 
-bool Argument::overlaps(const Argument& other) const {
-  if (low_ == nullptr || other.low_ == nullptr) return false;
-  if (high_ <= other.low_ || other.high_ <= low_) return false;
-  if (low_ == other.low_) return true;
-  if (dense() && (covers(other.low_) || covers(other.high_ - 1))) return true;
-  if (other.dense() && (other.covers(low_) || other.covers(high_ - 1))) return true;
-  const Dims dims = by_stride(tensor_, strides_);
-  const Dims other_dims = by_stride(other.tensor_, other.strides_);
-  const auto equal = [](Dim a, Dim b) { return a.stride == b.stride; };
-  const int64_t bytes = bytes_of(dtype());
-  if (bytes != bytes_of(other.dtype()) || dims.count != other_dims.count ||
-      !std::equal(dims.dim.begin(), dims.dim.begin() + dims.count, other_dims.dim.begin(), equal) ||
-      (other.low_ - low_) % bytes != 0) {
-    return false;  // cannot be seen
+Sharing Argument::sharing(const Argument& other) const {
+  if (data_ == nullptr || other.data_ == nullptr || !may_share(footprint_, other.footprint_)) {
+    return Sharing::none;
   }
-  return meet((other.low_ - low_) / bytes, dims.dim.data(), other_dims.dim.data(), dims.count);
+  return fa::sharing(footprint(), other.footprint());
 }
 
 Rows Argument::rows(int batch_dim, int row_dim, int head_dim) const {
@@ -210,16 +197,22 @@ void need_disjoint(std::span<const Argument> arguments,
       const Argument& output = arguments[a];
       const Argument& other = arguments[b];
       if (a == b || !output.output() || (other.output() && b < a)) continue;
-      if (!output.overlaps(other)) continue;
+      const Sharing found = output.sharing(other);
+      if (found == Sharing::none) continue;
       const bool allowed = output.same_view(other) &&
                            std::any_of(in_place.begin(), in_place.end(), [&](const auto& pair) {
                              return std::string_view(pair.first) == output.name() &&
                                     std::string_view(pair.second) == other.name();
                            });
-      if (!allowed) {
+      if (allowed) continue;
+      if (found == Sharing::undecided) {
         fail(Status::invalid_argument, output.name(),
-             "shares memory with {}; an output needs memory of its own", other.name());
+             "lies between the elements of {}, by strides that are too unlike to tell whether they "
+             "share memory; an output needs memory of its own",
+             other.name());
       }
+      fail(Status::invalid_argument, output.name(),
+           "shares memory with {}; an output needs memory of its own", other.name());
     }
   }
 }

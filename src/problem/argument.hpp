@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "problem/overlap.hpp"
 #include "problem/problem.hpp"
 
 namespace fa {
@@ -30,9 +31,10 @@ class Argument {
 
   Argument() = default;
 
-  /// Checks what holds for every tensor: extents, strides, address, size below 2^63 bytes; of an
-  /// output also that no two of its elements share memory.
-  Argument(const char* name, const Tensor& tensor, Device device, Use use, Data data);
+  /// Checks what holds for every tensor: dtype, extents, strides, addresses; of an output also that
+  /// no two of its elements share memory.
+  Argument(const char* name, const Tensor& tensor, Device device, Use use, Data data,
+           std::initializer_list<DType> allowed);
 
   const char* name() const { return name_; }
   DType dtype() const { return tensor_.dtype; }
@@ -43,26 +45,25 @@ class Argument {
   bool output() const { return use_ == Use::output; }
   char* data() const { return data_; }
 
-  void need_dtype(std::initializer_list<DType> allowed) const;
   /// `expected` in words ("[batch, seqlen_q, heads_q]") for the message.
   void need_shape(std::initializer_list<int64_t> shape, const char* expected) const;
   void need_dims(int ndim, const char* expected) const;
   /// Largest power of two up to 16 that divides the address and the byte strides of all rows.
   int32_t alignment() const;
-  /// Whether the two share an element for certain; interleaved views (dq, dk, dv of one packed
-  /// tensor) do not.
-  bool overlaps(const Argument& other) const;
+  /// Interleaved views (dq, dk, dv of one packed tensor) share nothing.
+  Sharing sharing(const Argument& other) const;
   bool same_view(const Argument& other) const;
 
   /// Row layout: which dimensions are batch, row and head (-1: none).
   Rows rows(int batch_dim, int row_dim, int head_dim) const;
 
  private:
+  void need_dtype(std::initializer_list<DType> allowed) const;
+  void need_reach();
   void need_distinct_elements() const;
+  void need_address();
+  Footprint footprint() const;
   std::string shape_text() const;
-  bool dense() const;
-  bool covers(const char* address) const { return address >= low_ && address < high_; }
-
   std::string strides_text() const;
 
   const char* name_ = nullptr;
@@ -70,9 +71,9 @@ class Argument {
   Use use_ = Use::input;
   std::array<int64_t, View::max_dims> strides_{};
   char* data_ = nullptr;
-  const char* low_ = nullptr;   ///< first byte of the lowest element
-  const char* high_ = nullptr;  ///< behind the last byte of the highest
-  int64_t elements_ = 1;
+  int64_t low_ = 0;  ///< from the first element to the lowest, in elements
+  int64_t high_ = 0;
+  Footprint footprint_;  ///< without its dimensions
   bool empty_ = false;
 };
 

@@ -3,16 +3,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace fa {
 
 std::string name(DType dtype) {
-  const char* kind = dtype.code == 0   ? "int"
-                     : dtype.code == 1 ? "uint"
-                     : dtype.code == 2 ? "float"
-                     : dtype.code == 4 ? "bfloat"
-                                       : "code";
-  std::string text = fmt::format("{}{}", kind, dtype.bits);
+  // DLPack's type codes: kinds that come with any number of bits, and types that say theirs.
+  static constexpr const char* kinds[] = {"int", "uint", "float", "handle", "bfloat", "complex"};
+  static constexpr const char* types[] = {
+      "bool",           "float8_e3m4",     "float8_e4m3",   "float8_e4m3b11fnuz",
+      "float8_e4m3fn",  "float8_e4m3fnuz", "float8_e5m2",   "float8_e5m2fnuz",
+      "float8_e8m0fnu", "float6_e2m3fn",   "float6_e3m2fn", "float4_e2m1fn"};
+  std::string text = dtype.code < std::size(kinds)
+                         ? fmt::format("{}{}", kinds[dtype.code], dtype.bits)
+                     : dtype.code < std::size(kinds) + std::size(types)
+                         ? types[dtype.code - std::size(kinds)]
+                         : fmt::format("unknown type {} of {} bits", dtype.code, dtype.bits);
   if (dtype.lanes != 1) text += fmt::format("x{}", dtype.lanes);
   return text;
 }

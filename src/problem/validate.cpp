@@ -9,6 +9,7 @@ namespace fa {
 namespace {
 
 using Use = Argument::Use;
+using Dtypes = std::initializer_list<DType>;
 
 // Positions, lengths and dropout's counters are 32-bit on every device.
 constexpr int64_t max_seqlen = (int64_t{1} << 31) - 1;
@@ -39,7 +40,7 @@ class Validator {
   void bias_gradient(const Tensor& dbias);
   void sinks_gradient(const Tensor& dsinks);
   Call finish(const Tensor& workspace) {
-    if (workspace.given()) add("workspace", workspace, Use::output);
+    if (workspace.given()) add("workspace", workspace, Use::output, {workspace.dtype});
     need_disjoint({arguments_.data(), count_});
     return call_;
   }
@@ -48,14 +49,14 @@ class Validator {
   Problem& problem() { return call_.problem; }
 
  private:
-  const Argument& add(const char* name, const Tensor& tensor, Use use) {
-    return arguments_[count_++] = Argument(name, tensor, device_, use, data_);
+  const Argument& add(const char* name, const Tensor& tensor, Use use, Dtypes allowed) {
+    return arguments_[count_++] = Argument(name, tensor, device_, use, data_, allowed);
   }
-  const Argument& known_or_added(const char* name, const Tensor& tensor, Use use) {
+  const Argument& known_or_added(const char* name, const Tensor& tensor, Use use, Dtypes allowed) {
     const auto end = arguments_.begin() + count_;
     const auto known =
         std::find_if(arguments_.begin(), end, [&](const Argument& a) { return a.name() == name; });
-    return known != end ? *known : add(name, tensor, use);
+    return known != end ? *known : add(name, tensor, use, allowed);
   }
   void side(const char* name, const Argument& tensor, const char* cu_name, const Tensor& cu_seqlens,
             const char* max_name, int64_t max, bool& packed, int64_t& seqlen, int64_t& tokens);
@@ -63,7 +64,8 @@ class Validator {
                             int64_t longest, int64_t tokens);
   const int32_t* seqused(const char* name, const Tensor& tensor, const int32_t* cu_seqlens,
                          int64_t seqlen);
-  Rows bias(const char* name, const Tensor& tensor, Use use, const Argument** argument);
+  Rows bias(const char* name, const Tensor& tensor, Use use, Dtypes allowed,
+            const Argument** argument);
 
   Data data_;
   Device device_;
@@ -139,8 +141,7 @@ void Validator::side(const char* name, const Argument& tensor, const char* cu_na
   packed = cu_seqlens.given();
   if (packed) {
     tensor.need_dims(3, "[tokens, heads, head_dim] (packed: cu_seqlens is given)");
-    const Argument& cu = add(cu_name, cu_seqlens, Use::input);
-    cu.need_dtype({int32});
+    const Argument& cu = add(cu_name, cu_seqlens, Use::input, {int32});
     cu.need_dims(1, "[batch + 1]");
     if (cu.extent(0) < 1) {
       fail(Status::invalid_argument, cu_name, "is empty; expected [batch + 1] numbers");
@@ -168,13 +169,10 @@ void Validator::side(const char* name, const Argument& tensor, const char* cu_na
 
 void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options) {
   Problem& p = problem();
-  const Argument& query = add("q", q, Use::input);
-  const Argument& key = add("k", k, Use::input);
-  const Argument& value = add("v", v, Use::input);
-  query.need_dtype({float32, float16, bfloat16});
+  const Argument& query = add("q", q, Use::input, {float32, float16, bfloat16});
   p.dtype = query.dtype();
-  key.need_dtype({p.dtype});
-  value.need_dtype({p.dtype});
+  const Argument& key = add("k", k, Use::input, {p.dtype});
+  const Argument& value = add("v", v, Use::input, {p.dtype});
   side("q", query, "cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q", options.max_seqlen_q,
        p.packed_q, p.seqlen_q, p.tokens_q);
   side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k,
@@ -196,7 +194,7 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
          "has {} heads and q {}; q's must be a positive multiple of k's", p.heads_k, p.heads_q);
   }
   need_head_dims(p.head_dim, p.head_dim_v);
-  if (p.batch > max_seqlen / p.heads_q) {
+  if (std::max<int64_t>(p.batch, 1) > max_seqlen / p.heads_q) {
     fail(Status::invalid_argument, "q", "has batch {} x heads {}; allowed are up to {} together",
          p.batch, p.heads_q, max_seqlen);
   }
@@ -208,8 +206,7 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
 Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, int64_t heads,
                      int64_t width, Use use) {
   const Problem& p = problem();
-  const Argument& argument = known_or_added(name, tensor, use);
-  argument.need_dtype({p.dtype});
+  const Argument& argument = known_or_added(name, tensor, use, {p.dtype});
   const bool packed = query_side ? p.packed_q : p.packed_k;
   if (packed) {
     argument.need_shape({query_side ? p.tokens_q : p.tokens_k, heads, width},
@@ -224,8 +221,7 @@ Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, in
 
 Rows Validator::lse(const char* name, const Tensor& tensor, Use use) {
   const Problem& p = problem();
-  const Argument& argument = add(name, tensor, use);
-  argument.need_dtype({float32});
+  const Argument& argument = add(name, tensor, use, {float32});
   if (p.packed_q) {
     argument.need_shape({p.heads_q, p.tokens_q}, "[heads_q, tokens_q]");
     return argument.rows(-1, 1, 0);
@@ -237,8 +233,8 @@ Rows Validator::lse(const char* name, const Tensor& tensor, Use use) {
 const int32_t* Validator::cu_seqlens(const char* name, const Tensor& tensor, const char* max_name,
                                      int64_t longest, int64_t tokens) {
   if (!tensor.given()) return nullptr;
-  const auto* cu =
-      reinterpret_cast<const int32_t*>(Argument(name, tensor, device_, Use::input, data_).data());
+  const auto* cu = reinterpret_cast<const int32_t*>(
+      Argument(name, tensor, device_, Use::input, data_, {int32}).data());
   if (cu == nullptr || device_.type != cpu_device) return cu;  // a device's memory is its own
   if (cu[0] != 0)
     fail(Status::invalid_argument, name, "begins with {}; it must begin with 0", cu[0]);
@@ -262,8 +258,7 @@ const int32_t* Validator::cu_seqlens(const char* name, const Tensor& tensor, con
 const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const int32_t* cu_seqlens,
                                   int64_t seqlen) {
   if (!tensor.given()) return nullptr;
-  const Argument& argument = add(name, tensor, Use::input);
-  argument.need_dtype({int32});
+  const Argument& argument = add(name, tensor, Use::input, {int32});
   argument.need_shape({problem().batch}, "[batch]");
   const auto* used = reinterpret_cast<const int32_t*>(argument.data());
   if (device_.type != cpu_device) return used;
@@ -290,9 +285,10 @@ void Validator::lengths(const Options& options) {
 }
 
 /// bias and its gradient: [B or 1, Hq or 1, Sq or 1, Sk].
-Rows Validator::bias(const char* name, const Tensor& tensor, Use use, const Argument** argument) {
+Rows Validator::bias(const char* name, const Tensor& tensor, Use use, Dtypes allowed,
+                     const Argument** argument) {
   const Problem& p = problem();
-  const Argument& a = add(name, tensor, use);
+  const Argument& a = add(name, tensor, use, allowed);
   const char* expected = "[batch or 1, heads_q or 1, seqlen_q or 1, seqlen_k]";
   a.need_dims(4, expected);
   const int64_t full[] = {p.batch, p.heads_q, p.seqlen_q, p.seqlen_k};
@@ -309,15 +305,13 @@ Rows Validator::bias(const char* name, const Tensor& tensor, Use use, const Argu
 void Validator::extras(const Options& options) {
   Problem& p = problem();
   if (options.dropout_state.given()) {
-    const Argument& state = add("dropout_state", options.dropout_state, Use::input);
-    state.need_dtype({int64});
+    const Argument& state = add("dropout_state", options.dropout_state, Use::input, {int64});
     state.need_shape({2}, "[seed, offset]");
     call_.dropout_state = reinterpret_cast<const int64_t*>(state.data());
   }
   if (options.alibi_slopes.given()) {
     p.alibi = true;
-    const Argument& slopes = add("alibi_slopes", options.alibi_slopes, Use::input);
-    slopes.need_dtype({float32});
+    const Argument& slopes = add("alibi_slopes", options.alibi_slopes, Use::input, {float32});
     if (slopes.ndim() == 2) {
       slopes.need_shape({p.batch, p.heads_q}, "[batch, heads_q]");
     } else {
@@ -331,8 +325,7 @@ void Validator::extras(const Options& options) {
            p.packed_q ? "cu_seqlens_q" : "cu_seqlens_k");
     }
     const Argument* bias_argument = nullptr;
-    call_.bias = bias("bias", options.bias, Use::input, &bias_argument);
-    bias_argument->need_dtype({p.dtype, float32});
+    call_.bias = bias("bias", options.bias, Use::input, {p.dtype, float32}, &bias_argument);
     p.bias = true;
     p.bias_dtype = bias_argument->dtype();
     p.bias_per_batch = bias_argument->extent(0) != 1;
@@ -340,8 +333,7 @@ void Validator::extras(const Options& options) {
     p.bias_per_row = bias_argument->extent(2) != 1;
   }
   if (options.sinks.given()) {
-    const Argument& sinks = add("sinks", options.sinks, Use::input);
-    sinks.need_dtype({p.dtype, float32});
+    const Argument& sinks = add("sinks", options.sinks, Use::input, {p.dtype, float32});
     sinks.need_shape({p.heads_q}, "[heads_q]");
     p.sinks = true;
     p.sinks_dtype = sinks.dtype();
@@ -354,8 +346,7 @@ void Validator::bias_gradient(const Tensor& dbias) {
   if (!dbias.given()) return;
   if (!p.bias) fail(Status::invalid_argument, "dbias", "is given without bias");
   const Argument* argument = nullptr;
-  call_.dbias = bias("dbias", dbias, Use::output, &argument);
-  argument->need_dtype({p.bias_dtype, float32});
+  call_.dbias = bias("dbias", dbias, Use::output, {p.bias_dtype, float32}, &argument);
   const bool own[] = {p.bias_per_batch, p.bias_per_head, p.bias_per_row};
   for (int d = 0; d < 3; ++d) {
     if ((argument->extent(d) != 1) != own[d]) {
@@ -371,8 +362,7 @@ void Validator::sinks_gradient(const Tensor& dsinks) {
   Problem& p = problem();
   if (!dsinks.given()) return;
   if (!p.sinks) fail(Status::invalid_argument, "dsinks", "is given without sinks");
-  const Argument& argument = add("dsinks", dsinks, Use::output);
-  argument.need_dtype({p.sinks_dtype, float32});
+  const Argument& argument = add("dsinks", dsinks, Use::output, {p.sinks_dtype, float32});
   argument.need_shape({p.heads_q}, "[heads_q]");
   call_.dsinks = argument.rows(-1, -1, 0);
   p.dsinks = true;
@@ -425,11 +415,11 @@ MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor&
   need_known_device("out_a", out_a);
   std::array<Argument, 6> arguments;
   size_t count = 0;
-  const auto add = [&](const char* name, const Tensor& tensor, Use use) -> const Argument& {
-    return arguments[count++] = Argument(name, tensor, out_a.device, use, Data::required);
+  const auto add = [&](const char* name, const Tensor& tensor, Use use,
+                       Dtypes allowed) -> const Argument& {
+    return arguments[count++] = Argument(name, tensor, out_a.device, use, Data::required, allowed);
   };
-  const Argument& first = add("out_a", out_a, Use::input);
-  first.need_dtype({float32, float16, bfloat16});
+  const Argument& first = add("out_a", out_a, Use::input, {float32, float16, bfloat16});
   const bool packed = first.ndim() == 3;
   if (!packed) first.need_dims(4, "[batch, seqlen, heads, head_dim] (or 3, packed)");
   const int row = packed ? 0 : 1;
@@ -444,7 +434,6 @@ MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor&
                  {},
                  {}};
   const auto outputs = [&](const Argument& a) {
-    a.need_dtype({first.dtype()});
     if (packed) {
       a.need_shape({call.seqlen, call.heads, call.head_dim}, "out_a's shape");
     } else {
@@ -453,7 +442,6 @@ MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor&
     return packed ? a.rows(-1, 0, 1) : a.rows(0, 1, 2);
   };
   const auto statistics = [&](const Argument& a) {
-    a.need_dtype({float32});
     if (packed) {
       a.need_shape({call.heads, call.seqlen}, "[heads, tokens]");
     } else {
@@ -462,11 +450,11 @@ MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor&
     return packed ? a.rows(-1, 1, 0) : a.rows(0, 2, 1);
   };
   call.out_a = outputs(first);
-  call.lse_a = statistics(add("lse_a", lse_a, Use::input));
-  call.out_b = outputs(add("out_b", out_b, Use::input));
-  call.lse_b = statistics(add("lse_b", lse_b, Use::input));
-  call.out = outputs(add("out", out, Use::output));
-  call.lse = statistics(add("lse", lse, Use::output));
+  call.lse_a = statistics(add("lse_a", lse_a, Use::input, {float32}));
+  call.out_b = outputs(add("out_b", out_b, Use::input, {first.dtype()}));
+  call.lse_b = statistics(add("lse_b", lse_b, Use::input, {float32}));
+  call.out = outputs(add("out", out, Use::output, {first.dtype()}));
+  call.lse = statistics(add("lse", lse, Use::output, {float32}));
   need_disjoint(arguments,
                 {{"out", "out_a"}, {"out", "out_b"}, {"lse", "lse_a"}, {"lse", "lse_b"}});
   return call;

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fa/attention.hpp"
@@ -110,6 +112,56 @@ TEST(Arguments, TypesAndDevices) {
   forward_fails([](Case& c) { c.forward.v.device.type = 2; }, invalid, {"v:", "cpu:0"});
 }
 
+TEST(Arguments, OtherDtypesAreNamed) {
+  const std::pair<fa::DType, const char*> named[] = {
+      {{255, 255, 65535}, "unknown type 255 of 255 bitsx65535"},
+      {{2, 255, 65535}, "float255x65535"},
+      {{5, 128, 1}, "complex128"},
+      {{6, 8, 1}, "bool"},
+      {{10, 8, 1}, "float8_e4m3fn"},
+      {{12, 8, 1}, "float8_e5m2"},
+      {{17, 4, 2}, "float4_e2m1fnx2"},
+      {{3, 64, 1}, "handle64"},
+      {{0, 0, 0}, "int0x0"},
+      {{1, 1, 1}, "uint1"}};
+  for (const auto& [dtype, name] : named) {
+    const std::vector<std::string> words{"q: has dtype " + std::string(name) + ";",
+                                         "allowed: float32, float16, bfloat16"};
+    forward_fails([&](Case& c) { c.forward.q.dtype = dtype; }, wrong_type, words);
+    // Whatever else is wrong with it.
+    forward_fails(
+        [&](Case& c) {
+          c.forward.q.dtype = dtype;
+          c.forward.q.byte_offset = 3;
+        },
+        wrong_type, words);
+  }
+  static const Floats broad({1, 1, 1, 5});
+  forward_fails(
+      [](Case& c) {
+        c.options.bias = broad;
+        c.options.bias.dtype = {6, 8, 1};
+      },
+      wrong_type, {"bias: has dtype bool; allowed: float32"});
+}
+
+TEST(Arguments, Addresses) {
+  // Garbage that leads out of the address space, by offset or by strides, is no address.
+  forward_fails([](Case& c) { c.forward.q.byte_offset = ~uint64_t{0} - 63; }, invalid,
+                {"q:", "byte_offset 18446744073709551552", "out of the address space"});
+  const int64_t far = int64_t{1} << 50;
+  for (const int64_t stride : {far, -far}) {
+    static int64_t strides[] = {0, 4 * 16, 16, 1};
+    strides[0] = stride;
+    const auto spoil = [&](Case& c) {
+      c.forward.q.strides = strides;
+      if (stride < 0) return;
+      c.forward.q.data = reinterpret_cast<void*>(~uintptr_t{0} - (uintptr_t{1} << 51) + 1);
+    };
+    forward_fails(spoil, invalid, {"q:", "strides", "out of the address space"});
+  }
+}
+
 TEST(Arguments, Strides) {
   static const int64_t last[] = {3 * 4 * 16, 4 * 16, 16, 2};
   forward_fails([](Case& c) { c.forward.q.strides = last; }, invalid, {"q:", "last must be 1"});
@@ -140,6 +192,59 @@ TEST(Arguments, InterleavedGradientsOfOnePackedTensorAreNoOverlap) {
   };
   EXPECT_NO_THROW(fa::backward(out, part(x, 0), part(x, 1), part(x, 2), out, lse, part(dx, 0),
                                part(dx, 1), part(dx, 2)));
+}
+
+TEST(Arguments, AnOutputInTheHolesOfAnInputIsNoOverlap) {
+  // The input is broadcast over its heads, so that its elements number as many as its span has
+  // room.
+  Floats memory({64}, 1), k({2, 1, 1, 8}, 1), v({2, 1, 1, 8}, 1);
+  const auto view = [&](int64_t first, std::initializer_list<int64_t> strides) {
+    return fa::View(memory.data.data() + first, fa::float32, {2, 1, 2, 8}, strides);
+  };
+  EXPECT_NO_THROW(fa::forward(view(0, {24, 8, 0, 1}), k, v, view(8, {24, 8, 8, 1}), Tensor{}));
+}
+
+TEST(Arguments, OutputsOfUnlikeStridesAreSeen) {
+  Floats memory({300}, 1), k({2, 1, 1, 8}, 1), v({2, 1, 1, 8}, 1);
+  const fa::View q(memory.data.data() + 20, fa::float32, {2, 2, 1, 8}, {38, 78, 26, 1});
+  const fa::View out(memory.data.data() + 37, fa::float32, {2, 2, 1, 8}, {40, 16, -16, 1});
+  expect_error({invalid, {"out:", "shares memory with q"}},
+               [&] { fa::forward(q, k, v, out, Tensor{}); });
+}
+
+TEST(Arguments, ViewsKeepTheirExtents) {
+  // Each of these was made of temporaries that are gone, or overwritten, when it is used.
+  Case c;
+  Floats bias({1, 1, 3, 5}, 1);
+  {
+    std::vector<int64_t> shape{1, 1, 3, 5}, strides{15, 15, 5, 1};
+    c.options.bias = fa::View(bias.data.data(), fa::float32, shape.data(), strides.data(), 4);
+    c.options.sinks = Floats({4}, 1);
+    c.options.sinks.data = bias.data.data();
+    const std::vector<int64_t> of_q{2, 3, 4, 16};
+    const Tensor q{c.q.data.data(), {}, 4, fa::float32, of_q.data(), nullptr, 0};
+    c.forward.q = q;
+    std::fill(shape.begin(), shape.end(), -1);
+    std::fill(strides.begin(), strides.end(), -1);
+  }
+  const fa::Options copied = c.options;
+  c.options.bias = fa::View(nullptr, fa::int32, {1});
+  EXPECT_NO_THROW(fa::forward(c.forward, copied));
+  fa::Options moved;
+  moved = fa::Options(copied);
+  moved.bias = moved.bias;
+  EXPECT_NO_THROW(fa::forward(c.forward, moved));
+  EXPECT_NE(copied.bias.shape, moved.bias.shape) << "its own";
+  EXPECT_FALSE(fa::Options().bias.given());
+}
+
+TEST(Arguments, ViewsOfTooManyDimensions) {
+  const std::vector<int64_t> nine(9, 1);
+  expect_error({invalid, {"View:", "9 dimensions", "0 to 8"}},
+               [&] { (void)fa::View(nullptr, fa::float32, {1, 1, 1, 1, 1, 1, 1, 1, 1}); });
+  Case c;
+  c.forward.q = Tensor{c.q.data.data(), {}, 9, fa::float32, nine.data(), nullptr, 0};
+  expect_error({invalid, {"q:", "9 dimensions", "0 to 8"}}, [&] { fa::forward(c.forward); });
 }
 
 TEST(Arguments, Numbers) {
@@ -176,6 +281,57 @@ TEST(Arguments, BatchTimesHeadsMustNotOverflow) {
   const fa::ForwardArgs args{q, k, k, q, {}};
   expect_error({Status::invalid_argument, {"q:", "batch"}},
                [&] { (void)fa::plan_forward(args, options); });
+}
+
+TEST(Arguments, HeadsOfAnEmptyBatchMustNotOverflow) {
+  const int64_t many = int64_t{1} << 56;
+  const fa::View q(nullptr, fa::float32, {0, 1, many, 96});
+  expect_error({Status::invalid_argument, {"q:", "heads 72057594037927936"}},
+               [&] { (void)fa::plan_forward({q, q, q, q, {}}); });
+  expect_error({Status::invalid_argument, {"q:", "heads"}},
+               [&] { (void)fa::plan_backward({q, q, q, q, q, q, q, q, q}); });
+}
+
+/// Shapes and strides from all orders of magnitude: refused, or planned without an overflow (which
+/// the undefined-behaviour sanitizer would tell).
+TEST(Arguments, WildPlans) {
+  std::mt19937_64 random(3);
+  const auto wild = [&] { return static_cast<int64_t>(random() >> random() % 64); };
+  const auto pick = [&](std::initializer_list<int64_t> choices) {
+    return choices.begin()[random() % choices.size()];
+  };
+  int planned = 0;
+  for (int n = 0; n < 30000; ++n) {
+    const int64_t batch = pick({0, 1, 1, 2, wild()}), heads_k = pick({1, 1, 2, wild()});
+    const int64_t heads_q = pick({heads_k, heads_k, 8 * (heads_k % 1000)}),
+                  rows = pick({0, 1, 7, wild()});
+    const int64_t keys = pick({0, 1, 300, wild()}), dim = pick({8, 64, 256});
+    const auto view = [&](int64_t length, int64_t heads) {
+      const auto sign = [&] { return random() % 2 == 0 ? wild() : -wild(); };
+      const auto data = reinterpret_cast<void*>(random() % 2 == 0 ? 0 : wild() & ~int64_t{63});
+      fa::View view(data, fa::float32, {batch, length, heads, dim});
+      if (random() % 4 == 0)
+        view =
+            fa::View(data, fa::float32, {batch, length, heads, dim}, {sign(), sign(), sign(), 1});
+      if (random() % 8 == 0) view.byte_offset = static_cast<uint64_t>(wild());
+      return view;
+    };
+    fa::Options options;
+    options.num_threads = static_cast<int32_t>(pick({0, 1, 4096}));
+    const fa::View q = view(rows, heads_q), k = view(keys, heads_k), v = view(keys, heads_k);
+    const fa::View out = view(rows, heads_q);
+    const fa::View lse(nullptr, fa::float32, {batch, heads_q, rows});
+    try {
+      (void)fa::plan_forward({q, k, v, out, {}}, options);
+      ++planned;
+      (void)fa::plan_backward(
+          {out, q, k, v, out, lse, view(rows, heads_q), view(keys, heads_k), view(keys, heads_k)},
+          options);
+    } catch (const fa::Error& error) {
+      ASSERT_NE(error.status(), Status::internal) << error.what();
+    }
+  }
+  EXPECT_GT(planned, 1000);
 }
 
 TEST(Arguments, PlansRefuse) {
