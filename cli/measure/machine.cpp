@@ -1,10 +1,10 @@
 #include "measure/machine.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <fstream>
 #include <string>
+
+#include "cpu/threads.hpp"
 
 namespace fa::cli {
 
@@ -31,6 +31,6 @@ int64_t last_level_cache() {
   return largest > 0 ? largest : int64_t{32} << 20;
 }
 
-int default_threads() { return omp_get_max_threads(); }
+int default_threads() { return cpu::default_threads(); }
 
 }  // namespace fa::cli

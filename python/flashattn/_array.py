@@ -76,7 +76,7 @@ def attention(
         seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
         deterministic, batch_invariant: always so on the CPU.
         family: "auto", "sm80", "sm90": the kernels of CUDA devices.
-        num_threads: 0 is OpenMP's default.
+        num_threads: 0 is the default (docs/python.md).
 
     Returns:
         out [B, Sq, Hq, Dv] or [Tq, Hq, Dv], of q's kind and dtype; lse float32 [B, Hq, Sq] or

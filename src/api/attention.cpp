@@ -11,6 +11,7 @@
 
 #include "cpu/passes.hpp"
 #include "cpu/target.hpp"
+#include "cpu/threads.hpp"
 #include "cpu/workspace_pool.hpp"
 #include "cuda/memory_pool.hpp"
 #include "cuda/passes.hpp"
@@ -45,6 +46,22 @@ const int64_t* checked_strides(std::initializer_list<int64_t> shape,
   return strides.begin();
 }
 
+/// In a child of fork() a call that names no number gets one thread: the bits are the same.
+void need_threads(const Problem& problem) {
+  if (problem.num_threads > 1 && cpu::threads_lost()) {
+    throw Error(Status::invalid_argument,
+                fmt::format("num_threads: is {}; allowed is 1 (or 0, the default) in a child that "
+                            "fork() made of a process with threads, since it has none of them; a "
+                            "process started by spawn or exec may use more",
+                            problem.num_threads));
+  }
+}
+
+CpuPlan plan_on_cpu(const Problem& problem) {
+  need_threads(problem);
+  return plan_cpu(problem, runs_alone(problem) ? 1 : cpu::default_threads());
+}
+
 void run_pass(const CpuPlan& plan, const Call& call, void* workspace) {
   if (plan.problem.pass == Pass::forward) {
     cpu::forward(plan, call, workspace);
@@ -60,7 +77,7 @@ void plan_and_run(const Args& args, const Options& options, Stream stream) {
     cuda::plan_once(call.problem)->run(call, stream);
     return;
   }
-  const CpuPlan plan = plan_cpu(call.problem, cpu::default_threads());
+  const CpuPlan plan = plan_on_cpu(call.problem);
   const cpu::Workspace workspace(plan.workspace_bytes);
   run_pass(plan, call, workspace.data());
 }
@@ -161,7 +178,12 @@ void run_planned(const detail::PlanState& state, const Args& args, const Options
     throw Error(Status::invalid_argument,
                 fmt::format("workspace: lies at {}; it must be a multiple of 64", workspace));
   }
-  if (state.cpu() != nullptr) {
+  if (state.cpu() != nullptr && cpu::threads_lost()) {
+    CpuPlan alone = *state.cpu();  // planned by the parent: the workspace is large enough
+    need_threads(alone.problem);
+    alone.threads = 1;
+    run_pass(alone, call, workspace);
+  } else if (state.cpu() != nullptr) {
     run_pass(*state.cpu(), call, workspace);
   } else {
     state.cuda().run(call, workspace, stream);
@@ -175,7 +197,7 @@ std::shared_ptr<const detail::PlanState> make_plan(const Args& args, const Optio
   if (call.problem.device.type == cuda_device) {
     state->plan = cuda::plan(call.problem);
   } else {
-    state->plan = plan_cpu(call.problem, cpu::default_threads());
+    state->plan = plan_on_cpu(call.problem);
   }
   return state;
 }

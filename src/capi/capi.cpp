@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "capi/thread_text.hpp"
 #include "fa/attention.hpp"
 #include "fa/fa.h"
 
@@ -18,17 +19,11 @@ struct fa_plan {
 
 namespace {
 
-thread_local std::string error_text;
-thread_local const char* last_error = "";
+fa::ThreadText last_error;  // whole messages: a compiler's log is long
+fa::ThreadText cuda_text;
 
-/// Whole messages: a compiler's log is long. Where there is no memory for one, a literal says so.
 fa_status report(fa_status status, const char* message) noexcept {
-  try {
-    error_text = message;
-    last_error = error_text.c_str();
-  } catch (...) {
-    last_error = "there is no memory for the error's message";
-  }
+  last_error.set(message);
   return status;
 }
 
@@ -177,7 +172,7 @@ fa_status run_plan(const fa_plan* plan, const Args* args, const fa_options* opti
 
 }  // namespace
 
-const char* fa_last_error(void) { return last_error; }
+const char* fa_last_error(void) { return last_error.get(); }
 
 fa_status fa_forward(const fa_forward_args* args, const fa_options* options, fa_stream stream) {
   return guarded([&] { fa::forward(read(args), read(options), stream); });
@@ -263,9 +258,8 @@ fa_status fa_cpu_targets(const char** targets) {
 fa_status fa_cuda_info(const char** text) {
   return guarded([&] {
     need("text", text);
-    thread_local std::string kept;
-    kept = fa::cuda_info();
-    *text = kept.c_str();
+    if (!cuda_text.set(fa::cuda_info().c_str())) throw std::bad_alloc();
+    *text = cuda_text.get();
   });
 }
 

@@ -1,7 +1,5 @@
 // The backward pass over all sequences and heads: delta, then dK, dV and partial dQ, then dQ and
 // the gradients of what is shared (bias, sinks).
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -10,6 +8,7 @@
 #include "cpu/map_pages.hpp"
 #include "cpu/number.hpp"
 #include "cpu/passes.hpp"
+#include "cpu/team.hpp"
 #include "cpu/unused.hpp"
 
 namespace fa::cpu {
@@ -22,38 +21,33 @@ class Backward {
       : plan_(plan),
         call_(call),
         p_(plan.problem),
+        team_(plan.threads),
         kernels_(backward_kernels()),
         arena_(workspace),
         shared_(arena_, plan),
         scratch_(static_cast<char*>(workspace) + arena_.bytes()) {}
 
   void run() {
-#pragma omp parallel num_threads(plan_.threads) if (plan_.threads > 1)
-    {
-      Arena arena(scratch_ + omp_get_thread_num() * plan_.thread_bytes);
+    team_.run([this] {
+      Arena arena(scratch_ + team_.number() * plan_.thread_bytes);
       const BackwardScratch scratch(arena, plan_);
-#pragma omp for schedule(static) nowait
-      for (int64_t b = 0; b <= p_.batch; ++b) clear_unused(b);
-#pragma omp for schedule(static) nowait
-      for (int t = 0; t < plan_.threads; ++t) map_outputs(t);
-#pragma omp for schedule(static)
-      for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
+      team_.evenly(p_.batch + 1, [this](int64_t b) { clear_unused(b); });
+      team_.evenly(plan_.threads, [this](int64_t t) { map_outputs(t); });
+      team_.evenly(p_.batch * p_.heads_q, [&](int64_t unit) {
         const Sequence seq = call_.sequence(unit / p_.heads_q);
         kernels_.delta(plan_, call_, seq, unit % p_.heads_q, shared_, scratch);
-      }
-#pragma omp for schedule(dynamic)
-      for (int64_t n = 0; n < p_.batch * p_.heads_k * plan_.backward_chunks; ++n) item(n, scratch);
-#pragma omp for schedule(static) nowait
-      for (int64_t unit = 0; unit < p_.batch * p_.heads_q; ++unit) {
+      });
+      team_.barrier();
+      team_.in_turn(p_.batch * p_.heads_k * plan_.backward_chunks,
+                    [&](int64_t n) { item(n, scratch); });
+      team_.barrier();
+      team_.evenly(p_.batch * p_.heads_q, [&](int64_t unit) {
         const Sequence seq = call_.sequence(unit / p_.heads_q);
         kernels_.finish_dq(plan_, call_, seq, unit % p_.heads_q, chunks(seq), shared_, scratch);
-      }
+      });
       if (p_.dbias) bias_gradient(scratch);
-      if (p_.dsinks) {
-#pragma omp for schedule(static)
-        for (int64_t h = 0; h < p_.heads_q; ++h) sink_gradient(h);
-      }
-    }
+      if (p_.dsinks) team_.evenly(p_.heads_q, [this](int64_t h) { sink_gradient(h); });
+    });
   }
 
  private:
@@ -75,17 +69,14 @@ class Backward {
   }
 
   void bias_gradient(const BackwardScratch& scratch) const {
-    const int64_t heads = p_.bias_per_head ? p_.heads_q : 1;
-    const int64_t rows = p_.bias_per_row ? ceil_div(p_.seqlen_q, plan_.tuning.backward_rows) : 1;
-    const int64_t blocks = ceil_div(p_.seqlen_k, plan_.tuning.backward_keys);
-    const int64_t slots = (p_.bias_per_batch ? p_.batch : 1) * heads;
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t n = 0; n < slots * rows * blocks; ++n) {
+    const BiasTiles tiles = bias_tiles(plan_);
+    const auto& [slots, heads, rows, blocks] = tiles;
+    team_.in_turn(tiles.count(), [&](int64_t n) {
       const int64_t slot = n / (rows * blocks);
       kernels_.dbias(plan_, call_, slot / heads, slot % heads,
                      n / blocks % rows * plan_.tuning.backward_rows,
                      n % blocks * plan_.tuning.backward_keys, shared_, scratch);
-    }
+    });
   }
 
   /// dsink = -sum over rows of exp(sink - LSE) delta, over all sequences in their order.
@@ -106,7 +97,7 @@ class Backward {
                  call_.dsinks.offset(0, 0, head));
   }
 
-  void map_outputs(int t) const {
+  void map_outputs(int64_t t) const {
     const auto map = [&](const Rows& rows, bool query_side, int64_t width) {
       map_pages(rows, query_side, p_, width, plan_.tuning.large_bytes, t, plan_.threads);
     };
@@ -125,6 +116,7 @@ class Backward {
   const CpuPlan& plan_;
   const Call& call_;
   const Problem& p_;
+  Team team_;
   const BackwardKernels& kernels_;  // chosen before threads start: choosing may throw
   Arena arena_;
   BackwardShared shared_;

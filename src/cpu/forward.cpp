@@ -5,13 +5,12 @@
 // (the "wave"): first their K and V are packed once for all query tiles of the group, then the
 // tiles are handed out, then chunks are joined; a barrier stands between. A wave is as long as
 // shared memory allows, which the plan sized for 32 items a thread.
-#include <omp.h>
-
 #include <algorithm>
 
 #include "cpu/kernels.hpp"
 #include "cpu/map_pages.hpp"
 #include "cpu/passes.hpp"
+#include "cpu/team.hpp"
 #include "cpu/unused.hpp"
 #include "hwy/cache_control.h"
 #include "kernels/common/mask.h"
@@ -62,6 +61,7 @@ class Forward {
       : plan_(plan),
         call_(call),
         p_(plan.problem),
+        team_(plan.threads),
         kernels_(forward_kernels()),
         arena_(workspace),
         shared_(arena_, plan),
@@ -74,24 +74,20 @@ class Forward {
   void run() {
     number();
     const int64_t units = shared_.units[p_.batch];
-#pragma omp parallel num_threads(plan_.threads) if (plan_.threads > 1)
-    {
-      Arena arena(scratch_ + omp_get_thread_num() * plan_.thread_bytes);
+    team_.run([&] {
+      Arena arena(scratch_ + team_.number() * plan_.thread_bytes);
       const ForwardScratch scratch(arena, plan_);
-#pragma omp for schedule(static) nowait
-      for (int64_t b = 0; b <= p_.batch; ++b) clear_unused(b);
+      team_.evenly(p_.batch + 1, [this](int64_t b) { clear_unused(b); });
       if (plan_.streams_out) {
-#pragma omp for schedule(static)
-        for (int t = 0; t < plan_.threads; ++t) {
+        team_.evenly(plan_.threads, [this](int64_t t) {
           map_pages(call_.out, true, p_, p_.head_dim_v, plan_.tuning.large_bytes, t, plan_.threads);
-        }
+        });
+        team_.barrier();
       }
       if (plan_.whole_units) {
-        float* room = shared_floats() + omp_get_thread_num() * plan_.unit_floats;
-#pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < units; ++unit) {
-          whole(unit_at(units_.find(unit)), room, scratch);
-        }
+        float* room = shared_floats() + team_.number() * plan_.unit_floats;
+        team_.in_turn(units,
+                      [&](int64_t unit) { whole(unit_at(units_.find(unit)), room, scratch); });
       } else {
         for (int64_t begin = 0, end = 0; begin < units; begin = end) {
           end = wave_end(begin, units);
@@ -99,7 +95,7 @@ class Forward {
         }
       }
       hwy::FlushStream();  // before the caller, on another core, reads what this one streamed
-    }
+    });
   }
 
  private:
@@ -153,26 +149,30 @@ class Forward {
   }
 
   void wave(int64_t begin, int64_t end, const ForwardScratch& scratch) const {
-    if (packs_.first(begin) < packs_.first(end)) {
-#pragma omp for schedule(dynamic)
-      for (int64_t number = packs_.first(begin); number < packs_.first(end); ++number) {
-        const auto [b, head_k, block] = packs_.find(number);  // a unit that packs is a key head
+    const int64_t first_pack = packs_.first(begin);
+    const int64_t packs = packs_.first(end) - first_pack;
+    if (packs > 0) {
+      team_.in_turn(packs, [&](int64_t n) {
+        // A unit that packs is a key head.
+        const auto [b, head_k, block] = packs_.find(first_pack + n);
         float* packed = shared_floats(shared_.units[b] + head_k, begin);
         kernels_.pack(plan_, call_, call_.sequence(b), head_k, block, packed);
-      }
+      });
+      team_.barrier();
     }
-#pragma omp for schedule(dynamic)
-    for (int64_t number = items_.first(begin); number < items_.first(end); ++number) {
-      const Numbered::Place place = items_.find(number);
+    const int64_t first_item = items_.first(begin);
+    team_.in_turn(items_.first(end) - first_item, [&](int64_t n) {
+      const Numbered::Place place = items_.find(first_item + n);
       const Unit unit = unit_at(place);
       float* room = shared_floats(shared_.units[place.sequence] + place.unit, begin);
       tile(unit, place.index, room, scratch);
-    }
+    });
+    team_.barrier();
     if (!splits_) return;
-#pragma omp for schedule(dynamic)
-    for (int64_t unit = begin; unit < end; ++unit) {
-      combine(unit_at(units_.find(unit)), shared_floats(unit, begin), scratch);
-    }
+    team_.in_turn(end - begin, [&](int64_t n) {
+      combine(unit_at(units_.find(begin + n)), shared_floats(begin + n, begin), scratch);
+    });
+    team_.barrier();
   }
 
   /// One thread does all of a unit.
@@ -236,6 +236,7 @@ class Forward {
   const CpuPlan& plan_;
   const Call& call_;
   const Problem& p_;
+  Team team_;
   const ForwardKernels& kernels_;  // chosen before threads start: choosing may throw
   Arena arena_;
   ForwardShared shared_;
@@ -252,7 +253,5 @@ class Forward {
 void forward(const CpuPlan& plan, const Call& call, void* workspace) {
   Forward(plan, call, workspace).run();
 }
-
-int default_threads() { return omp_in_parallel() != 0 ? 1 : omp_get_max_threads(); }
 
 }  // namespace fa::cpu

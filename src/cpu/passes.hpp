@@ -11,7 +11,4 @@ void forward(const CpuPlan& plan, const Call& call, void* workspace);
 void backward(const CpuPlan& plan, const Call& call, void* workspace);
 void merge(const MergeCall& call);
 
-/// Threads that OpenMP would start for a parallel region here.
-int default_threads();
-
 }  // namespace fa::cpu

@@ -1,10 +1,12 @@
 #include "cpu/workspace_pool.hpp"
 
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "fa/attention.hpp"
@@ -28,8 +30,21 @@ struct Pool {
   std::vector<Block> idle;  // smallest first
 };
 
+Pool& pool();
+
+/// A child is never forked while another thread, which it would not have, holds the lock.
+Pool* make_pool() {
+  auto* made = new Pool;  // never destroyed: threads may still call at exit
+  const auto unlock = [] { pool().mutex.unlock(); };
+  if (pthread_atfork([] { pool().mutex.lock(); }, unlock, unlock) != 0) {
+    delete made;
+    throw std::bad_alloc();
+  }
+  return made;
+}
+
 Pool& pool() {
-  static auto* instance = new Pool;  // never destroyed: threads may still call at exit
+  static Pool* instance = make_pool();
   return *instance;
 }
 

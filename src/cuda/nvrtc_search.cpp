@@ -6,7 +6,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <new>
+#include <utility>
 
 #include "fa/attention.hpp"
 #include "system/environment.hpp"
@@ -97,16 +101,51 @@ NvrtcSearch search_named(Search search, const fs::path& named) {
   return {.files = {search.found.files.front()}, .misses = {}, .named = true};
 }
 
+/// Paths of libraries, taken down within the loader's own code: nothing there may throw.
+struct LoadedPaths {
+  struct Path {
+    char* text;
+    Path* next;
+  };
+  Path* first = nullptr;
+  bool no_memory = false;
+
+  LoadedPaths() = default;
+  LoadedPaths(const LoadedPaths&) = delete;
+  LoadedPaths& operator=(const LoadedPaths&) = delete;
+  ~LoadedPaths() {
+    while (first != nullptr) {
+      Path* path = std::exchange(first, first->next);
+      std::free(path->text);
+      delete path;
+    }
+  }
+
+  void add(const char* path) noexcept {
+    char* text = strdup(path);
+    auto* made = text == nullptr ? nullptr : new (std::nothrow) Path{text, first};
+    if (made == nullptr) {
+      std::free(text);
+      no_memory = true;
+    } else {
+      first = made;
+    }
+  }
+};
+
 /// One that the process has loaded already, as PyTorch does.
 void search_loaded(Search& search) {
-  const auto visit = [](dl_phdr_info* info, size_t, void* data) {
-    const fs::path path = info->dlpi_name;
-    if (path.filename().string().starts_with("libnvrtc.so")) {
-      static_cast<Search*>(data)->file(path);
+  LoadedPaths paths;
+  const auto visit = [](dl_phdr_info* info, size_t, void* data) noexcept {
+    const char* slash = std::strrchr(info->dlpi_name, '/');
+    if (std::string_view(slash == nullptr ? "" : slash + 1).starts_with("libnvrtc.so")) {
+      static_cast<LoadedPaths*>(data)->add(info->dlpi_name);
     }
     return 0;
   };
-  dl_iterate_phdr(visit, &search);
+  dl_iterate_phdr(visit, &paths);
+  if (paths.no_memory) throw std::bad_alloc();
+  for (const auto* path = paths.first; path != nullptr; path = path->next) search.file(path->text);
 }
 
 /// PyPI's, in the site-packages that hold this library: ../nvidia from its own folder.

@@ -121,6 +121,23 @@ int64_t choose_packed_rows(const CpuPlan& plan) {
   return head_bytes > t.long_head_bytes && tiles >= 8 * plan.threads ? rows : t.forward_rows;
 }
 
+/// Pieces of work that threads could have in hand at once, cut as finely as they may be.
+int64_t pieces(CpuPlan plan) {
+  const Problem& p = plan.problem;
+  int64_t most = 1;
+  if (p.pass == Pass::forward) {
+    plan.packed_rows = plan.tuning.forward_rows;
+    for (const ForwardCut& cut : longest_cuts(plan)) {
+      const int64_t of_unit = std::max(cut.items(), cut.pack_blocks);
+      most = std::max(most, p.batch * cut.units(p.heads_k) * of_unit);
+    }
+    return most;
+  }
+  most = std::max(p.batch * p.heads_q, p.batch * p.heads_k * cut_backward(plan, p.seqlen_k));
+  if (p.dbias) most = std::max(most, bias_tiles(plan).count());
+  return std::max<int64_t>(most, 1);
+}
+
 void plan_forward(CpuPlan& plan) {
   plan.packed_rows = choose_packed_rows(plan);
   share_heads_in_place(plan);
@@ -146,13 +163,16 @@ void plan_backward(CpuPlan& plan) {
 
 }  // namespace
 
+bool runs_alone(const Problem& problem) { return work(problem) <= one_thread_work; }
+
 CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning) {
   CpuPlan plan;
   plan.problem = problem;
   plan.tuning = tuning;
-  plan.threads = problem.num_threads > 0            ? problem.num_threads
-                 : work(problem) <= one_thread_work ? 1
-                                                    : std::max(threads, 1);
+  const int wanted = problem.num_threads > 0 ? problem.num_threads
+                     : runs_alone(problem)   ? 1
+                                             : threads;
+  plan.threads = static_cast<int>(std::clamp<int64_t>(wanted, 1, pieces(plan)));
   if (problem.pass == Pass::forward) {
     plan_forward(plan);
   } else {
@@ -200,6 +220,14 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
     cut.head_floats = cut.pack_blocks * packed_block_floats(p, t.forward_keys);
   }
   return cut;
+}
+
+BiasTiles bias_tiles(const CpuPlan& plan) {
+  const Problem& p = plan.problem;
+  const int64_t heads = p.bias_per_head ? p.heads_q : 1;
+  return {(p.bias_per_batch ? p.batch : 1) * heads, heads,
+          p.bias_per_row ? ceil_div(p.seqlen_q, plan.tuning.backward_rows) : 1,
+          ceil_div(p.seqlen_k, plan.tuning.backward_keys)};
 }
 
 int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {

@@ -96,7 +96,10 @@ struct CpuPlan {
   size_t workspace_bytes = 0;
 };
 
-/// threads: how many there are to use when the problem names no number.
+/// A tiny problem, which takes one thread unless it names a number.
+bool runs_alone(const Problem& problem);
+/// threads: how many there are to use when the problem names no number. It gets no more than there
+/// is work for.
 CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning = {});
 std::string to_text(const CpuPlan& plan);
 
@@ -138,6 +141,16 @@ struct ForwardCut {
 };
 ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len);
 int64_t cut_backward(const CpuPlan& plan, int64_t k_len);
+
+/// Tiles of dbias: of each of its slots (a head of a sequence, as far as bias tells them apart).
+struct BiasTiles {
+  int64_t slots;
+  int64_t heads;  ///< that a sequence has slots for
+  int64_t rows;
+  int64_t blocks;
+  int64_t count() const { return slots * rows * blocks; }
+};
+BiasTiles bias_tiles(const CpuPlan& plan);
 
 /// Floats of one packed key block: K transposed [head_dim][keys], then V [keys][head_dim_v].
 int64_t packed_block_floats(const Problem& problem, int64_t block_keys);

@@ -163,6 +163,30 @@ TEST(Plan, SmallProblemsStayOnOneThread) {
   EXPECT_EQ(plan_cpu(asked, 8).threads, 3);
 }
 
+TEST(Plan, ThreadsAreHeldToTheWork) {
+  Problem p = problem(4, 4, 64, 64);  // 2 sequences of 4 heads, a tile each
+  for (const Pass pass : {Pass::forward, Pass::backward}) {
+    p.pass = pass;
+    p.num_threads = 8;
+    const size_t bytes = plan_cpu(p, 1).workspace_bytes;
+    EXPECT_EQ(plan_cpu(p, 1).threads, 8);
+    p.num_threads = 4096;
+    EXPECT_EQ(plan_cpu(p, 1).threads, 8);
+    EXPECT_EQ(plan_cpu(p, 1).workspace_bytes, bytes);
+    p.num_threads = 0;
+    EXPECT_EQ(plan_cpu(p, 4096).workspace_bytes, bytes) << "nor by default";
+  }
+  // Decoding: as many as there are chunks of keys; packing: as there are blocks of keys.
+  EXPECT_EQ(plan_cpu(problem(8, 2, 1, 5000), 4096).threads, 2 * 2 * 10);
+  EXPECT_EQ(plan_cpu(problem(1, 1, 97, 5000), 4096).threads, 2 * 40);
+  Problem bias = problem(1, 1, 1000, 1000);
+  bias.pass = Pass::backward;
+  EXPECT_EQ(plan_cpu(bias, 4096).threads, 2 * 2) << "a quarter of the keys and more";
+  bias.bias = bias.dbias = bias.bias_per_batch = bias.bias_per_head = bias.bias_per_row = true;
+  EXPECT_GT(plan_cpu(bias, 4096).threads, 100) << "tiles of dbias";
+  EXPECT_EQ(plan_cpu(problem(8, 8, 0, 0), 4096).threads, 1);
+}
+
 TEST(Plan, TextNamesWhatWasDecided) {
   const std::string text = to_text(plan_cpu(problem(8, 2, 1, 5000), 2));
   for (const char* part :
