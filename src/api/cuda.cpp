@@ -95,6 +95,10 @@ std::vector<std::string> bundle_kernels(const std::string& preset,
 BundleSize compile_bundle(const std::string& path, const std::string& preset,
                           const std::vector<std::string>& archs, int32_t threads,
                           const std::function<void(int64_t done, int64_t total)>& progress) {
+  if (threads < 0) {
+    throw Error(Status::invalid_argument,
+                fmt::format("threads: is {}; allowed are 0 (one for each core) or more", threads));
+  }
   const std::vector<Target> targets = preset_targets(preset, archs);
   const auto total = static_cast<int64_t>(targets.size());
   const Precompiled made = precompile(kernel_store(), path, targets, threads, [&](int64_t done) {

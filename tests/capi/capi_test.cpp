@@ -428,4 +428,14 @@ TEST_F(CApi, Versions) {
   EXPECT_STREQ(fa_version(), fa::version());
 }
 
+TEST(CApiBundles, NegativeThreadsAreRefused) {
+  for (const int32_t threads : {-1, -5, INT32_MIN}) {
+    EXPECT_EQ(fa_compile_bundle("never-written", "llm", "sm_80", threads, nullptr, nullptr, nullptr,
+                                nullptr),
+              FA_INVALID_ARGUMENT);
+    const std::string message = fa_last_error();
+    EXPECT_TRUE(message.starts_with("threads: is " + std::to_string(threads))) << message;
+  }
+}
+
 }  // namespace
