@@ -16,6 +16,6 @@ void add_option_flags(CLI::App& app, Options& options);
 CLI::Validator unsigned_number();
 
 inline constexpr const char* threads_help =
-    "CPU threads; 0: OpenMP's default, OMP_NUM_THREADS or else one for each core";
+    "CPU threads; 0: OMP_NUM_THREADS, or else one for each CPU that there is";
 
 }  // namespace fa::cli

@@ -73,8 +73,8 @@ std::optional<double> limit_of(const fs::path& folder, bool second_version) {
     std::ifstream(folder / "cpu.cfs_quota_us") >> quota;
     std::ifstream(folder / "cpu.cfs_period_us") >> period;
   }
-  const double time = std::atof(quota.c_str());
-  const double of = std::atof(period.c_str());
+  const double time = std::strtod(quota.c_str(), nullptr);
+  const double of = std::strtod(period.c_str(), nullptr);
   return time > 0 && of > 0 ? std::optional(time / of) : std::nullopt;
 }
 

@@ -36,10 +36,12 @@ Failure failure;
 
 // This program's, which the library, the C++ runtime and the loader use as well.
 extern "C" {
+// NOLINTBEGIN(bugprone-reserved-identifier): glibc's own
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
 void* __libc_realloc(void*, size_t);
 void* __libc_memalign(size_t, size_t);
+// NOLINTEND(bugprone-reserved-identifier)
 
 void* malloc(size_t bytes) {
   if (!failure.now()) return __libc_malloc(bytes);

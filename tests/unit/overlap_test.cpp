@@ -83,7 +83,7 @@ TEST(Overlap, IsWhatBruteForceFinds) {
   EXPECT_GT(apart_in_reach, 20000);
 }
 
-Footprint footprint(uintptr_t begin, int64_t run, std::vector<Footprint::Dim> dims) {
+Footprint footprint(uintptr_t begin, int64_t run, const std::vector<Footprint::Dim>& dims) {
   Footprint f;
   f.begin = f.end = begin;
   f.run = run;
