@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
-#include <cstdlib>
 
 #include "cpu/cpu_quota.hpp"
+#include "system/environment.hpp"
 
 #if __has_include(<sys/single_threaded.h>)
 #include <sys/single_threaded.h>
@@ -36,7 +36,7 @@ void in_child() {
 [[maybe_unused]] const int registered = pthread_atfork(before_fork, nullptr, in_child);
 
 int quota() {
-  if (std::getenv("OMP_NUM_THREADS") != nullptr) return INT_MAX;
+  if (!system::variable("OMP_NUM_THREADS").empty()) return INT_MAX;
   return cpu_quota("/").value_or(INT_MAX);
 }
 
