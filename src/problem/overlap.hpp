@@ -30,7 +30,7 @@ struct Footprint {
 enum class Sharing : uint8_t {
   none,
   some,
-  undecided  ///< only where 6 strides have next to nothing in common and no end of choices
+  undecided  ///< after thousands of steps: three strides and more, unlike, of large extents
 };
 
 /// False: certainly not.
