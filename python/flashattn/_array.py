@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar, overload
 
 import tvm_ffi
 from typing_extensions import Unpack
@@ -38,6 +38,39 @@ class AttentionOptions(TypedDict, total=False):
     num_threads: int
 
 
+Array = TypeVar("Array")
+
+
+@overload
+def attention(
+    q: Array,
+    k: Any,
+    v: Any,
+    *,
+    out: Any = None,
+    return_lse: Literal[False] = False,
+    **options: Unpack[AttentionOptions],
+) -> Array: ...
+@overload
+def attention(
+    q: Array,
+    k: Any,
+    v: Any,
+    *,
+    out: Any = None,
+    return_lse: Literal[True],
+    **options: Unpack[AttentionOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def attention(
+    q: Array,
+    k: Any,
+    v: Any,
+    *,
+    out: Any = None,
+    return_lse: bool,
+    **options: Unpack[AttentionOptions],
+) -> Array | tuple[Array, Array]: ...
 def attention(
     q: Any,
     k: Any,
@@ -105,7 +138,7 @@ def attention(
 
 def attention_backward(
     dout: Any,
-    q: Any,
+    q: Array,
     k: Any,
     v: Any,
     out: Any,
@@ -113,7 +146,7 @@ def attention_backward(
     *,
     dlse: Any = None,
     **options: Unpack[AttentionOptions],
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """The gradients of attention.
 
     Args:
@@ -176,7 +209,7 @@ def prepare(q: Any, k: Any, v: Any, **options: Unpack[AttentionOptions]) -> None
     )
 
 
-def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
+def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array, Array]:
     """Joins two attentions of the same queries over disjoint keys (ring attention, splits):
 
         lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b.
@@ -186,7 +219,8 @@ def merge(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any, Any]:
     if _is_torch(out_a):
         from ._torch import merge as merge_of_torch
 
-        return merge_of_torch(out_a, lse_a, out_b, lse_b)
+        run: Any = merge_of_torch
+        return run(out_a, lse_a, out_b, lse_b)
     kind = _Kind(out_a)
     out = kind.empty(*kind.shape_and_dtype("out_a", out_a))
     lse = kind.empty(kind.shape_and_dtype("lse_a", lse_a)[0], "float32")

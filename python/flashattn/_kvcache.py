@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ._options import (
     TENSORS,
@@ -29,11 +30,45 @@ from ._torch import (
     need_shape_of_heads,
     need_tensors,
     operators,
+    refuse_capture,
     shape_of,
 )
+from ._types import MoreOfCache, Window
 from .layers.rotary import apply_rotary_emb
 
 
+# fmt: off
+@overload
+def flash_attn_with_kvcache(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = ..., v: Tensor | None = ...,
+    rotary_cos: Tensor | None = ..., rotary_sin: Tensor | None = ...,
+    cache_seqlens: int | Tensor | None = ..., cache_batch_idx: Tensor | None = ...,
+    cache_leftpad: None = ..., block_table: None = ..., softmax_scale: float | None = ...,
+    causal: bool = ..., window_size: Window = ..., softcap: float = ...,
+    rotary_interleaved: bool = ..., alibi_slopes: Tensor | None = ..., num_splits: int = ...,
+    return_softmax_lse: Literal[False] = ..., **more: Unpack[MoreOfCache]
+) -> Tensor: ...
+@overload
+def flash_attn_with_kvcache(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = ..., v: Tensor | None = ...,
+    rotary_cos: Tensor | None = ..., rotary_sin: Tensor | None = ...,
+    cache_seqlens: int | Tensor | None = ..., cache_batch_idx: Tensor | None = ...,
+    cache_leftpad: None = ..., block_table: None = ..., softmax_scale: float | None = ...,
+    causal: bool = ..., window_size: Window = ..., softcap: float = ...,
+    rotary_interleaved: bool = ..., alibi_slopes: Tensor | None = ..., num_splits: int = ..., *,
+    return_softmax_lse: Literal[True], **more: Unpack[MoreOfCache]
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def flash_attn_with_kvcache(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = ..., v: Tensor | None = ...,
+    rotary_cos: Tensor | None = ..., rotary_sin: Tensor | None = ...,
+    cache_seqlens: int | Tensor | None = ..., cache_batch_idx: Tensor | None = ...,
+    cache_leftpad: None = ..., block_table: None = ..., softmax_scale: float | None = ...,
+    causal: bool = ..., window_size: Window = ..., softcap: float = ...,
+    rotary_interleaved: bool = ..., alibi_slopes: Tensor | None = ..., num_splits: int = ...,
+    return_softmax_lse: bool = ..., **more: Unpack[MoreOfCache]
+) -> Tensor | tuple[Tensor, Tensor]: ...
+# fmt: on
 def flash_attn_with_kvcache(
     q: Tensor,
     k_cache: Tensor,
@@ -48,7 +83,7 @@ def flash_attn_with_kvcache(
     block_table: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     rotary_interleaved: bool = True,
     alibi_slopes: Tensor | None = None,
@@ -235,10 +270,7 @@ def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[
             f"cache_batch_idx: is {cache_batch_idx.dtype} {list(cache_batch_idx.shape)};"
             f" expected integers [{q.shape[0]}]"
         )
-    if cache_batch_idx.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "cache_batch_idx: is read by the host, which a CUDA graph cannot capture"
-        )
+    refuse_capture("cache_batch_idx", cache_batch_idx)
     places: list[int] = cache_batch_idx.tolist()
     for b, place in enumerate(places):
         if not 0 <= place < k_cache.shape[0]:

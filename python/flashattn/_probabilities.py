@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _binding
 from ._options import TENSORS, Options, scale_or_default
-from ._torch import is_direct, operators, passes
+from ._torch import is_direct, operators, passes, refuse_capture
 
 
 def dropout_mask(q: Tensor, k: Tensor, lse: Any, given: Options) -> Tensor:
@@ -97,6 +97,7 @@ def _scores(rows: Tensor, keys: Tensor, b: int, given: Options) -> Tensor:
 
 
 def _kept(size: tuple[int, ...], given: Options) -> Tensor:
+    refuse_capture("return_attn_probs: dropout's state", given.dropout_state)
     seed, offset = given.dropout_state.tolist()
     keep = torch.empty(size, dtype=torch.uint8, device="cpu")
     _binding.dropout_keep(keep, seed, offset, given.dropout_p)

@@ -203,3 +203,14 @@ def test_compile_fullgraph_of_what_looks_at_data(function):
     else:
         assert torch.equal(got, expected)
         assert all(map(torch.equal, here, there))
+
+
+def test_below_autograd_nothing_is_recorded():
+    """As inside of somebody's operator, whose own gradient counts."""
+    q, k, v = tensors(1, 4, 5, 2, 2, 8, 8)
+    with torch._C._AutoDispatchBelowAutograd():
+        assert not torch.softmax(q, -1).requires_grad
+        assert not attention(q, k, v).requires_grad
+        assert not flashattn.merge(q, q[..., 0].transpose(1, 2), q, q[..., 0].transpose(1, 2))[
+            0
+        ].requires_grad

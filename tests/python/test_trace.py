@@ -267,6 +267,12 @@ def test_a_trace_is_right_for_other_inputs(case, gradients):
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_a_trace_checks_itself():
+    inputs = tuple(t.requires_grad_() for t in batched(0))
+    graph = torch.jit.trace(lambda q, k, v: attention(q, k, v, return_lse=True), inputs)
+    assert torch.equal(graph(*inputs)[0], attention(*inputs))
+
+
 def test_dropout_of_a_trace_draws_anew():
     run = lambda q, k, v: attention(q, k, v, dropout_p=0.5)  # noqa: E731
     graph, inputs = traced(run, batched(0)), batched(0)

@@ -24,6 +24,7 @@ from .checks import (
     need_shape_of_heads,
     need_tensors,
     needs_gradient,
+    refuse_capture,
     refuse_gradient_of_slopes,
     refuse_tangents,
     shape_of,
@@ -46,6 +47,7 @@ __all__ = [
     "operators",
     "passes",
     "prepare",
+    "refuse_capture",
     "shape_of",
 ]
 

@@ -32,6 +32,8 @@ _keys_of = torch._C._dispatch_keys
 _is_functorch = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
 _is_tracing = torch._C._is_tracing
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_AUTOGRAD_KEY = torch._C.DispatchKey.AutogradFunctionality
 _set_tracing_state: Any = getattr(torch._C, "_set_tracing_state")  # noqa: B009 (unknown to mypy)
 
 
@@ -84,9 +86,15 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd will ask for a gradient of one of these."""
     if _is_grad_enabled():
         for t in tensors:  # any() of a generator takes three times as long
-            if t is not None and t.requires_grad:
-                return True
+            if t is not None and t.requires_grad:  # compilers have no thread's state to ask
+                return _is_compiling() or not _is_excluded(_AUTOGRAD_KEY)
     return False
+
+
+def refuse_capture(name: str, t: Tensor) -> None:
+    """RuntimeError, by name, where a CUDA graph would be asked to hold what the host reads of t."""
+    if t.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{name}: is read by the host, which a CUDA graph cannot capture")
 
 
 def need_tensors(**tensors: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import _binding
 from .._options import TENSORS, Options, has_tensors
+from .checks import refuse_capture
 
 _contiguous = torch.contiguous_format
 
@@ -21,6 +22,7 @@ def dense(t: Tensor | None) -> Tensor | None:
 
 def longest(cu_seqlens: Tensor) -> int:
     """The longest of packed sequences; the library checks the rest."""
+    refuse_capture("cu_seqlens (without max_seqlen)", cu_seqlens)
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
         return 0
     return max(0, int((cu_seqlens[1:] - cu_seqlens[:-1]).max()))
