@@ -1,11 +1,14 @@
 """What wrong arguments are told: by their own name, with their value and what is allowed; tensors
 without memory the same as others."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
 
 import flashattn
+from flashattn._torch import refuse_capture
 from flashattn.layers.rotary import apply_rotary_emb
 from test_flash_attn import normal
 
@@ -280,6 +283,16 @@ def test_tensors_without_memory_are_told_the_same(case):
     assert told(WRONG[case], "meta") == expected
     with torch._subclasses.FakeTensorMode():
         assert told(WRONG[case], "cpu") == expected
+
+
+def test_what_the_host_reads_is_refused_in_a_capture(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    on_device = types.SimpleNamespace(is_cuda=True)
+    with pytest.raises(
+        RuntimeError, match="cache_batch_idx: is read by the host, which a CUDA graph"
+    ):
+        refuse_capture("cache_batch_idx", on_device)
+    refuse_capture("cache_batch_idx", torch.zeros(1))
 
 
 def test_nothing_is_listed_twice():

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import flashattn
+from flashattn._options import Options
 from flashattn._torch import is_direct
 from test_flash_attn import cumulative, normal, tensors
 
@@ -203,6 +204,20 @@ def test_compile_fullgraph_of_what_looks_at_data(function):
     else:
         assert torch.equal(got, expected)
         assert all(map(torch.equal, here, there))
+
+
+def test_opcheck_of_what_looks_at_data():
+    q, k, v = (normal(2, 3, 2, 8, seed=s) for s in range(3))
+    caches = [normal(3, 9, 2, 8, seed=s) for s in (3, 4)]
+    lengths, places = torch.tensor([2, 5], dtype=torch.int32), torch.tensor([2, 0])
+    angles = normal(9, 4)
+    operators = torch.ops.flashattn
+    attention(q, k, v)  # registers them
+    step = (q, *caches, lengths, k, v, angles.cos(), angles.sin(), False, places)
+    torch.library.opcheck(operators.with_kvcache.default, (*step, *Options(causal=True)))
+    lse = attention(q, k, v, return_lse=True)[1]
+    given = Options(dropout_p=0.3, dropout_state=torch.tensor([3, 4]))
+    torch.library.opcheck(operators.probabilities.default, (q, k, lse, *given))
 
 
 def test_below_autograd_nothing_is_recorded():
