@@ -85,13 +85,14 @@ bool BenchResult::right() const {
 }
 
 void print_result(const BenchResult& result) {
-  fmt::print("FlashAttention.cpp {} ({}) on {}, {} threads, {}\n", version(), FA_COMMIT,
-             cpu_model(), result.machine.threads, cpu_target());
+  fmt::print("FlashAttention.cpp {} ({}) on {}, {}, {}\n", version(), FA_COMMIT, cpu_model(),
+             count_text(result.machine.threads, "thread"), cpu_target());
   fmt::print(
-      "peak       {:.1f} GFLOP/s of float32 multiply-adds, median of {} rounds ({}: {:.2f} "
+      "peak       {:.1f} GFLOP/s of float32 multiply-adds, median of {} ({}: {:.2f} "
       "GHz implied by {} of {} floats a cycle)\n",
-      median(result.peaks) / 1e9, result.peaks.size(), result.machine.target,
-      result.machine.implied_ghz(), result.machine.per_cycle, result.machine.lanes);
+      median(result.peaks) / 1e9, count_text(static_cast<int64_t>(result.peaks.size()), "round"),
+      result.machine.target, result.machine.implied_ghz(), result.machine.per_cycle,
+      result.machine.lanes);
   if (!result.bfloat16_peaks.empty()) {
     fmt::print("           {:.1f} GFLOP/s of {}\n", median(result.bfloat16_peaks) / 1e9,
                to_text(result.arithmetic));
