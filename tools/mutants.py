@@ -45,7 +45,7 @@ def build(mutants, jobs):
 
 def copy_sources():
     """Starts anew: objects of an earlier run's mutants would look up to date."""
-    hidden = shutil.ignore_patterns("build*", ".*", "__pycache__")
+    hidden = shutil.ignore_patterns("build*", "venv", ".*", "__pycache__")
     shutil.rmtree(FOLDER, ignore_errors=True)
     shutil.copytree(ROOT, SOURCE, ignore=hidden)
 
