@@ -66,7 +66,8 @@ format-check: lint-packages ## Says which sources are not formatted
 lint: build/build.ninja build-fuzz/build.ninja lint-packages ## clang-tidy and ruff
 	@tools/lint --jobs $(JOBS)
 
-install: build ## Installs under PREFIX (/usr/local)
+install: build/build.ninja ## Installs under PREFIX (/usr/local)
+	@cmake --build build -j $(JOBS) --target fa fa_cli_installed
 	cmake --install build --prefix $(PREFIX)
 	@if [ "$$(id -u)" -eq 0 ]; then ldconfig; fi
 
