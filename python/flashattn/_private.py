@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._options import Options, refuse
 from ._probabilities import dropout_mask
-from ._torch import copy_exactly, new_dropout_state
+from ._torch import copy_exactly, length, new_dropout_state
 
 
 def _get_block_size_n(
@@ -86,8 +86,8 @@ def _flash_attn_varlen_forward(
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
         seqused_k=seqused_k,
-        max_seqlen_q=max_seqlen_q,
-        max_seqlen_k=max_seqlen_k,
+        max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
+        max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
         scale=softmax_scale,
         causal=causal,
         window_left=window_size_left,
@@ -179,8 +179,8 @@ def _flash_attn_varlen_backward(
         dropout_state=rng_state if dropout_p > 0 else None,
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
-        max_seqlen_q=max_seqlen_q,
-        max_seqlen_k=max_seqlen_k,
+        max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
+        max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
         scale=softmax_scale,
         causal=causal,
         window_left=window_size_left,

@@ -29,7 +29,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ._kvcache import flash_attn_with_kvcache
-from ._options import Options, family_number, flag, real_number, refuse, whole_number, window_sides
+from ._options import Options, family_number, flag, real_number, refuse, window_sides
 from ._private import (
     _flash_attn_backward,
     _flash_attn_forward,
@@ -38,7 +38,7 @@ from ._private import (
     _get_block_size_n,
 )
 from ._probabilities import dropout_mask
-from ._torch import attend, is_traced, need_tensors, shape_of
+from ._torch import attend, length, need_tensors, shape_of
 from ._types import More, MoreOfPacked, OutAndLse, OutLseAndMask, Results, Window
 
 __all__ = [
@@ -333,16 +333,6 @@ def flash_attn_kvpacked_func(
     )
 
 
-def _length(name: str, length: Any) -> Any:
-    """An integer, also of a tensor or of NumPy. Under torch.jit.trace a tensor's would become a
-    constant: None leaves it to the operator to look."""
-    if isinstance(length, int | torch.SymInt):
-        return length
-    if isinstance(length, Tensor) and is_traced():
-        return None
-    return whole_number(name, length)
-
-
 # fmt: off
 @overload
 def flash_attn_varlen_func(
@@ -426,8 +416,8 @@ def flash_attn_varlen_func(
         cu_seqlens_k=cu_seqlens_k,
         seqused_q=seqused_q,
         seqused_k=seqused_k,
-        max_seqlen_q=_length("max_seqlen_q", max_seqlen_q),
-        max_seqlen_k=_length("max_seqlen_k", max_seqlen_k),
+        max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
+        max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
         scale=softmax_scale,
         causal=bool(causal),
         window_left=window_left,

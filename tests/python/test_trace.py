@@ -216,6 +216,21 @@ CASES = {
     "out": (into, batched),
     "merge": (flashattn.merge, parts),
     "private forward": (private, batched),
+    "private forward of packed sequences": (
+        lambda q, k, v, c: interface._flash_attn_varlen_forward(
+            q,
+            k,
+            v,
+            c,
+            c,
+            (c[1:] - c[:-1]).max(),
+            (c[1:] - c[:-1]).max(),
+            0.0,
+            0.3,
+            True,
+        )[:2],
+        packed,
+    ),
     "private backward": (private_backward, batched),
 }
 

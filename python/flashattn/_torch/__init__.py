@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._options import TENSORS, Options, has_tensors, scale_or_default
+from .._options import TENSORS, Options, has_tensors, scale_or_default, whole_number
 from . import fakes, operators, passes, sharding
 from .checks import (
     in_functorch,
@@ -39,6 +39,7 @@ __all__ = [
     "in_autocast",
     "is_direct",
     "is_traced",
+    "length",
     "longest",
     "merge",
     "need_shape_of_heads",
@@ -109,6 +110,16 @@ def longest(cu_seqlens: Tensor) -> int | None:
     """The longest packed sequence; to find it the host looks at the data. Where a tracer would keep
     the answer as a constant, None: the operator looks each time that it runs."""
     return passes.longest(cu_seqlens) if is_direct(cu_seqlens) else None
+
+
+def length(name: str, given: Any) -> Any:
+    """An integer, also of a tensor or of NumPy. Under torch.jit.trace a tensor's would become a
+    constant: None leaves it to the operator to look."""
+    if isinstance(given, int | torch.SymInt):
+        return given
+    if isinstance(given, Tensor) and is_traced():
+        return None
+    return whole_number(name, given)
 
 
 def attend(
