@@ -192,7 +192,59 @@ def test_refusals():
         hf.register("flash_cpp")
     t = torch.zeros(1, 1, 1, 8)
     module = torch.nn.Module()
-    with pytest.raises(NotImplementedError, match="cache: paged"):
+    with pytest.raises(NotImplementedError, match="cache: is not offered: paged"):
         hf.attention_forward(module, t, t, t, None, cache=object())
     with pytest.raises(NotImplementedError, match="output_attentions"):
         hf.attention_forward(module, t, t, t, None, output_attentions=True)
+
+
+def test_a_flattened_batch_keeps_its_samples_apart(calls):
+    model = decoder("Mistral")
+    samples = [torch.randint(0, 97, (n,)).tolist() for n in (8, 3, 9)]
+    collator = transformers.DataCollatorWithFlattening(
+        return_flash_attn_kwargs=True, return_position_ids=True, return_tensors="pt"
+    )
+    batch = collator([{"input_ids": ids} for ids in samples])
+    batch.pop("labels")
+    model.set_attn_implementation("fa_cpp")
+    logits = model(**batch, use_cache=False).logits
+    batch.pop("position_ids")  # then only cu_seq_lens tell; positions go on, to which RoPE is blind
+    again = model(**batch, use_cache=False).logits
+    model.set_attn_implementation("eager")
+    alone = [model(torch.tensor([ids]), use_cache=False).logits for ids in samples]
+    close(logits, torch.cat(alone, dim=1), torch.float32)
+    close(again, torch.cat(alone, dim=1), torch.float32)
+
+
+def test_gradient_checkpointing(calls):
+    model = decoder("Mistral").train()
+    model.set_attn_implementation("fa_cpp")
+    ids, mask = torch.randint(0, 97, (3, 20)), masks("left")
+    gradients = []
+    for reentrant in (None, True, False):
+        if reentrant is not None:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.zero_grad()
+        embeds = model.get_input_embeddings()(ids)
+        logits = model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
+        logits[mask.bool()].square().mean().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+    assert len(calls) == 2 + 4 + 4  # two layers, computed twice
+    for other in gradients[1:]:
+        for name, gradient in gradients[0].items():
+            assert torch.equal(other[name], gradient), name
+
+
+def test_a_compiled_encoder_and_decoder(calls):
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=97, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4
+    )
+    model = transformers.T5Model._from_config(config, attn_implementation="fa_cpp").eval()
+    ids, mask, targets = torch.randint(3, 97, (3, 20)), masks("right"), torch.randint(3, 97, (3, 7))
+    given = dict(input_ids=ids, attention_mask=mask, decoder_input_ids=targets, use_cache=False)
+    with torch.no_grad():
+        expected = model(**given).last_hidden_state
+        compiled = torch.compile(model, backend="aot_eager")
+        close(compiled(**given).last_hidden_state, expected, torch.float32)
+    assert len(calls) > 3
