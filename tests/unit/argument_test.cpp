@@ -156,6 +156,7 @@ TEST(Arguments, Addresses) {
     const auto spoil = [&](Case& c) {
       c.forward.q.strides = strides;
       if (stride < 0) return;
+      // NOLINTNEXTLINE(performance-no-int-to-ptr): where nothing lies
       c.forward.q.data = reinterpret_cast<void*>(~uintptr_t{0} - (uintptr_t{1} << 51) + 1);
     };
     forward_fails(spoil, invalid, {"q:", "strides", "out of the address space"});
