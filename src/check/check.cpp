@@ -100,7 +100,8 @@ void Trial::compute_reference() {
 
 /// Standard-normal inputs, nothing that makes gradients vanish, at least 64 keys for every row.
 bool is_standard(const Spec& s) {
-  if (s.score_size != 1 || s.value_size != 1 || s.dout_size != 1) return false;
+  if (s.score_size != 1 || s.key_size != 1 || s.value_size != 1 || s.dout_size != 1) return false;
+  if (s.same_values) return false;
   if (s.scale || s.softcap > 0 || s.dropout_p > 0.5 || s.sinks) return false;
   if (!s.alibi.empty() || s.window_left >= 0 || s.window_right >= 0 || s.bias_inf) return false;
   int64_t scores = 0;

@@ -143,12 +143,17 @@ void Case::fill_inputs() {
   const auto fill = [this](const Array& a, double size) {
     if (a.given()) a.fill([this, size](int64_t) { return size * random_.normal(); });
   };
+  const auto fill_values = [&](const Array& a, double size) {
+    if (!spec.same_values) return fill(a, size);
+    const double value = size * random_.normal();
+    if (a.given()) a.fill([value](int64_t) { return value; });
+  };
   fill(q, spec.score_size);
-  fill(k, 1);
-  fill(v, spec.value_size);
-  fill(dout, spec.dout_size);
+  fill(k, spec.key_size);
+  fill_values(v, spec.value_size);
+  fill_values(dout, spec.dout_size);
   fill(dlse, spec.dout_size);
-  fill(sinks, 2);
+  fill(sinks, spec.sink_size);
   if (spec.sink_inf) {
     sinks.fill([this](int64_t h) { return h == 0 || random_.chance(0.5) ? -infinity : 1.5; });
   }

@@ -30,6 +30,7 @@ const Offer cpu_offer{
     .any_dim = true,
     .capped_error = 0,
     .same_bits_alone = true,
+    .extremes = true,
 };
 
 // Tiles of 32 to 256 rows, 16 to 80 keys a step. Long sequences' are left to tests/gpu/tiles_test:
@@ -50,6 +51,7 @@ const Offer cuda_offer{
     .any_dim = false,
     .capped_error = 0x1p-11,
     .same_bits_alone = false,
+    .extremes = false,
 };
 
 }  // namespace fa::check

@@ -29,6 +29,8 @@ struct Offer {
   double capped_error;
   /// A sequence alone has the very bits that it has in a batch, batch_invariant or not.
   bool same_bits_alone;
+  /// Numbers are sometimes subnormal, all the same, or large as sinks.
+  bool extremes;
 };
 
 /// The host's backend.

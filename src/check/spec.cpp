@@ -270,10 +270,17 @@ void Draft::draw_magnitudes() {
   }
   if (has(F::tiny)) {
     const int64_t which = random_.between(1, 7);
-    if ((which & 1) != 0) s_.score_size = 1e-3;
-    if ((which & 2) != 0) s_.value_size = 1e-3;
-    if ((which & 4) != 0) third = 1e-3;
+    const bool subnormal = offer_.extremes && random_.chance(0.3);
+    const double size = !subnormal ? 1e-3 : half ? 1e-6 : 1e-39;
+    if ((which & 1) != 0) s_.score_size = size;
+    if ((which & 2) != 0) s_.value_size = size;
+    if ((which & 4) != 0) third = size;
+    if (subnormal && random_.chance(0.5)) s_.key_size = size;
   }
+  if (!offer_.extremes) return;
+  if (random_.chance(0.2)) s_.sink_size = 30;
+  s_.same_values = random_.chance(0.1);
+  if (s_.same_values && random_.chance(0.5)) s_.score_size = 0;  // and all weights of a row
 }
 
 void empty_the_batch(Spec& s) {
@@ -374,7 +381,7 @@ Features Spec::features() const {
     if (n == 0 || m == 0) set(F::zero_length, true);
   }
   set(F::empty_rows, has_empty_row(*this));
-  const auto sizes = {score_size, value_size, dout_size};
+  const auto sizes = {score_size, key_size, value_size, dout_size};
   set(F::large, std::max(sizes) > 1);
   set(F::tiny, std::min(sizes) < 1);
   return f;
@@ -410,9 +417,12 @@ std::string Spec::text() const {
   if (unaligned) t += " unaligned";
   if (alignment > 0) t += fmt::format("={}", alignment);
   t += fmt::format(" threads={}", num_threads);
-  if (score_size != 1 || value_size != 1 || dout_size != 1) {
-    t += fmt::format(" sizes q={:.3g} v={:.3g} dout={:.3g}", score_size, value_size, dout_size);
+  if (score_size != 1 || key_size != 1 || value_size != 1 || dout_size != 1) {
+    t += fmt::format(" sizes q={:.3g} k={:.3g} v={:.3g} dout={:.3g}", score_size, key_size,
+                     value_size, dout_size);
   }
+  if (sinks) t += fmt::format(" sinks={}", sink_size);
+  if (same_values) t += " same values";
   return t;
 }
 

@@ -69,9 +69,12 @@ struct Spec {
   bool unaligned = false;
   /// Of an unaligned tensor's rows, in bytes: 8, 4 or 2; 0 draws one for each tensor.
   int32_t alignment = 0;
-  double score_size = 1;  ///< standard deviation of q's numbers; k's is 1
+  double score_size = 1;  ///< standard deviation of q's numbers
+  double key_size = 1;    ///< of k's
   double value_size = 1;  ///< of v's
   double dout_size = 1;
+  double sink_size = 2;
+  bool same_values = false;  ///< all numbers of v are the same, and all of dO
 
   /// Whether blocks of a device add to this output as they come, unless asked to keep an order: to
   /// dq, and to the gradient of a bias with rows of its own that heads or sequences share.

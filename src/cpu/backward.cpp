@@ -60,8 +60,7 @@ class Backward {
     const Sequence seq = call_.sequence(unit / p_.heads_k);
     const int64_t count = chunks(seq);
     if (chunk >= count) return;
-    const int64_t block = plan_.tuning.backward_keys;
-    const int64_t keys = ceil_div(ceil_div(seq.k_len, count), block) * block;
+    const int64_t keys = chunk_keys(plan_, seq.k_len);
     const int64_t begin = std::min(chunk * keys, seq.k_len);
     kernels_.item(
         {plan_, call_, seq, unit % p_.heads_k, begin, std::min(begin + keys, seq.k_len), chunk},

@@ -214,21 +214,33 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
   }
 }
 
-/// o[r] += sum over keys of s[r][j] v[j], for `vectors` vectors of each row. factors, when given:
-/// o[r] is multiplied with them first.
+/// What a product adds to: the rows of O when it is the block's last turn, `block` before that,
+/// which has the sums of its turns.
+struct Outputs {
+  const float* factors;  ///< of O's rows
+  float* out;
+  float* block;
+  int64_t stride;
+  bool first;  ///< turn of the block
+  bool last;
+
+  Outputs from(int64_t row, int64_t column) const {
+    const int64_t at = row * stride + column;
+    return {factors + row, out + at, block + at, stride, first, last};
+  }
+};
+
+/// Sums over keys of s[r][j] v[j], for `vectors` vectors of each row, added to `to`.
 template <class Use, int rows, int vectors, class D, typename T>
 HWY_INLINE void mix_tile(D d, const float* HWY_RESTRICT s, Keys<T> v, int64_t keys,
-                         const float* factors, float* HWY_RESTRICT o, int64_t o_stride) {
+                         const Outputs& to) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   constexpr int64_t size = sizeof(T);
   hn::Vec<D> sum[rows][vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 8
-    for (int x = 0; x < vectors; ++x) {
-      sum[r][x] = hn::Load(d, o + r * o_stride + x * lanes);
-      if (factors != nullptr) sum[r][x] = hn::Mul(hn::Set(d, factors[r]), sum[r][x]);
-    }
+    for (int x = 0; x < vectors; ++x) sum[r][x] = hn::Zero(d);
   }
   for (int64_t j = 0; j < keys; j += Use::keys) {
     const T* value = v.first + j * v.stride;
@@ -250,7 +262,16 @@ HWY_INLINE void mix_tile(D d, const float* HWY_RESTRICT s, Keys<T> v, int64_t ke
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 8
-    for (int x = 0; x < vectors; ++x) hn::Store(sum[r][x], d, o + r * o_stride + x * lanes);
+    for (int x = 0; x < vectors; ++x) {
+      const int64_t at = r * to.stride + x * lanes;
+      if (!to.first) sum[r][x] = hn::Add(sum[r][x], hn::Load(d, to.block + at));
+      if (to.last) {
+        const auto out = hn::Load(d, to.out + at);
+        hn::Store(hn::MulAdd(hn::Set(d, to.factors[r]), out, sum[r][x]), d, to.out + at);
+      } else {
+        hn::Store(sum[r][x], d, to.block + at);
+      }
+    }
   }
 }
 
@@ -287,15 +308,16 @@ HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim
 }
 
 /// O [rows of all heads][o_stride] = factors O + P V for keys [j0, j0 + n). p:
-/// [rows][score_stride], in float32 or pairs.
+/// [rows][score_stride], in float32 or pairs. block: as O, scratch.
 template <class Use, class D, typename T>
 HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim_v, const float* p,
                                const InPlace<T>& v, int64_t j0, const float* factors, float* o,
-                               int64_t o_stride) {
+                               float* block, int64_t o_stride) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   constexpr int64_t size = sizeof(T);
   for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
     const int64_t keys = std::min(Use::keys_in_turn, n - g);
+    const Outputs to{factors, o, block, o_stride, g == 0, g + keys == n};
     for (int64_t h = 0; h < few.heads; ++h) {
       const Ahead ahead = keys_ahead(v, few, j0 + g, h, Use::keys_in_turn);
       in_parts<mix_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
@@ -307,7 +329,7 @@ HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_di
             mix_tile<Use, rows, count>(
                 d, p + row * score_stride + g / Use::keys,
                 keys_at(v, j0 + g, h, column, r == 0 ? ahead.from(0, column * size) : Ahead()),
-                keys, g == 0 ? factors + row : nullptr, o + row * o_stride + column, o_stride);
+                keys, to.from(row, column));
           }
         };
         mix(Count<vectors>());

@@ -202,7 +202,7 @@ class Forward {
     if (cut.chunks > 1) {
       const int64_t rows = p_.group() * seq.q_len;
       const int64_t first = chunk * rows + tile.head * seq.q_len;  // its rows are all of a head
-      partial = {room + first * padded(p_.head_dim_v), partial_lse(room, cut, rows) + first,
+      partial = {room + first * padded(p_.head_dim_v), partial_sums(room, cut, rows) + first,
                  padded(p_.head_dim_v), tile.heads * tile.rows, cut.head_floats};
     }
     tile.heads *= heads_k;
@@ -213,8 +213,8 @@ class Forward {
   }
 
   /// Behind the chunks' outputs.
-  float* partial_lse(float* shared, const ForwardCut& cut, int64_t rows) const {
-    return shared + cut.chunks * rows * padded(p_.head_dim_v);
+  RowSum* partial_sums(float* shared, const ForwardCut& cut, int64_t rows) const {
+    return reinterpret_cast<RowSum*>(shared + cut.chunks * rows * padded(p_.head_dim_v));
   }
 
   void combine(const Unit& unit, float* room, const ForwardScratch& scratch) const {
@@ -222,7 +222,7 @@ class Forward {
     if (cut.chunks <= 1) return;
     for (int64_t head_k = first; head_k < first + heads_k; ++head_k) {
       kernels_.combine(plan_, call_, seq, head_k, cut.chunks, room,
-                       partial_lse(room, cut, p_.group() * seq.q_len), scratch);
+                       partial_sums(room, cut, p_.group() * seq.q_len), scratch);
       room += cut.head_floats;
     }
   }

@@ -67,13 +67,14 @@ struct RowEnd {
   float factor;  ///< turns the sum of exp(s - maximum) V into the output
   float lse() const { return top + std::log(total); }
 };
-RowEnd end_row(float maximum, float sum, float sink) {
+RowEnd end_row(float maximum, double sum, float sink) {
   const float top = std::max(maximum, sink);
   if (top == minus_infinity && sum == 0) return {minus_infinity, 1, 0};
-  if (sink == minus_infinity) return {top, sum, 1 / sum};
-  const float from_keys = std::exp(maximum - top);
-  const float total = sum * from_keys + std::exp(sink - top);
-  return {top, total, from_keys / total};
+  if (sink == minus_infinity) return {top, static_cast<float>(sum), static_cast<float>(1 / sum)};
+  // In float64, where the difference of two logits is exact.
+  const double from_keys = std::exp(static_cast<double>(maximum) - top);
+  const double total = sum * from_keys + std::exp(static_cast<double>(sink) - top);
+  return {top, static_cast<float>(total), static_cast<float>(from_keys / total)};
 }
 
 float sink_of(const Call& call, int64_t head) {
@@ -107,12 +108,15 @@ class TileForward {
     const int64_t block = t_.plan.tuning.forward_keys;
     const auto [begin, end] = keys_in_sight();
     const int64_t step_begin = in_place_ ? lane_pad : block;  // packed blocks have fixed places
+    const int64_t settle_keys = t_.plan.tuning.settle_keys;
     const int64_t first = t_.key_begin + (begin - t_.key_begin) / step_begin * step_begin;
     for (int64_t j0 = first; j0 < end; j0 += block) {
       const int64_t n =
           std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
       step(j0, n);
+      if ((j0 + n) % settle_keys == 0 && j0 + n < end) settle();
     }
+    if (settled_ && keeps_rest()) settle();
     store();
   }
 
@@ -140,6 +144,8 @@ class TileForward {
     std::memset(s_.o, 0, rows_ * o_stride_ * sizeof(float));
     std::memset(s_.sum, 0, rows_ * lane_pad * sizeof(float));
     std::fill_n(s_.maximum, padded(rows_), minus_infinity);
+    std::fill_n(s_.base, rows_, minus_infinity);
+    std::fill_n(s_.settled_sum, rows_, 0.0);
   }
 
   mask::KeyRange keys_of_row(int64_t i) const {
@@ -244,13 +250,13 @@ class TileForward {
     if (!in_place_) {
       product<Layout::scores>(in_pairs_, rows_, p_.head_dim_v, n, s_.s, score_stride,
                               packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
-                              {Accumulate::rescale, s_.rescale}, {.depth = reach_});
+                              {Accumulate::rescale, s_.rescale, run_of(p_)}, {.depth = reach_});
       return;
     }
     in_vectors(p_.head_dim_v, [&]<class Use>(Use use, auto d) {
       outputs_in_place(use, d, few_rows(), n, p_.head_dim_v, s_.s,
                        rows_in_place<typename Use::Number>(t_.call.v), j0, s_.rescale, s_.o,
-                       o_stride_);
+                       s_.settled, o_stride_);
     });
   }
 
@@ -320,12 +326,15 @@ class TileForward {
     float* s = s_.s + r * score_stride;
     float* sums = s_.sum + r * lane_pad;
     const auto base = hn::Set(d, s_.next[r]);
-    auto sum = hn::Mul(hn::Load(d, sums), hn::Set(d, s_.rescale[r]));
+    using V = hn::Vec<Floats>;
+    constexpr int vectors = lane_pad / static_cast<int64_t>(hn::MaxLanes(Floats()));
+    V sum[vectors];  // the block's, as many as lane_pad on every target
+    for (V& x : sum) x = hn::Zero(d);
     const bool drops = p_.dropout_p > 0;
     if (drops) score_row(r).keep(j0, n, s_.keep);
-    const auto add = [&]<Exp exactness = Exp::full>(int64_t j, auto x) HWY_ATTR {
+    const auto add = [&]<Exp exactness = Exp::full>(int64_t j, auto x, V& block) HWY_ATTR {
       const auto p = exp_negative<exactness>(d, x);
-      sum = hn::Add(sum, p);
+      block = hn::Add(block, p);
       return drops ? hn::Mul(p, hn::Load(d, s_.keep + j)) : p;
     };
 #if FA_CPU_HAS_PAIRS
@@ -334,39 +343,111 @@ class TileForward {
       // Not fused: the largest score must give 0, as its product with the factor was rounded, too.
       const auto p = [&](int64_t j) HWY_ATTR {
         const auto x = hn::Sub(hn::Mul(factor, hn::Load(d, s + j)), base);
-        return add.template operator()<Exp::for_bfloat16>(j, x);
+        return add.template operator()<Exp::for_bfloat16>(j, x, sum[0]);
       };
       for (int64_t j = 0; j < padded(n); j += 2 * lanes()) {
         const auto first = p(j);
         const auto second = j + lanes() < padded(n) ? p(j + lanes()) : hn::Zero(d);
         hn::Store(narrow(first, second), Pairs(), as_pairs(s) + j / 2);
       }
-      hn::Store(sum, d, sums);
-      return;
-    }
+    } else
 #endif
-    for (int64_t j = 0; j < padded(n); j += lanes()) {
-      hn::Store(add(j, hn::Sub(hn::Load(d, s + j), base)), d, s + j);
+    {
+      for (int64_t j = 0; j < padded(n); j += lane_pad) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+          float* at = s + j + v * lanes();
+          hn::Store(add(j + v * lanes(), hn::Sub(hn::Load(d, at), base), sum[v]), d, at);
+        }
+      }
     }
-    hn::Store(sum, d, sums);
+    const auto rescale = hn::Set(d, s_.rescale[r]);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      float* at = sums + v * lanes();
+      hn::Store(hn::MulAdd(rescale, hn::Load(d, at), sum[v]), d, at);
+    }
+  }
+
+  /// Whether O is settled together with the row's sum; elsewhere its rounding is coarser anyway.
+  bool keeps_rest() const { return p_.dtype == float32; }
+
+  /// Adds what the last blocks gave to the settled sums. Where it happens depends on the keys'
+  /// numbers alone, and a row that saw none of them keeps its bits.
+  HWY_ATTR void settle() {
+    settled_ = true;
+    for (int64_t r = 0; r < rows_; ++r) {
+      if (s_.maximum[r] == minus_infinity) continue;
+      float* settled = s_.settled + r * o_stride_;
+      float* rest = s_.rest + r * o_stride_;
+      if (s_.base[r] == minus_infinity) {
+        s_.base[r] = s_.maximum[r];
+        std::memset(settled, 0, o_stride_ * sizeof(float));
+        std::memset(rest, 0, o_stride_ * sizeof(float));
+      }
+      // The settled sums are rescaled, and so rounded, only when the maximum has grown by much;
+      // else it is what comes to them that is multiplied.
+      constexpr double much = 8;
+      double growth = static_cast<double>(s_.maximum[r]) - s_.base[r];
+      float back = 1;
+      if (growth > much) {
+        back = static_cast<float>(std::exp(-growth));
+        s_.base[r] = s_.maximum[r];
+        growth = 0;
+      }
+      const float factor = growth == 0 ? 1 : static_cast<float>(std::exp(growth));
+      const Floats d;
+      s_.settled_sum[r] = s_.settled_sum[r] * back +
+                          static_cast<double>(factor) * sum_of(d, s_.sum + r * lane_pad, lane_pad);
+      std::memset(s_.sum + r * lane_pad, 0, lane_pad * sizeof(float));
+      if (keeps_rest()) settle_outputs(back, factor, s_.o + r * o_stride_, settled, rest);
+    }
+  }
+
+  HWY_ATTR HWY_INLINE void settle_outputs(float back, float factor, float* o, float* settled,
+                                          float* rest) const {
+    const Floats d;
+    for (int64_t c = 0; c < p_.head_dim_v; c += lanes()) {
+      auto total = hn::Mul(hn::Load(d, settled + c), hn::Set(d, back));
+      auto lost = hn::Mul(hn::Load(d, rest + c), hn::Set(d, back));
+      add_kept(d, hn::Mul(hn::Load(d, o + c), hn::Set(d, factor)), total, lost);
+      hn::Store(total, d, settled + c);
+      hn::Store(lost, d, rest + c);
+      hn::Store(hn::Zero(d), d, o + c);
+    }
+  }
+
+  /// The whole of a row: its maximum, and the sum and O that are taken against it.
+  struct WholeRow {
+    float maximum;
+    double sum;
+    float* out;
+  };
+  WholeRow whole_row(int64_t r) const {
+    float* out = s_.o + r * o_stride_;
+    const float maximum = s_.maximum[r];
+    if (s_.base[r] == minus_infinity) {
+      return {maximum, sum_of(Floats(), s_.sum + r * lane_pad, lane_pad), out};
+    }
+    if (keeps_rest()) return {s_.base[r], s_.settled_sum[r], s_.settled + r * o_stride_};
+    const double growth = static_cast<double>(maximum) - s_.base[r];
+    const double before = growth == 0 ? 1 : std::exp(-growth);
+    return {maximum, s_.settled_sum[r] * before + sum_of(Floats(), s_.sum + r * lane_pad, lane_pad),
+            out};
   }
 
   /// O is normalized once, at the end.
   HWY_ATTR void store() {
-    const Floats d;
     for (int64_t r = 0; r < rows_; ++r) {
-      const bool partial = t_.partial.out != nullptr;
-      const float sum = sum_of(d, s_.sum + r * lane_pad, lane_pad);
-      const RowEnd end =
-          end_row(s_.maximum[r], sum, partial ? minus_infinity : sink_of(t_.call, head(r)));
-      float* o = s_.o + r * o_stride_;
-      const bool no_key = s_.maximum[r] == minus_infinity && sum == 0;
+      const auto [maximum, sum, o] = whole_row(r);
+      const bool no_key = maximum == minus_infinity && sum == 0;
       if (no_key) std::memset(o, 0, o_stride_ * sizeof(float));  // 0 x NaN of V would be NaN
-      if (partial) {
-        const auto [row_out, row_lse] = t_.partial.row(r);
-        store_row(float32, o, p_.head_dim_v, end.factor, reinterpret_cast<char*>(row_out));
-        *row_lse = end.lse();
+      if (t_.partial.out != nullptr) {
+        const auto [row_out, row_sum] = t_.partial.row(r);
+        store_row(float32, o, p_.head_dim_v, 1.0f, reinterpret_cast<char*>(row_out));
+        *row_sum = {maximum, static_cast<float>(sum)};
       } else {
+        const RowEnd end = end_row(maximum, sum, sink_of(t_.call, head(r)));
         const Call& c = t_.call;
         store_row(p_.dtype, o, p_.head_dim_v, end.factor,
                   query_row(c.out, t_.sequence, row(r), head(r)),
@@ -392,15 +473,17 @@ class TileForward {
   const int64_t o_stride_;
   const int64_t* reach_ = nullptr;  ///< of the present block; null: all of it
   float factor_ = 1;                ///< what its products lack; 1 but for pairs
+  bool settled_ = false;            ///< some sums are in the settled ones
 };
 
 void TilePass(const ForwardTile& task, const ForwardScratch& scratch) {
   TileForward(task, scratch).run();
 }
 
-/// out = sum over chunks of exp(lse_c - lse) out_c; chunks in their order, the sink once.
+/// out = sum over chunks of exp(maximum_c - maximum) out_c, divided by the same of their sums;
+/// chunks in their order, the sink once.
 HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head_k,
-                      int64_t chunks, const float* partial_out, const float* partial_lse,
+                      int64_t chunks, const float* partial_out, const RowSum* partial_sums,
                       const ForwardScratch& scratch) {
   const Floats d;
   const Problem& p = plan.problem;
@@ -410,18 +493,24 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
     const int64_t head = head_k * p.group() + r / seq.q_len;
     const int64_t i = r % seq.q_len;
     float maximum = minus_infinity;
-    for (int64_t c = 0; c < chunks; ++c) maximum = std::max(maximum, partial_lse[c * rows + r]);
-    float sum = 0;
-    std::memset(scratch.o, 0, width * sizeof(float));
     for (int64_t c = 0; c < chunks; ++c) {
-      const float lse = partial_lse[c * rows + r];
-      if (lse == minus_infinity) continue;
-      const float weight = std::exp(lse - maximum);
-      sum += weight;
+      maximum = std::max(maximum, partial_sums[c * rows + r].maximum);
+    }
+    double sum = 0;
+    std::memset(scratch.o, 0, width * sizeof(float));
+    std::memset(scratch.rest, 0, width * sizeof(float));
+    for (int64_t c = 0; c < chunks; ++c) {
+      const RowSum chunk = partial_sums[c * rows + r];
+      if (chunk.maximum == minus_infinity && chunk.sum == 0) continue;
+      const float weight = std::exp(chunk.maximum - maximum);
+      sum += static_cast<double>(weight) * chunk.sum;
       const float* out = partial_out + (c * rows + r) * width;
       for (int64_t x = 0; x < width; x += static_cast<int64_t>(hn::Lanes(d))) {
-        hn::Store(hn::MulAdd(hn::Set(d, weight), hn::Load(d, out + x), hn::Load(d, scratch.o + x)),
-                  d, scratch.o + x);
+        auto total = hn::Load(d, scratch.o + x);
+        auto rest = hn::Load(d, scratch.rest + x);
+        add_kept(d, hn::Mul(hn::Set(d, weight), hn::Load(d, out + x)), total, rest);
+        hn::Store(total, d, scratch.o + x);
+        hn::Store(rest, d, scratch.rest + x);
       }
     }
     const RowEnd end = end_row(maximum, sum, sink_of(call, head));

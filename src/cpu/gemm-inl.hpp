@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "cpu/pairs-inl.hpp"
@@ -40,7 +41,8 @@ enum class Layout {
 /// What becomes of C.
 struct Accumulate {
   enum Mode { store, add, rescale } mode;
-  const float* factors = nullptr;  ///< rescale: C = factors[i] * C + A B
+  const float* factors = nullptr;                     ///< rescale: C = factors[i] * C + A B
+  int64_t run = std::numeric_limits<int64_t>::max();  ///< products of a partial sum of A B
 };
 
 /// How much of C is wanted, by groups of tile_rows rows: null for all of it. What is not, stays.
@@ -59,29 +61,50 @@ HWY_INLINE V add_products(V sum, V a, V b) {
 template <Layout layout, int rows, int vectors, typename Element>
 HWY_INLINE void register_tile(int64_t depth, const Element* HWY_RESTRICT a, int64_t a_stride,
                               const Element* HWY_RESTRICT b, int64_t b_stride,
-                              float* HWY_RESTRICT c, int64_t c_stride, Accumulate::Mode mode,
+                              float* HWY_RESTRICT c, int64_t c_stride, const Accumulate& accumulate,
                               const float* factors) {
   using D = hn::CappedTag<float, lane_pad>;
   using E = hn::CappedTag<Element, lane_pad>;
   const D d;
   const E e;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN float partial[rows * vectors * lane_pad];  // the sums of the runs before
   hn::Vec<D> sum[rows][vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sum[i][v] = hn::Zero(d);
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    hn::Vec<E> b_row[vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) b_row[v] = hn::Load(e, b + k * b_stride + v * lanes);
+  for (int64_t begin = 0, end = 0;; begin = end) {
+    end = depth - begin > accumulate.run ? begin + accumulate.run : depth;
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const auto a_ik =
-          hn::Set(e, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sum[i][v] = add_products(sum[i][v], a_ik, b_row[v]);
+      for (int v = 0; v < vectors; ++v) sum[i][v] = hn::Zero(d);
+    }
+    for (int64_t k = begin; k < end; ++k) {
+      hn::Vec<E> b_row[vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) b_row[v] = hn::Load(e, b + k * b_stride + v * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+        const auto a_ik = hn::Set(
+            e, layout == Layout::transposed ? a[k * a_stride + i] : a[i * score_stride + k]);
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) sum[i][v] = add_products(sum[i][v], a_ik, b_row[v]);
+      }
+    }
+    if (begin > 0) {
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+          sum[i][v] = hn::Add(sum[i][v], hn::Load(d, partial + (i * vectors + v) * lane_pad));
+        }
+      }
+    }
+    if (end == depth) break;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) {
+        hn::Store(sum[i][v], d, partial + (i * vectors + v) * lane_pad);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -90,8 +113,8 @@ HWY_INLINE void register_tile(int64_t depth, const Element* HWY_RESTRICT a, int6
     for (int v = 0; v < vectors; ++v) {
       float* out = c + i * c_stride + v * lanes;
       auto value = sum[i][v];
-      if (mode == Accumulate::add) value = hn::Add(value, hn::Load(d, out));
-      if (mode == Accumulate::rescale) {
+      if (accumulate.mode == Accumulate::add) value = hn::Add(value, hn::Load(d, out));
+      if (accumulate.mode == Accumulate::rescale) {
         value = hn::MulAdd(hn::Set(d, factors[i]), hn::Load(d, out), value);
       }
       hn::Store(value, d, out);
@@ -120,8 +143,7 @@ HWY_ATTR void panel(int64_t m, int64_t j, int64_t depth, const Element* a, int64
           layout == Layout::transposed ? a + first * a_stride + i : a + i * score_stride + first;
       register_tile<layout, rows, vectors>(
           end - first, a_tile, a_stride, b + first * b_stride + j, b_stride, c + i * c_stride + j,
-          c_stride, accumulate.mode,
-          accumulate.factors == nullptr ? nullptr : accumulate.factors + i);
+          c_stride, accumulate, accumulate.factors == nullptr ? nullptr : accumulate.factors + i);
     }
     return i;
   };

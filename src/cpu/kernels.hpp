@@ -9,22 +9,29 @@
 
 namespace fa::cpu {
 
+/// A row's largest score, and its sum of exp(score - maximum).
+struct RowSum {
+  float maximum;
+  float sum;
+};
+
 /// Where a tile's result goes when its keys are one of several chunks: O in rows of
-/// padded(head_dim_v), and LSE without sink. Each key head's place is one behind the other's.
+/// padded(head_dim_v), not yet divided by the row's sum, and that sum without sink, which a rounded
+/// LSE would lose digits of. Each key head's place is one behind the other's.
 struct PartialOutputs {
   float* out = nullptr;
-  float* lse = nullptr;
+  RowSum* sum = nullptr;
   int64_t width = 0;
   int64_t rows = 1;         ///< of the tile, that belong to one key head
-  int64_t head_stride = 0;  ///< between key heads, in floats
+  int64_t head_stride = 0;  ///< between key heads, in floats; even
 
   struct Row {
     float* out;
-    float* lse;
+    RowSum* sum;
   };
   Row row(int64_t r) const {
     const int64_t head = r / rows * head_stride;
-    return {out + head + r % rows * width, lse + head + r % rows};
+    return {out + head + r % rows * width, sum + head / 2 + r % rows};
   }
 };
 
@@ -50,7 +57,7 @@ struct ForwardKernels {
   void (*tile)(const ForwardTile& task, const ForwardScratch& scratch);
   /// Joins the chunks of a key head; the partial results lie one behind the other.
   void (*combine)(const CpuPlan& plan, const Call& call, const Sequence& sequence, int64_t head_k,
-                  int64_t chunks, const float* partial_out, const float* partial_lse,
+                  int64_t chunks, const float* partial_out, const RowSum* partial_sums,
                   const ForwardScratch& scratch);
   /// Rows of one head that two attentions over disjoint keys give together.
   void (*merge)(const MergeCall& call, int64_t batch, int64_t head);

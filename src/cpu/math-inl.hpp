@@ -18,7 +18,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 /// 1.7e-7; or to 3e-6 + 8e-8 |x| in an instruction less, for what is rounded to bfloat16 then.
 enum class Exp : uint8_t { full, for_bfloat16 };
 
-/// exp(x) for x <= 0; 0 below -87.7, where float32 would be subnormal. NaN stays NaN.
+/// exp(x) for x <= 0 (or up to 80); 0 below -87.7, where float32 would be subnormal. NaN stays NaN.
 ///
 /// x = n ln 2 + f with |f| <= ln(2) / 2, exp(f) by a polynomial of degree 5 or 4 with relative
 /// error 9e-8 or 2.8e-6 (minimax by reweighted least squares, the coefficient of f^0 held at 1).
@@ -70,6 +70,17 @@ HWY_INLINE V tanh_of(D d, V x) {
   const V e = exp_negative(d, hn::Mul(magnitude, hn::Set(d, -2.0f)));
   const V large = hn::CopySign(hn::Div(hn::Sub(one, e), hn::Add(one, e)), x);
   return hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, 0.625f)), small, large);
+}
+
+/// total += x; rest keeps what its rounding takes, until it is added again (Kahan's sum). The total
+/// is always that of both, rounded.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void add_kept(D d, V x, V& total, V& rest) {
+  const V more = hn::Add(x, rest);
+  const V sum = hn::Add(total, more);
+  const V lost = hn::Sub(more, hn::Sub(sum, total));
+  rest = hn::IfThenElse(hn::Eq(lost, lost), lost, hn::Zero(d));  // infinite sums lose nothing
+  total = sum;
 }
 
 template <class D>

@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "cpu/rows-inl.hpp"
 #include "cpu/target.hpp"
@@ -47,6 +48,11 @@ inline bool in_pairs([[maybe_unused]] const Problem& p) {
 #else
   return false;
 #endif
+}
+
+/// Products of a register's partial sum. What is rounded to half a float32's digits needs none.
+inline int64_t run_of(const Problem& p) {
+  return p.dtype == float32 ? sum_run : std::numeric_limits<int64_t>::max();
 }
 
 #if FA_CPU_HAS_PAIRS

@@ -25,8 +25,8 @@ namespace fa::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 /// q is scaled before the product and the score after it, so that neither overflows while the
-/// score itself is finite: a factor up to 1 goes to q, a larger one to the score. Pairs are
-/// multiplied as they are.
+/// score itself is finite: a factor up to 1 goes to q, a larger one to the score. (For dQ and dK:
+/// to dS, or to their end.) Pairs are multiplied as they are.
 struct Scale {
   explicit Scale(double scale, bool pairs = false)
       : query(!pairs && std::abs(scale) <= 1 ? static_cast<float>(scale) : 1.0f),

@@ -33,7 +33,7 @@ double work(const Problem& p) {
 int64_t longest_head_dim(const Problem& p) { return std::max(p.head_dim, p.head_dim_v); }
 
 int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
-  return chunks * rows * (padded(p.head_dim_v) + 1);
+  return chunks * rows * (padded(p.head_dim_v) + 2);
 }
 
 /// A key head with few query rows: its keys are cut in chunks, and tiles read them in place or pack
@@ -236,6 +236,21 @@ int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
   return std::clamp<int64_t>(k_len / min_backward_chunk, 1, wanted);
 }
 
+int64_t chunk_keys(const CpuPlan& plan, int64_t k_len) {
+  const int64_t block = plan.tuning.backward_keys;
+  return ceil_div(ceil_div(k_len, cut_backward(plan, k_len)), block) * block;
+}
+
+bool long_chunk(const CpuPlan& plan, int64_t keys) {
+  return plan.problem.dtype == float32 && keys > plan.tuning.settle_slabs * plan.tuning.slab_keys;
+}
+
+bool many_tiles(const CpuPlan& plan, int64_t q_len) {
+  const CpuTuning& t = plan.tuning;
+  return plan.problem.dtype == float32 &&
+         tile_shape(plan.problem.group(), q_len, t.backward_rows).count() > t.settle_tiles;
+}
+
 ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t rows = std::max(row_stride(plan.packed_rows), in_tiles(plan.packed_rows));
@@ -247,6 +262,10 @@ ForwardScratch::ForwardScratch(Arena& arena, const CpuPlan& plan) {
   next = arena.take<float>(rows);
   rescale = arena.take<float>(rows);
   sum = arena.take<float>(rows * lane_pad);
+  base = arena.take<float>(rows);
+  settled_sum = arena.take<double>(rows);
+  settled = arena.take<float>(rows * row_stride(p.head_dim_v));
+  rest = arena.take<float>(rows * row_stride(p.head_dim_v));
   block = arena.take<float>(packed_block_floats(p, plan.tuning.forward_keys));
   keep = arena.take<float>(score_stride);
   reach = arena.take<int64_t>(rows);
@@ -277,6 +296,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   keep = arena.take<float>(score_stride);
   cap = arena.take<float>(score_stride);
   bias = arena.take<float>(p.dbias ? rows * score_stride : 0);
+  bias_rest = arena.take<float>(p.dbias ? rows * score_stride : 0);
   reach = arena.take<int64_t>(rows);
   first_row = arena.take<int64_t>(keys);
   k_t = arena.take<float>(blocks * p.head_dim * score_stride);
@@ -285,6 +305,11 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   const int64_t slab = (blocks - 1) * keys + in_tiles(keys);
   dk = arena.take<float>(slab * width);
   dv = arena.take<float>(slab * width_v);
+  const int64_t settled = many_tiles(plan, p.seqlen_q) ? slab : 0;
+  settled_dk = arena.take<float>(settled * width);
+  dk_rest = arena.take<float>(settled * width);
+  settled_dv = arena.take<float>(settled * width_v);
+  dv_rest = arena.take<float>(settled * width_v);
 }
 
 ForwardShared::ForwardShared(Arena& arena, const CpuPlan& plan) {
@@ -299,7 +324,9 @@ BackwardShared::BackwardShared(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
   delta = arena.take<float>(p.heads_q * p.tokens_q);
   lse = arena.take<float>(p.heads_q * p.tokens_q);
-  dq = arena.take<float>(plan.backward_chunks * p.heads_q * p.tokens_q * p.head_dim);
+  const int64_t sums = plan.backward_chunks * p.heads_q * p.tokens_q * p.head_dim;
+  dq = arena.take<float>(sums);
+  dq_rest = arena.take<float>(long_chunk(plan, chunk_keys(plan, p.seqlen_k)) ? sums : 0);
 }
 
 std::string to_text(const CpuPlan& plan) {

@@ -40,6 +40,11 @@ struct CpuTuning {
   int64_t split_keys = 512;
   /// Keys that a backward item holds at once, packed, with their dK and dV: 2.9 MB at head_dim 128.
   int64_t slab_keys = 960;
+  /// After so many keys O and the sum of P, and after so many tiles of rows dK and dV, are added to
+  /// totals that keep what their rounding takes (`sum_run` below); dQ where a chunk has more slabs.
+  int64_t settle_keys = 1024;
+  int64_t settle_tiles = 8;
+  int64_t settle_slabs = 4;
   friend bool operator==(const CpuTuning&, const CpuTuning&) = default;
 };
 
@@ -51,6 +56,13 @@ inline constexpr int64_t max_block_keys = 128;
 inline constexpr int64_t score_stride = max_block_keys + lane_pad;
 /// More chunks than this would make dQ's partial sums more than linear in the sequence.
 inline constexpr int64_t max_backward_chunks = 8;
+
+/// float32 sums are sums of sums, so that their error does not grow with the number of keys or
+/// rows: of so many products in a register, of those over a block, of a few blocks, and of these
+/// with what rounding takes kept (Kahan). The worst case is n equal numbers, added one after the
+/// other: each sum may be rounded the same way, which makes n / 4 roundings of the result, and 8 of
+/// them are 4 eps.
+inline constexpr int64_t sum_run = 16;
 
 constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
 /// Row stride of a scratch matrix of n columns: padded, and an odd number of cache lines.
@@ -141,6 +153,12 @@ struct ForwardCut {
 };
 ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len);
 int64_t cut_backward(const CpuPlan& plan, int64_t k_len);
+/// Keys of a backward chunk; the last one of a sequence may have fewer.
+int64_t chunk_keys(const CpuPlan& plan, int64_t k_len);
+/// Whether dQ is summed over so many of a chunk's keys that what rounding takes is kept.
+bool long_chunk(const CpuPlan& plan, int64_t keys);
+/// Whether dK and dV are settled: a key head of float32 has many tiles of `q_len` rows.
+bool many_tiles(const CpuPlan& plan, int64_t q_len);
 
 /// Tiles of dbias: of each of its slots (a head of a sequence, as far as bias tells them apart).
 struct BiasTiles {
@@ -160,17 +178,21 @@ int64_t packed_block_floats(const Problem& problem, int64_t block_keys);
 /// A thread's scratch for one forward tile.
 struct ForwardScratch {
   ForwardScratch(Arena& arena, const CpuPlan& plan);
-  float* q;        ///< [head_dim][rows], scaled: transposed, as the products read it; of a few
-                   ///< rows that read keys in place: [rows][row_stride(head_dim)]
-  float* s;        ///< [rows][score_stride]
-  float* o;        ///< [rows][row_stride(head_dim_v)]
-  float* maximum;  ///< [rows] so far
-  float* next;     ///< [rows] with this block
-  float* rescale;  ///< [rows] exp(maximum - next)
-  float* sum;      ///< [rows][lane_pad] of exp(s - maximum), a partial sum in each lane
-  float* block;    ///< one packed key block
-  float* keep;     ///< [score_stride], dropout's factors of a row
-  int64_t* reach;  ///< [rows], keys that count for each group of rows
+  float* q;             ///< [head_dim][rows], scaled: transposed, as the products read it; of a few
+                        ///< rows that read keys in place: [rows][row_stride(head_dim)]
+  float* s;             ///< [rows][score_stride]
+  float* o;             ///< [rows][row_stride(head_dim_v)]
+  float* maximum;       ///< [rows] so far
+  float* next;          ///< [rows] with this block
+  float* rescale;       ///< [rows] exp(maximum - next)
+  float* sum;           ///< [rows][lane_pad] of exp(s - maximum), a partial sum in each lane
+  float* base;          ///< [rows] maximum that the settled sums are taken against
+  double* settled_sum;  ///< [rows] of exp(s - base)
+  float* settled;       ///< [rows][row_stride(head_dim_v)] of O; in place the present block's O
+  float* rest;          ///< [rows][row_stride(head_dim_v)] what rounding took from `settled`
+  float* block;         ///< one packed key block
+  float* keep;          ///< [score_stride], dropout's factors of a row
+  int64_t* reach;       ///< [rows], keys that count for each group of rows
 };
 
 /// A thread's scratch for one backward item.
@@ -191,6 +213,7 @@ struct BackwardScratch {
   float* keep;         ///< [score_stride]
   float* cap;          ///< [score_stride], derivative of softcap
   float* bias;         ///< [rows][score_stride], sum of dbias
+  float* bias_rest;    ///< what rounding took from it
   int64_t* reach;      ///< [rows], keys that count for each group of rows
   int64_t* first_row;  ///< [keys], the first row that counts for each group of keys
   float* k_t;          ///< slab: per block K^T [head_dim][score_stride]
@@ -198,6 +221,10 @@ struct BackwardScratch {
   float* k;            ///< slab: [keys][row_stride(head_dim)]
   float* dk;           ///< slab: [keys][row_stride(head_dim)], the last block's in_tiles(keys)
   float* dv;           ///< slab: [keys][row_stride(head_dim_v)], the same
+  float* settled_dk;   ///< with more than `settle_tiles` tiles of float32 rows: as dk,
+  float* dk_rest;      ///< and what rounding took from it
+  float* settled_dv;   ///< the same of dv
+  float* dv_rest;
 };
 
 /// What all threads of a forward pass share.
@@ -213,9 +240,10 @@ struct ForwardShared {
 /// What all threads of a backward pass share.
 struct BackwardShared {
   BackwardShared(Arena& arena, const CpuPlan& plan);
-  float* delta;  ///< [heads_q][tokens_q]
-  float* lse;    ///< [heads_q][tokens_q], +inf where the row sees no key
-  float* dq;     ///< [backward_chunks][heads_q][tokens_q][head_dim], partial sums
+  float* delta;    ///< [heads_q][tokens_q]
+  float* lse;      ///< [heads_q][tokens_q], +inf where the row sees no key
+  float* dq;       ///< [backward_chunks][heads_q][tokens_q][head_dim], partial sums
+  float* dq_rest;  ///< what rounding took from them, where some chunk is long_chunk()
 };
 
 }  // namespace fa

@@ -31,6 +31,18 @@ std::pair<uint64_t, uint64_t> dropout_state(const Options& options) {
 
 }  // namespace
 
+double least_products(DType dtype, int64_t count) {
+  const double least = smallest_normal(float32);
+  return static_cast<double>(count) * (dtype == bfloat16 ? least / epsilon(dtype) : least);
+}
+
+template <typename Real>
+Matrix<Real> absolute_input(Matrix<Real> a, DType dtype, DType judged_as) {
+  const double least = dtype == bfloat16 ? smallest_normal(float32) / epsilon(judged_as) : 0;
+  for (Real& x : a) x = std::fabs(x) + static_cast<Real>(least);
+  return a;
+}
+
 template <typename Real>
 KeyHead<Real> key_head(Matrix<Real> k, Matrix<Real> v) {
   KeyHead<Real> head{std::move(k), std::move(v), {}, {}};
@@ -179,6 +191,11 @@ RowGradients<Real> Formulas<Real>::backward(const Block<Real>& block, const KeyH
     g.delta[i] += minus_ * block.dlse[i];
   }
   Matrix<Real> dp = product(block.dout, keys.v_t);
+  const auto count_least = [&](Matrix<Real>& sums, int64_t products) {
+    if (least_ == 0) return;
+    for (Real& x : sums) x += static_cast<Real>(least_products(dtype_, products));
+  };
+  count_least(dp, block.dout.cols());
   round(dp);
   if (!block.z.empty()) {
     dp = times(dp, block.z);
@@ -194,18 +211,24 @@ RowGradients<Real> Formulas<Real>::backward(const Block<Real>& block, const KeyH
     for (Real* t = ds.begin(); const Real c : block.capped) *t++ *= 1 + minus_ * c * c;
     round(ds);
   }
-  if (least_ != 0 && dtype_ == bfloat16) {  // CPUs that multiply it take subnormal numbers as 0
-    for (Real& x : ds) x += static_cast<Real>(smallest_normal(float32) / epsilon(dtype_));
-  }
+  // A number that is multiplied: CPUs that multiply bfloat16 take subnormal ones as 0 before the
+  // scale comes; elsewhere it may become one by a scale up to 1.
+  if (dtype_ == bfloat16) count_least(ds, 1);
   for (Real& x : ds) x *= scale_;
+  if (dtype_ != bfloat16) count_least(ds, 1);
   g.dq = product(ds, keys.k);
   round(g.dq);
   add_product(sums.dk, transposed(ds), block.q);
   add_product(sums.dv, transposed(block.pz), block.dout);
   if (least_ != 0) {
-    for (Matrix<Real>* sizes : {&g.dq, &sums.dk, &sums.dv}) {
-      for (Real& x : *sizes) x += least_;
-    }
+    // A scale above 1, and in bfloat16 any, comes at the end of dQ and dK.
+    const Real scaled = std::max<Real>(1, scale_);
+    const auto least = [&](int64_t products) {
+      return least_ + static_cast<Real>(least_products(dtype_, products));
+    };
+    for (Real& x : g.dq) x += scaled * least(ds.cols());
+    for (Real& x : sums.dk) x += scaled * least(ds.rows());
+    for (Real& x : sums.dv) x += least(ds.rows());
     // dbias sums these up in float32 whatever its own dtype
     for (Real& x : g.ds) x += static_cast<Real>(smallest_normal(float32) / epsilon(dtype_));
   }
@@ -238,7 +261,8 @@ template <typename Real>
 std::vector<Real> Formulas<Real>::score_sizes(const Block<Real>& block,
                                               const KeyHead<Real>& keys) const {
   const Where& where = block.where;
-  const Matrix<Real> s = product(absolute(block.q), absolute(keys.k_t));
+  const Matrix<Real> s =
+      product(absolute_input(block.q, dtype_, float32), absolute_input(keys.k_t, dtype_, float32));
   std::vector<Real> largest(s.rows());
   for (int64_t i = 0; i < s.rows(); ++i) {
     for (int64_t j = 0; j < s.cols(); ++j) {
@@ -253,6 +277,8 @@ std::vector<Real> Formulas<Real>::score_sizes(const Block<Real>& block,
 
 template KeyHead<float> key_head(Matrix<float>, Matrix<float>);
 template KeyHead<double> key_head(Matrix<double>, Matrix<double>);
+template Matrix<float> absolute_input(Matrix<float>, DType, DType);
+template Matrix<double> absolute_input(Matrix<double>, DType, DType);
 template class Formulas<float>;
 template class Formulas<double>;
 

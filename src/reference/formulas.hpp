@@ -14,6 +14,15 @@
 
 namespace fa::reference {
 
+/// What products that are summed count for at least, since they may lose what is below a normal
+/// number: CPUs that multiply bfloat16 as it is take subnormal sums as 0.
+double least_products(DType dtype, int64_t count);
+
+/// Absolute values of an input, as sums that are judged with the epsilon of `judged_as` take them:
+/// the same CPUs take a subnormal input as 0.
+template <typename Real>
+Matrix<Real> absolute_input(Matrix<Real> a, DType dtype, DType judged_as);
+
 /// The keys of one key head.
 template <typename Real>
 struct KeyHead {

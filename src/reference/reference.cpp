@@ -22,32 +22,46 @@ int64_t numel(const Tensor& t) {
 }
 
 template <typename Real>
-KeyHead<Real> absolute(const KeyHead<Real>& keys) {
-  return {absolute(keys.k), absolute(keys.v), absolute(keys.k_t), absolute(keys.v_t)};
+KeyHead<Real> absolute(const KeyHead<Real>& keys, DType dtype) {
+  return {absolute_input(keys.k, dtype, dtype), absolute_input(keys.v, dtype, dtype),
+          absolute_input(keys.k_t, dtype, dtype), absolute_input(keys.v_t, dtype, dtype)};
 }
 
-/// A block whose backward pass gives the sums over absolute values. In units of the dtype's epsilon
-/// they hold as well that a probability is exp of a float32 sum, which a rounding of that sum
-/// changes by its size times 2^-23, and that P and O may lose what is below a normal number: P
-/// itself, or in float16 dS, which is rounded relative to the largest that its head may have.
+/// P as the sums over absolute values have it: exp of a float32 sum, which a rounding of that sum,
+/// of the size `exponents`, changes by its size times 2^-23; and it may lose what is below a normal
+/// number: P itself, or in float16 dS, which is rounded relative to the largest that its head may
+/// have.
 template <typename Real>
-Block<Real> absolute(const Block<Real>& block, const KeyHead<Real>& keys_abs,
-                     const std::vector<Real>& score_sizes, DType dtype, double dropout_p) {
-  Block<Real> b = block;
-  b.q = absolute(block.q);
-  b.dout = absolute(block.dout);
-  for (Real& x : b.dlse) x = std::fabs(x);
+void set_weights(Block<Real>& b, const Matrix<Real>& p, const std::vector<Real>& exponents,
+                 DType dtype, double dropout_p) {
   const double least =
       dtype == float16 ? 0x1p-24 / (1 - dropout_p) : smallest_normal(float32) / epsilon(dtype);
-  for (int64_t i = 0; i < b.p.rows(); ++i) {
-    const Real weight = 1 + score_sizes[i] * epsilon(float32) / epsilon(dtype);
-    for (int64_t j = 0; j < b.p.cols(); ++j)
-      b.p[i][j] = b.p[i][j] * weight + static_cast<Real>(least);
-    b.lse[i] -= std::log(weight);  // for the sink's probability
+  for (int64_t i = 0; i < p.rows(); ++i) {
+    const Real weight = 1 + exponents[i] * epsilon(float32) / epsilon(dtype);
+    for (int64_t j = 0; j < p.cols(); ++j) b.p[i][j] = p[i][j] * weight + static_cast<Real>(least);
   }
   b.pz = b.z.empty() ? b.p : times(b.p, b.z);
+}
+
+/// A block whose backward pass gives the sums over absolute values, in units of the dtype's
+/// epsilon.
+template <typename Real>
+Block<Real> absolute(const Block<Real>& block, const KeyHead<Real>& keys_abs,
+                     std::vector<Real> score_sizes, DType dtype, double dropout_p) {
+  Block<Real> b = block;
+  b.q = absolute_input(block.q, dtype, dtype);
+  b.dout = absolute_input(block.dout, dtype, dtype);
+  for (Real& x : b.dlse) x = std::fabs(x);
+  set_weights(b, block.p, score_sizes, dtype, dropout_p);
   b.out = product(b.pz, keys_abs.v);
-  for (Real& x : b.out) x += smallest_normal(dtype);
+  const double least = smallest_normal(dtype) + least_products(dtype, b.p.cols());
+  for (Real& x : b.out) x += static_cast<Real>(least);
+  // The backward pass has exp(s - LSE), with LSE as float32 stores it.
+  for (size_t i = 0; i < score_sizes.size(); ++i) {
+    if (std::isfinite(block.lse[i])) score_sizes[i] += std::fabs(block.lse[i]);
+    b.lse[i] -= std::log(1 + score_sizes[i] * epsilon(float32) / epsilon(dtype));  // the sink's P
+  }
+  set_weights(b, block.p, score_sizes, dtype, dropout_p);
   return b;
 }
 
@@ -260,7 +274,7 @@ void Call<Real>::write_keys(int64_t batch, int64_t head_k, KeyGradients<Real>& s
 template <typename Real>
 void Call<Real>::add_key_head(int64_t batch, int64_t head_k, Result& r) const {
   const KeyHead<Real> keys = gather_keys(batch, head_k);
-  const KeyHead<Real> keys_abs = exact ? absolute(keys) : KeyHead<Real>{};
+  const KeyHead<Real> keys_abs = exact ? absolute(keys, args_.q.dtype) : KeyHead<Real>{};
   KeyGradients<Real> sums = no_gradients(keys.k.rows());
   KeyGradients<Real> sums_abs = sums;
   const int64_t rows = shapes_.rows.span(batch).used;
@@ -309,7 +323,7 @@ Row Call<Real>::row(int64_t batch, int64_t head, int64_t i) const {
   const Block<Real> block = attend(where(batch, head, i), 1, keys);
   Row row{{{block.out.begin(), block.out.end()}, {}}, {{block.lse[0]}, {}}};
   if (exact) {
-    const Sizes<Real> behind = sizes(block, keys, absolute(keys));
+    const Sizes<Real> behind = sizes(block, keys, absolute(keys, args_.q.dtype));
     row.out.abs.assign(behind.block.out.begin(), behind.block.out.end());
     row.lse.abs = {behind.lse[0]};
   }
@@ -324,7 +338,7 @@ Part Call<Real>::dq_row(int64_t batch, int64_t head, int64_t i) const {
   const Matrix<Real> dq = formulas_.backward(block, keys, unused).dq;
   Part row{{dq.begin(), dq.end()}, {}};
   if (exact) {
-    const KeyHead<Real> keys_abs = absolute(keys);
+    const KeyHead<Real> keys_abs = absolute(keys, args_.q.dtype);
     const Block<Real> behind = sizes(block, keys, keys_abs).block;
     const Matrix<Real> dq_abs = formulas_abs_.backward(behind, keys_abs, unused).dq;
     row.abs.assign(dq_abs.begin(), dq_abs.end());
@@ -336,9 +350,9 @@ template <typename Real>
 KeySums<Real> Call<Real>::key_rows(int64_t batch, int64_t head_k,
                                    const std::vector<int64_t>& which) const {
   const KeyHead<Real> keys = gather_keys(batch, head_k);
-  const KeyHead<Real> keys_abs = exact ? absolute(keys) : KeyHead<Real>{};
+  const KeyHead<Real> keys_abs = exact ? absolute(keys, args_.q.dtype) : KeyHead<Real>{};
   const KeyHead<Real> chosen = key_head(chosen_rows(keys.k, which), chosen_rows(keys.v, which));
-  const KeyHead<Real> chosen_abs = absolute(chosen);
+  const KeyHead<Real> chosen_abs = absolute(chosen, args_.q.dtype);
   KeySums<Real> sums{no_gradients(chosen.k.rows()), no_gradients(chosen.k.rows())};
   const int64_t rows = shapes_.rows.span(batch).used;
   for (int64_t h = head_k * shapes_.group(); h < (head_k + 1) * shapes_.group(); ++h) {
