@@ -52,8 +52,8 @@ void need_possible(const ForwardTile& t, const std::string& text, const Problem&
        "allowed are groups + 1 to 16");
   need(t.query_slices >= 0 && t.query_slices <= slices_of(p), text, "query_slices", t.query_slices,
        "allowed are 0 to a sixteenth of head_dim");
-  need(t.value_slices >= 1 && p.head_dim_v % (8 * t.value_slices) == 0, text, "value_slices",
-       t.value_slices, "allowed is what leaves each a multiple of 8 columns of v");
+  need(t.value_slices >= 1 && (t.value_slices - 1) * value_columns(t, p.head_dim_v) < p.head_dim_v,
+       text, "value_slices", t.value_slices, "allowed is what leaves each 8 columns of v or more");
   need(t.min_blocks >= 1 && fits_with_threads(t, p, gpu), text, "min_blocks", t.min_blocks,
        fmt::format("a block has {} threads and {} bytes of shared memory, {} a multiprocessor's {} "
                    "and {}",
@@ -111,7 +111,8 @@ std::string tile_text(const ForwardTile& tile) {
 }
 
 std::vector<ForwardTile> search_tiles(const Problem& p, const GpuLimits& gpu) {
-  const std::set<int> query_slices{0, slices_of(p) / 2, slices_of(p)};
+  std::set<int> query_slices{0, slices_of(p) / 2, slices_of(p)};
+  if (p.head_dim > 256) query_slices.insert(slices_of(p) / 4);  // half are too many registers
   std::vector<ForwardTile> tiles;
   const ForwardTile planned = forward_tile(p, gpu);
   // Two for each scheduler, where the plan can have them.

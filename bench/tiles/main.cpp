@@ -188,9 +188,9 @@ CLI::Validator head_dim() {
   return {[](const std::string& text) -> std::string {
             int n = 0;
             const bool number = CLI::detail::lexical_cast(text, n);
-            if (number && n % 8 == 0 && ((n >= 8 && n <= 256) || n == 512 || n == 576)) return {};
+            if (number && n % 8 == 0 && ((n >= 8 && n <= 512) || n == 576)) return {};
             return "is " + text +
-                   "; allowed are multiples of 8 from 8 to 256, and 576 with 512 of v";
+                   "; allowed are multiples of 8 from 8 to 512, and 576 with 512 of v";
           },
           "N"};
 }

@@ -9,7 +9,7 @@
 //   value   v   [B, Sk, Hk, Dv]   or packed [Tk, Hk, Dv]
 //   output  out [B, Sq, Hq, Dv]   or packed [Tq, Hq, Dv]
 //   lse         [B, Hq, Sq]       or packed [Hq, Tq]     float32, natural logarithm
-// Query head h reads key head h / (Hq / Hk). D and Dv are multiples of 8 from 8 to 256,
+// Query head h reads key head h / (Hq / Hk). D and Dv are multiples of 8 from 8 to 512,
 // independent of each other; D = 576 with Dv = 512 is allowed as well. q, k, v, out and their
 // gradients share one dtype: float32, float16 or bfloat16. Sums, LSE and statistics are float32.
 #pragma once

@@ -89,7 +89,7 @@ def attention(
     Args:
         q, k, v: float16, bfloat16 or, on the CPU, float32; [B, Sq, Hq, D], [B, Sk, Hk, D],
             [B, Sk, Hk, Dv], or packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head
-            sizes are multiples of 8 up to 256 (or 576 with 512).
+            sizes are multiples of 8 up to 512 (or 576 with 512).
         out: written in place; a NumPy array, or with torch's q a torch tensor.
         return_lse: returns (out, lse).
         scale: factor of the scores, 1 / sqrt(D) by default.

@@ -43,8 +43,8 @@ constexpr std::array<Entry, feature_count> entries{{
     {"used_q", 0.2},
     {"used_k", 0.2},
     {"v_dim", 0.3},
-    {"d576", 0.01},
-    {"backward_576", 0},
+    {"wide", 0.02},
+    {"backward_wide", 0},
     {"strided", 0.5},
     {"unaligned", 0.3},
     {"threads", 0.2},
@@ -69,9 +69,8 @@ constexpr std::pair<F, F> needs[] = {
     {F::dsinks, F::sinks},
     {F::dsinks, F::backward},
     {F::dlse, F::backward},
-    {F::backward_576, F::backward},
-    {F::backward_576, F::d576},
-    {F::d576, F::v_dim},  // behind what may ask for it
+    {F::backward_wide, F::backward},
+    {F::backward_wide, F::wide},
 };
 
 struct Exclusion {
@@ -94,7 +93,7 @@ Features closed(Features features) {
   for (const auto& [f, needed] : needs) {
     if (features[bit(f)]) features.set(bit(needed));
   }
-  if (features[bit(F::backward)] && features[bit(F::d576)]) features.set(bit(F::backward_576));
+  if (features[bit(F::backward)] && features[bit(F::wide)]) features.set(bit(F::backward_wide));
   return features;
 }
 

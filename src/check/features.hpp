@@ -38,9 +38,9 @@ enum class Feature : uint8_t {
   packed_k,
   used_q,
   used_k,
-  v_dim,         ///< V's head_dim is not Q's
-  d576,          ///< head_dim 576 with 512
-  backward_576,  ///< both at once, which is an offer of its own
+  v_dim,          ///< V's head_dim is not Q's
+  wide,           ///< a head_dim beyond 256
+  backward_wide,  ///< both at once, which is an offer of its own
   strided,
   unaligned,  ///< some tensor's rows are not aligned to 16 bytes
   threads,

@@ -39,6 +39,7 @@ class Draft {
     if (!offer_.any_dim) return 32 * fixed_.pick({1, 2, 2, 2, 3, 4, 4, 4, 6, 8, 8});
     return 8 * fixed_.pick({1, 1, 2, 2, 3, 4, 5, 8});
   }
+  int64_t draw_wide_dim() { return fixed_.chance(0.5) ? 512 : 8 * fixed_.between(33, 63); }
   DType own_or_float32() { return fixed_.chance(0.5) ? s_.dtype : float32; }
   /// Mostly small; what lies around 1, and what a vector register holds, more often than others.
   int64_t small_length(int64_t limit) {
@@ -47,6 +48,7 @@ class Draft {
   }
 
   void draw_sizes();
+  void draw_wide_dims();
   void draw_lengths();
   void draw_side(SideSpec& side, bool packed, bool used, int64_t longest, int64_t edge);
   void draw_zero_length();
@@ -79,10 +81,25 @@ void Draft::draw_sizes() {
   s_.dim = draw_dim();
   s_.dim_v = s_.dim;
   while (has(F::v_dim) && s_.dim_v == s_.dim) s_.dim_v = draw_dim();
-  if (has(F::d576)) {
+  if (has(F::wide)) draw_wide_dims();
+}
+
+/// Q's and K's head_dim, V's, or both.
+void Draft::draw_wide_dims() {
+  if (!has(F::v_dim)) {
+    s_.dim = s_.dim_v = draw_wide_dim();
+    return;
+  }
+  if (fixed_.chance(0.25)) {
     s_.dim = 576;
     s_.dim_v = 512;
+    return;
   }
+  const int64_t which = fixed_.between(1, 3);
+  do {
+    if ((which & 1) != 0) s_.dim = draw_wide_dim();
+    if ((which & 2) != 0) s_.dim_v = draw_wide_dim();
+  } while (s_.dim == s_.dim_v);
 }
 
 void Draft::draw_side(SideSpec& side, bool packed, bool used, int64_t longest, int64_t edge) {
@@ -110,14 +127,14 @@ void Draft::draw_lengths() {
   int64_t rows = small_length(offer_.small_rows);
   int64_t keys = random_.chance(0.2) ? rows : small_length(offer_.small_keys);
   if (has(F::tile_edges)) {
-    const bool second = random_.chance(0.2) && !has(F::d576);  // the tiles' next edges
+    const bool second = random_.chance(0.2) && !has(F::wide);  // the tiles' next edges
     rows =
         offer_.tile_rows + (second ? random_.between(offer_.next_rows_least, offer_.next_rows_most)
                                    : random_.between(1, 40));
     keys =
         offer_.tile_keys + (second ? random_.between(offer_.next_keys_least, offer_.next_keys_most)
                                    : random_.between(1, 50));
-    if (random_.chance(0.03) && !has(F::d576)) keys = offer_.split_keys + random_.between(1, 60);
+    if (random_.chance(0.03) && !has(F::wide)) keys = offer_.split_keys + random_.between(1, 60);
   } else if (has(F::many_keys)) {
     rows = random_.between(1, 4);
     keys = offer_.split_keys * random_.between(1, offer_.split_most) + random_.between(-1, 40);
@@ -184,7 +201,7 @@ void Draft::limit_work() {
   }
   const int64_t least = has(F::gqa) ? 2 : 1;
   while (work() > offer_.work_limit && s_.heads_q > least) --s_.heads_q;
-  if (!offer_.any_dim || has(F::d576) || random_.chance(0.02)) return;
+  if (!offer_.any_dim || has(F::wide) || random_.chance(0.02)) return;
   while (work() > offer_.work_limit && std::max(s_.dim, s_.dim_v) > 16) {
     int64_t& larger = s_.dim > s_.dim_v ? s_.dim : s_.dim_v;
     larger -= 8;
@@ -367,8 +384,8 @@ Features Spec::features() const {
   set(F::used_q, rows.seqused);
   set(F::used_k, keys.seqused);
   set(F::v_dim, dim_v != dim);
-  set(F::d576, dim == 576);
-  set(F::backward_576, backward && dim == 576);
+  set(F::wide, std::max(dim, dim_v) > 256);
+  set(F::backward_wide, backward && std::max(dim, dim_v) > 256);
   set(F::strided, strided);
   set(F::unaligned, unaligned);
   set(F::threads, num_threads > 1);

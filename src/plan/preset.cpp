@@ -74,12 +74,13 @@ std::vector<Use> uses() {
 }
 
 /// Training and inference of GPT-style models: head_dim 64, 128 and 256, causal or not, batched or
-/// packed, and from a cache.
+/// packed, and from a cache; head_dim 512, of few models, causal.
 std::vector<KernelSpec> llm(const GpuLimits& gpu) {
   std::vector<KernelSpec> kernels;
   for (const DType dtype : {bfloat16, float16}) {
-    for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int64_t head_dim : {64, 128, 256, 512}) {
       for (const Use& use : uses()) {
+        if (head_dim == 512 && !use.causal) continue;
         const CudaPlan plan = plan_cuda(problem_of(use, dtype, head_dim), gpu);
         add(kernels, plan.forward);
         if (plan.combine) add(kernels, *plan.combine);

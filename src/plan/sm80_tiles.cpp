@@ -9,7 +9,7 @@
 namespace fa {
 
 int value_columns(const ForwardTile& tile, int64_t head_dim_v) {
-  return static_cast<int>(head_dim_v / tile.value_slices);
+  return static_cast<int>(round_up(ceil_div(head_dim_v, tile.value_slices), 8));
 }
 
 int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v) {
@@ -96,6 +96,9 @@ constexpr ForwardTile paired_turns(int keys, int query_slices) {
   return tile;
 }
 
+/// Columns of V whose O fits the registers: 128 of a thread's, with 16 rows a warp.
+constexpr int most_value_columns = 256;
+
 struct Entry {
   int depth, width;  ///< head_dim and value columns of a block, at most
   bool (*when)(const Work&);
@@ -136,9 +139,16 @@ constexpr Entry entries[] = {
     {256, 256, any, turns(16, 32, 8, 4)},
     {256, 256, any, turns(16, 32, 8)},
     {256, 256, any, {.warps = 8, .warp_rows = 16, .keys = 16}},
-    {576, 512, any, {.warp_rows = 16, .keys = 32, .value_slices = 2}},
-    {576, 512, any, {.warp_rows = 16, .keys = 16, .value_slices = 2}},
-    {576, 512, any, {.warps = 2, .warp_rows = 16, .keys = 16, .value_slices = 2}},
+    // Unmeasured: 128 rows where they fit, for the copies, in turns, as at 256.
+    {384, 256, any, turns(16, 32, 8)},
+    {384, 256, any, turns(16, 16, 8)},
+    {384, 256, any, {.warp_rows = 16, .keys = 16}},
+    {512, 256, any, turns(16, 16, 8)},
+    {512, 256, any, {.warp_rows = 16, .keys = 32, .query_slices = 8}},
+    {512, 256, any, {.warps = 3, .warp_rows = 16, .keys = 16}},
+    {576, 256, any, {.warp_rows = 16, .keys = 32}},
+    {576, 256, any, {.warp_rows = 16, .keys = 16}},
+    {576, 256, any, {.warps = 2, .warp_rows = 16, .keys = 16}},
 };
 
 }  // namespace
@@ -158,10 +168,13 @@ ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
     work.keys = INT64_MAX;
     work.packed = false;
   }
-  const int depth = pad16(p.head_dim), width = pad16(p.head_dim_v);
+  const auto slices = static_cast<int>(ceil_div(p.head_dim_v, most_value_columns));
+  const int depth = pad16(p.head_dim);
+  const int width = pad16(value_columns({.value_slices = slices}, p.head_dim_v));
   for (const Entry& entry : entries) {
     if (depth > entry.depth || width > entry.width || !entry.when(work)) continue;
     ForwardTile tile = entry.tile;
+    tile.value_slices = slices;
     tile.query_slices = std::min(tile.query_slices, depth / 16);
     if (fits(tile, p.head_dim, p.head_dim_v, gpu)) return tile;
   }

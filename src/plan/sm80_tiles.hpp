@@ -27,7 +27,7 @@ struct ForwardTile {
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
 };
 
-/// Columns of V that one block works on.
+/// Columns of V that one block works on, a multiple of 8; those of the last slice end where V does.
 int value_columns(const ForwardTile& tile, int64_t head_dim_v);
 int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
 /// Of one thread, for O, S, P, Q and the rows' statistics. Addresses and operands come on top,

@@ -80,11 +80,11 @@ void need_finite(const char* name, double value) {
   }
 }
 
-/// Also of one problem's shape: 8 .. 256 in steps of 8, or 576 with 512.
+/// Also of one problem's shape: 8 .. 512 in steps of 8, or 576 with 512.
 void need_head_dims(int64_t head_dim, int64_t head_dim_v) {
-  const auto plain = [](int64_t d) { return d >= 8 && d <= 256 && d % 8 == 0; };
+  const auto plain = [](int64_t d) { return d >= 8 && d <= 512 && d % 8 == 0; };
   if (head_dim == 576 && head_dim_v == 512) return;
-  const char* allowed = "allowed: multiples of 8 from 8 to 256, or 576 with 512 for v";
+  const char* allowed = "allowed: multiples of 8 from 8 to 512, or 576 with 512 for v";
   if (!plain(head_dim)) {
     fail(Status::invalid_argument, "q", "has head_dim {}; {}", head_dim, allowed);
   }

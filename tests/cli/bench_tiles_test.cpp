@@ -12,13 +12,16 @@
 namespace fa::test {
 namespace {
 
-constexpr auto tiles = &fa;  // FA_PROGRAM is bench/tiles here
+// FA_PROGRAM is bench/tiles here.
+Ended tiles(const std::string& arguments, const std::string& before) {
+  return fa(arguments, before);
+}
 
 TEST(BenchTiles, NamesTheFlagThatIsWrong) {
   const std::pair<const char*, const char*> wrong[] = {
       {"--seqlen 512", "--head-dim"},
       {"--head-dim 60 --seqlen 512", "--head-dim"},
-      {"--head-dim 64 --head-dim-v 264 --seqlen 512", "--head-dim-v"},
+      {"--head-dim 64 --head-dim-v 520 --seqlen 512", "--head-dim-v"},
       {"--head-dim 64", "--seqlen"},
       {"--head-dim 64 --seqlen 0", "--seqlen"},
       {"--head-dim 64 --seqlen 512 --heads 4 --heads-k 3", "--heads-k"},

@@ -59,9 +59,17 @@ class Drawer {
     if (__builtin_mul_overflow(heads_k_, group, &heads_q_)) heads_q_ = group;
     dim_ = 8 * number(1, 8);
     dim_v_ = 8 * number(1, 8);
-    if (number(0, 31) == 0) {
-      dim_ = 576;
-      dim_v_ = 512;
+    switch (number(0, 31)) {
+      case 0:
+        dim_ = 576;
+        dim_v_ = 512;
+        break;
+      case 1:
+        dim_ = 8 * number(1, 64);
+        dim_v_ = 8 * number(1, 64);
+        break;
+      default:
+        break;
     }
     side(query_, cu_seqlens_q, seqused_q, problem_.options.max_seqlen_q);
     side(key_, cu_seqlens_k, seqused_k, problem_.options.max_seqlen_k);

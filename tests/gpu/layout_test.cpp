@@ -12,9 +12,9 @@ namespace {
 TEST(Layout, HeadDims) {
   std::vector<check::Spec> specs;
   const std::vector<std::pair<int64_t, int64_t>> dims = {
-      {8, 8},     {24, 24},   {40, 40},   {72, 72},   {96, 96},   {104, 104},
-      {136, 136}, {168, 168}, {192, 128}, {200, 200}, {232, 232}, {256, 256},
-      {8, 256},   {256, 8},   {64, 136},  {128, 40},  {576, 512}};
+      {8, 8},     {24, 24},   {40, 40},   {72, 72},   {96, 96}, {104, 104}, {136, 136}, {168, 168},
+      {192, 128}, {200, 200}, {232, 232}, {256, 256}, {8, 256}, {256, 8},   {64, 136},  {128, 40},
+      {264, 264}, {392, 392}, {512, 512}, {8, 264},   {504, 8}, {576, 512}};
   for (const auto& [dim, dim_v] : dims) {
     check::Spec& spec = specs.emplace_back(problem(
         {.rows = 150, .keys = 140, .heads_q = 4, .heads_k = 2, .dim = dim, .dim_v = dim_v}));
@@ -26,23 +26,25 @@ TEST(Layout, HeadDims) {
 
 TEST(Layout, WideHeadsWithOptions) {
   std::vector<check::Spec> specs;
-  const auto add = [&]() -> check::Spec& {
-    return specs.emplace_back(
-        problem({.batch = 2, .rows = 40, .keys = 90, .heads_q = 4, .dim = 576, .dim_v = 512}));
-  };
-  check::Spec& packed = add();
-  pack(packed.rows, {33, 5}, 4);
-  pack(packed.keys, {70, 80}, 2);
-  packed.causal = true;
-  check::Spec& used = add();
-  used.dtype = float16;
-  use(used.keys, {90, 31});
-  used.dropout_p = 0.5;
-  check::Spec& decode = add();
-  decode.rows = problem({.batch = 2, .rows = 1}).rows;
-  decode.keys = problem({.batch = 2, .keys = 3000}).keys;
-  decode.sinks = true;
-  decode.sinks_dtype = float32;
+  for (const auto& [dim, dim_v] : {std::pair<int64_t, int64_t>{272, 392}, {512, 512}, {576, 512}}) {
+    const auto add = [&]() -> check::Spec& {
+      return specs.emplace_back(
+          problem({.batch = 2, .rows = 40, .keys = 90, .heads_q = 4, .dim = dim, .dim_v = dim_v}));
+    };
+    check::Spec& packed = add();
+    pack(packed.rows, {33, 5}, 4);
+    pack(packed.keys, {70, 80}, 2);
+    packed.causal = true;
+    check::Spec& used = add();
+    used.dtype = float16;
+    use(used.keys, {90, 31});
+    used.dropout_p = 0.5;
+    check::Spec& decode = add();
+    decode.rows = problem({.batch = 2, .rows = 1}).rows;
+    decode.keys = problem({.batch = 2, .keys = 3000}).keys;
+    decode.sinks = true;
+    decode.sinks_dtype = float32;
+  }
   expect_right(specs);
 }
 

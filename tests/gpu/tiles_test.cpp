@@ -12,7 +12,8 @@ namespace {
 TEST(Tiles, OfEveryHeadDimLengthAndMaskAreRight) {
   std::vector<check::Spec> specs;
   const std::vector<std::pair<int64_t, int64_t>> dims = {
-      {32, 32}, {64, 64}, {96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}, {576, 512}};
+      {32, 32},   {64, 64},   {96, 96},   {128, 128}, {192, 128}, {192, 192},
+      {256, 256}, {384, 384}, {512, 256}, {512, 512}, {576, 512}};
   for (const auto& [dim, dim_v] : dims) {
     for (const int64_t keys : {200, 900, 1700, 3300}) {
       for (const bool causal : {false, true}) {

@@ -97,6 +97,7 @@ OPTIONS = {
 LENGTHS = [(1, 1), (1, 500), (203, 130), (64, 64), (500, 3)]
 PREPARES = {"softmax_scale": "scale", "window_size": "window"}  # names of prepare's
 HEAD_DIMS = [(8, 8), (40, 40), (72, 64), (96, 96), (128, 128), (192, 128), (256, 256), (20, 13)]
+WIDE_HEAD_DIMS = [(264, 264), (512, 512), (300, 261), (64, 512), (512, 40)]  # forward only
 
 
 def packed_inputs(dtype):
@@ -119,7 +120,7 @@ def prepared(request):
     calls = [(inputs(dtype), options) for dtype in DTYPES for options in OPTIONS.values()]
     causal = dict(causal=True)
     for dtype in DTYPES:
-        calls += [(inputs(dtype, *dims), causal) for dims in HEAD_DIMS]
+        calls += [(inputs(dtype, *dims), causal) for dims in HEAD_DIMS + WIDE_HEAD_DIMS]
         calls += [(inputs(dtype, dim), dict(causal=True, dropout_p=0.3)) for dim in (64, 128)]
         tensors, (of_q, of_k) = packed_inputs(dtype)
         lengths = dict(cu_seqlens_q=of_q, cu_seqlens_k=of_k, max_seqlen_q=130, max_seqlen_k=210)
@@ -158,7 +159,7 @@ def test_options(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dims", HEAD_DIMS)
+@pytest.mark.parametrize("dims", HEAD_DIMS + WIDE_HEAD_DIMS)
 def test_head_dims(dims, dtype):
     tensors = inputs(dtype, *dims)
     out, lse = run(*tensors, causal=True, return_lse=True)
@@ -614,6 +615,14 @@ def test_gradients_of_a_bias_and_of_sinks(shape, deterministic):
         assert gradient.shape == exact.shape and gradient.device.type == DEVICE
         error = (gradient.cpu().double() - exact.double()).norm() / exact.double().norm()
         assert error <= 2e-2
+
+
+@pytest.mark.parametrize("dims", WIDE_HEAD_DIMS)
+def test_gradients_of_wide_heads_are_refused_by_name(dims):
+    leaves = [t.requires_grad_() for t in inputs(torch.bfloat16, *dims)]
+    with pytest.raises(NotImplementedError, match="^q: has head_dim .* takes up to 256"):
+        run(*leaves).sum().backward()
+    assert all(t.grad is None for t in leaves)
 
 
 def test_compiled_gradients():

@@ -65,7 +65,19 @@ def exactly(q, k, v, options):
 @settings(deadline=None, max_examples=150)
 @given(problems())
 def test_values_and_gradients(problem):
-    (q, k, v), options = problem
+    check_values_and_gradients(*problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", [(512, 512), (264, 264), (300, 261), (64, 512), (392, 8)])
+def test_head_dims_beyond_256(dims, dtype):
+    options = dict(causal=True, softcap=3.0, sinks=normal(4, seed=6).requires_grad_())
+    check_values_and_gradients(tensors(2, 19, 33, 4, 2, *dims, dtype), options)
+    check_values_and_gradients(tensors(1, 1, 70, 4, 2, *dims, dtype), {})
+
+
+def check_values_and_gradients(inputs, options):
+    q, k, v = inputs
     out, lse = flashattn.flash_attn_func(q, k, v, return_lse=True, **options)
     inputs = [q, k, v, *(options[n] for n in ("bias", "sinks") if n in options)]
     twins = {id(t): t.detach().double().requires_grad_() for t in inputs}
@@ -287,7 +299,7 @@ def test_strides():
         (dict(q=torch.zeros(2, 5, 4, 8, dtype=torch.float64)), TypeError, "q: has dtype float64"),
         (dict(k=torch.zeros(2, 6, 2, 8).half()), TypeError, "k: has dtype float16"),
         (dict(q=torch.zeros(5, 4, 8)), ValueError, "q: "),
-        (dict(q=torch.zeros(2, 5, 4, 264), k=torch.zeros(2, 6, 2, 264)), ValueError, "264"),
+        (dict(q=torch.zeros(2, 5, 4, 520), k=torch.zeros(2, 6, 2, 520)), ValueError, "520"),
         (dict(dropout_p=1.0), ValueError, "dropout_p: is 1"),
         (dict(dropout_p=-0.5), ValueError, "dropout_p: is -0.5"),
         (dict(softmax_scale=float("nan")), ValueError, "scale: is nan"),

@@ -121,6 +121,21 @@ def test_random_models_forward_and_gradients(calls, name, side):
         assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-6), parameter
 
 
+@pytest.mark.parametrize("dims", [(512, 512), (320, 264)])
+def test_head_dims_beyond_256(dims):
+    """As some models' layers of full attention have."""
+    shapes = [(2, 4, 20, dims[0]), (2, 2, 20, dims[0]), (2, 2, 20, dims[1])]
+    leaves = [torch.randn(shape).requires_grad_() for shape in shapes]
+    out, _ = hf.attention_forward(torch.nn.Module(), *leaves, None)
+    expected = torch.nn.functional.scaled_dot_product_attention(*leaves, enable_gqa=True)
+    expected = expected.transpose(1, 2)
+    close(out, expected, torch.float32)
+    dout = torch.randn(out.shape)
+    found, exact = (torch.autograd.grad(o, leaves, dout) for o in (out, expected))
+    for a, b in zip(found, exact, strict=True):
+        close(a, b, torch.float32)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_generation_with_a_cache_and_left_padding(calls, name):
     model = decoder(name).eval()

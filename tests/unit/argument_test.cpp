@@ -88,7 +88,7 @@ TEST(Arguments, Shapes) {
   static const int64_t three[] = {2, 5, 3, 16};
   forward_fails([](Case& c) { c.forward.k.shape = three; }, invalid, {"k:", "3", "multiple"});
   static const int64_t odd[] = {2, 3, 4, 12};
-  forward_fails([](Case& c) { c.forward.q.shape = odd; }, invalid, {"q:", "12", "8 to 256"});
+  forward_fails([](Case& c) { c.forward.q.shape = odd; }, invalid, {"q:", "12", "8 to 512"});
   static const int64_t batch[] = {1, 5, 2, 16};
   forward_fails([](Case& c) { c.forward.k.shape = batch; }, invalid, {"k:", "1", "2"});
   static const int64_t short_v[] = {2, 4, 2, 24};

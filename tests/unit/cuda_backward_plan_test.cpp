@@ -167,6 +167,10 @@ TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
       {[](Problem& p) { p.packed_k = true, p.tokens_k = int64_t{1} << 31; },
        "k: has 2147483648 rows;"},
       {[](Problem& p) { p.head_dim = 576, p.head_dim_v = 512; }, "q: has head_dim 576, 512 of v;"},
+      {[](Problem& p) { p.head_dim = 264; },
+       "q: has head_dim 264, 64 of v; the backward pass of "
+       "CUDA devices takes up to 256"},
+      {[](Problem& p) { p.head_dim_v = 512; }, "q: has head_dim 64, 512 of v;"},
       {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
       {[](Problem& p) { p.batch = 1 << 20, p.heads_q = p.heads_k = 1 << 20; }, "k: makes "},
   };

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ablation/variants.hpp"
@@ -66,6 +67,7 @@ constexpr int most_of_preset = 128;
 constexpr int most_of_backward = 152;
 constexpr int most_with_options = 368;
 constexpr int most_of_ablation = 100;
+constexpr int most_of_wide = 32;
 
 class Preset : public testing::TestWithParam<std::string> {};
 
@@ -114,6 +116,33 @@ std::vector<Target> sample() {
 }
 
 TEST(Options, InAllPairsFit) { expect_fits(sample(), most_with_options); }
+
+/// Head dims beyond 256, with what wants registers.
+std::vector<Target> wide_targets() {
+  std::vector<Target> targets;
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const auto& [head_dim, head_dim_v] :
+         {std::pair<int64_t, int64_t>{264, 264}, {384, 384}, {512, 512}, {64, 512}, {512, 64}}) {
+      Problem p;
+      p.device = {cuda_device, 0};
+      p.dtype = bfloat16;
+      p.batch = 1;
+      p.heads_q = p.heads_k = 4;
+      p.head_dim = head_dim;
+      p.head_dim_v = head_dim_v;
+      p.seqlen_q = p.seqlen_k = p.tokens_q = p.tokens_k = 4096;
+      p.window_right = 0;
+      p.softcap = 20;
+      p.alibi = true;
+      p.dropout_p = 0.1;
+      p.lse = true;
+      targets.push_back({plan_cuda(p, gpu).forward, gpu.arch});
+    }
+  }
+  return targets;
+}
+
+TEST(WideHeads, FitTheGpu) { expect_fits(wide_targets(), most_of_wide); }
 
 /// What bench/ablation runs, on the GPUs whose tiles differ.
 std::vector<Target> ablation_targets() {

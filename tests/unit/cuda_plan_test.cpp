@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "ablation/variants.hpp"
@@ -84,8 +85,11 @@ void expect_sound(const CudaPlan& plan) {
   EXPECT_GE(t.min_blocks, 1);
   EXPECT_GE(t.query_slices, 0);
   EXPECT_LE(t.query_slices, (p.head_dim + 15) / 16);
-  EXPECT_EQ(value_columns(t, p.head_dim_v) * t.value_slices, p.head_dim_v);
-  EXPECT_EQ(value_columns(t, p.head_dim_v) % 8, 0);
+  const int columns = value_columns(t, p.head_dim_v);
+  EXPECT_EQ(columns % 8, 0);
+  EXPECT_LE(columns, p.head_dim_v);
+  EXPECT_GE(columns * t.value_slices, p.head_dim_v);
+  EXPECT_LT(columns * (t.value_slices - 1), p.head_dim_v) << "a slice without columns of its own";
 
   EXPECT_EQ(plan.forward.threads, 32 * t.warps);
   EXPECT_EQ(plan.forward.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
@@ -99,9 +103,12 @@ void expect_sound(const CudaPlan& plan) {
 TEST(CudaPlan, EveryHeadDimAndOptionFitsEveryGpu) {
   std::vector<Choice> options = choices();
   options.push_back({"none", [](Problem&) {}});
+  std::vector<int64_t> head_dims;  // all to 256, and around what tiles end at
+  for (int64_t n = 8; n <= 256; n += 8) head_dims.push_back(n);
+  for (const int64_t n : {264, 272, 320, 376, 384, 392, 504, 512}) head_dims.push_back(n);
   for (const GpuLimits& gpu : known_gpus()) {
-    for (int64_t head_dim = 8; head_dim <= 256; head_dim += 8) {
-      for (int64_t head_dim_v = 8; head_dim_v <= 256; head_dim_v += 8) {
+    for (const int64_t head_dim : head_dims) {
+      for (const int64_t head_dim_v : head_dims) {
         for (const Choice& option : options) {
           Problem p = shapes()[(head_dim + head_dim_v) / 8 % 4];
           p.head_dim = head_dim;
@@ -124,6 +131,25 @@ TEST(CudaPlan, TheWidestHeadDimFitsEveryGpuWithEveryOption) {
         Problem with = p;
         option.set(with);
         expect_sound(plan_cuda(with, gpu));
+      }
+    }
+  }
+}
+
+// As many as are needed, so that no product is formed twice without need.
+TEST(CudaPlan, ColumnsOfVBeyond256AreSliced) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {64, 512}) {
+      for (const auto& [head_dim_v, slices, columns] : {std::tuple<int64_t, int, int>{256, 1, 256},
+                                                        {264, 2, 136},
+                                                        {272, 2, 136},
+                                                        {504, 2, 256},
+                                                        {512, 2, 256}}) {
+        Problem p = problem(1, 100, 100, head_dim);
+        p.head_dim_v = head_dim_v;
+        const CudaPlan plan = plan_cuda(p, gpu);
+        EXPECT_EQ(plan.tile.value_slices, slices) << to_text(plan);
+        EXPECT_EQ(value_columns(plan.tile, head_dim_v), columns);
       }
     }
   }
@@ -219,11 +245,11 @@ TEST(CudaPlan, ValuesAndShapesShareKernels) {
 
 TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
   for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {64, 128, 256, 576}) {
+    for (const int64_t head_dim : {64, 128, 256, 320, 512, 576}) {
       for (const int64_t seqlen_k : {512, 700, 8192, 8193, 100'000, 1 << 20}) {
         for (const int64_t batch : {1, 2, 3}) {
           Problem p = problem(batch, 1, seqlen_k, head_dim);
-          p.heads_q = p.heads_k = head_dim == 576 ? 1 : 4;
+          p.heads_q = p.heads_k = head_dim > 256 ? 1 : 4;
           if (head_dim == 576) p.head_dim_v = 512;
           const CudaPlan plan = plan_cuda(p, gpu);
           SCOPED_TRACE(to_text(plan));
@@ -369,7 +395,7 @@ TEST(CudaPlan, SectionsFitTheCacheInWholeGroups) {
 // A sequence's bits depend on its tile and on splits.
 TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
   for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256, 576}) {
+    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256, 384, 512, 576}) {
       for (const int64_t right : {-1, 0}) {
         Problem p = problem(1, 100, 100, head_dim);
         p.head_dim_v = std::min<int64_t>(head_dim, 512);
@@ -494,8 +520,9 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
     }
     // What programs ask for most is among them, with and without LSE.
     for (const DType dtype : {float16, bfloat16}) {
-      for (const int64_t head_dim : {64, 128, 256}) {
+      for (const int64_t head_dim : {64, 128, 256, 512}) {
         for (const bool causal : {false, true}) {
+          if (head_dim == 512 && !causal) continue;
           for (const int64_t keys : {100, 512, 700, 1000, 1600, 2048, 3000, 4096, 100'000}) {
             Problem p = problem(4, keys, keys, head_dim);
             p.dtype = dtype;

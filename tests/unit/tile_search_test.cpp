@@ -45,6 +45,11 @@ TEST(TileSearch, FindsDifferentTilesThatTheGpuCanHave) {
                                      {128, 128},
                                      {192, 128},
                                      {256, 256},
+                                     {64, 512},
+                                     {264, 128},
+                                     {320, 320},
+                                     {512, 264},
+                                     {512, 512},
                                      {576, 512}}) {
       SCOPED_TRACE(gpu.arch + ", head_dim " + std::to_string(dim));
       const Problem p = problem(work(dim, dim_v));
@@ -101,7 +106,7 @@ TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
       {"warp_rows=64", "warp_rows is 64"},
       {"groups=2,stages=2", "stages is 2; allowed are groups + 1"},
       {"query_slices=5", "query_slices is 5"},
-      {"value_slices=3", "value_slices is 3"},
+      {"value_slices=9", "value_slices is 9"},
       {"min_blocks=0", "min_blocks is 0"},
       {"min_blocks=32767", "min_blocks is 32767"},
       {"min_blocks=17", "min_blocks is 17; a block has 128 threads"},

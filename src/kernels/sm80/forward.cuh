@@ -52,6 +52,15 @@ using OutTile = SharedTile<rows, width>;
 
 constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
 
+/// First of V's columns that this block works on. The last slice ends where V does: what it shares
+/// with the one before, both form, to the same bits.
+__device__ int first_value_column() {
+  const int first = c::value_columns * blockIdx.z;
+  if constexpr (c::head_dim_v % c::value_columns == 0) return first;
+  constexpr int last = c::head_dim_v - c::value_columns;
+  return first < last ? first : last;
+}
+
 __device__ const char* row_of(const kernel::View& view, const Place& place, int head,
                               long long row) {
   return static_cast<const char*>(view.data) +
@@ -106,7 +115,7 @@ struct Forward {
         k(row_of(p.k, place, place.head / p.group, keys_side.begin + all.begin * c::keys),
           2 * p.k.row),
         v(row_of(p.v, place, place.head / p.group, keys_side.begin + all.begin * c::keys) +
-              2 * c::value_columns * blockIdx.z,
+              2 * first_value_column(),
           2 * p.v.row),
         score(p, place, k_len),
         dropout(p, place) {
@@ -427,8 +436,8 @@ struct Forward {
       for (int h = 0; h < 2; ++h) {
         const int row = warp_row + 16 * m + 8 * h + lane / 4;
         if (row >= place.rows.extent) continue;
-        float* to = p.partial_out + partial_row(row) * c::head_dim_v +
-                    blockIdx.z * c::value_columns + lane % 4 * 2;
+        float* to =
+            p.partial_out + partial_row(row) * c::head_dim_v + first_value_column() + lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < c::value_columns / 8; ++n) {
           *reinterpret_cast<float2*>(to + 8 * n) = {o[m][n][2 * h], o[m][n][2 * h + 1]};
@@ -439,9 +448,9 @@ struct Forward {
 
   __device__ void store_out() const {
     const long long first = place.rows.begin + warp_row;
-    char* to = static_cast<char*>(p.out.data) +
-               2 * (place.sequence * p.out.batch + first * p.out.row + place.head * p.out.head +
-                    c::value_columns * blockIdx.z);
+    char* to =
+        static_cast<char*>(p.out.data) + 2 * (place.sequence * p.out.batch + first * p.out.row +
+                                              place.head * p.out.head + first_value_column());
     store_rows<Element, OutTile, c::value_columns, c::alignment>(
         shared + warp * warp_row_step * OutTile::row_bytes, o, lane, to, 2 * p.out.row,
         place.rows.extent - warp_row);
