@@ -234,6 +234,8 @@ WITHOUT_EFFECT = frozenset(
         "output_router_logits",
         "num_items_in_batch",
         "logits_to_keep",
+        "input_ids",
+        "grid_thw",
         "layer_idx",
     )
 )

@@ -1,0 +1,78 @@
+"""Every family on docs/transformers.md's list that asks for attention is still what it says there.
+
+Outputs of all; gradients and generation, which take longer, of some each day, so that all have
+their turn. `hf_sweep.py --full` does all of it.
+"""
+
+import datetime
+import os
+
+import pytest
+import torch
+import transformers
+
+import hf_sweep
+from flashattn import hf
+
+SHARES = 8  # the parts in which all families have their gradients and generation
+
+
+def test_every_family_is_as_listed():
+    listed = {n: what for n, what in hf_sweep.listed().items() if what in ("right", "refused")}
+    assert len(listed) > 250
+    today = datetime.date.today().toordinal() % SHARES
+    full = [name for i, name in enumerate(listed) if i % SHARES == today]
+    quick = [name for name in listed if name not in full]
+    processes = min(8, os.cpu_count() or 1)
+    found = hf_sweep.sweep(full, True, processes) | hf_sweep.sweep(quick, False, processes)
+    # What was refused may have become right: the list is late then, not wrong.
+    wrong = {n: found[n] for n in listed if found[n][0] not in ("right", listed[n])}
+    assert not wrong
+
+
+def test_no_family_is_missing_from_the_list():
+    assert hf_sweep.listed().keys() == set(hf_sweep.families())
+    assert "wrong" not in hf_sweep.listed().values()
+
+
+def test_the_sweep_notices_a_lost_mask(monkeypatch):
+    transformers.logging.set_verbosity_error()
+    hf_sweep.register()
+
+    def forgetful(module, query, key, value, attention_mask, **kwargs):
+        hf_sweep.calls.append(None)
+        return hf.attention_forward(module, query, key, value, None, **kwargs)
+
+    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "fa_cpp", forgetful)
+    for family in ("llama", "bart", "deepseek_v3", "gpt_oss"):
+        outcome, why = hf_sweep.check(family, False)
+        assert outcome == "wrong" and "plain: differs" in why
+
+
+def test_the_sweep_notices_a_lost_gradient(monkeypatch):
+    hf_sweep.register()
+
+    def detached(module, query, key, value, attention_mask, **kwargs):
+        hf_sweep.calls.append(None)
+        return hf.attention_forward(module, query, key.detach(), value, attention_mask, **kwargs)
+
+    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "fa_cpp", detached)
+    assert hf_sweep.check("llama", False)[0] == "right"
+    outcome, why = hf_sweep.check("llama", True)
+    assert outcome == "wrong" and "gradient" in why
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt"])
+def test_families_with_attention_of_their_own_stay_with_it(family):
+    hf_sweep.register()
+    assert hf_sweep.check(family, False) == ("not used", "")
+
+
+def test_dropped_padding_is_not_compared_away():
+    """compare() sees one wrong element, a wrong shape, and a NaN."""
+    a = torch.zeros(3, 4)
+    a[0, 0] = 1
+    hf_sweep.compare("same", a, a.clone())
+    for wrong in (a + torch.eye(3, 4) * 1e-2, a[:2], a.masked_fill(a == 0, torch.nan)):
+        with pytest.raises(hf_sweep.Wrong):
+            hf_sweep.compare("other", wrong, a)
