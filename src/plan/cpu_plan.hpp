@@ -63,6 +63,9 @@ inline constexpr int64_t max_backward_chunks = 8;
 /// other: each sum may be rounded the same way, which makes n / 4 roundings of the result, and 8 of
 /// them are 4 eps.
 inline constexpr int64_t sum_run = 16;
+/// Of a score, and of dP, over head_dim: the passes need not add them up in one order, so that what
+/// rounding takes is not the same in the forward and in the backward pass.
+inline constexpr int64_t score_run = 64;
 
 constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
 /// Row stride of a scratch matrix of n columns: padded, and an odd number of cache lines.
