@@ -19,6 +19,16 @@ def test_no_library_looks_in_the_current_directory():
     assert result.stdout.startswith("4 programs and libraries looked at"), result.stdout
 
 
+def test_the_libraries_are_hardened():
+    result = subprocess.run(
+        [ROOT / "tests" / "install" / "hardening", PACKAGE / "libfa.so.0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+
+
 def test_the_licenses_of_all_that_is_inside():
     found = importlib.metadata.distribution("flashattn")
     assert found.metadata["License-Expression"] == (
@@ -30,3 +40,14 @@ def test_the_licenses_of_all_that_is_inside():
     for text in texts:
         assert files[text.name].read_text() == text.read_text(), text
         assert files[text.name].parts[0].endswith(".dist-info")
+
+
+def test_the_binding_shows_its_functions_alone():
+    shown = subprocess.run(
+        ["nm", "-D", "--defined-only", PACKAGE / "flashattn_ffi.so"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")
+    names = [line.split()[-1] for line in shown if line]
+    assert names and all(name.startswith("__tvm_ffi_") for name in names), names
