@@ -3,9 +3,11 @@
 
 On the CPU the peers are PyTorch's scaled_dot_product_attention with its flash and with its plain
 kernel; on a CUDA GPU FlashAttention-2 and cuDNN through PyTorch. Where they can be imported,
-onnxruntime, ggml and zentorch join on the CPU, FlashAttention-3 and -4 on a GPU. Each result is
-first held against float64: a wrong contender is named and not timed. The ratio of a cell is the
-median over its rounds of the peer's time by ours: above 1, this library is faster."""
+onnxruntime, ggml and zentorch join on the CPU, FlashAttention-3 (a module fa3) and -4 on a GPU. A
+GPU's peers are measured on tensors that lie sequence first and on such that lie heads first; the
+faster counts. Each result is first held against float64: a wrong contender is named and not timed.
+The ratio of a cell is the median over its rounds of the peer's time by ours: above 1, this library
+is faster."""
 
 import argparse
 import importlib.util

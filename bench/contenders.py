@@ -1,4 +1,6 @@
-"""Who is measured: this library and its peers, each in the layout that is its own."""
+"""Who is measured: this library and its peers. A peer on a CUDA device takes part twice, on tensors
+that lie sequence first and on such that lie heads first, since none is faster on one of them in every
+cell: its figure is that of the faster (report.py)."""
 
 import importlib
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 from cells import Cell
-from report import DETERMINISTIC, OURS, UNCAPPED
+from report import DETERMINISTIC, HEADS_FIRST, OURS, UNCAPPED
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -32,9 +34,10 @@ class Contender:
     name: str
     package: str  # whose version counts
     bind: Callable[[Cell], Attend]  # what is timed in a cell, with all but the tensors decided
-    # [batch, heads, seqlen, head_dim], else [batch, seqlen, heads, head_dim]. Packed tensors are
-    # the same for all: [tokens, heads, head_dim].
+    # It wants [batch, heads, seqlen, head_dim], else [batch, seqlen, heads, head_dim]. Packed
+    # tensors are the same for all: [tokens, heads, head_dim].
     heads_first: bool = False
+    lies_heads_first: bool = False  # how its tensors lie in memory
     # What chooses its kernel; entered outside the timed call.
     pinned: Callable[[], AbstractContextManager[Any]] = nullcontext
     # Why it cannot or should not take part in a cell, known beforehand.
@@ -46,8 +49,21 @@ class Contender:
     solves: Callable[[Cell], Cell] = _same
 
     def own(self, t: Tensor) -> Tensor:
-        """A copy of [batch, seqlen, heads, head_dim] in its layout: nobody pays for a transpose."""
-        return self.turned(t).clone(memory_format=torch.contiguous_format)
+        """A copy of [batch, seqlen, heads, head_dim] that lies as it wants: nobody pays for a
+        transpose."""
+        turn = self.lies_heads_first and t.dim() == 4
+        lying = t.transpose(1, 2) if turn else t
+        copy = lying.clone(memory_format=torch.contiguous_format)
+        return self.turned(copy.transpose(1, 2) if turn else copy)
+
+    def lying_heads_first(self) -> "Contender":
+        """The same contender on tensors that lie heads first. Packed ones lie in one way only."""
+        return replace(
+            self,
+            name=self.name + HEADS_FIRST,
+            lies_heads_first=True,
+            takes_part=lambda cell: self.takes_part(cell) and not cell.lengths,
+        )
 
     def turned(self, t: Tensor) -> Tensor:
         """From the common layout to its own, and back."""
@@ -79,7 +95,10 @@ def contenders_for(
     missing = set(peers or []) - {peer.name for peer in found}
     if missing:
         raise LookupError(f"{', '.join(sorted(missing))}: not to be had here")
-    return [*ours, *(peer for peer in found if peers is None or peer.name in peers)]
+    chosen = [peer for peer in found if peers is None or peer.name in peers]
+    if device == "cuda" and not of_host_time:
+        chosen = [way for peer in chosen for way in (peer, peer.lying_heads_first())]
+    return [*ours, *chosen]
 
 
 def _optional_cpu_peers(peers: list[str] | None) -> list[Contender]:
@@ -209,31 +228,35 @@ def _of_sdpa(
     name: str, backend: SDPBackend, *lacks: Lack, bind: Callable[[Cell], Attend] = _bind_sdpa
 ) -> Contender:
     lack = first_lack(no_softcap, *lacks)
-    return Contender(name, "torch", bind, True, partial(sdpa_kernel, backend), lack)
+    return Contender(
+        name, "torch", bind, heads_first=True, pinned=partial(sdpa_kernel, backend), lack=lack
+    )
 
 
-_SDPA = Contender("sdpa", "torch", _bind_sdpa, heads_first=True)
-_SDPA_CPU = (
-    _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION, no_window, no_packing),
-    _of_sdpa("sdpa-math", SDPBackend.MATH, no_packing, _stores_scores),
+# On the CPU heads first, which PyTorch's kernels read as it lies.
+_SDPA = Contender("sdpa", "torch", _bind_sdpa, heads_first=True, lies_heads_first=True)
+_SDPA_CPU = tuple(
+    replace(peer, lies_heads_first=True)
+    for peer in (
+        _of_sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION, no_window, no_packing),
+        _of_sdpa("sdpa-math", SDPBackend.MATH, no_packing, _stores_scores),
+    )
 )
 _FA2 = _of_sdpa("fa2", SDPBackend.FLASH_ATTENTION, bind=_bind_fa2)
 _CUDNN = _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION, no_window, no_packing)
 
 
 def _flash_attention_3() -> Contender | None:
-    return _peer("fa3", "fa3-fwd", "fa3_fwd_interface", first_lack(no_window, _no_backward))
+    return _peer("fa3", "fa3", "fa3", _no_packed_backward)
 
 
 def _flash_attention_4() -> Contender | None:
     return _peer("fa4", "flash-attn-4", "flash_attn.cute", _serves_all)
 
 
-def _no_backward(cell: Cell) -> str | None:
-    """The wheel of FlashAttention-3 at hand: forward only, bfloat16 only."""
-    if cell.needs_gradients:
-        return "has no backward"
-    return None if cell.dtype == "bfloat16" else f"has no {cell.dtype}"
+def _no_packed_backward(cell: Cell) -> str | None:
+    """The module fa3 at hand: packed sequences forward only."""
+    return "has no packed backward" if cell.lengths and cell.needs_gradients else None
 
 
 def _peer(name: str, package: str, module_name: str, lack: Lack) -> Contender | None:

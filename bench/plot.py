@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from report import figures_of, group_of, label_of, unit_of
+from report import figures_of, group_of, label_of, of_faster_layouts, peer_of, unit_of
 
 COLUMNS = 4
 BARS_WIDTH = 0.85  # of the room of one label
@@ -46,8 +46,9 @@ def draw(result: dict, target: Path) -> None:
 
 
 def _draw_panel(axes: Axes, group: str, cells: list[dict], result: dict) -> None:
-    figures = [figures_of(cell, result["device"]) for cell in cells]
-    names = [name for name in result["contenders"] if any(name in f for f in figures)]
+    figures = [_shown(cell, result["device"]) for cell in cells]
+    contenders = dict.fromkeys(map(peer_of, result["contenders"]))
+    names = [name for name in contenders if any(name in f for f in figures)]
     width = BARS_WIDTH / max(1, len(names))
     for index, name in enumerate(names):
         shift = (index - (len(names) - 1) / 2) * width
@@ -58,6 +59,13 @@ def _draw_panel(axes: Axes, group: str, cells: list[dict], result: dict) -> None
     axes.set_title(group, fontsize=10)
     axes.set_ylabel(unit_of(cells[0], result["device"]))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shown(cell: dict, device: str) -> dict[str, float]:
+    """Each contender's figure, a peer's in its faster layout."""
+    figures = figures_of(cell, device)
+    slower = {name for name in cell["ratios"] if of_faster_layouts(cell)[peer_of(name)] != name}
+    return {peer_of(name): figure for name, figure in figures.items() if name not in slower}
 
 
 def _legend(panels: Iterable[Axes]) -> tuple[list, list[str]]:

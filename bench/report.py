@@ -8,6 +8,7 @@ OURS = "flashattn"
 UNCAPPED = "no-softcap"  # ours without the cell's softcap
 DETERMINISTIC = "deterministic"  # ours in an order of its own
 OURS_TOO = (UNCAPPED, DETERMINISTIC)  # no peers
+HEADS_FIRST = "-hf"  # ends the name of a peer on tensors that lie heads first
 HOST_LABELS = {
     "host_no_grad": "no_grad",
     "host_forward": "forward",
@@ -75,6 +76,21 @@ def figures_of(cell: dict, device: str) -> dict[str, float]:
     return {name: cell["flops"] / s / scale for name, s in seconds.items()}
 
 
+def peer_of(name: str) -> str:
+    """Without its layout."""
+    return name.removesuffix(HEADS_FIRST)
+
+
+def of_faster_layouts(cell: dict) -> dict[str, str]:
+    """For each peer, the contender that is it in its faster layout."""
+    best: dict[str, str] = {}
+    for name, ratio in cell["ratios"].items():
+        peer = peer_of(name)
+        if peer not in best or ratio < cell["ratios"][best[peer]]:
+            best[peer] = name
+    return best
+
+
 class Table:
     """Rows one by one; a header where a new group begins."""
 
@@ -121,12 +137,16 @@ def _takes_part(cell: dict, name: str) -> bool:
 def print_summary(result: dict) -> None:
     cells = result["cells"]
     print()
+    if any(name.endswith(HEADS_FIRST) for name in result["contenders"]):
+        print(
+            f"{HEADS_FIRST}: on tensors that lie heads first; below, each peer's faster layout counts"
+        )
     if any(cell["measurements"] > 1 for cell in cells):
         print(f"*: measured once more; a ratio was under {result['settings']['bound']:g}")
     for kind in dict.fromkeys(map(_kind_of, cells)):
         alike = [cell for cell in cells if _kind_of(cell) == kind]
-        for name in result["contenders"]:
-            _print_ratios(name, kind, [cell for cell in alike if name in cell["ratios"]])
+        for peer in dict.fromkeys(map(peer_of, result["contenders"])):
+            _print_ratios(peer, kind, alike)
     left_out = Counter((name, why) for cell in cells for name, why in cell["left_out"].items())
     for (name, reason), count in left_out.items():
         print(f"{name}: left out of {count} of {len(cells)} cells: {reason}")
@@ -142,14 +162,19 @@ def _kind_of(cell: dict) -> tuple[str, ...]:
     return (cell["work"], cell["dtype"], *([chosen_for] if chosen_for else []))
 
 
-def _print_ratios(name: str, kind: tuple[str, ...], cells: list[dict]) -> None:
-    if not cells:
+def _print_ratios(peer: str, kind: tuple[str, ...], cells: list[dict]) -> None:
+    """Of a peer in each cell's faster layout."""
+    chosen = [(of_faster_layouts(cell).get(peer), cell) for cell in cells]
+    found = [(cell["ratios"][name], name, cell) for name, cell in chosen if name]
+    if not found:
         return
-    least = min(cells, key=lambda cell: cell["ratios"][name])
-    mean = geometric_mean(cell["ratios"][name] for cell in cells)
+    least, _, cell = min(found, key=lambda of: of[0])
+    mean = geometric_mean(ratio for ratio, _, _ in found)
+    heads_first = sum(name != peer for _, name, _ in found)
+    layouts = f", {heads_first} of them with its heads first" if heads_first else ""
     print(
-        f"{', '.join(kind)}, {name}: {len(cells)} cells, geometric mean {mean:.2f}x,"
-        f" least {least['ratios'][name]:.2f}x ({group_of(least)}, {label_of(least)})"
+        f"{', '.join(kind)}, {peer}: {len(found)} cells{layouts}, geometric mean {mean:.2f}x,"
+        f" least {least:.2f}x ({group_of(cell)}, {label_of(cell)})"
     )
 
 

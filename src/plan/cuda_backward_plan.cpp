@@ -118,6 +118,7 @@ std::string config(const CudaBackwardPlan& plan) {
       .number("value_slices", std::min(t.value_slices, width / 16))
       .number("min_blocks", t.min_blocks)
       .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
+      .flag("query_last", t.query_last || in_order(p))
       .flag("deterministic", in_order(p))
       .format("dbias", p.dbias, p.dbias_dtype)
       .flag("bias_per_row", p.dbias && !rows_share_bias(p))

@@ -8,11 +8,15 @@
 namespace fa {
 
 int padded_columns(const BackwardTile& tile, int64_t head_dim) {
-  // Of 16 rows each, so many warps must stand side by side, with 16 columns or more.
-  const int side_by_side = 16 * tile.warps / std::min(tile.keys, tile.rows);
-  if (side_by_side <= 1) return pad16(head_dim);
-  for (const int columns : {32, 64, 128, 192}) {
-    if (head_dim <= columns && 16 * side_by_side <= columns) return columns;
+  // Of 16 rows or keys each, so many warps must stand side by side, with 16 columns or more.
+  int side_by_side = 1;
+  while (tile.keys * side_by_side % (16 * tile.warps) != 0 ||
+         tile.rows * side_by_side % (16 * tile.warps) != 0) {
+    side_by_side *= 2;
+  }
+  if (side_by_side == 1) return pad16(head_dim);
+  for (const int columns : {32, 64, 96, 128, 192}) {
+    if (head_dim <= columns && columns % (16 * side_by_side) == 0) return columns;
   }
   return 256;
 }
@@ -29,9 +33,7 @@ bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const 
 
 namespace {
 
-/// An order's counters take registers, and its blocks wait for copies that come late. So do short
-/// sequences among long ones, and what is done to scores leaves other blocks less to do meanwhile.
-enum class Meant { for_all, for_plain_any_order, for_causal_any_order };
+enum class Meant { for_all, for_any_order, for_plain_any_order, for_long_plain_any_order };
 
 struct Entry {
   int columns;  ///< of Q and V, the wider, at most
@@ -39,10 +41,14 @@ struct Entry {
   BackwardTile tile;
 };
 
+/// An order's counters take registers, and its blocks wait for copies that come late. So do short
+/// sequences among long ones, and what is done to scores leaves other blocks less to do meanwhile.
+/// Of a short sequence 96 keys a block leave too many of the last block's unused: 11% of 512.
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
   if (in_order(p)) return false;
-  if (meant == Meant::for_causal_any_order) return p.window_right >= 0;
+  if (meant == Meant::for_any_order) return true;
+  if (meant == Meant::for_long_plain_any_order && p.seqlen_k < 1024) return false;
   const bool packed = p.packed_q || p.packed_k;
   return !packed && p.softcap == 0 && !p.alibi && !p.bias && p.dropout_p == 0;
 }
@@ -52,15 +58,24 @@ bool is_meant(Meant meant, const Problem& p) {
 // H200 (docs/kernels.md); the others are what fits, unmeasured.
 using enum Meant;
 constexpr Entry entries[] = {
-    {64, for_causal_any_order, {.min_blocks = 3}},
-    {64, for_all, {.query_parts = 2, .key_slices = 4, .value_slices = 4, .min_blocks = 2}},
+    {64, for_long_plain_any_order, {.keys = 96, .min_blocks = 2}},
+    {64, for_all, {.key_slices = 4, .value_slices = 4, .min_blocks = 2}},
     {64, for_all, {.query_parts = 2}},
-    {96, for_all, {.key_slices = 2, .min_blocks = 2}},
-    {128, for_plain_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},
+    {96, for_long_plain_any_order, {.keys = 96, .min_blocks = 2}},
+    {96, for_all, {.key_slices = 2, .value_slices = 2, .min_blocks = 2}},
     {128, for_all, {.query_parts = 2, .min_blocks = 2}},
+    {128, for_plain_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},
     {128, for_all, {.warps = 8, .keys = 128}},
     {128, for_all, {.rows = 32}},
-    {256, for_all, {.warps = 8, .column_warps = 4, .query_parts = 2, .key_slices = 8}},
+    {256,
+     for_any_order,
+     {.warps = 8,
+      .row_warps = 4,
+      .column_warps = 4,
+      .query_parts = 2,
+      .query_last = true,
+      .key_slices = 4}},
+    {256, for_all, {.warps = 8, .column_warps = 4, .query_parts = 2}},
     {256, for_all, {.warps = 8, .rows = 32, .column_warps = 4}},
     {256, for_all, {.rows = 32, .keys = 32, .stages = 1}},
 };

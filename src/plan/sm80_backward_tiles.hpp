@@ -9,15 +9,16 @@ namespace fa {
 /// How src/kernels/sm80/backward.cuh is cut. Its head says what each number does.
 struct BackwardTile {
   int warps = 4;
-  int rows = 64;         ///< query rows of a step
-  int keys = 64;         ///< of a block
-  int row_warps = 2;     ///< that share the rows of S and dP; the others share the keys
-  int column_warps = 2;  ///< that share the columns of dK and dV, where these can be shared
-  int stages = 2;        ///< steps whose Q and dO lie in shared memory: 1 or 2
-  int query_parts = 1;   ///< of dQ's columns, one after the other: 1 or 2
-  int key_slices = 0;    ///< slices of 16 columns of K that stay in registers
-  int value_slices = 0;  ///< and of V
-  int min_blocks = 1;    ///< of a multiprocessor, which bounds the registers
+  int rows = 64;            ///< query rows of a step
+  int keys = 64;            ///< of a block
+  int row_warps = 2;        ///< that share the rows of S and dP; the others share the keys
+  int column_warps = 2;     ///< that share the columns of dK and dV, where these can be shared
+  int stages = 2;           ///< steps whose Q and dO lie in shared memory: 1 or 2
+  int query_parts = 1;      ///< of dQ's columns, one after the other: 1 or 2
+  bool query_last = false;  ///< dQ after dV and dK, else its additions in between; last in order
+  int key_slices = 0;       ///< slices of 16 columns of K that stay in registers
+  int value_slices = 0;     ///< and of V
+  int min_blocks = 1;       ///< of a multiprocessor, which bounds the registers
   friend bool operator==(const BackwardTile&, const BackwardTile&) = default;
 };
 

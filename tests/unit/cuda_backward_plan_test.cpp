@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 #include <string>
+#include <utility>
 
 namespace fa {
 namespace {
@@ -120,25 +121,37 @@ TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
 }
 
 /// src/plan/sm80_backward_tiles.cpp says what each is meant for.
-TEST(CudaBackwardPlan, TilesDependOnTheMaskAndTheOrder) {
+TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
-  const auto tile = [&](int64_t head_dim, bool causal, bool in_order) {
-    Problem p = problem(1, 4096, head_dim, head_dim);
-    if (causal) p.window_right = 0;
+  const auto tile = [&](int64_t head_dim, int64_t seqlen, bool in_order) {
+    Problem p = problem(1, seqlen, head_dim, head_dim);
     p.deterministic = in_order;
     return plan_cuda_backward(p, gpu).tile;
   };
-  EXPECT_EQ(tile(64, true, false).min_blocks, 3);
-  EXPECT_EQ(tile(64, false, false).min_blocks, 2);
-  EXPECT_EQ(tile(64, true, true), tile(64, false, false));
-  for (const bool causal : {false, true}) {
-    EXPECT_EQ(tile(128, causal, false).stages, 1);
-    EXPECT_EQ(tile(128, causal, true).stages, 2);
-    EXPECT_EQ(tile(256, causal, true), tile(256, causal, false));
+  for (const int64_t head_dim : {64, 96}) {
+    EXPECT_EQ(tile(head_dim, 4096, false).keys, 96);
+    EXPECT_EQ(tile(head_dim, 512, false).keys, 64);
+    EXPECT_EQ(tile(head_dim, 4096, true), tile(head_dim, 512, false));
+    Problem capped = problem(1, 4096, head_dim, head_dim);
+    capped.softcap = 2;
+    EXPECT_EQ(plan_cuda_backward(capped, gpu).tile.keys, 64);
+    Problem packed = problem(1, 4096, head_dim, head_dim);
+    packed.packed_q = packed.packed_k = true;
+    EXPECT_EQ(plan_cuda_backward(packed, gpu).tile.keys, 64);
   }
-  Problem capped = problem(1, 4096, 128, 128);
-  capped.softcap = 2;
-  EXPECT_EQ(plan_cuda_backward(capped, gpu).tile.stages, 2);
+  EXPECT_EQ(tile(128, 4096, true), tile(128, 4096, false));
+  EXPECT_NE(tile(256, 4096, true), tile(256, 4096, false));
+}
+
+/// Warps share 96 keys as two times 48, so that two stand side by side in each product.
+TEST(CudaBackwardPlan, ColumnsArePaddedForWarpsThatStandSideBySide) {
+  const BackwardTile wide = {.keys = 96};
+  for (const auto& [head_dim, columns] :
+       {std::pair{8, 32}, {32, 32}, {48, 64}, {80, 96}, {96, 96}, {104, 128}, {192, 192}}) {
+    EXPECT_EQ(padded_columns(wide, head_dim), columns);
+  }
+  EXPECT_EQ(padded_columns({}, 48), 48);
+  EXPECT_EQ(padded_columns({.warps = 8, .rows = 32}, 96), 128);
 }
 
 TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {

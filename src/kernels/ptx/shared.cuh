@@ -49,4 +49,11 @@ __device__ inline float load_float(u32 address) {
   return x;
 }
 
+/// Two next to each other; `address` is a multiple of 8.
+__device__ inline float2 load_floats(u32 address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
+
 }  // namespace fa::ptx

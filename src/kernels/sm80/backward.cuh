@@ -59,31 +59,31 @@ struct Backward {
   // and grids are the same, so are the addresses but for an offset, which spares registers.
   static constexpr u32 value_at = KeyTile::bytes, dout_at = QueryTile::bytes;
   static constexpr u32 p_at = scores_at, ds_at = scores_at + ScoreTile::bytes;
-  const LaneAddress<QueryTile> score_q =
-      rows_then_columns(Part<QueryTile>(shared + stages_at, ScoreGrid::row(warp), 0), lane);
   const LaneAddress<KeyTile> score_k =
-      columns_then_rows(Part<KeyTile>(shared, ScoreGrid::column(warp), 0), lane);
-  const LaneAddress<DoutTile> score_dout =
-      rows_then_columns(Part<DoutTile>(shared + stages_at, ScoreGrid::row(warp), 0), lane);
+      rows_then_columns(Part<KeyTile>(shared, ScoreGrid::row(warp), 0), lane);
+  const LaneAddress<QueryTile> score_q =
+      columns_then_rows(Part<QueryTile>(shared + stages_at, ScoreGrid::column(warp), 0), lane);
   const LaneAddress<ValueTile> score_v =
-      columns_then_rows(Part<ValueTile>(shared, ScoreGrid::column(warp), 0), lane);
-  const LaneAddress<ScoreTile> value_p =
-      columns_then_rows(Part<ScoreTile>(shared, 0, ValueGrid::row(warp)), lane);
+      rows_then_columns(Part<ValueTile>(shared, ScoreGrid::row(warp), 0), lane);
+  const LaneAddress<DoutTile> score_dout =
+      columns_then_rows(Part<DoutTile>(shared + stages_at, ScoreGrid::column(warp), 0), lane);
+  const LaneAddress<ScoreTile> value_p = rows_then_columns(
+      Part<ScoreTile>(shared, ValueGrid::row(warp), first_row_of<ValueGrid>(warp)), lane);
   const LaneAddress<DoutTile> value_dout =
       rows_then_columns(Part<DoutTile>(shared + stages_at, 0, ValueGrid::column(warp)), lane);
-  const LaneAddress<ScoreTile> key_ds =
-      columns_then_rows(Part<ScoreTile>(shared, 0, KeyGrid::row(warp)), lane);
+  const LaneAddress<ScoreTile> key_ds = rows_then_columns(
+      Part<ScoreTile>(shared, KeyGrid::row(warp), first_row_of<KeyGrid>(warp)), lane);
   const LaneAddress<QueryTile> key_q =
       rows_then_columns(Part<QueryTile>(shared + stages_at, 0, KeyGrid::column(warp)), lane);
   const LaneAddress<ScoreTile> query_ds =
-      rows_then_columns(Part<ScoreTile>(shared, QueryGrid::row(warp), 0), lane);
+      columns_then_rows(Part<ScoreTile>(shared, 0, QueryGrid::row(warp)), lane);
   const LaneAddress<KeyTile> query_k =
       rows_then_columns(Part<KeyTile>(shared, 0, QueryGrid::column(warp)), lane);
 
   int* dq_turn = nullptr;  ///< of the step before
 
-  KeptSlices<c::key_slices, ScoreGrid::n_tiles> kept_k;
-  KeptSlices<c::value_slices, ScoreGrid::n_tiles> kept_v;
+  KeptSlices<c::key_slices, ScoreGrid::m_tiles> kept_k;
+  KeptSlices<c::value_slices, ScoreGrid::m_tiles> kept_v;
   float dk[KeyGrid::m_tiles][KeyGrid::n_tiles][4] = {};
   float dv[ValueGrid::m_tiles][ValueGrid::n_tiles][4] = {};
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
@@ -130,14 +130,22 @@ struct Backward {
     first_row = 0;
     last_row = -1;
     if (last < place.row) return;
-    const auto range = [&](int key) {
-      return mask::row_range(key, rows.length, k_len, c::window_left ? f.window_left : -1,
-                             c::window_right ? f.window_right : -1);
-    };
-    const long long begin = range(place.row).begin, end = range(last).end;
+    const int begin = rows_of(place.row).begin, end = rows_of(last).end;
     if (begin >= end) return;
-    first_row = static_cast<int>(begin / c::rows * c::rows);
-    last_row = static_cast<int>((end - 1) / c::rows * c::rows);
+    first_row = begin / c::rows * c::rows;
+    last_row = (end - 1) / c::rows * c::rows;
+  }
+
+  /// Rows that see a key.
+  struct RowsOfKey {
+    int begin, end;
+  };
+  __device__ RowsOfKey rows_of(int key) const {
+    if (key >= k_len) return {rows.length, 0};
+    const auto range = mask::row_range(key, rows.length, k_len, c::window_left ? f.window_left : -1,
+                                       c::window_right ? f.window_right : -1);
+    return {static_cast<int>(range.begin < rows.length ? range.begin : rows.length),
+            static_cast<int>(range.end)};
   }
 
   __device__ mask::KeyRange visible(int row) const {
@@ -179,8 +187,13 @@ struct Backward {
   }
 
   /// A barrier of all threads. A row that sees no key has no gradients, whatever its dO holds: each
-  /// thread looks at the LSE that it copied itself, which it need not wait for.
-  __device__ void meet_and_clear_empty_rows(u32 stage) {
+  /// thread looks at the LSE that it copied itself, which it need not wait for. Where all rows see
+  /// all keys only a bias can leave one without (looking costs up to 8% of the pass).
+  __device__ void meet_and_clear_empty_rows(u32 stage, bool all_seen) {
+    if (c::bias == Number::none && all_seen) {
+      __syncthreads();
+      return;
+    }
     const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
     bool empty = false;
     if (const int i = threadIdx.x; i < statistic_chunks) {
@@ -201,72 +214,69 @@ struct Backward {
   }
 
   using Scores = ScoreFragment;
+  using Operand = KeptSlices<ScoreGrid::n_tiles / 2, ScoreGrid::m_tiles>;
+  using Dropped = u32[ScoreGrid::m_tiles][ScoreGrid::n_tiles];
 
-  /// P = exp(S - LSE) and dS = P (dP - delta) (lines 11 and 14 of Algorithm 2), from S and dP.
+  /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the derivative of the softcap.
   template <bool masked>
-  __device__ void form_gradients(Scores& s, Scores& dp, const Dropout& dropout,
-                                 const Score<Terms>& score, const Place& at, u32 statistics) {
-    const int row0 = at.row + ScoreGrid::row(warp), key0 = place.row + ScoreGrid::column(warp);
-    if constexpr (c::dropout) scale_by(dp, f.keep_scale);
-    const float of_p = power_of_2(ds_bits - Element::gradient_headroom);
-    // Back through the softcap, which the bias's gradient does not go.
-    Scores slopes;
-    constexpr bool slopes_later = c::softcap && bias_gradient != BiasGradient::none;
-    u32 dropped[ScoreGrid::m_tiles][ScoreGrid::n_tiles] = {};
-    if constexpr (c::dropout) {
-      dropout.apply<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(row0, key0, lane,
-                                                            [&](int m, int n, int e) {
-                                                              dp[m][n][e] = 0;
-                                                              dropped[m][n] |= 1u << e;
-                                                            });
-    }
+  __device__ void form_probabilities(Scores& s, Scores& slopes, const Score<Terms>& score,
+                                     int tile_row, u32 statistics) {
+    const int row0 = ScoreGrid::column(warp) + lane % 4 * 2;  // in the tile
 #pragma unroll
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int in_tile = ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4;
-        const float lse = ptx::load_float(statistics + 4 * in_tile) - Element::gradient_headroom;
-        const float delta = ptx::load_float(statistics + 4 * (c::rows + in_tile));
-        const int row = at.row + in_tile;
-        const auto seen = visible(row);
-        const int begin = static_cast<int>(seen.begin), end = static_cast<int>(seen.end);
+        const int key = place.row + ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4;
+        const RowsOfKey seen = masked ? rows_of(key) : RowsOfKey{};
 #pragma unroll
         for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+          const float2 pair = ptx::load_floats(statistics + 4 * (row0 + 8 * n));
+          const float lse[2] = {pair.x, pair.y};
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& x = s[m][n][2 * h + e];
-            float& y = dp[m][n][2 * h + e];
-            const int j = key0 + 8 * n + lane % 4 * 2 + e;
-            float slope = 1;
+            const int row = tile_row + row0 + 8 * n + e;
             if constexpr (!Terms::none) {
               x = score.bounded(x);
-              if constexpr (c::softcap) slope = 1 - x * x;
-              x = score.with_terms(x, row, j);
+              if constexpr (c::softcap) slopes[m][n][2 * h + e] = 1 - x * x;
+              x = score.with_terms(x, row, key);
             }
             // P is at most 1, also where scores are so large that their float32 LSE is far off.
-            x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, -lse), Element::gradient_headroom));
-            y = x * ((y - delta) * of_p);
+            x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, Element::gradient_headroom - lse[e]),
+                                          Element::gradient_headroom));
             if constexpr (masked) {
-              if ((c::window_left && j < begin) || j >= end) x = y = 0;
-            }
-            if constexpr (slopes_later) {
-              slopes[m][n][2 * h + e] = slope;
-            } else if constexpr (c::softcap) {
-              y *= slope;
-            }
-            if constexpr (c::dropout) {
-              if (dropped[m][n] >> (2 * h + e) & 1) x = 0;
+              if (row < seen.begin || (c::window_left && row >= seen.end)) x = 0;
             }
           }
         }
       }
     }
-    if constexpr (bias_gradient != BiasGradient::none) {
-      add_bias_gradient(p, {at.sequence, at.head, rows.length, k_len}, dp, power_of_2(-ds_bits),
-                        row0, key0, warp, lane);
-    }
-    if constexpr (slopes_later) multiply_by(dp, slopes);
   }
+
+  /// dS^T = P^T (dP^T - delta) (line 14), of P as the products have it.
+  __device__ void form_gradients(const Operand& p_left, Scores& dp, u32 statistics) const {
+    const int row0 = ScoreGrid::column(warp) + lane % 4 * 2;
+    const float of_p = power_of_2(ds_bits - Element::gradient_headroom);
+#pragma unroll
+    for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+      const float2 pair = ptx::load_floats(statistics + 4 * (c::rows + row0 + 8 * n));
+      const float delta[2] = {pair.x, pair.y};
+#pragma unroll
+      for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const u32 both = p_left.slice[n / 2][m][n % 2 * 2 + h];
+          const float x[2] = {Element::low(both), Element::high(both)};
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& y = dp[m][n][2 * h + e];
+            y = x[e] * ((y - delta[e]) * of_p);
+          }
+        }
+      }
+    }
+  }
+
   static __device__ void multiply_by(Scores& x, const Scores& y) {
 #pragma unroll
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
@@ -278,43 +288,142 @@ struct Backward {
     }
   }
 
+  /// What is dropped of a fragment becomes 0.
+  static __device__ void drop(Scores& x, const Dropped& dropped) {
+#pragma unroll
+    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (dropped[m][n] >> e & 1) x[m][n][e] = 0;
+        }
+      }
+    }
+  }
+
+  /// C += A B over a step's rows, A of the warp's keys: P^T or dS^T. A warp that forms some of the
+  /// keys' rows itself has these in registers, and begins with them.
+  template <typename Grid, typename Tile, int n_tiles>
+  __device__ void add_own_rows(float (&sum)[Grid::m_tiles][n_tiles][4], const Operand& own,
+                               const LaneAddress<Tile>& b, u32 b_offset) const {
+    if constexpr (keeps_rows<Grid>) {
+      multiply<Element, Lies::across_k>(sum, own, b,
+                                        b_offset + ScoreGrid::column(warp) * Tile::row_bytes);
+    }
+  }
+  /// After a barrier: the others, which lie in shared memory.
+  template <typename Grid, typename Tile, int n_tiles, typename After = Nothing>
+  __device__ void add_other_rows(float (&sum)[Grid::m_tiles][n_tiles][4],
+                                 const LaneAddress<ScoreTile>& a, u32 a_offset,
+                                 const LaneAddress<Tile>& b, u32 b_offset,
+                                 const After& after = {}) const {
+    constexpr KeptSlices<0, Grid::m_tiles> none = {};
+    if constexpr (!keeps_rows<Grid>) {
+      multiply<Element, Lies::along_k, Lies::across_k, c::rows / 16>(sum, a, a_offset, b, b_offset,
+                                                                     none, after);
+    } else {
+      constexpr int part = ScoreGrid::warp_columns;
+#pragma unroll
+      for (int other = part; other < c::rows; other += part) {
+        LaneAddress<ScoreTile> left = a;
+        left.chunk ^= 2 * other;
+        const int row = ScoreGrid::column(warp) ^ other;
+        multiply<Element, Lies::along_k, Lies::across_k, part / 16>(
+            sum, left, a_offset, b, b_offset + row * Tile::row_bytes, none,
+            [&](int slice) { after((other - part) / 16 + slice); });
+      }
+    }
+  }
+
   /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
   template <bool masked, typename LoadAhead>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<Terms>& score,
                        u32 stage_offset, const LoadAhead& load_ahead) {
     const u32 stage = shared + stages_at + stage_offset;
+    const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
     int* counter = nullptr;
     int seen = 0;
     if constexpr (c::deterministic) {
       counter = dq_turn_of(p, at.head, padded + at.row);
       seen = ptx::look_at_turn(counter);
     }
-    Scores s = {}, dp = {};
-    multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_q, stage_offset, score_k,
-                                                                0, kept_k);
-    multiply<Element, Lies::along_k, Lies::along_k, width / 16>(
-        dp, score_dout, stage_offset + dout_at, score_v, value_at, kept_v);
-    form_gradients<masked>(s, dp, dropout, score, at, stage + QueryTile::bytes + DoutTile::bytes);
+    const int row0 = at.row + ScoreGrid::column(warp), key0 = place.row + ScoreGrid::row(warp);
     const Part<ScoreTile> p_part(shared + scores_at, ScoreGrid::row(warp), ScoreGrid::column(warp));
     const Part<ScoreTile> ds_part(shared + scores_at + ScoreTile::bytes, ScoreGrid::row(warp),
                                   ScoreGrid::column(warp));
-    put_fragment<Element>(p_part, s, lane, 1);
-    put_fragment<Element>(ds_part, dp, lane, 1);
+    Scores s = {}, dp = {}, slopes;
+    multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_k, 0, score_q,
+                                                                stage_offset, kept_k);
+    form_probabilities<masked>(s, slopes, score, at.row, statistics);
+    const Operand p_left = as_left<Element>(s);
+    Dropped dropped = {};
+    if constexpr (c::dropout) {
+      dropout.apply_transposed<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(
+          row0, key0, lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
+      drop(s, dropped);
+    }
+    const Operand kept_p = c::dropout ? as_left<Element>(s) : p_left;
+    put_left(p_part, kept_p, lane);
+    multiply<Element, Lies::along_k, Lies::along_k, width / 16>(dp, score_v, value_at, score_dout,
+                                                                stage_offset + dout_at, kept_v);
+    add_own_rows<ValueGrid>(dv, kept_p, value_dout, stage_offset + dout_at);
+    if constexpr (c::dropout) {
+      scale_by(dp, f.keep_scale);
+      drop(dp, dropped);
+    }
+    form_gradients(p_left, dp, statistics);
+    if constexpr (bias_gradient != BiasGradient::none) {
+      add_bias_gradient(p, {at.sequence, at.head, rows.length, k_len}, dp, power_of_2(-ds_bits),
+                        row0, key0, warp, lane);
+    }
+    if constexpr (c::softcap) multiply_by(dp, slopes);  // not the bias's gradient
+    const Operand ds_left = as_left<Element>(dp);
+    put_left(ds_part, ds_left, lane);
+    add_own_rows<KeyGrid>(dk, ds_left, key_q, stage_offset);
     __syncthreads();
     if constexpr (c::deterministic) {
       pass_dq_turn(counter);
       load_ahead();  // not sooner: who passes the turn would wait for it
     }
-    multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dv, value_p, p_at, value_dout,
-                                                                    stage_offset + dout_at);
-    multiply<Element, Lies::across_k, Lies::across_k, c::rows / 16>(dk, key_ds, ds_at, key_q,
-                                                                    stage_offset);
-    if constexpr (c::deterministic) {
-      ptx::wait_for_turn(counter, turn_of(at.row), seen);
-      __syncwarp();
+    if constexpr (c::query_last) {
+      add_other_rows<ValueGrid>(dv, value_p, p_at, value_dout, stage_offset + dout_at);
+      add_other_rows<KeyGrid>(dk, key_ds, ds_at, key_q, stage_offset);
+      if constexpr (c::deterministic) {
+        ptx::wait_for_turn(counter, turn_of(at.row), seen);
+        __syncwarp();
+      }
+      float* dq_tile = dq_tile_of(at);
+      QueryPart dq = query_part<0>();
+      add_share(dq_tile, dq, 0, 0, 1);
+      if constexpr (query_parts > 1) {
+        dq = query_part<1>();
+        add_share(dq_tile, dq, 1, 0, 1);
+      }
+    } else {
+      add_between(at, stage_offset);
     }
-    add_query_part<0>(at.head, padded + at.row);
-    if constexpr (query_parts > 1) add_query_part<1>(at.head, padded + at.row);
+  }
+
+  /// dQ first, and its additions to memory, which would delay each other, between the slices of the
+  /// products for dV and dK (1 to 4% of the pass, but slower at head_dim 256).
+  __device__ void add_between(const Place& at, u32 stage_offset) {
+    constexpr int value_slices = other_slices<ValueGrid>, key_slices = other_slices<KeyGrid>;
+    static_assert(value_slices > 0 && key_slices > 0);
+    float* dq_tile = dq_tile_of(at);
+    QueryPart dq = query_part<0>();
+    add_other_rows<ValueGrid>(
+        dv, value_p, p_at, value_dout, stage_offset + dout_at, [&](int slice) {
+          add_share(dq_tile, dq, 0, slice, value_slices + (query_parts > 1 ? 0 : key_slices));
+        });
+    if constexpr (query_parts > 1) dq = query_part<1>();
+    add_other_rows<KeyGrid>(dk, key_ds, ds_at, key_q, stage_offset, [&](int slice) {
+      if constexpr (query_parts > 1) {
+        add_share(dq_tile, dq, 1, slice, key_slices);
+      } else {
+        add_share(dq_tile, dq, 0, value_slices + slice, value_slices + key_slices);
+      }
+    });
   }
 
   /// What the block added to dQ a step ago is its successor's to build on. It is said half a step
@@ -325,15 +434,22 @@ struct Backward {
     dq_turn = next;
   }
 
-  /// dQ += dS K (line 15), of a part of the columns.
-  template <int columns>
-  __device__ void add_query_part(int head, long long padded_row) const {
+  /// dS K (line 15), of a part of the columns.
+  template <int part>
+  __device__ QueryPart query_part() const {
     QueryPart dq = {};
-    multiply<Element, Lies::along_k, Lies::across_k, c::keys / 16, columns * part_tiles>(
-        dq, query_ds, ds_at, query_k, 0);
-    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2(-ds_bits));
-    float* tile = p.dq_sum + (head * p.padded_rows + padded_row) * depth;
-    add_fragment(sum_of_warp<QueryGrid, query_parts>(tile, warp, columns), dq, lane);
+    multiply<Element, Lies::across_k, Lies::across_k, c::keys / 16, part * part_tiles>(
+        dq.x, query_ds, ds_at, query_k, 0);
+    if constexpr (Element::scales_gradients) scale_by(dq.x, power_of_2(-ds_bits));
+    return dq;
+  }
+  __device__ float* dq_tile_of(const Place& at) const {
+    return p.dq_sum + (at.head * p.padded_rows + padded + at.row) * depth;
+  }
+  __device__ void add_share(float* dq_tile, const QueryPart& dq, int part, int share,
+                            int shares) const {
+    add_fragment(sum_of_warp<QueryGrid, query_parts>(dq_tile, warp, part), dq.x, lane, share,
+                 shares);
   }
 
   /// The blocks of the keys that a tile of rows sees add to its dQ in order, that of the last keys
@@ -412,7 +528,8 @@ struct Backward {
       const u32 next_offset = c::stages == 1 ? 0 : stage_bytes - stage_offset;
       ptx::cp_async_wait<0>();
       // All have what this step needs, and are done with the one before.
-      meet_and_clear_empty_rows(shared + stages_at + stage_offset);
+      const bool all_seen = sees_all(now.row);
+      meet_and_clear_empty_rows(shared + stages_at + stage_offset, all_seen);
       const auto load_ahead = [&] {
         if (c::stages == 2 && !ends) load(next, next_offset);
       };
@@ -423,7 +540,7 @@ struct Backward {
         dropout = Dropout(f, at);
         score = Score<Terms>(f, at, k_len);
       }
-      if (sees_all(now.row)) {
+      if (all_seen) {
         step<false>(at, dropout, score, stage_offset, load_ahead);
       } else {
         step<true>(at, dropout, score, stage_offset, load_ahead);

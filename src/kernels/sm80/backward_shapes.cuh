@@ -19,16 +19,17 @@ constexpr int threads = 32 * c::warps;
 constexpr int depth = c::depth;  ///< of Q K^T: head_dim, padded so that the warps can share it
 constexpr int width = c::width;  ///< of V, likewise
 
-/// Four warps share 192 columns as 48, which are not an even part of wider panels.
-constexpr int panel_of(int columns) { return columns == 192 ? 16 : widest_panel(columns); }
+/// Two warps share 96 columns, and four 192, as 48, which are not an even part of wider panels.
+constexpr int panel_of(int columns) { return columns % 96 == 0 ? 16 : widest_panel(columns); }
 
 using QueryTile = SharedTile<c::rows, depth, panel_of(depth)>;
 using KeyTile = SharedTile<c::keys, depth, panel_of(depth)>;
 using DoutTile = SharedTile<c::rows, width, panel_of(width)>;
 using ValueTile = SharedTile<c::keys, width, panel_of(width)>;
-using ScoreTile = SharedTile<c::rows, c::keys>;
+using ScoreTile = SharedTile<c::keys, c::rows>;
 
-using ScoreGrid = WarpGrid<c::warps, c::rows, c::keys, c::warps / c::row_warps>;
+/// Of S^T and dP^T: keys from above, rows side by side.
+using ScoreGrid = WarpGrid<c::warps, c::keys, c::rows, c::row_warps>;
 using QueryGrid = WarpGrid<c::warps, c::rows, depth,
                            column_warps<KeyTile, c::warps, c::rows, depth>(c::warps / 2)>;
 using KeyGrid = WarpGrid<c::warps, c::keys, depth,
@@ -36,13 +37,28 @@ using KeyGrid = WarpGrid<c::warps, c::keys, depth,
 using ValueGrid = WarpGrid<c::warps, c::keys, width,
                            column_warps<DoutTile, c::warps, c::keys, width>(c::column_warps)>;
 
+/// Whether a warp's keys of a product over rows are those whose P and dS it forms, of some rows.
+template <typename Grid>
+constexpr bool keeps_rows = Grid::warp_rows == ScoreGrid::warp_rows;
+/// Where the operand of such a product begins.
+template <typename Grid>
+__device__ int first_row_of(int warp) {
+  return keeps_rows<Grid> ? ScoreGrid::column(warp) : 0;
+}
+/// Slices of 16 rows that it has from others.
+template <typename Grid>
+constexpr int other_slices = (c::rows - (keeps_rows<Grid> ? ScoreGrid::warp_columns : 0)) / 16;
+static_assert(ScoreTile::panel == c::rows);  // so that others are an XOR away
+
 /// dQ of a step is formed in parts of its columns, one after the other, for the registers.
 constexpr int query_parts = QueryGrid::n_tiles % (2 * c::query_parts) == 0 &&
                                     (QueryGrid::n_tiles & (QueryGrid::n_tiles - 1)) == 0
                                 ? c::query_parts
                                 : 1;
 constexpr int part_tiles = QueryGrid::n_tiles / query_parts;
-using QueryPart = float[QueryGrid::m_tiles][part_tiles][4];
+struct QueryPart {
+  float x[QueryGrid::m_tiles][part_tiles][4];
+};
 
 /// Where a sequence's rows, or keys, begin among a head's padded ones: with a tile of their own.
 template <int tile, bool packed>

@@ -15,7 +15,7 @@ constexpr BiasGradient bias_gradient = c::dbias == Number::none ? BiasGradient::
                                        : !c::bias_per_row       ? BiasGradient::of_columns
                                        : c::bias_shared         ? BiasGradient::summed
                                                                 : BiasGradient::written;
-constexpr int row_warps = c::rows / ScoreGrid::warp_rows;
+constexpr int row_warps = c::rows / ScoreGrid::warp_columns;
 
 /// Of one head of a sequence.
 struct BiasSlot {
@@ -31,26 +31,26 @@ __device__ inline float* column_sum(const kernel::BackwardParams& p, int row_war
   return p.dbias_sum + slot * p.forward.keys.seqlen;
 }
 
-/// dS of one tile, as a warp has it.
+/// dS^T of one tile, as a warp has it.
 using ScoreFragment = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
 
 /// Sums over the fragment's rows, of which those that do not count have 0. Nobody else adds to the
 /// sums, so that the order of their parts is this warp's.
-__device__ inline void add_columns(float* sums, const ScoreFragment& ds, float scale, int key0,
-                                   int keys, int lane) {
+__device__ inline void add_rows(float* sums, const ScoreFragment& ds, float scale, int key0,
+                                int keys, int lane) {
 #pragma unroll
-  for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+  for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      float column = 0;
+    for (int h = 0; h < 2; ++h) {
+      float sum = 0;
 #pragma unroll
-      for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
-        column += (ds[m][n][e] + ds[m][n][2 + e]) * scale;
+      for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+        sum += (ds[m][n][2 * h] + ds[m][n][2 * h + 1]) * scale;
       }
 #pragma unroll
-      for (int step = 4; step < 32; step *= 2) column += __shfl_xor_sync(~0u, column, step);
-      const int key = key0 + 8 * n + lane % 4 * 2 + e;
-      if (lane / 4 == 0 && key < keys) ptx::add_global(sums + key, column);
+      for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      const int key = key0 + 16 * m + 8 * h + lane / 4;
+      if (lane % 4 == 0 && key < keys) ptx::add_global(sums + key, sum);
     }
   }
 }
@@ -65,8 +65,8 @@ __device__ void put_each(const ScoreFragment& ds, const BiasSlot& slot, int row0
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int row = row0 + 16 * m + e / 2 * 8 + lane / 4;
-        const int key = key0 + 8 * n + lane % 4 * 2 + e % 2;
+        const int row = row0 + 8 * n + lane % 4 * 2 + e % 2;
+        const int key = key0 + 16 * m + e / 2 * 8 + lane / 4;
         if (row < slot.rows && key < slot.keys) put(row, key, ds[m][n][e]);
       }
     }
@@ -78,9 +78,8 @@ __device__ inline void add_bias_gradient(const kernel::BackwardParams& p, const 
                                          const ScoreFragment& ds, float scale, int row0, int key0,
                                          int warp, int lane) {
   if constexpr (bias_gradient == BiasGradient::of_columns) {
-    const int row_warp = ScoreGrid::row(warp) / ScoreGrid::warp_rows;
-    add_columns(column_sum(p, row_warp, slot.sequence, slot.head), ds, scale, key0, slot.keys,
-                lane);
+    const int row_warp = ScoreGrid::column(warp) / ScoreGrid::warp_columns;
+    add_rows(column_sum(p, row_warp, slot.sequence, slot.head), ds, scale, key0, slot.keys, lane);
   } else if constexpr (bias_gradient == BiasGradient::summed) {
     const long long keys = p.forward.keys.seqlen, rows = p.forward.rows.seqlen;
     const long long head = slot.sequence % p.bias_batches * static_cast<long long>(p.bias_heads) +

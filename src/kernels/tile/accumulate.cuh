@@ -11,13 +11,16 @@ __device__ inline int sum_index(int lane, int e) {
   return ptx::adds_vectors ? 4 * lane + e : 32 * e + lane;
 }
 
-/// sum += x, by a warp; other warps may add to the same sum at the same time.
+/// sum += x, by a warp; other warps may add to the same sum at the same time. A part of it: of
+/// `parts`.
 template <int m_tiles, int n_tiles>
-__device__ void add_fragment(float* sum, const float (&x)[m_tiles][n_tiles][4], int lane) {
+__device__ void add_fragment(float* sum, const float (&x)[m_tiles][n_tiles][4], int lane,
+                             int part = 0, int parts = 1) {
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int n = 0; n < n_tiles; ++n) {
+      if ((m * n_tiles + n) * parts / (m_tiles * n_tiles) != part) continue;
       float* to = sum + (m * n_tiles + n) * 128 + sum_index(lane, 0);
       const float (&a)[4] = x[m][n];
       if constexpr (ptx::adds_vectors) {

@@ -72,20 +72,24 @@ __device__ void store_half_chunk(char* to, uint2 value) {
 /// `whole`: the `threads` are the whole block; else each group of as many copies tiles of its own.
 template <typename Tile, int rows, int columns, int threads, int alignment, bool whole = true>
 struct TileReader {
-  static constexpr int pass_rows = threads / Tile::panel_chunks;  ///< that all threads copy at once
+  static constexpr int side_panels = Tile::pairs ? 2 : 1;  ///< that a row's lanes read together
+  /// Eight lanes write rows of one panel, which lie in unlike banks.
+  static constexpr int line_rows = 64 / Tile::panel;
+  static constexpr int side_chunks = side_panels * Tile::panel_chunks;
+  static constexpr int pass_rows = threads / side_chunks;  ///< that all threads copy at once
   static constexpr int passes = (rows + pass_rows - 1) / pass_rows;
-  static constexpr int panels = Tile::chunks / Tile::panel_chunks;
   static constexpr int wanted = columns / 8;  ///< chunks; the others become 0
 
   const char* from;  ///< this thread's chunk of the next tile
   long long stride;  ///< of a row, in bytes
-  int row, chunk;    ///< in a panel
+  int row, chunk;    ///< in the first panels
 
   /// `data`: the first row of the first tile.
-  __device__ TileReader(const char* data, long long row_bytes)
-      : stride(row_bytes),
-        row((whole ? threadIdx.x : threadIdx.x % threads) / Tile::panel_chunks),
-        chunk(threadIdx.x % Tile::panel_chunks) {
+  __device__ TileReader(const char* data, long long row_bytes) : stride(row_bytes) {
+    const int thread = whole ? threadIdx.x : threadIdx.x % threads;
+    const int line = thread / 8;
+    row = line / side_panels * line_rows + thread % 8 / Tile::panel_chunks;
+    chunk = line % side_panels * Tile::panel_chunks + thread % Tile::panel_chunks;
     from = data + row * stride + chunk * 16;
   }
 
@@ -113,8 +117,8 @@ struct TileReader {
       const u32 target = pass_rows % 8 == 0 ? to + pass * pass_rows * Tile::row_bytes
                                             : tile + Tile::offset(at, chunk);
 #pragma unroll
-      for (int panel = 0; panel < panels; ++panel) {
-        const bool wide = (panel + 1) * Tile::panel_chunks <= wanted;
+      for (int panel = 0; panel < Tile::panels; panel += side_panels) {
+        const bool wide = (panel + side_panels) * Tile::panel_chunks <= wanted;
         const bool valid =
             (!cut || at < count) && (wide || panel * Tile::panel_chunks + chunk < wanted);
         copy_chunk(target + panel * Tile::panel_bytes, source + panel * Tile::row_bytes, valid);

@@ -37,11 +37,11 @@ constexpr int column_warps(int most) {
 template <typename Tile>
 struct Part {
   u32 tile;
-  u32 chunk;  ///< in the panel, in bytes
+  u32 chunk;  ///< in the panel, in bytes, to be added by XOR
 
   __device__ Part(u32 shared, int row, int column)
       : tile(shared + row * Tile::row_bytes + column / Tile::panel * Tile::panel_bytes),
-        chunk(column % Tile::panel * 2) {}
+        chunk((column % Tile::panel * 2) ^ Tile::swap(column / Tile::panel)) {}
 };
 
 /// Lanes' addresses for ldmatrix in a part of a tile.
@@ -62,32 +62,62 @@ __device__ LaneAddress<Tile> columns_then_rows(const Part<Tile>& part, int lane)
 /// transposes.
 enum class Lies { along_k, across_k };
 
-/// The first `kept` slices of 16 of k of an operand B along k, which a warp keeps in registers.
-template <int kept, int n_tiles>
+/// The first `kept` slices of 16 of k of an operand A, which a warp keeps in registers.
+template <int kept, int m_tiles>
 struct KeptSlices {
-  u32 slice[kept == 0 ? 1 : kept][n_tiles / 2][4];
+  u32 slice[kept == 0 ? 1 : kept][m_tiles][4];
 
-  template <typename B>
-  __device__ void load(const LaneAddress<B>& b, u32 offset) {
+  /// `a` lies along k.
+  template <typename A>
+  __device__ void load(const LaneAddress<A>& a, u32 offset) {
 #pragma unroll
     for (int i = 0; i < kept; ++i) {
 #pragma unroll
-      for (int n = 0; n < n_tiles; n += 2)
-        ptx::ldmatrix(slice[i][n / 2], b.at(offset, 8 * n, 16 * i));
+      for (int m = 0; m < m_tiles; ++m) ptx::ldmatrix(slice[i][m], a.at(offset, 16 * m, 16 * i));
     }
   }
 };
 
-/// C += A B over `slices` slices of 16 of k, of B's columns from 8 * `first_n` on.
-/// A along k: read rows_then_columns, else columns_then_rows; B along k: columns_then_rows, else
-/// rows_then_columns.
+/// C += A B for a slice of 16 of k, of B's columns from 8 * `first_n` on. B along k:
+/// columns_then_rows, else rows_then_columns.
+template <typename Element, Lies b_lies, int first_n, typename B, int m_tiles, int n_tiles>
+__device__ void multiply_slice(float (&c)[m_tiles][n_tiles][4], const u32 (&left)[m_tiles][4],
+                               const LaneAddress<B>& b, u32 b_offset, int slice) {
+#pragma unroll
+  for (int n = 0; n < n_tiles; n += 2) {
+    u32 right[4];
+    if constexpr (b_lies == Lies::along_k) {
+      ptx::ldmatrix(right, b.at(b_offset, 8 * (first_n + n), 16 * slice));
+    } else {
+      ptx::ldmatrix_trans(right, b.at(b_offset, 16 * slice, 8 * (first_n + n)));
+    }
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+      Element::mma(c[m][n], left[m], right[0], right[1]);
+      Element::mma(c[m][n + 1], left[m], right[2], right[3]);
+    }
+  }
+}
+
+struct Nothing {
+  __device__ void operator()(int) const {}
+};
+
+/// C += A B over `slices` slices of k, the first of which may be in registers. A along k: read
+/// rows_then_columns, else columns_then_rows. `after`: called after each slice.
 template <typename Element, Lies a_lies, Lies b_lies, int slices, int first_n = 0, typename A,
-          typename B, int m_tiles, int n_tiles, int kept = 0>
+          typename B, int m_tiles, int n_tiles, int kept = 0, typename After = Nothing>
 __device__ void multiply(float (&c)[m_tiles][n_tiles][4], const LaneAddress<A>& a, u32 a_offset,
                          const LaneAddress<B>& b, u32 b_offset,
-                         const KeptSlices<kept, n_tiles>& in_registers = {}) {
+                         const KeptSlices<kept, m_tiles>& in_registers = {},
+                         const After& after = {}) {
 #pragma unroll
   for (int slice = 0; slice < slices; ++slice) {
+    if (slice < kept) {
+      multiply_slice<Element, b_lies, first_n>(c, in_registers.slice[slice < kept ? slice : 0], b,
+                                               b_offset, slice);
+      continue;
+    }
     u32 left[m_tiles][4];
 #pragma unroll
     for (int m = 0; m < m_tiles; ++m) {
@@ -97,25 +127,37 @@ __device__ void multiply(float (&c)[m_tiles][n_tiles][4], const LaneAddress<A>& 
         ptx::ldmatrix_trans(left[m], a.at(a_offset, 16 * slice, 16 * m));
       }
     }
+    multiply_slice<Element, b_lies, first_n>(c, left, b, b_offset, slice);
+    after(slice);
+  }
+}
+
+/// The same of an A that is in registers as a whole.
+template <typename Element, Lies b_lies, typename B, int m_tiles, int n_tiles, int slices>
+__device__ void multiply(float (&c)[m_tiles][n_tiles][4], const KeptSlices<slices, m_tiles>& a,
+                         const LaneAddress<B>& b, u32 b_offset) {
 #pragma unroll
-    for (int n = 0; n < n_tiles; n += 2) {
-      u32 right[4];
-      if (slice < kept) {
+  for (int slice = 0; slice < slices; ++slice) {
+    multiply_slice<Element, b_lies, 0>(c, a.slice[slice], b, b_offset, slice);
+  }
+}
+
+/// A product's fragment [m][n], rounded to Element, as the operand A of the next one: its columns
+/// are k.
+template <typename Element, int m_tiles, int n_tiles>
+__device__ KeptSlices<n_tiles / 2, m_tiles> as_left(const float (&x)[m_tiles][n_tiles][4]) {
+  KeptSlices<n_tiles / 2, m_tiles> a;
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          right[i] = in_registers.slice[slice < kept ? slice : 0][n / 2][i];
-      } else if constexpr (b_lies == Lies::along_k) {
-        ptx::ldmatrix(right, b.at(b_offset, 8 * (first_n + n), 16 * slice));
-      } else {
-        ptx::ldmatrix_trans(right, b.at(b_offset, 16 * slice, 8 * (first_n + n)));
-      }
+  for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
-      for (int m = 0; m < m_tiles; ++m) {
-        Element::mma(c[m][n], left[m], right[0], right[1]);
-        Element::mma(c[m][n + 1], left[m], right[2], right[3]);
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        a.slice[n / 2][m][n % 2 * 2 + h] = Element::pack(x[m][n][2 * h], x[m][n][2 * h + 1]);
       }
     }
   }
+  return a;
 }
 
 }  // namespace fa::tile

@@ -140,6 +140,25 @@ struct Dropout {
       }
     }
   }
+  /// The same of a fragment of keys and rows.
+  template <int m_tiles, int n_tiles, typename Drop>
+  __device__ void apply_transposed(int row, int key, int lane, const Drop& drop) const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < n_tiles; n += 2) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          u32 word[4];
+          words(word, row + 8 * n + lane % 4 * 2 + e, key + 16 * m + lane / 4);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (word[i] < threshold) drop(m, n + i / 2, i % 2 * 2 + e);
+          }
+        }
+      }
+    }
+  }
 
  private:
   /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the

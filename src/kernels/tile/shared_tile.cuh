@@ -13,7 +13,9 @@ constexpr int widest_panel(int columns) {
 }
 
 /// rows x columns (a multiple of 16), in panels of 64, 32 or 16 columns: 128 bytes hold 1, 2 or 4
-/// rows of a panel, and the chunks of eight consecutive rows are permuted over all 32 banks.
+/// rows of a panel, and the chunks of eight consecutive rows are permuted over all 32 banks. Of
+/// narrow panels in pairs the second has its rows swapped two by two, so that what a row has in
+/// both lies in unlike banks, too: cp.async writes what comes of one line of memory at a time.
 template <int rows, int columns, int panel_ = widest_panel(columns)>
 struct SharedTile {
   static constexpr int panel = panel_;
@@ -23,10 +25,17 @@ struct SharedTile {
   static constexpr int row_bytes = 2 * panel;
   static constexpr int panel_bytes = rows * row_bytes;
   static constexpr int bytes = 2 * rows * columns;
+  static constexpr int panels = columns / panel;
+  static constexpr bool pairs = panel < 64 && panels % 2 == 0;
 
   static constexpr __device__ int swizzle(int row) { return row / (64 / panel) % panel_chunks; }
+  /// What a panel changes of a row's place, by XOR.
+  static constexpr __device__ u32 swap(int in_panel) {
+    return pairs ? in_panel % 2 * row_bytes : 0;
+  }
   static constexpr __device__ u32 offset(int row, int chunk) {
-    return chunk / panel_chunks * panel_bytes + row * row_bytes +
+    const int in_panel = chunk / panel_chunks;
+    return in_panel * panel_bytes + ((row * row_bytes) ^ swap(in_panel)) +
            ((chunk % panel_chunks) ^ swizzle(row)) * 16;
   }
 };
@@ -35,18 +44,18 @@ struct SharedTile {
 /// the compiler: an XOR of a constant and an immediate offset.
 template <typename Tile>
 struct LaneAddress {
-  u32 row_address;
-  u32 chunk;  ///< of the first block, swizzled, in bytes
+  u32 line_address;
+  u32 chunk;  ///< of the first block, swizzled, in the line of 128 bytes
 
   __device__ LaneAddress(u32 tile, int lane_row, int lane_chunk)
-      : row_address(tile + lane_row * Tile::row_bytes),
-        chunk((lane_chunk ^ Tile::swizzle(lane_row)) * 16) {}
+      : line_address(tile + lane_row * Tile::row_bytes / 128 * 128),
+        chunk(lane_row * Tile::row_bytes % 128 + (lane_chunk ^ Tile::swizzle(lane_row)) * 16) {}
 
   /// `row` a multiple of 16, `column` too.
   __device__ u32 at(u32 tile_offset, int row, int column) const {
-    const int first = column / 8;
-    return row_address + (chunk ^ (first % Tile::panel_chunks * 16)) + tile_offset +
-           first / Tile::panel_chunks * Tile::panel_bytes + row * Tile::row_bytes;
+    const int first = column / 8, in_panel = first / Tile::panel_chunks;
+    return line_address + (chunk ^ (first % Tile::panel_chunks * 16) ^ Tile::swap(in_panel)) +
+           tile_offset + in_panel * Tile::panel_bytes + row * Tile::row_bytes;
   }
 };
 

@@ -24,6 +24,23 @@ __device__ void put_fragment(const Part<Tile>& part, const float (&x)[m_tiles][n
   }
 }
 
+/// A fragment that is an operand already (as_left), into a warp's part of Tile.
+template <typename Tile, int slices, int m_tiles>
+__device__ void put_left(const Part<Tile>& part, const KeptSlices<slices, m_tiles>& a, int lane) {
+#pragma unroll
+  for (int n = 0; n < 2 * slices; ++n) {
+    const u32 at = (part.tile + Tile::offset(lane / 4, n) + lane % 4 * 4) ^ part.chunk;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        ptx::store_shared(at + (16 * m + 8 * h) * Tile::row_bytes,
+                          a.slice[n / 2][m][n % 2 * 2 + h]);
+      }
+    }
+  }
+}
+
 /// The fragment x of a warp's rows, rounded to Element, into rows from `to` on; rows from `count`
 /// on do not exist. The warp's rows of Tile, `tile` in shared memory, are overwritten.
 template <typename Element, typename Tile, int columns, int alignment, int m_tiles, int n_tiles>

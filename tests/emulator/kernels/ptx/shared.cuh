@@ -46,5 +46,6 @@ inline void store_shared(u32 address, u32 value) { at_shared<u32>(address) = val
 inline void store_shared(u32 address, uint4 value) { at_shared<uint4>(address) = value; }
 inline uint4 load_shared(u32 address) { return at_shared<uint4>(address); }
 inline float load_float(u32 address) { return at_shared<float>(address); }
+inline float2 load_floats(u32 address) { return at_shared<float2>(address); }
 
 }  // namespace fa::ptx
