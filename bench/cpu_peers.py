@@ -41,7 +41,7 @@ def why_missing(peer: str) -> str | None:
 def cpu_peer(peer: str) -> Contender:
     bind, lacks = _PEERS[peer]
     lack = first_lack(_forward_only, no_packing, *lacks)
-    return Contender(peer, NEEDS[peer][0], bind, heads_first=True, lack=lack)
+    return Contender(peer, NEEDS[peer][0], bind, heads_first=True, lies_heads_first=True, lack=lack)
 
 
 class Prepared:
