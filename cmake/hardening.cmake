@@ -25,9 +25,6 @@ if(NOT (FA_SANITIZE OR FA_THREAD_SANITIZE OR FA_FUZZ))
     endif()
   endforeach()
 endif()
-# A symbol that is unique in the process would keep dlclose() from unloading libfa.
-check_cxx_compiler_flag(-fno-gnu-unique FA_HAS_NO_GNU_UNIQUE)
-
 function(fa_harden)
   foreach(target IN LISTS ARGN)
     target_compile_options(${target} PRIVATE ${fa_hardening})

@@ -30,7 +30,8 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
     std::vector<std::jthread> others;
     try {
       for (int64_t t = 1; t < std::min(wanted, count); ++t) others.emplace_back(work);
-    } catch (const std::system_error&) {  // no more threads to be had: those there are do it all
+    } catch (const std::system_error& error) {
+      static_cast<void>(error);  // no more threads to be had: those there are do it all
     }
     work();
   }

@@ -238,10 +238,13 @@ RowGradients<Real> Formulas<Real>::backward(const Block<Real>& block, const KeyH
 template <typename Real>
 Real Formulas<Real>::sink_gradient(const Block<Real>& block, const std::vector<Real>& delta) const {
   const Real sink = this->sink(block.where.head);
+  // A sink's probability may count as 0 where it is subnormal, as that of a key.
+  const Real least =
+      least_ == 0 ? 0 : static_cast<Real>(smallest_normal(float32) / epsilon(dtype_));
   Real sum = 0;
   for (size_t i = 0; i < delta.size(); ++i) {
     if (block.lse[i] != static_cast<Real>(-infinity)) {
-      sum += minus_ * std::exp(sink - block.lse[i]) * delta[i];
+      sum += minus_ * (std::exp(sink - block.lse[i]) + least) * delta[i];
     }
   }
   return sum;

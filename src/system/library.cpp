@@ -48,7 +48,7 @@ void* open_library(const std::string& name, std::string& problem) {
       "element of LD_LIBRARY_PATH names, is not searched",
       name);
   for (const std::string& folder : folders) {
-    const std::string path = folder + "/" + name;
+    const std::string path = fmt::format("{}/{}", folder, name);
     if (access(path.c_str(), F_OK) != 0) continue;
     library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library != nullptr) return library;
