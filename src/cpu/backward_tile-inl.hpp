@@ -126,7 +126,7 @@ class BackwardTile {
 #endif
       product<Layout::transposed>(in_pairs_, rows_, block.keys, width, rows_t, t_stride(width),
                                   keys_t, score_stride, out, score_stride,
-                                  {Accumulate::store, nullptr, run_of(p_, score_run)}, wanted);
+                                  {Accumulate::store, nullptr, score_run}, wanted);
     };
     score(p_.head_dim, s_.q_t, block.k_t, s_.p);
     score(p_.head_dim_v, s_.dout_t, block.v_t, s_.ds);

@@ -225,9 +225,9 @@ class TileForward {
     }
 #endif
     if (!in_place_) {
-      product<Layout::transposed>(
-          in_pairs_, rows_, n, p_.head_dim, s_.q, q_stride_, packed, score_stride, s_.s,
-          score_stride, {Accumulate::store, nullptr, run_of(p_, score_run)}, {.columns = reach_});
+      product<Layout::transposed>(in_pairs_, rows_, n, p_.head_dim, s_.q, q_stride_, packed,
+                                  score_stride, s_.s, score_stride,
+                                  {Accumulate::store, nullptr, score_run}, {.columns = reach_});
       return;
     }
     in_vectors(p_.head_dim, [&]<class Use>(Use use, auto d) {

@@ -51,8 +51,8 @@ inline bool in_pairs([[maybe_unused]] const Problem& p) {
 }
 
 /// Products of a register's partial sum. What is rounded to half a float32's digits needs none.
-inline int64_t run_of(const Problem& p, int64_t run = sum_run) {
-  return p.dtype == float32 ? run : std::numeric_limits<int64_t>::max();
+inline int64_t run_of(const Problem& p) {
+  return p.dtype == float32 ? sum_run : std::numeric_limits<int64_t>::max();
 }
 
 #if FA_CPU_HAS_PAIRS

@@ -65,7 +65,7 @@ inline constexpr int64_t max_backward_chunks = 8;
 inline constexpr int64_t sum_run = 16;
 /// Of a score, and of dP, over head_dim: the passes need not add them up in one order, so that what
 /// rounding takes is not the same in the forward and in the backward pass.
-inline constexpr int64_t score_run = 64;
+inline constexpr int64_t score_run = 32;
 
 constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
 /// Row stride of a scratch matrix of n columns: padded, and an odd number of cache lines.
