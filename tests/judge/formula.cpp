@@ -251,6 +251,7 @@ class Formula {
     }
     e_.fewest_keys = std::min(e_.fewest_keys, count);
     sees_[static_cast<size_t>(i)] = count;
+    e_.most_keys = std::max(e_.most_keys, count);
     if (top == -infinity) {
       for (size_t x = first; x < last; ++x) {
         s_.exact[x] = s_.size[x] = s_.plain[x] = size_backward_[x] = 0;
@@ -266,10 +267,11 @@ class Formula {
     const double lse = top + std::log(sum);
     plain_lse_ = plain_top + std::log(plain_sum);
     plain_sum = round(plain_sum);
-    // The largest sum among the keys that weigh anything in float32.
+    // The largest sum among the keys that may weigh anything in float32.
     largest_ = 0;
     for (size_t x = first; x < last; ++x) {
-      if (s_.exact[x] - lse > -17) largest_ = std::max(largest_, s_.size[x]);
+      if (s_.exact[x] + float_eps * s_.size[x] - lse > -17)
+        largest_ = std::max(largest_, s_.size[x]);
     }
     bool undecided = false;
     for (size_t x = first; x < last; ++x) {

@@ -99,9 +99,11 @@ void Judge::compare(const char* name, const Tensor& tensor, const Expected& expe
 }
 
 void Judge::compare_hull(const Tensor& out, const Expectation& expected, const Format& format) {
-  // What may count as 0 where bfloat16 is multiplied as it is; less than a last digit else.
+  // What may count as 0 where bfloat16 is multiplied as it is; else the last digit of each product.
   const double least =
-      format.digits == bfloat16.digits ? 0x1p-126 / format.eps() : format.smallest_normal();
+      format.digits == bfloat16.digits
+          ? 0x1p-126 / format.eps()
+          : std::max(format.smallest_normal(), static_cast<double>(expected.most_keys) * 0x1p-126);
   double worst = 0;
   bool told = false;
   std::vector<double> row(static_cast<size_t>(out.columns()));
