@@ -18,6 +18,7 @@
 #include "cpu/score-inl.hpp"
 // clang-format on
 
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/kernels.hpp"
@@ -55,11 +56,16 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
     if (live) {
       load_row(p.dtype, query_row(call.out, seq, i, head), p.head_dim_v, 1.0f, out);
       load_row(p.dtype, query_row(call.dout, seq, i, head), p.head_dim_v, 1.0f, dout);
-      auto sum = hn::Zero(d);
-      for (int64_t c = 0; c < padded(p.head_dim_v); c += lanes()) {
-        sum = hn::MulAdd(hn::Load(d, out + c), hn::Load(d, dout + c), sum);
+      auto total = hn::Zero(d);
+      for (int64_t c = 0; c < padded(p.head_dim_v);) {
+        const int64_t end = std::min(c + score_run * lanes(), padded(p.head_dim_v));
+        auto sum = hn::Zero(d);
+        for (; c < end; c += lanes()) {
+          sum = hn::MulAdd(hn::Load(d, out + c), hn::Load(d, dout + c), sum);
+        }
+        total = hn::Add(total, sum);
       }
-      delta = hn::GetLane(hn::SumOfLanes(d, sum));
+      delta = hn::GetLane(hn::SumOfLanes(d, total));
     }
     if (lse != -infinity && p.dlse) delta -= *call.dlse.at<float>(seq.index, seq.q_begin + i, head);
     const int64_t at = head * p.tokens_q + token(p, seq) + i;

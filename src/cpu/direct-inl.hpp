@@ -166,10 +166,18 @@ HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> sums_of(V a, V b, V c, V e) {
                       hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce))));
 }
 
-/// s[r][x] = <q row r, key x>. Keys from `keys_left` on stand for the last one before.
+/// Stores sums, or adds them to what is there.
+template <class V>
+HWY_INLINE void put(V sums, bool add, float* HWY_RESTRICT s) {
+  const hn::DFromV<V> d;
+  hn::StoreU(add ? hn::Add(hn::LoadU(d, s), sums) : sums, d, s);
+}
+
+/// s[r][x] = <q row r, key x>, of their numbers [first, last); added to s where first > 0. Keys
+/// from `keys_left` on stand for the last one before.
 template <class Use, int rows, int keys, class D, typename T>
 HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Keys<T> k,
-                         int64_t keys_left, int64_t head_dim, float* HWY_RESTRICT s) {
+                         int64_t keys_left, int64_t first, int64_t last, float* HWY_RESTRICT s) {
   hn::Vec<D> sum[rows][keys];
   const T* key[keys];
 #pragma GCC unroll 16
@@ -178,7 +186,7 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) sum[r][x] = hn::Zero(d);
   }
-  for (int64_t c = 0; c < head_dim; c += Use::numbers) {
+  for (int64_t c = first; c < last; c += Use::numbers) {
     const int64_t byte = c * static_cast<int64_t>(sizeof(T));
     if (k.ahead.first != nullptr && byte % 64 == 0) {
       for (int x = 0; x < keys; ++x) k.ahead.ask(x, byte);
@@ -198,8 +206,8 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
     for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
       for (int x = 0; x < keys; x += 4) {
-        hn::Store(sums_of(sum[r][x], sum[r][x + 1], sum[r][x + 2], sum[r][x + 3]),
-                  hn::FixedTag<float, 4>(), s + r * score_stride + x);
+        put(sums_of(sum[r][x], sum[r][x + 1], sum[r][x + 2], sum[r][x + 3]), first > 0,
+            s + r * score_stride + x);
       }
     }
   } else {
@@ -208,8 +216,8 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r += 2) {
       const auto sums = sums_of(sum[r][0], sum[r][1], sum[r + 1][0], sum[r + 1][1]);
-      hn::Store(hn::LowerHalf(two, sums), two, s + r * score_stride);
-      hn::Store(hn::UpperHalf(two, sums), two, s + (r + 1) * score_stride);
+      put(hn::LowerHalf(two, sums), first > 0, s + r * score_stride);
+      put(hn::UpperHalf(two, sums), first > 0, s + (r + 1) * score_stride);
     }
   }
 }
@@ -289,6 +297,8 @@ HWY_INLINE void in_parts(int64_t m, const Part& part, int64_t r = 0) {
 template <class Use, class D, typename T>
 HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim, const float* q,
                               int64_t q_stride, const InPlace<T>& k, int64_t j0, float* s) {
+  // A lane's share of a head_dim grows as vectors narrow: so many numbers are score_run for each.
+  const int64_t run = score_run * static_cast<int64_t>(hn::Lanes(d));
   for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
     const int64_t keys_left = std::min(Use::keys_in_turn, n - g);
     for (int64_t h = 0; h < few.heads; ++h) {
@@ -297,10 +307,11 @@ HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim
         constexpr int keys = direct_sums / rows;
         const int64_t row = h * few.rows + r;
         for (int64_t j = 0; j < keys_left; j += keys) {
-          dot_tile<Use, rows, keys>(
-              d, q + row * q_stride, q_stride,
-              keys_at(k, j0 + g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead()), keys_left - j,
-              head_dim, s + row * score_stride + g + j);
+          const auto at = keys_at(k, j0 + g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead());
+          for (int64_t c = 0; c < head_dim; c += run) {
+            dot_tile<Use, rows, keys>(d, q + row * q_stride, q_stride, at, keys_left - j, c,
+                                      std::min(c + run, head_dim), s + row * score_stride + g + j);
+          }
         }
       });
     }

@@ -15,7 +15,7 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 int64_t draw_dim(Random& random) {
   if (random.chance(0.5)) return 8 * random.integer(1, 8);
-  if (random.chance(0.3)) return random.one_of<int64_t>({64, 96, 128, 192, 256});
+  if (random.chance(0.3)) return random.one_of<int64_t>({64, 96, 128, 192, 256, 512});
   return 8 * random.size(1, max_head_dim / 8);
 }
 

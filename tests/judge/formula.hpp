@@ -30,7 +30,7 @@ struct Expectation {
   std::vector<double> highest;
   int64_t fewest_keys = 0;  // that a row which counts sees
   int64_t most_keys = 0;
-  int64_t undecided = 0;    // rows whose weights float32 cannot know to within 1/8
+  int64_t undecided = 0;  // rows whose weights float32 cannot know to within 1/8
 };
 
 Expectation expect(const Problem& problem);

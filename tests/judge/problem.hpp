@@ -11,7 +11,7 @@
 namespace judge {
 
 // The largest head_dim but for the pair 576, 512, as fa.h gives it.
-inline constexpr int64_t max_head_dim = 256;
+inline constexpr int64_t max_head_dim = 512;
 
 // One sequence's rows (or keys): where they begin in packed tokens, how many the tensor holds, and
 // how many count.
