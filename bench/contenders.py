@@ -1,6 +1,6 @@
 """Who is measured: this library and its peers. A peer on a CUDA device takes part twice, on tensors
-that lie sequence first and on such that lie heads first, since none is faster on one of them in every
-cell: its figure is that of the faster (report.py)."""
+that lie sequence first and on such that lie heads first, since none is faster on one of them in
+every cell: its figure is that of the faster (report.py)."""
 
 import importlib
 from collections.abc import Callable

@@ -139,7 +139,7 @@ def print_summary(result: dict) -> None:
     print()
     if any(name.endswith(HEADS_FIRST) for name in result["contenders"]):
         print(
-            f"{HEADS_FIRST}: on tensors that lie heads first; below, each peer's faster layout counts"
+            f"{HEADS_FIRST}: on tensors that lie heads first; below, the faster layout counts"
         )
     if any(cell["measurements"] > 1 for cell in cells):
         print(f"*: measured once more; a ratio was under {result['settings']['bound']:g}")

@@ -261,6 +261,12 @@ def listed():
     return {row[1].strip(" `"): row[2].strip() for row in rows}
 
 
+def listed_by_generation():
+    """Families whose row on the list names nothing but generation."""
+    rows = [line.split("|") for line in LIST.read_text().splitlines() if line.startswith("| `")]
+    return {row[1].strip(" `") for row in rows if row[3].strip() == "generation"}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="gradients and generation, too")
