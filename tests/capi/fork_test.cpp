@@ -54,7 +54,7 @@ struct Problem {
 int in_child(const std::function<bool()>& right) {
   const pid_t child = fork();
   if (child == 0) {
-    alarm(60);
+    alarm(20);
     bool ok = false;
     try {
       ok = right();
