@@ -138,9 +138,7 @@ def print_summary(result: dict) -> None:
     cells = result["cells"]
     print()
     if any(name.endswith(HEADS_FIRST) for name in result["contenders"]):
-        print(
-            f"{HEADS_FIRST}: on tensors that lie heads first; below, the faster layout counts"
-        )
+        print(f"{HEADS_FIRST}: on tensors that lie heads first; below, the faster layout counts")
     if any(cell["measurements"] > 1 for cell in cells):
         print(f"*: measured once more; a ratio was under {result['settings']['bound']:g}")
     for kind in dict.fromkeys(map(_kind_of, cells)):
