@@ -20,6 +20,7 @@
 #include "common/text.hpp"
 #include "fa/attention.hpp"
 #include "io/file.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cli {
 namespace {
@@ -95,7 +96,7 @@ std::vector<std::string> split_archs(const std::vector<std::string>& lists) {
   for (const std::string& list : lists) {
     std::istringstream stream(list + ",");
     for (std::string arch; std::getline(stream, arch, ',');) {
-      if (arch.empty()) throw UsageError(fmt::format("--arch: \"{}\" has an empty entry", list));
+      if (arch.empty()) throw UsageError(fmt::format("--arch: \"{}\" has an empty entry", system::shown(list)));
       archs.push_back(arch);
     }
   }
@@ -109,7 +110,7 @@ void check_json(const CompileFlags& flags) {
   std::error_code error;
   const fs::path json = fs::weakly_canonical(flags.json, error);
   if (json == fs::weakly_canonical(flags.out, error) && !error) {
-    throw UsageError(fmt::format("--json: {} is the bundle's file too (-o)", flags.json));
+    throw UsageError(fmt::format("--json: {} is the bundle's file too (-o)", system::shown(flags.json)));
   }
 }
 
@@ -130,7 +131,7 @@ int run(const CompileFlags& flags) {
   }();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (flags.verbose) print_kernels(made.each);
-  fmt::print("{}: {}, {}, in {}\n", flags.out, count_text(made.kernels, "kernel"),
+  fmt::print("{}: {}, {}, in {}\n", system::shown(flags.out), count_text(made.kernels, "kernel"),
              bytes_text(static_cast<double>(made.bytes)), seconds_text(seconds.count()));
   if (!flags.json.empty()) write_json(flags.json, made.each);
   return exit_right;

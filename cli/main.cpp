@@ -12,6 +12,7 @@
 #include "common/exit.hpp"
 #include "fa/attention.hpp"
 #include "io/error.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cli {
 namespace {
@@ -64,12 +65,12 @@ int wrong_usage(const CLI::App& program, const CLI::ParseError& error) {
   for (const CLI::App* app : program.get_subcommands()) command += " " + app->get_name();
   if (program.get_subcommands().empty()) {
     const std::vector<std::string> unknown = program.remaining();
-    const std::string what = unknown.empty()
-                                 ? "a command is missing"
-                                 : fmt::format("\"{}\" is not a command", unknown.front());
+    const std::string what =
+        unknown.empty() ? "a command is missing"
+                        : fmt::format("\"{}\" is not a command", system::shown(unknown.front()));
     return fail(what + "; fa --help lists what there is", exit_wrong_usage);
   }
-  return fail(fmt::format("{}; {} --help lists the flags", error.what(), command),
+  return fail(fmt::format("{}; {} --help lists the flags", system::shown(error.what()), command),
               exit_wrong_usage);
 }
 

@@ -8,6 +8,7 @@
 #include "common/exit.hpp"
 #include "common/text.hpp"
 #include "demo/models.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cli {
 namespace {
@@ -26,8 +27,8 @@ Work parse_work(const std::string& name) {
   for (const Work work : {Work::forward, Work::backward, Work::decode}) {
     if (name == to_text(work)) return work;
   }
-  throw UsageError(
-      fmt::format("--work: is \"{}\"; forward, backward and decode are allowed", name));
+  throw UsageError(fmt::format("--work: is \"{}\"; forward, backward and decode are allowed",
+                               system::shown(name)));
 }
 
 void add_decode(std::vector<Cell>& cells, DType dtype) {

@@ -8,9 +8,11 @@
 #include <string_view>
 
 #include "io/error.hpp"
-#include "io/shown.hpp"
+#include "system/shown.hpp"
 
 namespace fa::io {
+
+using system::shown_beginning;
 namespace {
 
 constexpr std::string_view magic = "\x93NUMPY";
@@ -121,7 +123,7 @@ class DictReader {
     } else if (key == "shape" && !shape_) {
       read_shape();
     } else {
-      fail(fmt::format("has the unknown or repeated key '{}'", shown(key)));
+      fail(fmt::format("has the unknown or repeated key '{}'", shown_beginning(key)));
     }
   }
 
@@ -155,7 +157,7 @@ DType dtype_of(const std::string& descr, const std::string& file) {
       file, fmt::format("holds elements of type '{}'; allowed are float32 '<f4', "
                         "float16 '<f2' and, for lengths, int32 '<i4' and int64 '<i8' (bfloat16 "
                         "comes in safetensors files)",
-                        shown(descr)));
+                        shown_beginning(descr)));
 }
 
 }  // namespace
@@ -187,11 +189,12 @@ NpyHeader parse_npy(std::span<const std::byte> head, uint64_t file_size, const s
   const auto bytes = byte_size(header.dtype, header.shape);
   const uint64_t present = file_size - header.data_begin;
   if (!bytes || static_cast<uint64_t>(*bytes) != present) {
-    throw FileError(file,
-                    fmt::format("has {} bytes of elements, which is not what its shape ({}) "
-                                "of '{}' needs",
-                                present, shown(fmt::format("{}", fmt::join(header.shape, ", "))),
-                                dict.descr()));
+    throw FileError(
+        file,
+        fmt::format("has {} bytes of elements, which is not what its shape ({}) "
+                    "of '{}' needs",
+                    present, shown_beginning(fmt::format("{}", fmt::join(header.shape, ", "))),
+                    dict.descr()));
   }
   return header;
 }

@@ -9,9 +9,11 @@
 
 #include "io/error.hpp"
 #include "io/safetensors_kinds.hpp"
-#include "io/shown.hpp"
+#include "system/shown.hpp"
 
 namespace fa::io {
+
+using system::shown_beginning;
 
 Safetensors::Safetensors(const std::string& path) : file_(path) {
   if (file_.size() < 8) throw FileError(path, "is too short for a safetensors file");
@@ -35,10 +37,11 @@ Array Safetensors::read(const std::string& name) const {
     std::string names;
     for (const auto& [other, entry] : header_) {
       if (names.size() > 200) break;
-      names += (names.empty() ? "" : ", ") + shown(other);
+      names += (names.empty() ? "" : ", ") + shown_beginning(other);
     }
-    throw FileError(file_.path(), fmt::format("has no tensor '{}'; it has {}", shown(name),
-                                              names.empty() ? "none" : names));
+    throw FileError(file_.path(),
+                    fmt::format("has no tensor '{}'; it has {}", shown_beginning(name),
+                                names.empty() ? "none" : names));
   }
   const SafetensorsEntry& entry = found->second;
   const Kind* kind = kind_of(entry.dtype);
@@ -46,7 +49,7 @@ Array Safetensors::read(const std::string& name) const {
     fail_tensor(
         file_.path(), name,
         fmt::format("is of type {}; F32, F16, BF16 and, for lengths, I32 and I64 are read{}",
-                    shown(entry.dtype),
+                    shown_beginning(entry.dtype),
                     entry.dtype == "F64" ? ": save it as float32 (numpy: array.astype("
                                            "numpy.float32), torch: tensor.float())"
                                          : ""));

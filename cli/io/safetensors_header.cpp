@@ -10,9 +10,11 @@
 #include "io/error.hpp"
 #include "io/safetensors.hpp"
 #include "io/safetensors_kinds.hpp"
-#include "io/shown.hpp"
+#include "system/shown.hpp"
 
 namespace fa::io {
+
+using system::shown_beginning;
 namespace {
 
 using nlohmann::json;
@@ -77,8 +79,8 @@ class HeaderReader final : public nlohmann::json_sax<json> {
   bool end_array() override { return end(); }
 
   bool parse_error(size_t, const std::string&, const json::exception& error) override {
-    throw FileError(file_,
-                    fmt::format("the safetensors header is not JSON: {}", shown(error.what())));
+    throw FileError(file_, fmt::format("the safetensors header is not JSON: {}",
+                                       shown_beginning(error.what())));
   }
 
  private:
@@ -210,9 +212,9 @@ class HeaderReader final : public nlohmann::json_sax<json> {
       const DType element{0, static_cast<uint8_t>(8 * kind->bytes), 1};
       const auto bytes = byte_size(element, entry.shape);
       if (!bytes || static_cast<uint64_t>(*bytes) != entry.end - entry.begin) {
-        fail(fmt::format("has {} bytes, which is not what its shape [{}] of {} needs",
-                         entry.end - entry.begin,
-                         shown(fmt::format("{}", fmt::join(entry.shape, ", "))), entry.dtype));
+        fail(fmt::format(
+            "has {} bytes, which is not what its shape [{}] of {} needs", entry.end - entry.begin,
+            shown_beginning(fmt::format("{}", fmt::join(entry.shape, ", "))), entry.dtype));
       }
     }
     return entry;
@@ -253,7 +255,7 @@ void check_layout(const SafetensorsHeader& header, uint64_t data_size, const std
 }  // namespace
 
 void fail_tensor(const std::string& file, const std::string& tensor, const std::string& problem) {
-  throw FileError(file, fmt::format("tensor '{}' {}", shown(tensor), problem));
+  throw FileError(file, fmt::format("tensor '{}' {}", shown_beginning(tensor), problem));
 }
 
 SafetensorsHeader parse_safetensors(std::string_view text, uint64_t data_size,

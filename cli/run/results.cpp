@@ -12,6 +12,7 @@
 #include "io/error.hpp"
 #include "io/npy.hpp"
 #include "io/safetensors.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cli {
 namespace {
@@ -42,7 +43,7 @@ void keep_inputs(const std::string& file, std::span<const std::string> inputs) {
   for (const std::string& input : inputs) {
     std::error_code not_there;
     if (fs::equivalent(input, file, not_there)) {
-      throw UsageError(fmt::format("--out: \"{}\" is an input", file));
+      throw UsageError(fmt::format("--out: \"{}\" is an input", system::shown(file)));
     }
   }
 }
@@ -55,7 +56,7 @@ ResultPath::ResultPath(std::string path)
     throw UsageError(
         fmt::format("--out: \"{}\": there are several results; name a folder for "
                     ".npy files, or FILE.safetensors",
-                    path_));
+                    system::shown(path_)));
   }
 }
 

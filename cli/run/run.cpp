@@ -13,6 +13,7 @@
 #include "run/finite.hpp"
 #include "run/inputs.hpp"
 #include "run/results.hpp"
+#include "system/shown.hpp"
 #include "verify/verify.hpp"
 
 namespace fa::cli {
@@ -178,7 +179,8 @@ int run(const RunCommand& command) {
     WrittenResults written = path->write(outputs.named());
     std::string names;
     for (const auto& [name, array] : outputs.named()) names += " " + name;
-    fmt::print("wrote    {} to {}{}\n", names, command.out, path->is_folder() ? " (.npy)" : "");
+    fmt::print("wrote    {} to {}{}\n", names, system::shown(command.out),
+               path->is_folder() ? " (.npy)" : "");
     // What is printed fails before anything has its name: on an error nothing is written.
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return exit_wrong_usage;
     written.commit();

@@ -7,6 +7,7 @@
 
 #include "common/exit.hpp"
 #include "io/npy.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cli {
 namespace {
@@ -56,7 +57,7 @@ io::Array Sources::read(const std::string& flag, const std::string& source) {
     throw UsageError(
         fmt::format("{}: \"{}\" is neither FILE.npy nor FILE.safetensors:NAME, and "
                     "a bare name needs --tensors",
-                    flag, source));
+                    flag, system::shown(source)));
   }
   if (array.shape().empty()) throw UsageError(flag + ": is a single number, not a tensor");
   return array;

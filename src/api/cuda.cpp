@@ -13,6 +13,7 @@
 #include "fa/attention.hpp"
 #include "plan/gpu.hpp"
 #include "plan/kernel_config.hpp"
+#include "system/shown.hpp"
 
 namespace fa {
 
@@ -37,11 +38,12 @@ std::string device_text(int id) {
 
 std::string cache_text(const DiskCache& cache) {
   if (!cache.problem().empty()) {
-    return fmt::format("not used: {}{}{}", cache.folder(), cache.folder().empty() ? "" : ": ",
-                       cache.problem());
+    return fmt::format("not used: {}{}{}", system::shown(cache.folder()),
+                       cache.folder().empty() ? "" : ": ", cache.problem());
   }
   const DiskCache::Usage usage = cache.usage();
-  return fmt::format("{}, {} kernels, {} bytes", cache.folder(), usage.entries, usage.bytes);
+  return fmt::format("{}, {} kernels, {} bytes", system::shown(cache.folder()), usage.entries,
+                     usage.bytes);
 }
 
 std::string store_text() {
@@ -52,7 +54,7 @@ std::string store_text() {
       cache_text(store.cache()), counters.compiled, counters.compile_seconds, counters.from_disk,
       counters.from_bundle);
   for (const Bundle& bundle : store.bundles()) {
-    text += fmt::format("bundle: {}, {} kernels{}\n", bundle.path(), bundle.size(),
+    text += fmt::format("bundle: {}, {} kernels{}\n", system::shown(bundle.path()), bundle.size(),
                         bundle.sources() == store.headers_digest()
                             ? ""
                             : ", not used: made by another version of this library");
@@ -71,7 +73,8 @@ std::string cuda_info() {
     text += fmt::format("cuda device {}: {}\n", id, told([&] { return device_text(id); }));
   }
   text += fmt::format("nvrtc: {}\n", told([] {
-                        return fmt::format("{}.{} {}", nvrtc().major, nvrtc().minor, nvrtc().path);
+                        return fmt::format("{}.{} {}", nvrtc().major, nvrtc().minor,
+                                           system::shown(nvrtc().path));
                       }));
   try {
     text += store_text();

@@ -15,6 +15,7 @@
 #include "hwy/highway.h"
 #include "hwy/targets.h"
 #include "system/environment.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cpu {
 
@@ -98,7 +99,7 @@ Target choose() {
     if (target.bfloat16 != Bfloat16::tiles || granted_tiles()) return target;
   }
   throw Error(Status::invalid_argument,
-              fmt::format("FA_CPU_TARGET: is \"{}\"; this CPU can run: {}", wanted,
+              fmt::format("FA_CPU_TARGET: is \"{}\"; this CPU can run: {}", system::shown(wanted),
                           fmt::join(available_targets(), ", ")));
 }
 

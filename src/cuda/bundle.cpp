@@ -14,6 +14,7 @@
 #include "fa/attention.hpp"
 #include "system/environment.hpp"
 #include "system/replacement.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cuda {
 
@@ -41,7 +42,7 @@ auto writing(const std::string& path, Work work) {
     return work();
   } catch (const system::CannotWrite& error) {
     throw Error(Status::invalid_argument,
-                fmt::format("bundle: cannot write {}: {}", path, error.what()));
+                fmt::format("bundle: cannot write {}: {}", system::shown(path), error.what()));
   }
 }
 
@@ -138,7 +139,8 @@ std::optional<std::vector<char>> Bundle::load(const Digest& key) const {
 }
 
 void Bundle::fail(const std::string& why) const {
-  throw Error(Status::invalid_argument, fmt::format("FA_BUNDLE: {}: {}", path_, why));
+  throw Error(Status::invalid_argument,
+              fmt::format("FA_BUNDLE: {}: {}", system::shown(path_), why));
 }
 
 }  // namespace fa::cuda

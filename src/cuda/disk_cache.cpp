@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "system/environment.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cuda {
 
@@ -57,8 +58,8 @@ std::string foreign_ground(std::string path) {
     path.erase(std::max<size_t>(1, path.rfind('/')));
   }
   if (status.st_uid == geteuid() || status.st_uid == 0) return {};
-  return fmt::format("it is not there, and {} belongs to user {}, not to {}", path, status.st_uid,
-                     geteuid());
+  return fmt::format("it is not there, and {} belongs to user {}, not to {}", system::shown(path),
+                     status.st_uid, geteuid());
 }
 
 /// Calls visit(name, status) for each file of a folder.

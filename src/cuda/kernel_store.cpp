@@ -10,6 +10,7 @@
 #include "cuda/nvrtc.hpp"
 #include "cuda/parallel.hpp"
 #include "fa/attention.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cuda {
 
@@ -68,7 +69,7 @@ std::string lacking(const std::vector<Bundle>& bundles, const Digest& headers_di
   std::string text;
   for (const Bundle& bundle : bundles) {
     text += fmt::format(
-        "; FA_BUNDLE: {} {}", bundle.path(),
+        "; FA_BUNDLE: {} {}", system::shown(bundle.path()),
         bundle.sources() == headers_digest
             ? "does not hold it"
             : "was made by another version of this library: make it again with `fa compile`");

@@ -15,6 +15,7 @@
 #include "cuda/nvrtc_search.hpp"
 #include "fa/attention.hpp"
 #include "system/library.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cuda {
 
@@ -56,7 +57,7 @@ const Nvrtc* open(const std::string& path, std::string& problem) {
   if (fs::path(path).is_absolute()) {
     open_builtins(path);
     library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) problem = dlerror();
+    if (library == nullptr) problem = system::shown(dlerror());
   } else {
     library = system::open_library(path, problem);
   }
@@ -65,7 +66,7 @@ const Nvrtc* open(const std::string& path, std::string& problem) {
   const auto load = [&](auto& function, const char* symbol) {
     function =
         reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, symbol));
-    if (function == nullptr) problem = fmt::format("{} (lacks {})", path, symbol);
+    if (function == nullptr) problem = fmt::format("{} (lacks {})", system::shown(path), symbol);
     return function != nullptr;
   };
 #define FA_NVRTC_LOAD(member, symbol, parameters) \
@@ -73,7 +74,7 @@ const Nvrtc* open(const std::string& path, std::string& problem) {
   FA_NVRTC_FUNCTIONS(FA_NVRTC_LOAD)
 #undef FA_NVRTC_LOAD
   if (opened->get_version(&opened->major, &opened->minor) != nvrtc_success) {
-    problem = fmt::format("{} (does not tell its version)", path);
+    problem = fmt::format("{} (does not tell its version)", system::shown(path));
     return nullptr;
   }
   opened->path = file_of(reinterpret_cast<void*>(opened->compile), path);

@@ -15,6 +15,7 @@
 #include "fa/attention.hpp"
 #include "system/environment.hpp"
 #include "system/library.hpp"
+#include "system/shown.hpp"
 
 namespace fa::cuda {
 
@@ -27,6 +28,10 @@ constexpr int oldest_major = 12;  // the first with C++20
 constexpr int last_major = 19;    // none that high exists yet
 
 std::string soname(int major) { return fmt::format("{}{}", stem, major); }
+
+std::string shown_folder(const fs::path& path) {
+  return system::shown(path.lexically_normal().string());
+}
 
 /// Collects candidates, each file once.
 class Search {
@@ -52,7 +57,7 @@ class Search {
     for (int major = last_major; major >= oldest_major; --major) {
       if (fs::exists(path / soname(major), error)) file(path / soname(major));
     }
-    if (seen_.size() == before) found.misses.push_back(path.lexically_normal().string());
+    if (seen_.size() == before) found.misses.push_back(shown_folder(path));
   }
 
   /// What the loader's cache may know (/etc/ld.so.conf).
@@ -65,10 +70,12 @@ class Search {
   std::string misfit_of(const std::string& path) const {
     const int major = nvrtc_major(path);
     if (newest_major_ != 0 && major > newest_major_) {
-      return fmt::format("{} (of CUDA {}, newer than the driver's {})", path, major, newest_major_);
+      return fmt::format("{} (of CUDA {}, newer than the driver's {})", system::shown(path), major,
+                         newest_major_);
     }
     if (major != 0 && major < oldest_major) {
-      return fmt::format("{} (of CUDA {}, older than {})", path, major, oldest_major);
+      return fmt::format("{} (of CUDA {}, older than {})", system::shown(path), major,
+                         oldest_major);
     }
     return {};
   }
@@ -91,11 +98,11 @@ NvrtcSearch search_named(Search search, const fs::path& named) {
   } else if (fs::exists(named, error)) {
     search.file(named);
   } else {
-    fail(fmt::format("\"{}\" does not exist", named.string()));
+    fail(fmt::format("\"{}\" does not exist", system::shown(named.string())));
   }
   if (search.found.files.empty()) {
-    fail(search.found.misses.front() == named.lexically_normal().string()
-             ? fmt::format("no libnvrtc.so.12 or later in {}", named.string())
+    fail(search.found.misses.front() == shown_folder(named)
+             ? fmt::format("no libnvrtc.so.12 or later in {}", system::shown(named.string()))
              : search.found.misses.front());
   }
   return {.files = {search.found.files.front()}, .misses = {}, .named = true};

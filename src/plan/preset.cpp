@@ -10,6 +10,7 @@
 #include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
 #include "problem/argument.hpp"
+#include "system/shown.hpp"
 
 namespace fa {
 
@@ -119,14 +120,14 @@ std::vector<std::string> presets() { return {"llm", "llm-backward"}; }
 std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::string& arch) {
   const std::vector<std::string> names = presets();
   if (std::ranges::find(names, preset) == names.end()) {
-    fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", preset,
+    fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", system::shown(preset),
          fmt::join(names, ", "));
   }
   const GpuLimits* gpu = known_gpu(arch);
   if (gpu == nullptr) {
     std::vector<std::string> known;
     for (const GpuLimits& limits : known_gpus()) known.push_back(limits.arch);
-    fail(Status::invalid_argument, "arch", "is \"{}\"; allowed are {}", arch,
+    fail(Status::invalid_argument, "arch", "is \"{}\"; allowed are {}", system::shown(arch),
          fmt::join(known, ", "));
   }
   return preset == "llm" ? llm(*gpu) : llm_backward(*gpu);

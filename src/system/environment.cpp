@@ -4,6 +4,8 @@
 
 #include <cstdlib>
 
+#include "system/shown.hpp"
+
 namespace fa::system {
 
 std::string variable(const char* name) {
@@ -15,7 +17,7 @@ std::string folder_variable(const char* name, std::string& problem) {
   std::string folder = variable(name);
   if (folder.empty() || folder.starts_with('/')) return folder;
   problem = fmt::format("{}: \"{}\" is a relative path, which is not used; it must begin with /",
-                        name, folder);
+                        name, shown(folder));
   return {};
 }
 

@@ -5,6 +5,8 @@
 #include <link.h>
 #include <unistd.h>
 
+#include "system/shown.hpp"
+
 namespace fa::system {
 
 namespace {
@@ -40,19 +42,19 @@ void* open_library(const std::string& name, std::string& problem) {
   void* library = nullptr;
   if (folders.size() == searched_folders().size()) {
     library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) problem = dlerror();
+    if (library == nullptr) problem = shown(dlerror());
     return library;
   }
   problem = fmt::format(
       "{} is in none of the loader's folders; the current directory, which an empty or relative "
       "element of LD_LIBRARY_PATH names, is not searched",
-      name);
+      shown(name));
   for (const std::string& folder : folders) {
     const std::string path = fmt::format("{}/{}", folder, name);
     if (access(path.c_str(), F_OK) != 0) continue;
     library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library != nullptr) return library;
-    problem = dlerror();
+    problem = shown(dlerror());
   }
   return nullptr;
 }

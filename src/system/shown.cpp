@@ -1,15 +1,12 @@
-#include "io/shown.hpp"
+#include "system/shown.hpp"
 
 #include <fmt/format.h>
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
 
-namespace fa::io {
+namespace fa::system {
 namespace {
-
-constexpr size_t most = 64;  // bytes of the text
 
 struct Character {
   size_t bytes = 0;  ///< 0: not UTF-8
@@ -48,9 +45,8 @@ bool is_control(uint32_t code) {
          within(0x2066, 0x2069);
 }
 
-}  // namespace
-
-std::string shown(std::string_view text) {
+/// Of at most `most` bytes.
+std::string escape(std::string_view text, size_t most) {
   std::string result;
   for (size_t at = 0; at < text.size();) {
     const auto [bytes, code] = first_of(text.substr(at));
@@ -67,4 +63,10 @@ std::string shown(std::string_view text) {
   return result;
 }
 
-}  // namespace fa::io
+}  // namespace
+
+std::string shown(std::string_view text) { return escape(text, text.size()); }
+
+std::string shown_beginning(std::string_view text) { return escape(text, 64); }
+
+}  // namespace fa::system

@@ -1,0 +1,16 @@
+// Text that others chose, in messages: names of files, what is in them, variables, arguments.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace fa::system {
+
+/// `text` with everything escaped that is no printable character and could steer a terminal or
+/// begin a line: control characters, also those of C1 and of text direction, and bytes that are not
+/// UTF-8.
+std::string shown(std::string_view text);
+/// The same of its beginning, for what is in a file, which may be of any length.
+std::string shown_beginning(std::string_view text);
+
+}  // namespace fa::system
