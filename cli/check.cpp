@@ -15,7 +15,7 @@
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
 #include "common/text.hpp"
-#include "io/file.hpp"
+#include "io/text_output.hpp"
 
 namespace fa::cli {
 namespace {
@@ -88,7 +88,7 @@ void print_failures(const check::Report& report, const CheckFlags& flags) {
 }
 
 /// What a script reads of a run.
-void write_json(const check::Report& report, const CheckFlags& flags) {
+std::string json_text(const check::Report& report, const CheckFlags& flags) {
   const nlohmann::json json{{"device", flags.device},
                             {"seed", flags.seed},
                             {"problems", report.problems},
@@ -101,7 +101,7 @@ void write_json(const check::Report& report, const CheckFlags& flags) {
                             {"prepare_seconds", report.prepare_seconds},
                             {"seconds", report.seconds},
                             {"passed", report.passed()}};
-  io::write_text(flags.json, json.dump(2) + "\n");
+  return json.dump(2) + "\n";
 }
 
 check::Report run_problems(check::CheckConfig config) {
@@ -130,7 +130,7 @@ void print_verdict(const check::Report& report) {
 }
 
 int run(const CheckFlags& flags) {
-  if (!flags.json.empty()) io::try_writing(flags.json);
+  io::TextOutput json(flags.json);
   const std::unique_ptr<check::Accelerator> device = accelerator_of(flags.device);
   const check::CheckConfig config = configure(flags, device.get());
   if (flags.index >= 0) fmt::print("{}\n", check::describe(config, flags.index));
@@ -154,7 +154,7 @@ int run(const CheckFlags& flags) {
   }
   print_failures(report, flags);
   print_verdict(report);
-  if (!flags.json.empty()) write_json(report, flags);
+  if (json.wanted()) json.write(json_text(report, flags));
   return report.passed() ? exit_right : exit_wrong_result;
 }
 

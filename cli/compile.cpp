@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -19,7 +20,8 @@
 #include "common/progress.hpp"
 #include "common/text.hpp"
 #include "fa/attention.hpp"
-#include "io/file.hpp"
+#include "io/held_signals.hpp"
+#include "io/text_output.hpp"
 #include "system/shown.hpp"
 
 namespace fa::cli {
@@ -76,7 +78,7 @@ void print_kernels(const std::vector<CompiledKernel>& kernels) {
   }
 }
 
-void write_json(const std::string& path, const std::vector<CompiledKernel>& kernels) {
+std::string json_text(const std::vector<CompiledKernel>& kernels) {
   nlohmann::json json;
   for (const CompiledKernel& k : kernels) {
     json.push_back({{"arch", k.arch},
@@ -88,7 +90,7 @@ void write_json(const std::string& path, const std::vector<CompiledKernel>& kern
                     {"shared_bytes", k.shared_bytes},
                     {"blocks_per_sm", k.blocks_per_sm}});
   }
-  io::write_text(path, json.dump(2) + "\n");
+  return json.dump(2) + "\n";
 }
 
 std::vector<std::string> split_archs(const std::vector<std::string>& lists) {
@@ -96,7 +98,8 @@ std::vector<std::string> split_archs(const std::vector<std::string>& lists) {
   for (const std::string& list : lists) {
     std::istringstream stream(list + ",");
     for (std::string arch; std::getline(stream, arch, ',');) {
-      if (arch.empty()) throw UsageError(fmt::format("--arch: \"{}\" has an empty entry", system::shown(list)));
+      if (arch.empty())
+        throw UsageError(fmt::format("--arch: \"{}\" has an empty entry", system::shown(list)));
       archs.push_back(arch);
     }
   }
@@ -106,11 +109,11 @@ std::vector<std::string> split_archs(const std::vector<std::string>& lists) {
 /// The bundle's own check is the library's.
 void check_json(const CompileFlags& flags) {
   if (flags.json.empty()) return;
-  io::try_writing(flags.json);
   std::error_code error;
   const fs::path json = fs::weakly_canonical(flags.json, error);
   if (json == fs::weakly_canonical(flags.out, error) && !error) {
-    throw UsageError(fmt::format("--json: {} is the bundle's file too (-o)", system::shown(flags.json)));
+    throw UsageError(
+        fmt::format("--json: {} is the bundle's file too (-o)", system::shown(flags.json)));
   }
 }
 
@@ -123,17 +126,22 @@ int run(const CompileFlags& flags) {
   }
   if (flags.out.empty()) throw UsageError("-o: name the bundle that is to be written");
   check_json(flags);
+  io::TextOutput json(flags.json);
   const auto begin = std::chrono::steady_clock::now();
   const BundleSize made = [&] {
     Progress progress(static_cast<int64_t>(kernels.size()));
+    std::optional<io::HeldSignals> held;  // while the library writes the bundle, after the last one
     return compile_bundle(flags.out, flags.preset, archs, flags.threads,
-                          [&](int64_t done, int64_t) { progress.show(done, "kernels"); });
+                          [&](int64_t done, int64_t total) {
+                            progress.show(done, "kernels");
+                            if (done == total) held.emplace();
+                          });
   }();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (flags.verbose) print_kernels(made.each);
   fmt::print("{}: {}, {}, in {}\n", system::shown(flags.out), count_text(made.kernels, "kernel"),
              bytes_text(static_cast<double>(made.bytes)), seconds_text(seconds.count()));
-  if (!flags.json.empty()) write_json(flags.json, made.each);
+  if (json.wanted()) json.write(json_text(made.each));
   return exit_right;
 }
 

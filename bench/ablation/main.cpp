@@ -15,7 +15,7 @@
 #include "ablation/cell.hpp"
 #include "check/cuda_accelerator.hpp"
 #include "cuda/kernel_store.hpp"
-#include "io/file.hpp"
+#include "io/text_output.hpp"
 
 namespace fa::bench {
 namespace {
@@ -179,8 +179,8 @@ nlohmann::json run_backward_pass(Tensors& tensors, int rounds, std::mt19937_64& 
   return print_backward(cells) ? to_json(cells) : nullptr;
 }
 
-int run(bool backward, int rounds, const std::string& json) {
-  if (!json.empty()) io::try_writing(json);
+int run(bool backward, int rounds, const std::string& path) {
+  io::TextOutput json(path);
   const auto accelerator = check::cuda_accelerator(device);
   fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
              check::cuda_text(device), FA_COMMIT, tokens, hidden, rounds);
@@ -191,12 +191,10 @@ int run(bool backward, int rounds, const std::string& json) {
   const nlohmann::json cells =
       backward ? run_backward_pass(tensors, rounds, random) : run_forward(tensors, rounds, random);
   if (cells.is_null()) return 1;
-  if (!json.empty()) {
+  if (json.wanted()) {
     const nlohmann::json found{
         {"device", check::cuda_text(device)}, {"commit", FA_COMMIT}, {"cells", cells}};
-    io::OutputFile file(json);
-    file.write(found.dump(1) + "\n");
-    file.commit();
+    json.write(found.dump(1) + "\n");
   }
   return 0;
 }

@@ -15,7 +15,7 @@
 #include "check/cuda_accelerator.hpp"
 #include "cuda/kernel_store.hpp"
 #include "cuda/parallel.hpp"
-#include "io/file.hpp"
+#include "io/text_output.hpp"
 #include "problem/argument.hpp"
 #include "tiles/candidates.hpp"
 #include "tiles/report.hpp"
@@ -105,7 +105,7 @@ double ratio(const Measured& planned, const Measured& other) {
 }
 
 /// Without a device: what the kernels take.
-int list_tiles(const Flags& flags, const Work& work) {
+int list_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   const GpuLimits* gpu = known_gpu(flags.arch);
   if (gpu == nullptr) {
     std::string names;
@@ -127,7 +127,7 @@ int list_tiles(const Flags& flags, const Work& work) {
   });
   fmt::print("{}: {}\n", gpu->arch, work.text());
   print_rows(rows, work);
-  if (!flags.json.empty()) write_rows(flags.json, gpu->arch, rows, work);
+  if (json.wanted()) json.write(json_text(gpu->arch, rows, work));
   return 0;
 }
 
@@ -144,7 +144,7 @@ Call upload(const Work& work, Tensors& tensors) {
   return call_of(work, at, device, Data::required);
 }
 
-int time_tiles(const Flags& flags, const Work& work) {
+int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   const auto accelerator = check::cuda_accelerator(device.id);
   const GpuLimits gpu = cuda::limits_of(cuda::device(device.id));
   const std::vector<CudaTuning> ways =
@@ -174,14 +174,14 @@ int time_tiles(const Flags& flags, const Work& work) {
                     ratio(contest.measured().front(), measured)});
   }
   print_rows(rows, work);
-  if (!flags.json.empty()) write_rows(flags.json, check::cuda_text(device.id), rows, work);
+  if (json.wanted()) json.write(json_text(check::cuda_text(device.id), rows, work));
   return std::ranges::all_of(contest.measured(), &Measured::right) ? 0 : 1;
 }
 
 int run(const Flags& flags) {
   const Work work = work_of(flags);
-  if (!flags.json.empty()) io::try_writing(flags.json);
-  return flags.arch.empty() ? time_tiles(flags, work) : list_tiles(flags, work);
+  io::TextOutput json(flags.json);
+  return flags.arch.empty() ? time_tiles(flags, work, json) : list_tiles(flags, work, json);
 }
 
 CLI::Validator head_dim() {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "io/file.hpp"
 #include "tiles/candidates.hpp"
 
 namespace fa::bench {
@@ -89,11 +88,10 @@ void print_rows(std::vector<Row> rows, const Work& work) {
   }
 }
 
-void write_rows(const std::string& path, const std::string& device, const std::vector<Row>& rows,
-                const Work& work) {
+std::string json_text(const std::string& device, const std::vector<Row>& rows, const Work& work) {
   nlohmann::json found{{"device", device}, {"commit", FA_COMMIT}, {"problem", to_json(work)}};
   for (const Row& row : rows) found["tiles"].push_back(to_json(row, work));
-  io::write_text(path, found.dump(1) + "\n");
+  return found.dump(1) + "\n";
 }
 
 }  // namespace fa::bench

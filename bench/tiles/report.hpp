@@ -25,8 +25,6 @@ struct Row {
 
 /// A line for each, the fastest first; then those that are wrong.
 void print_rows(std::vector<Row> rows, const Work& work);
-/// Throws FileError.
-void write_rows(const std::string& path, const std::string& device, const std::vector<Row>& rows,
-                const Work& work);
+std::string json_text(const std::string& device, const std::vector<Row>& rows, const Work& work);
 
 }  // namespace fa::bench

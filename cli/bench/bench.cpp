@@ -15,7 +15,7 @@
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
 #include "common/progress.hpp"
-#include "io/file.hpp"
+#include "io/text_output.hpp"
 #include "measure/machine.hpp"
 
 namespace fa::cli {
@@ -120,8 +120,8 @@ class Bench {
 };
 
 int run(const BenchFlags& flags) {
-  if (!flags.json.empty()) io::try_writing(flags.json);
-  if (flags.host_time) return bench_host_time(flags.device, flags.json);
+  io::TextOutput json(flags.json);
+  if (flags.host_time) return bench_host_time(flags.device, json);
   const BenchResult result = Bench(flags).run();
   if (!result.right()) {
     for (const CellResult& cell : result.cells) {
@@ -132,7 +132,7 @@ int run(const BenchFlags& flags) {
     return exit_wrong_result;
   }
   print_result(result);
-  if (!flags.json.empty()) write_json(flags.json, result);
+  if (json.wanted()) json.write(json_text(result));
   return exit_right;
 }
 

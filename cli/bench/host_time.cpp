@@ -16,7 +16,6 @@
 #include "common/text.hpp"
 #include "fa/attention.hpp"
 #include "io/array.hpp"
-#include "io/file.hpp"
 #include "measure/machine.hpp"
 
 namespace fa::cli {
@@ -155,7 +154,7 @@ nlohmann::json to_json(const Times& t) {
 
 }  // namespace
 
-int bench_host_time(const std::string& device, const std::string& json) {
+int bench_host_time(const std::string& device, io::TextOutput& json) {
   const std::unique_ptr<check::Accelerator> accelerator = accelerator_of(device);
   const std::string name =
       accelerator == nullptr ? cpu_model() : check::cuda_text(accelerator->device().id);
@@ -169,10 +168,10 @@ int bench_host_time(const std::string& device, const std::string& json) {
   for (const Times& times : all) print_times(times);
   fmt::print("bfloat16, causal; median of {} rounds of {} calls\n{}", rounds, calls,
              accelerator == nullptr ? "" : kernels_line());
-  if (!json.empty()) {
+  if (json.wanted()) {
     nlohmann::json found{{"device", name}, {"version", version()}, {"commit", FA_COMMIT}};
     for (const Times& times : all) found["cells"].push_back(to_json(times));
-    io::write_text(json, found.dump(2) + "\n");
+    json.write(found.dump(2) + "\n");
   }
   return exit_right;
 }

@@ -8,7 +8,6 @@
 #include "common/text.hpp"
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
-#include "io/file.hpp"
 #include "measure/machine.hpp"
 
 namespace fa::cli {
@@ -111,7 +110,7 @@ void print_result(const BenchResult& result) {
       "(decode: by the bandwidth, or by what 0.8 of the peak takes in if that is less)\n");
 }
 
-void write_json(const std::string& path, const BenchResult& result) {
+std::string json_text(const BenchResult& result) {
   nlohmann::json json{{"device", cpu_model()},
                       {"threads", result.machine.threads},
                       {"target", cpu_target()},
@@ -125,7 +124,7 @@ void write_json(const std::string& path, const BenchResult& result) {
                       {"last_level_cache_bytes", last_level_cache()},
                       {"rotation_bytes", result.rotation_bytes}};
   for (const CellResult& cell : result.cells) json["cells"].push_back(to_json(result, cell));
-  io::write_text(path, json.dump(2) + "\n");
+  return json.dump(2) + "\n";
 }
 
 }  // namespace fa::cli

@@ -34,6 +34,6 @@ struct BenchResult {
 double median(std::vector<double> values);
 
 void print_result(const BenchResult& result);
-void write_json(const std::string& path, const BenchResult& result);
+std::string json_text(const BenchResult& result);
 
 }  // namespace fa::cli

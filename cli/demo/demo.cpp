@@ -16,7 +16,7 @@
 #include "demo/growth.hpp"
 #include "demo/model_run.hpp"
 #include "fa/attention.hpp"
-#include "io/file.hpp"
+#include "io/text_output.hpp"
 #include "measure/machine.hpp"
 #include "measure/peak.hpp"
 
@@ -116,7 +116,7 @@ DemoResult run_parts(const DemoFlags& flags) {
   return result;
 }
 
-void write_json(const std::string& path, const DemoResult& result) {
+std::string json_text(const DemoResult& result) {
   nlohmann::json json{{"version", version()},     {"commit", FA_COMMIT},
                       {"cpu", cpu_model()},       {"threads", result.peak.threads},
                       {"target", cpu_target()},   {"peak_flops_per_second", result.peak.flops},
@@ -127,11 +127,11 @@ void write_json(const std::string& path, const DemoResult& result) {
     json["models"].push_back(to_json(model));
   }
   for (const GrowthRow& row : result.growth) json["growth"].push_back(to_json(row));
-  io::write_text(path, json.dump(2) + "\n");
+  return json.dump(2) + "\n";
 }
 
 int run(const DemoFlags& flags) {
-  if (!flags.json.empty()) io::try_writing(flags.json);
+  io::TextOutput json(flags.json);
   const DemoResult result = run_parts(flags);
   for (const ModelResult& model : result.models) {
     if (model.right()) continue;
@@ -142,7 +142,7 @@ int run(const DemoFlags& flags) {
              right ? "demo passed: every error is within its bound"
                    : "demo FAILED: an error is beyond its bound",
              result.seconds);
-  if (!flags.json.empty()) write_json(flags.json, result);
+  if (json.wanted()) json.write(json_text(result));
   return right ? exit_right : exit_wrong_result;
 }
 

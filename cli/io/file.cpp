@@ -14,6 +14,8 @@
 namespace fa::io {
 namespace {
 
+constexpr size_t most_at_once = size_t{16} << 20;  // some 10 ms, then a signal is noticed
+
 [[noreturn]] void fail(const std::string& path, const char* what) {
   throw FileError(path, fmt::format("{}: {}", what, std::strerror(errno)));
 }
@@ -65,7 +67,12 @@ OutputFile::OutputFile(const std::string& path)
     : path_(path), file_(writing(path, [&] { return system::Replacement(path); })) {}
 
 void OutputFile::write(std::span<const std::byte> bytes) {
-  writing(path_, [&] { file_.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()}); });
+  while (!bytes.empty()) {
+    if (HeldSignals::any()) throw FileError(path_, "cannot be written: the program is to end");
+    const auto part = bytes.first(std::min(bytes.size(), most_at_once));
+    writing(path_, [&] { file_.write({reinterpret_cast<const char*>(part.data()), part.size()}); });
+    bytes = bytes.subspan(part.size());
+  }
 }
 
 void OutputFile::sync() {

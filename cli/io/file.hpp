@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "io/held_signals.hpp"
 #include "system/replacement.hpp"
 
 namespace fa::io {
@@ -32,7 +33,8 @@ class InputFile {
   uint64_t size_ = 0;
 };
 
-/// A file that takes its place by `commit`, whole; see system::Replacement. Throws FileError.
+/// A file that takes its place by `commit`, whole; see system::Replacement. A signal that ends the
+/// program leaves nothing of it. Throws FileError.
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);
@@ -45,11 +47,12 @@ class OutputFile {
 
  private:
   std::string path_;
+  HeldSignals held_;  // gone after what they are held for
   system::Replacement file_;
 };
 
 /// A folder that is not there yet and appears by `commit`, with all files that lie in `temporary`.
-/// Throws FileError.
+/// A signal that ends the program leaves nothing of it. Throws FileError.
 class OutputFolder {
  public:
   explicit OutputFolder(const std::string& path);
@@ -59,6 +62,7 @@ class OutputFolder {
 
  private:
   std::string path_;
+  HeldSignals held_;
   system::NewFolder folder_;
 };
 

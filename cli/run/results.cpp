@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
-#include <csignal>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -18,23 +16,6 @@ namespace fa::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// While it lives, nothing that a user or a system does to end the program ends it.
-class Uninterrupted {
- public:
-  Uninterrupted() {
-    for (size_t i = 0; i < signals.size(); ++i) before_[i] = std::signal(signals[i], SIG_IGN);
-  }
-  ~Uninterrupted() {
-    for (size_t i = 0; i < signals.size(); ++i) std::signal(signals[i], before_[i]);
-  }
-  Uninterrupted(const Uninterrupted&) = delete;
-  Uninterrupted& operator=(const Uninterrupted&) = delete;
-
- private:
-  static constexpr std::array signals{SIGINT, SIGTERM, SIGHUP, SIGQUIT};
-  std::array<void (*)(int), signals.size()> before_{};
-};
 
 std::string npy_name(const NamedArray& result) { return result.first + ".npy"; }
 
@@ -109,7 +90,6 @@ void WrittenResults::commit() {
     folder_->commit();
     return;
   }
-  const Uninterrupted all_or_none;
   for (io::OutputFile& file : files_) file.commit();
 }
 

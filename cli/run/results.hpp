@@ -18,7 +18,7 @@ using NamedArray = std::pair<std::string, const io::Array*>;
 /// gone.
 class WrittenResults {
  public:
-  /// Throws io::FileError.
+  /// All or none, whatever signal comes. Throws io::FileError.
   void commit();
 
  private:

@@ -1,13 +1,17 @@
 #include "check/check.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "check/features.hpp"
 #include "check/generate.hpp"
@@ -37,10 +41,22 @@ struct Extras {
     relative += other.relative;
   }
   std::string text() const {
-    return fmt::format(
-        "compared as well: {} run twice, {} with other threads, {} through a plan, {} one sequence "
-        "at a time, {} by relative error",
-        again, threads, plans, alone, relative);
+    std::vector<std::string> ways;
+    for (const auto& [count, way] :
+         {std::pair(again, "in the same way"), std::pair(threads, "with other numbers of threads"),
+          std::pair(plans, "through a plan"), std::pair(alone, "one sequence at a time")}) {
+      if (count > 0) ways.push_back(fmt::format("{} {}", count, way));
+    }
+    std::vector<std::string> lines;
+    if (!ways.empty()) {
+      lines.push_back(fmt::format("problems computed a second time, and the results compared: {}",
+                                  fmt::join(ways, ", ")));
+    }
+    if (relative > 0) {
+      lines.push_back(fmt::format(
+          "tensors of normal random numbers, whose relative error has a limit too: {}", relative));
+    }
+    return fmt::format("{}", fmt::join(lines, "\n"));
   }
 };
 

@@ -106,6 +106,7 @@ File make_locked(const std::string& path, std::string& temporary, Make make) {
 Replacement::Replacement(const std::string& path) : path_(target_of(path)) {
   struct stat old{};
   if (stat(path_.c_str(), &old) == 0) {
+    if (S_ISDIR(old.st_mode)) throw CannotWrite("it is a folder");
     if (!S_ISREG(old.st_mode)) throw CannotWrite("it is not a regular file");
     if (faccessat(AT_FDCWD, path_.c_str(), W_OK, AT_EACCESS) != 0) fail();
   }

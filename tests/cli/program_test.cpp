@@ -146,6 +146,37 @@ TEST(Program, RefusesResultFilesThatItCannotWrite) {
   EXPECT_EQ(folder.entries(), 2U);
 }
 
+/// Which has it alone, for another program to read.
+TEST(Program, WritesJsonToStdout) {
+  for (const std::string path : {"/dev/stdout", "-", "/dev/fd/1"}) {
+    const Ended check = fa("check --count 3 --json " + path);
+    EXPECT_EQ(check.code, 0) << check.err;
+    EXPECT_EQ(json::parse(check.out)["problems"], 3);
+    EXPECT_TRUE(contains(check.err, "check passed: all 3")) << check.err;
+  }
+  EXPECT_FALSE(std::filesystem::exists("-"));
+}
+
+TEST(Program, WritesJsonToWhatIsNoFile) {
+  const TemporaryFolder folder;
+  const std::string pipe = folder / "pipe";
+  const Ended piped =
+      fa("check --count 3 --json " + pipe,
+         "mkfifo " + pipe + "; timeout 60 cat " + pipe + " > " + (folder / "read") + " & ");
+  EXPECT_EQ(piped.code, 0) << piped.err;
+  EXPECT_TRUE(contains(piped.out, "check passed: all 3")) << piped.out;
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe)) << "not replaced";
+  EXPECT_EQ(fa("check --count 3 --json /dev/null").code, 0);
+  const Ended full = fa("check --count 3 --json /dev/full");
+  EXPECT_EQ(full.code, 2);
+  EXPECT_EQ(full.err, "fa: /dev/full: cannot be written: No space left on device\n");
+  const Ended directory = fa("check --count 3 --json " + folder.path());
+  EXPECT_EQ(directory.code, 2);
+  EXPECT_EQ(directory.err, "fa: " + folder.path() + ": cannot be written: it is a folder\n");
+  const Ended both = fa("check --count 3 --json /dev/stderr");
+  EXPECT_EQ(json::parse(both.err)["problems"], 3) << both.err;
+}
+
 TEST(Program, BenchOfHostTimeIsPrintedAndWritten) {
   const TemporaryFolder folder;
   const Ended run = fa("bench --host-time --json " + (folder / "times.json"));
@@ -192,6 +223,14 @@ TEST(Program, ShowsNoProgressBarToADumbTerminal) {
     std::erase(lines, '\r');  // of the terminal's line ends
     EXPECT_EQ(lines, fa("check --count 300 --seed 3").out);
   }
+}
+
+TEST(Program, CheckSaysWhatItComparedBesides) {
+  const std::string text = fa("check --count 300").out;
+  EXPECT_TRUE(contains(text, "problems computed a second time, and the results compared: "))
+      << text;
+  EXPECT_TRUE(contains(text, " one sequence at a time\n")) << text;
+  EXPECT_FALSE(contains(text, " 0 ")) << "what did not happen is not told: " << text;
 }
 
 TEST(Program, CountsInWords) {

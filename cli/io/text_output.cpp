@@ -1,0 +1,73 @@
+#include "io/text_output.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+
+#include "io/error.hpp"
+#include "io/file.hpp"
+
+namespace fa::io {
+namespace {
+
+using system::File;
+
+[[noreturn]] void fail(const std::string& path) {
+  throw FileError(path, fmt::format("cannot be written: {}", std::strerror(errno)));
+}
+
+/// The open descriptor that `path` names, or -1. As a file it would be replaced, under the feet of
+/// whoever opened it.
+int descriptor_of(std::string_view path) {
+  constexpr std::string_view folder = "/dev/fd/";
+  if (path == "-" || path == "/dev/stdout") return STDOUT_FILENO;
+  if (path == "/dev/stderr") return STDERR_FILENO;
+  if (!path.starts_with(folder)) return -1;
+  int descriptor = -1;
+  const char* end = path.data() + path.size();
+  const auto [rest, error] = std::from_chars(path.data() + folder.size(), end, descriptor);
+  return error == std::errc() && rest == end ? descriptor : -1;
+}
+
+/// A device, a pipe, a socket.
+bool is_stream(const std::string& path) {
+  struct stat status{};
+  return stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+}
+
+}  // namespace
+
+TextOutput::TextOutput(const std::string& path) : path_(path) {
+  if (path.empty()) return;
+  const int descriptor = descriptor_of(path);
+  if (descriptor >= 0) {
+    open_ = File(fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (!open_.is_open()) fail(path);
+    if (descriptor == STDOUT_FILENO && dup2(STDERR_FILENO, STDOUT_FILENO) < 0) fail(path);
+  } else if (!is_stream(path)) {
+    try_writing(path);
+  } else if (access(path.c_str(), W_OK) != 0) {
+    fail(path);
+  }
+}
+
+void TextOutput::write(const std::string& text) {
+  if (!open_.is_open()) {
+    if (!is_stream(path_)) {
+      write_text(path_, text);
+      return;
+    }
+    open_ = File(open(path_.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC));
+  }
+  std::fflush(stdout);  // what was printed before comes before
+  if (!open_.is_open() || !write_all(open_, text) || !open_.close()) fail(path_);
+}
+
+}  // namespace fa::io
