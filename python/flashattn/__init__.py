@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._array import AttentionOptions, attention, attention_backward, merge, prepare
 from ._install import install_as_flash_attn
+from ._names import listing
 
 if TYPE_CHECKING:
     from .flash_attn_interface import (
@@ -44,11 +45,9 @@ __all__ = [
 ]
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_OF_TORCH})
-
-
 _OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers")
+
+__dir__ = listing(globals(), *_OF_TORCH)
 
 
 def __getattr__(name: str) -> Any:

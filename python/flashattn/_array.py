@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 from typing import Any, Literal, TypedDict, TypeVar, overload
 
@@ -10,7 +9,7 @@ import tvm_ffi
 from typing_extensions import Unpack
 
 from . import _binding
-from ._options import TENSORS, Options, family_number, flag, real_number, window_sides
+from ._options import TENSORS, Options, family_number, flag, real_number, whole_number, window_sides
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -72,14 +71,14 @@ def attention(
     **options: Unpack[AttentionOptions],
 ) -> Array | tuple[Array, Array]: ...
 def attention(
-    q: Any,
+    q: Array,
     k: Any,
     v: Any,
     *,
     out: Any = None,
     return_lse: bool = False,
     **options: Unpack[AttentionOptions],
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """softmax(scale q k^T) v.
 
     Tensors are NumPy arrays (bfloat16 as of ml_dtypes), torch tensors, or any others that speak
@@ -258,6 +257,7 @@ def _read(
     cu_seqlens_k: Any = None,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
+    num_threads: int = 0,
     **others: Any,
 ) -> Options:
     """AttentionOptions as the binding takes them, tensors still as they were given."""
@@ -268,7 +268,9 @@ def _read(
     scale = None if scale is None else real_number("scale", scale)
     dropout_p, softcap = real_number("dropout_p", dropout_p), real_number("softcap", softcap)
     others.update((name, flag(name, others[name])) for name in _FLAGS if name in others)
-    state = _dropout_state(q, dropout_seed, dropout_offset) if dropout_p != 0 else None
+    seed = whole_number("dropout_seed", dropout_seed)
+    offset = whole_number("dropout_offset", dropout_offset)
+    state = _dropout_state(q, seed, offset) if dropout_p != 0 else None
     return Options(
         scale=scale,
         window_left=left,
@@ -279,8 +281,9 @@ def _read(
         dropout_state=state,
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
-        max_seqlen_q=_longest("cu_seqlens_q", cu_seqlens_q, max_seqlen_q),
-        max_seqlen_k=_longest("cu_seqlens_k", cu_seqlens_k, max_seqlen_k),
+        max_seqlen_q=_longest("q", cu_seqlens_q, max_seqlen_q),
+        max_seqlen_k=_longest("k", cu_seqlens_k, max_seqlen_k),
+        num_threads=whole_number("num_threads", num_threads),
         **others,
     )
 
@@ -297,13 +300,9 @@ def _dropout_state(q: Any, seed: int, offset: int) -> Any:
     """int64 [2] of q's kind."""
     numbers = []
     for name, number in (("dropout_seed", seed), ("dropout_offset", offset)):
-        try:
-            whole = operator.index(number)
-        except TypeError:
-            raise TypeError(f"{name}: is {number!r}; expected an integer") from None
-        if not 0 <= whole < 2**64:
+        if not 0 <= number < 2**64:
             raise ValueError(f"{name}: is {number}; allowed are 0 to 2**64 - 1")
-        numbers.append(whole - 2**64 if whole >= 2**63 else whole)
+        numbers.append(number - 2**64 if number >= 2**63 else number)
     if _is_torch(q):
         import torch
 
@@ -326,17 +325,21 @@ def _added(bias: Any) -> Any:
     return bias
 
 
-def _longest(name: str, cu_seqlens: Any, given: int | None) -> int | None:
+def _longest(side: str, cu_seqlens: Any, given: int | None) -> int | None:
     """max_seqlen, by default the longest of packed sequences. The library checks the rest."""
-    if cu_seqlens is None or given is not None:
-        return given or 0
+    if given is not None:
+        return whole_number(f"max_seqlen_{side}", given)
+    if cu_seqlens is None:
+        return 0
     if _is_torch(cu_seqlens):
         from ._torch import longest
 
         return longest(cu_seqlens)
     bounds = _numpy().asarray(cu_seqlens)
     if bounds.dtype.kind not in "iu":
-        raise TypeError(f"{name}: is {type(cu_seqlens).__name__}; expected an int32 array")
+        raise TypeError(
+            f"cu_seqlens_{side}: is {type(cu_seqlens).__name__}; expected an int32 array"
+        )
     if len(bounds.shape) != 1 or bounds.shape[0] < 2:
         return 0
     return max(0, int((bounds[1:] - bounds[:-1]).max()))

@@ -18,7 +18,6 @@ from ._options import (
     flag,
     real_number,
     refuse,
-    whole_number,
     window_sides,
 )
 from ._torch import (
@@ -27,6 +26,7 @@ from ._torch import (
     fakes,
     in_autocast,
     is_direct,
+    length,
     need_shape_of_heads,
     need_tensors,
     operators,
@@ -94,7 +94,7 @@ def flash_attn_with_kvcache(
     batch_invariant: bool = False,
     family: str = "auto",
     out: Tensor | None = None,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of q to a cache, after k and v were appended to it in place.
 
     Args:
@@ -122,6 +122,7 @@ def flash_attn_with_kvcache(
             f"v_cache: has the shape {list(shape_of(v_cache))}; it must agree with k_cache's"
             f" {list(shape_of(k_cache))} but for the last extent"
         )
+    length("num_splits", num_splits)
     window_left, window_right = window_sides(window_size)
     options = Options(
         alibi_slopes=alibi_slopes,
@@ -229,8 +230,7 @@ def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> 
     batch = shape_of(q)[0]
     given: Any = k_cache.shape[1] if cache_seqlens is None else cache_seqlens
     if not isinstance(given, Tensor):
-        if not isinstance(given, torch.SymInt):
-            given = whole_number("cache_seqlens", given)
+        given = length("cache_seqlens", given)
         given = torch.full((batch,), given, dtype=torch.int32, device=q.device)
     elif cache_seqlens is None:  # torch.jit.trace makes a tensor of the extent
         given = given.to(torch.int32).expand(batch)
@@ -265,7 +265,8 @@ def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[
         _need_as_many(q, k_cache)
         return None
     need_tensors(cache_batch_idx=cache_batch_idx)
-    if cache_batch_idx.shape != (q.shape[0],) or cache_batch_idx.is_floating_point():
+    integers = not cache_batch_idx.is_floating_point() and cache_batch_idx.dtype != torch.bool
+    if cache_batch_idx.shape != (q.shape[0],) or not integers:
         raise ValueError(
             f"cache_batch_idx: is {cache_batch_idx.dtype} {list(cache_batch_idx.shape)};"
             f" expected integers [{q.shape[0]}]"
@@ -299,10 +300,10 @@ class _New:
         self._caches = k_cache, v_cache
         self._lengths = lengths
         room = shape_of(k_cache)[1]
-        for length in known:
-            if not 0 <= length <= room:
+        for used in known:
+            if not 0 <= used <= room:
                 raise ValueError(
-                    f"cache_seqlens: is {length}; allowed are 0 to {room}, the cache's length"
+                    f"cache_seqlens: is {used}; allowed are 0 to {room}, the cache's length"
                 )
         if k is None and v is None:
             return
@@ -318,10 +319,10 @@ class _New:
                     f"{name}: is {t.dtype} {list(t.shape)}; expected {cache.dtype} {list(expected)}"
                 )
         self.rows = k.shape[1]
-        for length in known:
-            if length + self.rows > room:
+        for used in known:
+            if used + self.rows > room:
                 raise ValueError(
-                    f"k: {self.rows} new keys after {length} do not fit into a cache of {room}"
+                    f"k: {self.rows} new keys after {used} do not fit into a cache of {room}"
                 )
 
     @contextlib.contextmanager

@@ -61,12 +61,16 @@ def window_sides(window: Any, name: str = "window_size") -> tuple[int, int]:
     if window is None or (type(window) is tuple and window == _UNBOUNDED):
         return _UNBOUNDED
     try:
-        left, right = (-1 if side is None else operator.index(side) for side in window)
+        left, right = window
     except (TypeError, ValueError):
         raise ValueError(
             f"{name}: is {window!r}; expected two integers (left, right), -1 for unbounded"
         ) from None
-    return left, right
+    return _window_side(name, left), _window_side(name, right)
+
+
+def _window_side(name: str, side: Any) -> int:
+    return -1 if side is None else whole_number(name, side)
 
 
 def real_number(name: str, value: Any) -> float:
@@ -76,12 +80,17 @@ def real_number(name: str, value: Any) -> float:
     raise TypeError(f"{name}: is {_kind(value)}; expected a number")
 
 
+_BOOLS = ("bool", "torch.bool")  # dtypes
+
+
 def whole_number(name: str, value: Any) -> int:
-    """An integer, also of NumPy or of a tensor."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: is {_kind(value)}; expected an integer") from None
+    """An integer, also of NumPy or of a tensor. A bool is none: it is a flag in a wrong place."""
+    if not isinstance(value, bool) and str(getattr(value, "dtype", "")) not in _BOOLS:
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name}: is {_kind(value)}; expected an integer")
 
 
 def flag(name: str, value: Any) -> bool:

@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torch import is_traced, shape_of
+from ._names import listing
+from ._torch import is_traced, length, shape_of
+
+__all__ = [
+    "index_first_axis",
+    "index_put_first_axis",
+    "pad_input",
+    "unpad_input",
+    "unpad_input_for_concatenated_sequences",
+]
+
+__dir__ = listing(globals())
 
 
 def index_first_axis(x: Tensor, indices: Tensor) -> Tensor:
@@ -17,13 +28,19 @@ def index_first_axis(x: Tensor, indices: Tensor) -> Tensor:
 
 def index_put_first_axis(values: Tensor, indices: Tensor, first_axis_dim: int) -> Tensor:
     """Zeros [first_axis_dim, ...] with values at indices, differentiable."""
-    zeros = values.new_zeros((first_axis_dim, *values.shape[1:]))
+    rows = _extent("first_axis_dim", first_axis_dim)
+    zeros = values.new_zeros((rows, *values.shape[1:]))
     return zeros.index_copy(0, indices, values)
 
 
 def _cumulative(lengths: Tensor) -> Tensor:
     """int32 [0, l0, l0 + l1, ...]"""
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+
+
+def _extent(name: str, given: Any) -> Any:
+    """An integer; a tensor's stays one where it would become a constant of a trace."""
+    return given if isinstance(given, Tensor) and is_traced() else length(name, given)
 
 
 def _longest(lengths: Tensor) -> Any:
@@ -72,5 +89,6 @@ def unpad_input_for_concatenated_sequences(
 
 def pad_input(hidden_states: Tensor, indices: Tensor, batch: int, seqlen: int) -> Tensor:
     """Tokens [total, ...] back to [batch, seqlen, ...], zeros elsewhere."""
+    batch, seqlen = _extent("batch", batch), _extent("seqlen", seqlen)
     padded = index_put_first_axis(hidden_states, indices, batch * seqlen)
     return padded.unflatten(0, (batch, seqlen))

@@ -29,6 +29,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ._kvcache import flash_attn_with_kvcache
+from ._names import listing
 from ._options import Options, family_number, flag, real_number, refuse, window_sides
 from ._private import (
     _flash_attn_backward,
@@ -57,6 +58,8 @@ __all__ = [
 ]
 
 USE_TRITON_ROCM = False
+
+__dir__ = listing(globals(), "USE_TRITON_ROCM")
 
 
 def _attention(
@@ -127,7 +130,7 @@ def flash_attn_func(
     family: str = "auto",
     out: Tensor | None = None,
     return_lse: bool = False,
-) -> Any:
+) -> Tensor | OutAndLse | OutLseAndMask:
     """softmax(scale q k^T) v, differentiable; shapes and keywords as above.
 
     Args:
@@ -252,7 +255,7 @@ def flash_attn_qkvpacked_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
     **more: Any,
-) -> Any:
+) -> Tensor | OutAndLse | OutLseAndMask:
     """flash_attn_func with qkv [B, S, 3, H, D]."""
     q, k, v = _unpacked("qkv", qkv, 3, 5)
     return flash_attn_func(
@@ -314,7 +317,7 @@ def flash_attn_kvpacked_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
     **more: Any,
-) -> Any:
+) -> Tensor | OutAndLse | OutLseAndMask:
     """flash_attn_func with kv [B, Sk, 2, Hk, D]."""
     k, v = _unpacked("kv", kv, 2, 5)
     return flash_attn_func(
@@ -395,7 +398,7 @@ def flash_attn_varlen_func(
     family: str = "auto",
     out: Tensor | None = None,
     return_lse: bool = False,
-) -> Any:
+) -> Tensor | OutAndLse | OutLseAndMask:
     """flash_attn_func for sequences packed one after the other.
 
     Args:
@@ -476,7 +479,7 @@ def flash_attn_varlen_qkvpacked_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
     **more: Any,
-) -> Any:
+) -> Tensor | OutAndLse | OutLseAndMask:
     """flash_attn_varlen_func with qkv [T, 3, H, D]."""
     q, k, v = _unpacked("qkv", qkv, 3, 4)
     return flash_attn_varlen_func(
@@ -551,7 +554,7 @@ def flash_attn_varlen_kvpacked_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
     **more: Any,
-) -> Any:
+) -> Tensor | OutAndLse | OutLseAndMask:
     """flash_attn_varlen_func with kv [Tk, 2, Hk, D]."""
     k, v = _unpacked("kv", kv, 2, 4)
     return flash_attn_varlen_func(

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from ._hf_mask import Mask, Meaning, may_look, meaning_of, read, rule_in_place, written_out
+from ._names import listing
 from .flash_attn_interface import flash_attn_func, flash_attn_varlen_func
+
+__all__ = ["attention_forward", "attention_mask", "register"]
+
+__dir__ = listing(globals())
 
 
 def register(name: str = "fa_cpp") -> None:

@@ -189,7 +189,11 @@ def test_merge():
         (dict(causal="yes"), TypeError, "causal: is"),
         (dict(window=np.array([1, 2, 3])), ValueError, "window: is"),
         (dict(dropout_state=1), TypeError, "dropout_state: is no option"),
-        (dict(dropout_p=0.5, dropout_seed=1.5), TypeError, "dropout_seed: is 1.5"),
+        (
+            dict(dropout_p=0.5, dropout_seed=1.5),
+            TypeError,
+            "dropout_seed: is float; expected an integer",
+        ),
         (dict(cu_seqlens_q="abc"), TypeError, "cu_seqlens_q: is str"),
         (dict(num_threads=2**32 + 1), ValueError, "num_threads: is 4294967297"),
         (dict(q=np.array("abc")), TypeError, "q: "),

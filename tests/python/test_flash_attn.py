@@ -305,7 +305,7 @@ def test_strides():
         (dict(softmax_scale=float("nan")), ValueError, "scale: is nan"),
         (dict(softcap=-1.0), ValueError, "softcap: is -1"),
         (dict(window_size=3), ValueError, "window_size: is 3"),
-        (dict(window_size=(1.5, 2)), ValueError, "window_size"),
+        (dict(window_size=(1.5, 2)), TypeError, "window_size: is float"),
         (dict(family="sm70"), ValueError, "family: is 'sm70'; allowed are auto, sm80, sm90"),
         (dict(alibi_slopes=torch.zeros(3)), ValueError, "alibi_slopes: "),
         (dict(alibi_slopes=torch.zeros(4).double()), TypeError, "alibi_slopes: has dtype"),

@@ -294,7 +294,3 @@ def test_what_the_host_reads_is_refused_in_a_capture(monkeypatch):
     ):
         refuse_capture("cache_batch_idx", on_device)
     refuse_capture("cache_batch_idx", torch.zeros(1))
-
-
-def test_nothing_is_listed_twice():
-    assert len(dir(flashattn)) == len(set(dir(flashattn)))

@@ -115,7 +115,7 @@ def longest(cu_seqlens: Tensor) -> int | None:
 def length(name: str, given: Any) -> Any:
     """An integer, also of a tensor or of NumPy. Under torch.jit.trace a tensor's would become a
     constant: None leaves it to the operator to look."""
-    if isinstance(given, int | torch.SymInt):
+    if type(given) is int or isinstance(given, torch.SymInt):
         return given
     if isinstance(given, Tensor) and is_traced():
         return None

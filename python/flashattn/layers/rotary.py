@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._options import whole_number
-from .._torch import is_direct, need_tensors, shape_of
+from .._names import listing
+from .._torch import is_direct, length, need_tensors, shape_of
+
+__all__ = ["apply_rotary_emb", "apply_rotary_emb_func"]
+
+__dir__ = listing(globals())
 
 
 def apply_rotary_emb(
@@ -36,6 +40,8 @@ def apply_rotary_emb(
         x's shape and dtype; computed in float32.
     """
     need_tensors(x=x, cos=cos, sin=sin)
+    if max_seqlen is not None:
+        length("max_seqlen", max_seqlen)
     if not x.is_floating_point():
         raise TypeError(f"x: has dtype {x.dtype}; expected a floating-point number")
     dims = 4 if cu_seqlens is None else 3
@@ -96,13 +102,17 @@ def _positions(x: Tensor, offsets: int | Tensor, cu_seqlens: Tensor | None) -> T
     """Positions [batch or 1, seqlen], or packed [tokens]."""
     sequences = shape_of(x)[0] if cu_seqlens is None else max(shape_of(cu_seqlens)[0] - 1, 0)
     if isinstance(offsets, Tensor):
-        if offsets.is_floating_point() or shape_of(offsets) != (sequences,):
+        if (
+            offsets.is_floating_point()
+            or offsets.dtype == torch.bool
+            or shape_of(offsets) != (sequences,)
+        ):
             raise ValueError(
                 f"seqlen_offsets: is {offsets.dtype} {list(shape_of(offsets))};"
                 f" expected an integer or integers [{sequences}]"
             )
-    elif not isinstance(offsets, int | torch.SymInt):
-        offsets = whole_number("seqlen_offsets", offsets)
+    else:
+        offsets = length("seqlen_offsets", offsets)
     if cu_seqlens is None:
         rows = torch.arange(x.shape[1], device=x.device)
         if isinstance(offsets, Tensor):
