@@ -1,12 +1,14 @@
 """What the documentation says to Python users, done: the README's commands make an environment
 from the wheel (of tools/build_wheel), and every Python block runs there, in a process of its own,
 with no setting of the test's. PyTorch and transformers, gigabytes, are lent from the tests'
-environment."""
+environment. Of the commands that run a script for minutes, the script must take the options."""
 
 import os
 import pathlib
 import re
+import shlex
 import subprocess
+import sys
 import sysconfig
 
 import pytest
@@ -78,6 +80,29 @@ def test_without_torch(with_numpy, tmp_path):
 @pytest.mark.parametrize("block", list(blocks()))
 def test_python_blocks_run(block, with_torch, tmp_path):
     run([with_torch, "-c", block], tmp_path)
+
+
+def script_commands():
+    """`python bench/x.py --option value` and the like, of every page."""
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.md")]):
+        text = page.read_text()
+        commands = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^    (\S.*)$", text, re.M)
+        for command in commands:
+            found = re.match(
+                r"(?:python3? )?((?:bench|examples|tests|tools)/[\w./-]+) (-.*)", command
+            )
+            if found is None or not (ROOT / found.group(1)).is_file():
+                continue
+            first_line = (ROOT / found.group(1)).read_text().partition("\n")[0]
+            if found.group(1).endswith(".py") or "python" in first_line:
+                yield pytest.param(*found.groups(), id=f"{page.relative_to(ROOT)}: {command}")
+
+
+@pytest.mark.parametrize(("script", "options"), list(script_commands()))
+def test_scripts_take_the_options_of_the_text(script, options, tmp_path):
+    told = run([sys.executable, ROOT / script, *shlex.split(options), "--help"], tmp_path)
+    for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", options):
+        assert re.search(rf"(?<![\w-]){option}\b", told), told
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
