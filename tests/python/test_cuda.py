@@ -1,44 +1,31 @@
 """CUDA tensors: values against float64, streams, graphs, threads, memory, errors.
 
-Needs a CUDA device; without one it is skipped, or with FA_REQUIRE_GPU=1 fails."""
+Needs a CUDA device (on_cuda.py); gradients have test_cuda_gradients.py."""
 
 import contextlib
-import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import tvm_ffi
 
 import flashattn
+from on_cuda import (
+    DEVICE,
+    DTYPES,
+    HEAD_DIMS,
+    LENGTHS,
+    OPTIONS,
+    WIDE_HEAD_DIMS,
+    inputs,
+    int32,
+    normal,
+    packed_inputs,
+    prepared,  # noqa: F401
+    run,
+    unaligned,
+)
 from reference import attention, close
-
-if not torch.cuda.is_available():
-    if os.environ.get("FA_REQUIRE_GPU") == "1":
-        raise RuntimeError("FA_REQUIRE_GPU=1, but torch finds no CUDA device")
-    pytest.skip("needs a CUDA device", allow_module_level=True)
-
-DEVICE = "cuda"
-DTYPES = [torch.float16, torch.bfloat16]
-run = flashattn.flash_attn_func
-
-
-def normal(*shape, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).to(dtype).to(DEVICE)
-
-
-def inputs(dtype=torch.bfloat16, dim=64, dim_v=None, rows=150, keys=203, heads=4, heads_k=2):
-    return (
-        normal(2, rows, heads, dim, dtype=dtype, seed=1),
-        normal(2, keys, heads_k, dim, dtype=dtype, seed=2),
-        normal(2, keys, heads_k, dim_v or dim, dtype=dtype, seed=3),
-    )
-
-
-def int32(numbers):
-    return torch.tensor(numbers, dtype=torch.int32, device=DEVICE)
 
 
 def exactly(q, k, v, softmax_scale=None, window_size=(-1, -1), **options):
@@ -65,88 +52,6 @@ def no_waiting():
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-OPTIONS = {
-    "full": {},
-    "causal": dict(causal=True),
-    "window": dict(window_size=(30, 5)),
-    "causal window": dict(causal=True, window_size=(40, -1)),
-    "right window": dict(window_size=(-1, 7)),
-    "scale": dict(softmax_scale=0.31),
-    "scale 0": dict(softmax_scale=0.0),
-    "negative scale": dict(softmax_scale=-0.2, causal=True),
-    "softcap": dict(softcap=2.0, causal=True),
-    "alibi": dict(alibi_slopes=normal(4, seed=4).abs()),
-    "alibi of each sequence": dict(alibi_slopes=normal(2, 4, seed=4).abs(), causal=True),
-    "sinks": dict(sinks=normal(4, seed=5), causal=True),
-    "bias": dict(bias=normal(2, 4, 150, 203, seed=6)),
-    "broadcast bias": dict(bias=normal(1, 4, 1, 203, seed=6), causal=True),
-    "bias that masks": dict(bias=normal(2, 1, 150, 203, seed=6).where(normal(203) > 0, -torch.inf)),
-    "all": dict(
-        causal=True,
-        window_size=(60, 0),
-        softcap=3.0,
-        alibi_slopes=normal(4, seed=4).abs(),
-        sinks=normal(4, seed=5),
-        bias=normal(1, 1, 150, 203, seed=6),
-    ),
-}
-
-
-LENGTHS = [(1, 1), (1, 500), (203, 130), (64, 64), (500, 3)]
-PREPARES = {"softmax_scale": "scale", "window_size": "window"}  # names of prepare's
-HEAD_DIMS = [(8, 8), (40, 40), (72, 64), (96, 96), (128, 128), (192, 128), (256, 256), (20, 13)]
-WIDE_HEAD_DIMS = [(264, 264), (512, 512), (300, 261), (64, 512), (512, 40)]  # forward only
-
-
-def packed_inputs(dtype):
-    rows, keys = [130, 0, 5, 64], [200, 9, 0, 70]
-    q = normal(sum(rows) + 7, 4, 64, dtype=dtype, seed=1)  # the last tokens are of no sequence
-    k, v = (normal(sum(keys) + 9, 2, 64, dtype=dtype, seed=s) for s in (2, 3))
-    return (q, k, v), [int32([0, *torch.tensor(n).cumsum(0).tolist()]) for n in (rows, keys)]
-
-
-def unaligned(t):
-    return torch.cat((t[..., :1], t), dim=-1)[..., 1:]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prepared(request):
-    """The kernels of most tests, compiled many at a time: one by one they take three minutes. (What
-    a test has none of here it compiles itself; that of many threads wants to.)"""
-    if request.session.testscollected < 20:
-        return  # a chosen few compile their own
-    calls = [(inputs(dtype), options) for dtype in DTYPES for options in OPTIONS.values()]
-    causal = dict(causal=True)
-    for dtype in DTYPES:
-        calls += [(inputs(dtype, *dims), causal) for dims in HEAD_DIMS + WIDE_HEAD_DIMS]
-        calls += [(inputs(dtype, dim), dict(causal=True, dropout_p=0.3)) for dim in (64, 128)]
-        tensors, (of_q, of_k) = packed_inputs(dtype)
-        lengths = dict(cu_seqlens_q=of_q, cu_seqlens_k=of_k, max_seqlen_q=130, max_seqlen_k=210)
-        calls += [(tensors, dict(lengths, causal=on)) for on in (False, True)]
-    calls += [(inputs(dim=dim), {}) for dim in (64, 128)]
-    calls += [(tuple(map(unaligned, inputs(dim=dim))), {}) for dim in (64, 128)]
-    calls += [(inputs(rows=rows, keys=keys), causal) for rows, keys in LENGTHS]
-    calls += [(inputs(dim=20), options) for options in (causal, dict(dropout_p=0.5))]
-    calls += [
-        (inputs(rows=4096, keys=4096), causal),
-        (inputs(dim=80), dict(softcap=2.0, causal=True)),
-    ]
-    used_q, used_k = int32([130, 150]), int32([203, 77])
-    calls += [(inputs(), dict(seqused_q=used_q, seqused_k=used_k, causal=True))]
-    calls += [
-        (inputs(rows=1, keys=40), options)
-        for options in (dict(dropout_p=0.5), dict(seqused_k=int32([3, 4])))
-    ]
-    calls += [(inputs(rows=rows, keys=300), dict(seqused_k=used_k, causal=True)) for rows in (1, 3)]
-
-    def prepare(call):
-        tensors, options = call
-        flashattn.prepare(*tensors, **{PREPARES.get(n, n): x for n, x in options.items()})
-
-    with ThreadPoolExecutor(2 * os.cpu_count()) as pool:
-        list(pool.map(prepare, calls))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -452,187 +357,6 @@ def test_autocast():
         flashattn.prepare(*tensors)
     assert out.dtype == torch.bfloat16
     close(out.cpu(), exactly(*tensors)[0], out.dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_gradients(dtype, deterministic):
-    options = {"causal": True, "window_size": (90, 0), "softcap": 5.0}
-    device = [t.requires_grad_() for t in inputs(dtype)]
-    host = [t.detach().cpu().float().requires_grad_() for t in device]
-    dout, dlse = normal(2, 150, 4, 64, dtype=dtype, seed=4), normal(2, 4, 150, seed=5)
-    found = []
-    for tensors, ours, dout_here, dlse_here in (
-        (device, deterministic, dout, dlse),
-        (host, True, dout.cpu().float(), dlse.cpu()),
-    ):
-        out, lse = run(*tensors, return_lse=True, deterministic=ours, **options)
-        found.append(torch.autograd.grad((out, lse), tensors, (dout_here, dlse_here)))
-    for gradient, exact in zip(*found, strict=True):
-        assert gradient.dtype == dtype and gradient.device.type == DEVICE
-        error = (gradient.cpu().double() - exact.double()).norm() / exact.double().norm()
-        assert error <= (2e-2 if dtype == torch.bfloat16 else 3e-3)
-
-
-def gradients(attend, leaves, dout):
-    leaves = [t.detach().requires_grad_() for t in leaves]
-    out = attend(*leaves)
-    return torch.autograd.grad(out, leaves, dout.to(out.dtype))
-
-
-def exact_gradients(leaves, dout, **options):
-    """By autograd through the formulas in float64, on the CPU; leaves behind v are bias, sinks."""
-    host = {n: x.cpu() if isinstance(x, torch.Tensor) else x for n, x in options.items()}
-    scale, window = host.pop("softmax_scale", None), host.pop("window_size", (-1, -1))
-
-    def attend(q, k, v, *more):
-        named = dict(zip(("bias", "sinks"), more, strict=False)) if len(more) == 2 else {}
-        if len(more) == 1:
-            named = {"bias" if more[0].dim() == 4 else "sinks": more[0]}
-        return attention(q, k, v, scale=scale, window=window, **host, **named)[0]
-
-    return gradients(attend, [t.detach().cpu().double() for t in leaves], dout.cpu())
-
-
-def near(found, exact, dtype):
-    for gradient, expected in zip(found, exact, strict=True):
-        assert gradient.shape == expected.shape and gradient.device.type == DEVICE
-        error = (gradient.cpu().double() - expected).norm()
-        assert error <= (2e-2 if dtype == torch.bfloat16 else 3e-3) * expected.norm()
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_gradients_of_every_option(name):
-    options = dict(OPTIONS[name])
-    more = {n: options.pop(n) for n in ("bias", "sinks") if n in options}
-    leaves, dout = [*inputs(), *more.values()], normal(2, 150, 4, 64, seed=8)
-
-    def attend(q, k, v, *rest):
-        return run(q, k, v, **options, **dict(zip(more, rest, strict=True)))
-
-    exact = exact_gradients(leaves, dout, **options)
-    near(gradients(attend, leaves, dout), exact, torch.bfloat16)
-
-
-@pytest.mark.parametrize("heads_k", [4, 1])
-@pytest.mark.parametrize("dim, dim_v", HEAD_DIMS)
-def test_gradients_of_head_dims(dim, dim_v, heads_k):
-    leaves = inputs(dim=dim, dim_v=dim_v, heads_k=heads_k)
-    dout = normal(2, 150, 4, dim_v, seed=8)
-    in_order = heads_k == 1
-    found = gradients(lambda *t: run(*t, causal=True, deterministic=in_order), leaves, dout)
-    near(found, exact_gradients(leaves, dout, causal=True), torch.bfloat16)
-
-
-@pytest.mark.parametrize("rows, keys", LENGTHS)
-def test_gradients_of_lengths(rows, keys):
-    """Also where rows see no key."""
-    leaves, dout = inputs(rows=rows, keys=keys), normal(2, rows, 4, 64, seed=8)
-    found = gradients(lambda *t: run(*t, causal=True), leaves, dout)
-    exact = exact_gradients(leaves, dout, causal=True)
-    # One key: P is 1 whatever q and k are, and their gradients are what rounding leaves of 0.
-    first = 2 if rows == keys == 1 else 0
-    near(found[first:], exact[first:], torch.bfloat16)
-
-
-def test_gradients_of_strided_tensors():
-    leaves = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs()]
-    apart = torch.stack([normal(2, 150, 4, 64, seed=8)] * 2, dim=-1).to(leaves[0].dtype)[..., 0]
-    for dout in (apart, normal(1, seed=9).expand(2, 150, 4, 64)):
-        found = gradients(run, leaves, dout)
-        near(found, exact_gradients(leaves, dout), torch.bfloat16)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_gradients_under_dropout(dtype):
-    """Both passes drop the same."""
-    leaves, dout = inputs(dtype), normal(2, 150, 4, 64, seed=8)
-    options = dict(causal=True, dropout_p=0.3)
-    signed = None
-
-    def attend(q, k, v):
-        nonlocal signed
-        out, _, signed = run(q, k, v, return_attn_probs=True, **options)
-        return out
-
-    found = gradients(attend, leaves, dout)
-    exact = exact_gradients(leaves, dout, keep=~torch.signbit(signed), **options)
-    near(found, exact, dtype)
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_gradients_of_packed_sequences(deterministic):
-    tensors, bounds = packed_inputs(torch.bfloat16)
-    dout = normal(*tensors[0].shape, seed=8)
-
-    def attend(q, k, v):
-        return flashattn.flash_attn_varlen_func(
-            q, k, v, *bounds, 130, 210, causal=True, deterministic=deterministic
-        )
-
-    found = gradients(attend, tensors, dout)
-    for of_q, of_k in zip(*(torch.stack((b[:-1], b[1:]), 1).tolist() for b in bounds)):
-        alone = [slice(*of_q), slice(*of_k), slice(*of_k)]
-        if of_q[0] < of_q[1] and of_k[0] < of_k[1]:
-            leaves = [t[None, which] for t, which in zip(tensors, alone, strict=True)]
-            exact = exact_gradients(leaves, dout[None, alone[0]], causal=True)
-            near(
-                [t[None, which] for t, which in zip(found, alone, strict=True)],
-                exact,
-                torch.bfloat16,
-            )
-        else:
-            assert not any(t[which].any() for t, which in zip(found, alone, strict=True))
-
-
-def test_gradients_under_used_lengths():
-    leaves, dout = inputs(), normal(2, 150, 4, 64, seed=8)
-    used = dict(seqused_q=int32([150, 33]), seqused_k=int32([70, 203]))
-    found = gradients(lambda *t: run(*t, **used), leaves, dout)
-    for b, (rows, keys) in enumerate(((150, 70), (33, 203))):
-        counts = (rows, keys, keys)
-        exact = exact_gradients(
-            [t[b : b + 1, :n] for t, n in zip(leaves, counts, strict=True)], dout[b : b + 1, :rows]
-        )
-        near([t[b : b + 1, :n] for t, n in zip(found, counts, strict=True)], exact, torch.bfloat16)
-        assert not any(t[b, n:].any() for t, n in zip(found, counts, strict=True))
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("shape", [(2, 4, 150, 203), (1, 4, 150, 203), (2, 1, 1, 203)])
-def test_gradients_of_a_bias_and_of_sinks(shape, deterministic):
-    device = [t.requires_grad_() for t in (*inputs(), normal(*shape, seed=6), normal(4, seed=7))]
-    host = [t.detach().cpu().float().requires_grad_() for t in device]
-    dout = normal(2, 150, 4, 64, seed=4)
-    found = []
-    for (q, k, v, bias, sinks), dout_here in ((device, dout), (host, dout.cpu().float())):
-        out = flashattn.flash_attn_func(
-            q, k, v, bias=bias, sinks=sinks, deterministic=deterministic
-        )
-        out.backward(dout_here.to(out.dtype))
-        found.append([t.grad for t in (q, k, v, bias, sinks)])
-    for gradient, exact in zip(*found, strict=True):
-        assert gradient.shape == exact.shape and gradient.device.type == DEVICE
-        error = (gradient.cpu().double() - exact.double()).norm() / exact.double().norm()
-        assert error <= 2e-2
-
-
-@pytest.mark.parametrize("dims", WIDE_HEAD_DIMS)
-def test_gradients_of_wide_heads_are_refused_by_name(dims):
-    leaves = [t.requires_grad_() for t in inputs(torch.bfloat16, *dims)]
-    with pytest.raises(NotImplementedError, match="^q: has head_dim .* takes up to 256"):
-        run(*leaves).sum().backward()
-    assert all(t.grad is None for t in leaves)
-
-
-def test_compiled_gradients():
-    device = [t.requires_grad_() for t in inputs()]
-    attend = torch.compile(run, fullgraph=True, backend="aot_eager")
-    expected, found = (
-        torch.autograd.grad(f(*device, causal=True, deterministic=True).sum(), device)
-        for f in (run, attend)
-    )
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 def test_wrong_arguments():
