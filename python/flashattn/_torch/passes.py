@@ -133,8 +133,11 @@ def gradient_buffers(
     )
 
 
+def new_merged(out_a: Tensor, lse_a: Tensor) -> tuple[Tensor, Tensor]:
+    return out_a.new_empty(out_a.shape), lse_a.new_empty(lse_a.shape, dtype=torch.float32)
+
+
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    out = torch.empty(out_a.shape, dtype=out_a.dtype, device=out_a.device)
-    lse = torch.empty(lse_a.shape, dtype=torch.float32, device=out_a.device)
+    out, lse = new_merged(out_a, lse_a)
     _binding.merge(False, *map(dense, (out_a, lse_a, out_b, lse_b)), out, lse)
     return out, lse
