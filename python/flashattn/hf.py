@@ -187,7 +187,7 @@ def _combined(
     """What is seen: by meaning, by boundaries of packed sequences (not with a bias), by a bias."""
     meaning, bias = _taken_apart(mask, shape)
     if position_bias is not None:
-        bias = _added(bias, position_bias)
+        bias = _added(bias, _as_bias(position_bias))
     packed = None
     if meaning.segments is not None:
         packed = (_boundaries(meaning.segments, shape[0]),) * 2
@@ -327,13 +327,14 @@ def _packed_mask(packed: tuple[Tensor, Tensor], shape: tuple[int, int, int]) -> 
 
 
 def _as_bias(mask: Tensor) -> Tensor:
-    """0 where a boolean mask is True and -inf elsewhere; a floating one as it is. What was expanded
-    over batch or rows stays small."""
+    """0 where a boolean mask is True and -inf elsewhere; a floating one as it is, but the
+    lowest numbers hide, too: rounding would spoil the gradient of a row of nothing else. What was
+    expanded over batch or rows stays small."""
     for dim in (0, 2):
         if mask.stride(dim) == 0:
             mask = mask.narrow(dim, 0, 1)
     if mask.dtype != torch.bool:
-        return mask
+        return mask.masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
     zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     return zeros.masked_fill(~mask, -torch.inf)
 

@@ -244,6 +244,17 @@ def test_masks_of_the_user():
             attend(wrong)
 
 
+def test_a_row_of_the_lowest_numbers_sees_nothing():
+    """As models write their own masks. Its gradient was too large by the number of keys."""
+    bools = torch.ones(B, 1, S, S, dtype=torch.bool)
+    bools[:, :, 3:] = False
+    for dtype in (torch.float32, torch.float16):
+        floats = torch.zeros(B, 1, S, S, dtype=dtype).masked_fill(~bools, torch.finfo(dtype).min)
+        for found in (attend(floats), attend(None, position_bias=floats)):
+            assert not found[0][:, 3:].any()
+            alike(found, attend(bools))
+
+
 def test_sequences_of_a_flattened_batch(seen):
     given = dict(batch_size=1, q_length=S, kv_length=S, mask_function=m.causal_mask_function)
     bounds = torch.tensor([0, 5, 6, S])
