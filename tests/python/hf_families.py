@@ -1,58 +1,16 @@
 """Tiny models of every family of transformers, derived from the config classes."""
 
 import copy
+import importlib
 import inspect
+import pkgutil
 import re
 
 import torch
 import transformers
 
-VOCAB, HIDDEN, HEADS, LAYERS, IMAGE, PATCH = 99, 64, 4, 2, 32, 8
-# What a field's name looks like, and its small value; the first that matches.
-RULES = [
-    (r"vocab_size$|^n_token$|vocab_size_per_layer_input", VOCAB),
-    (r"codebook_size$", 64),
-    (r"^(max|n)_?position|max_(source|target)_positions|^n_ctx$|max_seq_len|max_sequence_len", 128),
-    (r"kv_head|key_value_head|num_kv|n_head_kv|num_key_value_groups", 2),
-    (r"attention_heads?$|^num_heads$|^n_heads?$|num_.*heads?$", HEADS),
-    (r"rope_head_dim|^rotary_dim$", 8),
-    (r"head_dim|head_size|^d_kv$|kv_channels|lora_rank", 16),
-    (r"num_experts_per_tok|experts_top_k|moe_topk|top_k_experts|num_selected_experts|moe_k$", 2),
-    (r"^(n_group|topk_group|num_expert_group|num_limited_groups)|shared_experts", 1),
-    (r"experts$|moe_num_experts", 4),
-    (r"sliding_window$|^local_attention$|attention_window", 6),
-    (r"attention_chunk_size", 8),
-    (r"image_size$|img_size$|^input_size$", IMAGE),
-    (r"^patch_size$", PATCH),
-    (r"layers$|^n_layers?$|^depth$|^num_blocks$", LAYERS),
-    (r"(intermediate|ffn|mlp|feed_?forward|inner).*(size|dim)$|^d_ff$|^n_inner$", 64),
-    (r"(hidden|embed|embedding|projection|model|output)_?(size|dims?)$|^d_model$|^n_embd$", HIDDEN),
-    (r"^dim$|^emb_dim$|^width$|hidden_channels$", HIDDEN),
-]
-TOKEN = re.compile(r"(token_id|_id|token_index|_idx)$")
-# Fields that have no default.
-MISSING = dict(
-    head_dim=16, vocab_size=VOCAB, pad_token_id=0, num_key_value_heads=2, prediction_length=4
-)
-LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
-MROPE = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 3, 3])
-OVERRIDES = {
-    "cohere_compass_text": dict(layer_types=["full_attention", "sliding_attention"]),
-    "esmc": dict(num_key_value_heads=HEADS),
-    "gpt_neo": dict(attention_types=[[["global", "local"], 1]], window_size=6),
-    "bamba": dict(mamba_n_heads=8, mamba_d_head=16),
-    "granitemoehybrid": dict(mamba_n_heads=8, mamba_d_head=16),
-    "falcon_h1": dict(mamba_n_heads=8, mamba_d_head=16, mamba_d_ssm=128),
-    "mamba2": dict(num_heads=8, head_dim=16),
-    "lfm2_moe": dict(layer_types=["conv", "full_attention"]),
-    "moonshine_streaming": dict(encoder_config=dict(num_key_value_heads=2)),
-    "dots1": dict(n_routed_experts=4),
-    "gemma4_assistant": dict(hidden_size_per_layer_input=0),
-    "qwen4_exp_text": dict(token_budget=16, compress_ratio=4),
-    "reformer": dict(is_decoder=True),
-    "qwen2_vl_text": dict(rope_parameters=MROPE),
-    "qwen2_5_vl_text": dict(rope_parameters=MROPE),
-}
+from hf_fields import HEADS, HIDDEN, LAYERS, LISTS, MISSING, OVERRIDES, RULES, TOKEN, VOCAB
+
 MAPPINGS = (
     "MODEL_FOR_CAUSAL_LM_MAPPING",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
@@ -91,16 +49,58 @@ def even_out(values):
             values[name] = layers
 
 
-def shrink(config_class):
+def small_list(name, values):
+    """Heads by stage keep their ratios; stages have 2 layers at most."""
+    if re.search(r"heads(_per_stage)?$", name):
+        return [v // min(values) for v in values]
+    if name == "depths":
+        return [min(v, LAYERS) for v in values]
+    if name == "decoder_in_channels":
+        return [HIDDEN] * len(values)
+    return values
+
+
+def resnet(out_indices):
+    """In the place of a backbone that another package would bring."""
+    return transformers.ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 32, 64, 64],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_indices=[i for i in out_indices if i] or [4],
+    )
+
+
+def feature_maps(config):
+    """As many outputs of a backbone as it has by default."""
+    wanted = getattr(config, "out_indices", None) or []
+    if wanted and hasattr(config, "depths"):
+        return {"out_features": list(config.out_features)}
+    if len(wanted) < 2:
+        return {}
+    layers = {"num_hidden_layers": len(wanted), "out_indices": list(range(1, len(wanted) + 1))}
+    kept = ("reshape_hidden_states", "return_class_token")
+    return {**layers, **{name: getattr(config, name) for name in kept if hasattr(config, name)}}
+
+
+def small_part(config, more):
+    if isinstance(config, transformers.TimmBackboneConfig):
+        return resnet(config.out_indices)
+    return shrink(type(config), {**feature_maps(config), **more})
+
+
+def shrink(config_class, more=None):
     """A config of the class with few and small layers."""
     base, values = config_class(), {}
+    overrides = {**OVERRIDES.get(config_class.model_type, {}), **(more or {})}
     for name in inspect.signature(config_class.__init__).parameters:
         try:
             value = getattr(base, name, None)
         except Exception:  # a field that differs by layer
             continue
         if isinstance(value, transformers.PreTrainedConfig):
-            values[name] = shrink(type(value))
+            within = overrides.pop(name) if isinstance(overrides.get(name), dict) else {}
+            values[name] = small_part(value, within)
         elif isinstance(value, int) and not isinstance(value, bool):
             values[name] = small(name, value)
         elif value is None and name in MISSING:
@@ -110,10 +110,14 @@ def shrink(config_class):
         elif name in LISTS and isinstance(value, list | tuple) and value:
             kinds = list(dict.fromkeys(value))
             values[name] = (kinds * LAYERS)[: max(LAYERS, len(kinds))]
+        elif isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
+            smaller = type(value)(small_list(name, value))
+            if smaller != value:
+                values[name] = smaller
     even_out(values)
     if isinstance(values.get("kv_lora_rank"), int):  # latent attention has no groups
         values["num_key_value_heads"] = HEADS
-    values.update(OVERRIDES.get(config_class.model_type, {}))
+    values.update(overrides)
     config = config_class(**values)
     for name, value in list(vars(config).items()):
         if "drop" in name and isinstance(value, float):
@@ -121,7 +125,25 @@ def shrink(config_class):
     return config
 
 
+def own_classes(config_class):
+    """Classes of the family's own files that are made from this config, largest last."""
+    folder = config_class.__module__.rpartition(".")[0]
+    found = []
+    for module in pkgutil.iter_modules(importlib.import_module(folder).__path__):
+        if not module.name.startswith("modeling_"):
+            continue
+        name = f"{folder}.{module.name}"
+        for value in list(vars(importlib.import_module(name)).values()):
+            if getattr(value, "config_class", None) is not config_class:
+                continue
+            runs = "_forward_unimplemented" not in getattr(value.forward, "__name__", "")
+            if value.__module__ == name and runs and not value.__name__.endswith("PreTrainedModel"):
+                found.append(value)
+    return found
+
+
 def model_classes(config_class):
+    """What transformers' mappings name, then the other classes of this config."""
     found = []
     for mapping in MAPPINGS:
         try:
@@ -129,7 +151,7 @@ def model_classes(config_class):
         except (KeyError, ValueError):
             continue
         found += classes if isinstance(classes, tuple | list) else [classes]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found + own_classes(config_class)))
 
 
 def randomise(model):
@@ -147,19 +169,11 @@ def randomise(model):
     return model.eval()
 
 
-def build(config_class):
-    """The family's first model class that can be built, with eager attention; None without any."""
-    error = None
-    for model_class in model_classes(config_class):
-        try:
-            torch.manual_seed(0)
-            config = shrink(config_class)
-            return randomise(model_class._from_config(config, attn_implementation="eager"))
-        except Exception as e:
-            error = error or e
-    if error is not None:
-        raise error
-    return None
+def build(model_class, config_class):
+    """A small model with eager attention."""
+    torch.manual_seed(0)
+    config = shrink(config_class)
+    return randomise(model_class._from_config(config, attn_implementation="eager"))
 
 
 def rebuilt(model, implementation):

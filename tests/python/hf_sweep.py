@@ -17,127 +17,60 @@ import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
-from flashattn import hf
-from hf_families import build, rebuilt
+from hf_families import build, model_classes, rebuilt
 from hf_inputs import MODES, kinds, text
+from hf_judge import (
+    BOOLEAN,
+    HIDDEN,
+    Wrong,
+    beside,
+    calls,
+    compare,
+    let_masks_be_read_as_here,
+    register,
+    result,
+)
 
 LIST = pathlib.Path(__file__).parents[2] / "docs" / "transformers.md"
-EAGER = (
-    "eager_attention_forward",
-    "vision_eager_attention_forward",
-    "text_eager_attention_forward",
-)
-TOLERANCE = 2e-4  # of the largest element
-LARGEST = 10_000_000  # weights
-calls = []
-
-
-class Wrong(Exception):
-    """fa_cpp gave something else than eager."""
-
-
-def register():
-    def counted(*args, **kwargs):
-        calls.append(None)
-        return hf.attention_forward(*args, **kwargs)
-
-    transformers.AttentionInterface.register("fa_cpp", counted)
-    transformers.AttentionMaskInterface.register("fa_cpp", hf.attention_mask)
-
-
-def let_hidden_rows_be_zero():
-    """A row that sees no key, padding that is, is 0 here and in eager the mean of all values; in
-    some models it reaches the rest. So eager's is made 0, too."""
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("transformers.models."):
-            continue
-        for function_name in EAGER:
-            function = vars(module).get(function_name)
-            if function is not None and not hasattr(function, "of_sweep"):
-                setattr(module, function_name, zeroing(function))
-
-
-def zeroing(function):
-    def zeroed(*args, **kwargs):
-        out, weights = function(*args, **kwargs)
-        mask = args[4] if len(args) > 4 else kwargs.get("attention_mask")
-        if mask is not None and mask.is_floating_point():
-            hidden = (mask <= torch.finfo(mask.dtype).min / 2).all(-1).transpose(1, 2)
-            out = out.masked_fill(hidden[..., None], 0) if hidden.any() else out
-        return out, weights
-
-    zeroed.of_sweep = True
-    return zeroed
-
-
-def first_tensor(output):
-    for name in ("logits", "last_hidden_state"):
-        if torch.is_tensor(getattr(output, name, None)):
-            return getattr(output, name)
-    left = [output.to_tuple() if hasattr(output, "to_tuple") else output]
-    while left:
-        x = left.pop(0)
-        if torch.is_tensor(x) and x.is_floating_point() and x.numel() > 1:
-            return x
-        left = list(x) + left if isinstance(x, tuple | list) else left
-    raise TypeError("no tensor comes out")
-
-
-def result(model, given, gradients):
-    """The output where it is no padding, and the parameters' gradients."""
-    torch.manual_seed(5)
-    model.zero_grad()
-    mask = given.get("attention_mask")
-    with torch.set_grad_enabled(gradients):
-        out = first_tensor(model(**given))
-        if mask is not None and out.shape[:2] == mask.shape and "decoder_input_ids" not in given:
-            out = out[mask.bool()]
-        if gradients and out.requires_grad:
-            # Weighted: of a normalised output the squares alone are constant.
-            weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(7))
-            (out.float() * weights).sum().backward()
-    named = model.named_parameters()
-    return out.detach(), {n: p.grad.clone() for n, p in named if p.grad is not None}
-
-
-def compare(what, got, expected, scale=None):
-    if got.shape != expected.shape:
-        raise Wrong(f"{what}: has the shape {tuple(got.shape)}, not {tuple(expected.shape)}")
-    if torch.equal(got, expected):
-        return
-    scale = float(expected[expected.isfinite()].abs().max()) if scale is None else scale
-    error = (got - expected)[got != expected].abs().max().item()
-    if not error <= TOLERANCE * scale:
-        raise Wrong(f"{what}: differs by {error:.2g} of {scale:.2g}")
+LARGEST = 100_000_000  # weights
+RANK = ("wrong", "refused", "right", "not used", "untested")
+NO_INPUTS = "no inputs for it"
 
 
 def check_mode(model, ours, mode, gradients):
-    """'right', 'not used', 'none' (no such inputs), or 'eager fails: why'."""
+    """'right', with notes, 'not used', 'none' (no such inputs), or 'eager fails: why'."""
     failure, found = None, None
     for given in kinds(model, mode):
         try:
-            found = result(model, given, gradients)
+            found, _ = result(model, given, False)
             break
         except Exception as e:
-            failure = e
+            failure = failure or e
     if found is None:
         return "none" if failure is None else f"eager fails: {said(failure)}"
-    expected, expected_gradients = found
-    if not expected.isfinite().any():
+    if not found.isfinite().any():
         return "eager fails: nothing finite comes out"
     calls.clear()
-    got, got_gradients = result(ours, given, gradients)
+    got, got_gradients = result(ours, given, False)
     if not calls:
         return "not used"
-    compare(mode, got, expected)
-    if got_gradients.keys() != expected_gradients.keys():
-        raise Wrong(f"{mode}: other parameters have gradients")
-    largest = max(
-        (float(g.abs().max()) for g in expected_gradients.values() if g.numel()), default=0.0
-    )
-    for name, gradient in expected_gradients.items():
-        compare(f"{mode}: gradient of {name}", got_gradients[name], gradient, largest)
-    return "right"
+    if gradients:
+        got, got_gradients = result(ours, given, True)
+
+    def judge(expected):
+        compare(mode, got, expected[0])
+        if got_gradients.keys() != expected[1].keys():
+            raise Wrong(f"{mode}: other parameters have gradients")
+        largest = [float(g.abs().max()) for g in expected[1].values() if g.numel()]
+        for name, gradient in expected[1].items():
+            what = f"{mode}: gradient of {name}"
+            compare(what, got_gradients[name], gradient, max(largest, default=0.0))
+
+    return right(beside(lambda: result(model, given, gradients), judge))
+
+
+def right(notes):
+    return "; ".join(("right", *notes))
 
 
 def check_generation(model, ours):
@@ -151,18 +84,21 @@ def check_generation(model, ours):
     options = dict(max_new_tokens=5, do_sample=False, pad_token_id=0, eos_token_id=None)
     options.update(output_logits=True, return_dict_in_generate=True, decoder_start_token_id=1)
     try:
-        expected = model.generate(**given, **options)
+        model.generate(**given, **options)
     except Exception as e:
         return f"eager fails: {said(e)}"
     calls.clear()
     got = ours.generate(**given, **options)
     if not calls:
         return "not used"
-    if not torch.equal(got.sequences, expected.sequences):
-        raise Wrong("generation: other tokens")
-    for a, b in zip(got.logits, expected.logits, strict=True):
-        compare("generation", a, b)
-    return "right"
+
+    def judge(expected):
+        if not torch.equal(got.sequences, expected.sequences):
+            raise Wrong("generation: other tokens")
+        for a, b in zip(got.logits, expected.logits, strict=True):
+            compare("generation", a, b)
+
+    return right(beside(lambda: model.generate(**given, **options), judge))
 
 
 def said(error):
@@ -173,36 +109,85 @@ def said(error):
 
 def check(family, full):
     """(outcome, details): 'right' with its modes, 'refused', 'not used', 'untested', 'wrong'."""
+    return check_with_parts(family, full)[:2]
+
+
+def check_with_parts(family, full):
+    """check's, of the first of the family's classes that asks for attention, and {config class of a
+    part: what is known of it}."""
+    config_class, found = CONFIG_MAPPING[family], []
     try:
-        model = build(CONFIG_MAPPING[family])
+        classes = model_classes(config_class)
+    except ModuleNotFoundError as e:
+        return "untested", f"no small model: {said(e)}", {}
+    for model_class in classes:
+        found.append(check_class(model_class, config_class, full))
+        if found[-1][0] in RANK[:3]:
+            return found[-1]
+    # What got furthest says most.
+    found.sort(key=lambda x: (RANK.index(x[0]), not x[1].startswith("eager"), x[1] == NO_INPUTS))
+    return found[0] if found else ("untested", "no model class of its own", {})
+
+
+def check_class(model_class, config_class, full):
+    try:
+        model = build(model_class, config_class)
     except Exception as e:
-        return "untested", f"no small model: {said(e)}"
-    if model is None:
-        return "untested", "no model class of its own"
+        return "untested", f"no small model: {said(e)}", {}
     if sum(p.numel() for p in model.parameters()) > LARGEST:
-        return "untested", "no small model: some of its sizes are fixed"
-    let_hidden_rows_be_zero()
+        return "untested", "no small model: some of its sizes are fixed", {}
+    let_masks_be_read_as_here()
     try:
         ours = rebuilt(model, "fa_cpp")
     except Exception as e:
-        return "refused", f"by transformers: {said(e)}"
-    return beside_eager(model, ours, full)
+        parts = {type(module.config).__name__: "refused" for module in parts_of(model)}
+        return "refused", f"by transformers: {said(e)}", parts
+    parts = watch_parts(ours)
+    return *beside_eager(model, ours, full, parts), parts
 
 
-def beside_eager(model, ours, full):
+def parts_of(model):
+    """The modules that have a config of another class than the model's."""
+    configs = ((module, getattr(module, "config", None)) for module in model.modules())
+    classes = (transformers.PreTrainedConfig, type(model.config))
+    return [m for m, c in configs if isinstance(c, classes[0]) and type(c) is not classes[1]]
+
+
+def watch_parts(model):
+    """{name of a part's config class: 'not used'}, filled as the parts run."""
+    parts = {}
+
+    def ran(module, *_):
+        parts.setdefault(type(module.config).__name__, "not used")
+
+    for module in parts_of(model):
+        module.register_forward_hook(ran)
+    return parts
+
+
+def beside_eager(model, ours, full, parts):
+    done = {}
     try:
-        done = {mode: check_mode(model, ours, mode, full) for mode in MODES}
-        if full:
-            done["generation"] = check_generation(model, ours)
+        for mode in (*MODES, *(("generation",) if full else ())):
+            if mode == "generation":
+                done[mode] = check_generation(model, ours)
+            else:
+                done[mode] = check_mode(model, ours, mode, full)
+            if done[mode].startswith("right"):
+                parts.update({type(config).__name__: "right" for config in calls})
+            calls.clear()
+            if set(done.values()) == {"not used"}:  # nor in the other modes
+                break
     except Exception as e:
         named = isinstance(e, NotImplementedError | ValueError | TypeError) and ours_raised(e)
         return "refused" if named else "wrong", said(e)
-    right = [mode for mode, outcome in done.items() if outcome == "right"]
-    if right:
-        return "right", ", ".join(right)
+    modes = [mode for mode, outcome in done.items() if outcome.startswith("right")]
+    if modes:
+        notes = dict.fromkeys(n for mode in modes for n in done[mode].split("; ")[1:])
+        return "right", "; ".join((", ".join(modes), *notes))
     if "not used" in done.values():
         return "not used", ""
-    return "untested", next((x for x in done.values() if x != "none"), "no inputs for it")
+    return "untested", next((x for x in done.values() if x != "none"), NO_INPUTS)
 
 
 def ours_raised(error):
@@ -230,12 +215,27 @@ def start():
 
 
 def sweep(names, full, processes=2):
-    """{family: (outcome, details)}"""
+    """{family: (outcome, details)}; 'part' for a family that is known from another's model."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # of the processes: no config is to be looked up
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, context, start) as pool:
-        futures = {name: pool.submit(check, name, full) for name in names}
-        return {name: future.result() for name, future in futures.items()}
+        futures = {name: pool.submit(check_with_parts, name, full) for name in names}
+        return with_parts({name: future.result() for name, future in futures.items()})
+
+
+def with_parts(results):
+    outcomes = {name: result[:2] for name, result in results.items()}
+    for name, (outcome, _) in outcomes.items():
+        if outcome != "untested":
+            continue
+        config_name = CONFIG_MAPPING[name].__name__
+        known = {parent: r[2][config_name] for parent, r in results.items() if config_name in r[2]}
+        for what in ("right", "refused", "not used"):
+            parents = [parent for parent, outcome in known.items() if outcome == what]
+            if parents:
+                outcomes[name] = "part", f"of `{parents[0]}`: {what}"
+                break
+    return outcomes
 
 
 HEAD = f"""# transformers {transformers.__version__} under `fa_cpp`
@@ -245,9 +245,13 @@ parameters, and greedy generation with left padding. [python.md](python.md) says
 taken.
 `python tests/python/hf_sweep.py --full --write docs/transformers.md` wrote this list.
 
-- **right**: the same as eager, in the ways named.
+- **right**: the same as eager, in the ways named. Two notes may follow. "{HIDDEN}":
+  a row of padding that sees no key is 0 here and the mean of all values in eager, and it is part of
+  the output or reaches it; the same as eager with such rows set to 0. "{BOOLEAN}" to the
+  scores: here it hides, as in "sdpa"; the same as eager with it hiding.
 - **refused**: an error by name, with its words.
 - **not used**: the family has attention of its own or none, and never calls the one asked for.
+- **part**: not run by itself here; what its modules did in the model of the family named.
 - **untested**: no small model of it could be built or fed here; nothing is known.
 
 | family | outcome | |
@@ -264,7 +268,7 @@ def listed():
 def listed_by_generation():
     """Families whose row on the list names nothing but generation."""
     rows = [line.split("|") for line in LIST.read_text().splitlines() if line.startswith("| `")]
-    return {row[1].strip(" `") for row in rows if row[3].strip() == "generation"}
+    return {row[1].strip(" `") for row in rows if row[3].strip().split(";")[0] == "generation"}
 
 
 def main():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+import hf_judge
 import hf_sweep
 from flashattn import hf
 
@@ -18,7 +19,7 @@ SHARES, SHARE = 8, 5  # of the families, which have gradients and generation her
 
 def test_every_family_is_as_listed():
     listed = {n: what for n, what in hf_sweep.listed().items() if what in ("right", "refused")}
-    assert len(listed) > 250
+    assert len(listed) > 500
     only_generation = hf_sweep.listed_by_generation()
     full = [n for i, n in enumerate(listed) if i % SHARES == SHARE or n in only_generation]
     quick = [name for name in listed if name not in full]
@@ -32,14 +33,15 @@ def test_every_family_is_as_listed():
 def test_no_family_is_missing_from_the_list():
     assert hf_sweep.listed().keys() == set(hf_sweep.families())
     assert "wrong" not in hf_sweep.listed().values()
+    assert hf_sweep.LIST.read_text().startswith(hf_sweep.HEAD)
 
 
 def test_the_sweep_notices_a_lost_mask(monkeypatch):
     transformers.logging.set_verbosity_error()
-    hf_sweep.register()
+    hf_judge.register()
 
     def forgetful(module, query, key, value, attention_mask, **kwargs):
-        hf_sweep.calls.append(None)
+        hf_judge.calls.append(None)
         return hf.attention_forward(module, query, key, value, None, **kwargs)
 
     monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "fa_cpp", forgetful)
@@ -49,10 +51,10 @@ def test_the_sweep_notices_a_lost_mask(monkeypatch):
 
 
 def test_the_sweep_notices_a_lost_gradient(monkeypatch):
-    hf_sweep.register()
+    hf_judge.register()
 
     def detached(module, query, key, value, attention_mask, **kwargs):
-        hf_sweep.calls.append(None)
+        hf_judge.calls.append(None)
         return hf.attention_forward(module, query, key.detach(), value, attention_mask, **kwargs)
 
     monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "fa_cpp", detached)
@@ -63,15 +65,50 @@ def test_the_sweep_notices_a_lost_gradient(monkeypatch):
 
 @pytest.mark.parametrize("family", ["bloom", "mpt"])
 def test_families_with_attention_of_their_own_stay_with_it(family):
-    hf_sweep.register()
+    hf_judge.register()
     assert hf_sweep.check(family, False) == ("not used", "")
+
+
+@pytest.mark.parametrize(
+    ("family", "note"),
+    [("blt", hf_judge.HIDDEN), ("grounding-dino", hf_judge.BOOLEAN), ("clip", "")],
+)
+def test_where_eager_reads_masks_otherwise_the_list_says_so(family, note):
+    hf_judge.register()
+    outcome, why = hf_sweep.check(family, False)
+    assert outcome == "right" and why.partition("; ")[2] == note
+
+
+def test_another_reading_of_masks_excuses_nothing_else():
+    hf_judge.reading.notes.clear()
+
+    def eager():
+        hf_judge.reading.notes.append(hf_judge.HIDDEN)
+        return torch.ones(3)
+
+    def judge(expected):
+        hf_judge.compare("it", torch.zeros(3), expected)
+
+    with pytest.raises(hf_judge.Wrong):
+        hf_judge.beside(eager, judge)
+
+
+def test_a_part_is_known_from_the_model_it_runs_in():
+    hf_judge.register()
+    whole = hf_sweep.check_with_parts("sam2", False)
+    assert whole[0] == "right" and whole[2]["Sam2MaskDecoderConfig"] == "right"
+    alone = hf_sweep.check_with_parts("sam2_mask_decoder", False)
+    assert alone == ("untested", "no model class of its own", {})
+    outcomes = hf_sweep.with_parts({"sam2_mask_decoder": alone, "sam2": whole})
+    assert outcomes["sam2_mask_decoder"] == ("part", "of `sam2`: right")
+    assert outcomes["sam2"] == whole[:2]
 
 
 def test_dropped_padding_is_not_compared_away():
     """compare() sees one wrong element, a wrong shape, and a NaN."""
     a = torch.zeros(3, 4)
     a[0, 0] = 1
-    hf_sweep.compare("same", a, a.clone())
+    hf_judge.compare("same", a, a.clone())
     for wrong in (a + torch.eye(3, 4) * 1e-2, a[:2], a.masked_fill(a == 0, torch.nan)):
-        with pytest.raises(hf_sweep.Wrong):
-            hf_sweep.compare("other", wrong, a)
+        with pytest.raises(hf_judge.Wrong):
+            hf_judge.compare("other", wrong, a)
