@@ -14,11 +14,13 @@ __device__ inline void measure_values(const kernel::BackwardParams& p) {
   float largest = 0;
   for (int i = threadIdx.x / row_lanes; i < c::keys; i += threads / row_lanes) {
     const int key = place.row + i;
-    if (place.rows.length == 0) break;  // all lanes of a warp take part in a sum
-    const bool counts = key < place.rows.length;
-    const char* v = row_at(f.v, place, counts ? key : 0);
-    const Products products = multiply_rows(v, v, threadIdx.x % row_lanes);
-    if (counts) largest = fmaxf(largest, products.aa);
+    Products products;
+    if (key < place.rows.length) {
+      const char* v = row_at(f.v, place, key);
+      products.add(v, v, threadIdx.x % row_lanes);
+    }
+    products.join();
+    largest = fmaxf(largest, products.aa);
   }
   raise_range(range_of(p, Range::values, place.sequence, place.head), largest);
 }
