@@ -133,7 +133,11 @@ void choose_kernels(CudaBackwardPlan& plan) {
   const int threads = 32 * t.warps;
   const int depth = padded_columns(t, p.head_dim), width = padded_columns(t, p.head_dim_v);
   plan.prepare = {"sm80/backward_prepare.cuh", "fa_sm80_backward_prepare", constants, threads, 0};
-  plan.backward = {"sm80/backward.cuh", "fa_sm80_backward", constants, threads,
+  // Every row sees all keys of every block: then the kernel need not look.
+  const bool all_seen = p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
+                        p.seqlen_k % t.keys == 0;
+  const std::string also = KernelConfig().flag("all_seen", all_seen).text();
+  plan.backward = {"sm80/backward.cuh", "fa_sm80_backward", constants + also, threads,
                    shared_bytes(t, p.head_dim, p.head_dim_v)};
   plan.finish = {"sm80/backward_finish.cuh", "fa_sm80_backward_finish", constants, threads,
                  2 * t.rows * depth};
@@ -150,9 +154,9 @@ void choose_kernels(CudaBackwardPlan& plan) {
   }
   if (p.dsinks) {
     KernelConfig formats;
-    const std::string also =
-        formats.format("sinks", true, p.sinks_dtype).format("dsinks", true, p.dsinks_dtype).text();
-    plan.sinks = {"sm80/backward_sinks.cuh", "fa_sm80_backward_sinks", constants + also, threads,
+    formats.format("sinks", true, p.sinks_dtype).format("dsinks", true, p.dsinks_dtype);
+    plan.sinks = {"sm80/backward_sinks.cuh", "fa_sm80_backward_sinks",
+                  constants + formats.text(), threads,
                   4 * threads};
   }
 }

@@ -33,7 +33,7 @@ bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const 
 
 namespace {
 
-enum class Meant { for_all, for_any_order, for_plain_any_order, for_long_plain_any_order };
+enum class Meant { for_all, for_any_order, for_plain_any_order, for_long_plain };
 
 struct Entry {
   int columns;  ///< of Q and V, the wider, at most
@@ -46,9 +46,12 @@ struct Entry {
 /// Of a short sequence 96 keys a block leave too many of the last block's unused: 11% of 512.
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
-  if (in_order(p)) return false;
+  if (meant == Meant::for_long_plain) {
+    if (p.seqlen_k < 1024) return false;
+  } else if (in_order(p)) {
+    return false;
+  }
   if (meant == Meant::for_any_order) return true;
-  if (meant == Meant::for_long_plain_any_order && p.seqlen_k < 1024) return false;
   const bool packed = p.packed_q || p.packed_k;
   return !packed && p.softcap == 0 && !p.alibi && !p.bias && p.dropout_p == 0;
 }
@@ -58,10 +61,11 @@ bool is_meant(Meant meant, const Problem& p) {
 // H200 (docs/kernels.md); the others are what fits, unmeasured.
 using enum Meant;
 constexpr Entry entries[] = {
-    {64, for_long_plain_any_order, {.keys = 96, .min_blocks = 2}},
+    {64, for_long_plain, {.keys = 96, .min_blocks = 2}},
+    {64, for_plain_any_order, {.min_blocks = 3}},
     {64, for_all, {.key_slices = 4, .value_slices = 4, .min_blocks = 2}},
     {64, for_all, {.query_parts = 2}},
-    {96, for_long_plain_any_order, {.keys = 96, .min_blocks = 2}},
+    {96, for_long_plain, {.keys = 96, .query_last = true, .min_blocks = 2}},
     {96, for_all, {.key_slices = 2, .value_slices = 2, .min_blocks = 2}},
     {128, for_all, {.query_parts = 2, .min_blocks = 2}},
     {128, for_plain_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},

@@ -7,6 +7,10 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
+
+#include "plan/kernel_config.hpp"
+#include "plan/preset.hpp"
 
 namespace fa {
 namespace {
@@ -131,7 +135,7 @@ TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
   for (const int64_t head_dim : {64, 96}) {
     EXPECT_EQ(tile(head_dim, 4096, false).keys, 96);
     EXPECT_EQ(tile(head_dim, 512, false).keys, 64);
-    EXPECT_EQ(tile(head_dim, 4096, true), tile(head_dim, 512, false));
+    EXPECT_EQ(tile(head_dim, 4096, true), tile(head_dim, 4096, false));
     Problem capped = problem(1, 4096, head_dim, head_dim);
     capped.softcap = 2;
     EXPECT_EQ(plan_cuda_backward(capped, gpu).tile.keys, 64);
@@ -139,11 +143,52 @@ TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
     packed.packed_q = packed.packed_k = true;
     EXPECT_EQ(plan_cuda_backward(packed, gpu).tile.keys, 64);
   }
+  EXPECT_EQ(tile(64, 512, false).min_blocks, 3);
+  EXPECT_EQ(tile(64, 512, true).min_blocks, 2);
   EXPECT_EQ(tile(128, 4096, true), tile(128, 4096, false));
   EXPECT_NE(tile(256, 4096, true), tile(256, 4096, false));
 }
 
 /// Warps share 96 keys as two times 48, so that two stand side by side in each product.
+TEST(CudaBackwardPlan, LooksForMasksOnlyWhereThereAreSome) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  const auto looks = [&](const std::function<void(Problem&)>& change) {
+    Problem p = problem(2, 1024, 128, 128);  // 64 keys a block
+    change(p);
+    const std::string constants = constants_text(plan_cuda_backward(p, gpu).backward.config);
+    return constants.find("all_seen") == constants.npos;
+  };
+  EXPECT_FALSE(looks([](Problem&) {}));
+  EXPECT_FALSE(looks([](Problem& p) { p.seqlen_q = 1000; }));
+  EXPECT_FALSE(looks([](Problem& p) { p.used_q = true; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.seqlen_k = 1000; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.head_dim = p.head_dim_v = 96; }));  // 96 keys a block
+  EXPECT_TRUE(looks([](Problem& p) { p.window_right = 0; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.window_left = 100; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.used_k = true; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.packed_q = p.packed_k = true; }));
+}
+
+TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    const std::vector<KernelSpec> kernels = preset_kernels("llm-backward", gpu.arch);
+    for (const int64_t head_dim : {64, 128, 256}) {
+      for (const int64_t keys : {64, 100, 512, 700, 1000, 1024, 1152, 2048, 3000, 3072, 16384}) {
+        for (const int form : {0, 1, 2, 3}) {
+          Problem p = problem(4, keys, head_dim, head_dim);
+          p.window_right = form % 2 - 1;
+          p.packed_q = p.packed_k = form / 2 == 1;
+          const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
+          for (const KernelSpec* kernel : {&plan.prepare, &plan.backward, &plan.finish}) {
+            EXPECT_EQ(std::ranges::count(kernels, *kernel), 1)
+                << gpu.arch << ", " << keys << ", " << constants_text(kernel->config);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(CudaBackwardPlan, ColumnsArePaddedForWarpsThatStandSideBySide) {
   const BackwardTile wide = {.keys = 96};
   for (const auto& [head_dim, columns] :

@@ -218,7 +218,6 @@ struct Backward {
   using Dropped = u32[ScoreGrid::m_tiles][ScoreGrid::n_tiles];
 
   /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the derivative of the softcap.
-  template <bool masked>
   __device__ void form_probabilities(Scores& s, Scores& slopes, const Score<Terms>& score,
                                      int tile_row, u32 statistics) {
     const int row0 = ScoreGrid::column(warp) + lane % 4 * 2;  // in the tile
@@ -227,7 +226,6 @@ struct Backward {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int key = place.row + ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4;
-        const RowsOfKey seen = masked ? rows_of(key) : RowsOfKey{};
 #pragma unroll
         for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
           const float2 pair = ptx::load_floats(statistics + 4 * (row0 + 8 * n));
@@ -244,13 +242,39 @@ struct Backward {
             // P is at most 1, also where scores are so large that their float32 LSE is far off.
             x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, Element::gradient_headroom - lse[e]),
                                           Element::gradient_headroom));
-            if constexpr (masked) {
-              if (row < seen.begin || (c::window_left && row >= seen.end)) x = 0;
+          }
+        }
+      }
+    }
+  }
+
+  /// P^T is 0 where a row does not see a key. A branch of its own, which few steps take: two whole
+  /// steps, one without it, want each other's registers (5% in order, 5% at head_dim 96).
+  __device__ void hide_unseen(Operand& p_left, int tile_row) const {
+    const int row0 = tile_row + ScoreGrid::column(warp) + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const RowsOfKey seen =
+            rows_of(place.row + ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4);
+#pragma unroll
+        for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int row = row0 + 8 * n + e;
+            if (row < seen.begin || (c::window_left && row >= seen.end)) {
+              clear(p_left, m, n, 2 * h + e);
             }
           }
         }
       }
     }
+  }
+
+  /// Of what was rounded, the element [m][n][e] of the fragment becomes 0.
+  static __device__ void clear(Operand& x, int m, int n, int e) {
+    x.slice[n / 2][m][n % 2 * 2 + e / 2] &= e % 2 == 0 ? 0xffff0000 : 0xffff;
   }
 
   /// dS^T = P^T (dP^T - delta) (line 14), of P as the products have it.
@@ -337,9 +361,9 @@ struct Backward {
   }
 
   /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
-  template <bool masked, typename LoadAhead>
+  template <typename LoadAhead>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<Terms>& score,
-                       u32 stage_offset, const LoadAhead& load_ahead) {
+                       u32 stage_offset, bool all_seen, const LoadAhead& load_ahead) {
     const u32 stage = shared + stages_at + stage_offset;
     const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
     int* counter = nullptr;
@@ -355,15 +379,18 @@ struct Backward {
     Scores s = {}, dp = {}, slopes;
     multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_k, 0, score_q,
                                                                 stage_offset, kept_k);
-    form_probabilities<masked>(s, slopes, score, at.row, statistics);
-    const Operand p_left = as_left<Element>(s);
+    form_probabilities(s, slopes, score, at.row, statistics);
+    Operand p_left = as_left<Element>(s);
+    if (!all_seen) hide_unseen(p_left, at.row);
+    Operand kept_p = p_left;
     Dropped dropped = {};
     if constexpr (c::dropout) {
       dropout.apply_transposed<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(
-          row0, key0, lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
-      drop(s, dropped);
+          row0, key0, lane, [&](int m, int n, int e) {
+            dropped[m][n] |= 1u << e;
+            clear(kept_p, m, n, e);
+          });
     }
-    const Operand kept_p = c::dropout ? as_left<Element>(s) : p_left;
     put_left(p_part, kept_p, lane);
     multiply<Element, Lies::along_k, Lies::along_k, width / 16>(dp, score_v, value_at, score_dout,
                                                                 stage_offset + dout_at, kept_v);
@@ -406,7 +433,7 @@ struct Backward {
   }
 
   /// dQ first, and its additions to memory, which would delay each other, between the slices of the
-  /// products for dV and dK (1 to 4% of the pass, but slower at head_dim 256).
+  /// products for dV and dK (1 to 4% of the pass, but slower at head_dim 96 and 256).
   __device__ void add_between(const Place& at, u32 stage_offset) {
     constexpr int value_slices = other_slices<ValueGrid>, key_slices = other_slices<KeyGrid>;
     static_assert(value_slices > 0 && key_slices > 0);
@@ -540,11 +567,7 @@ struct Backward {
         dropout = Dropout(f, at);
         score = Score<Terms>(f, at, k_len);
       }
-      if (all_seen) {
-        step<false>(at, dropout, score, stage_offset, load_ahead);
-      } else {
-        step<true>(at, dropout, score, stage_offset, load_ahead);
-      }
+      step(at, dropout, score, stage_offset, all_seen, load_ahead);
       if (ends) break;
       if constexpr (c::stages == 1) {
         __syncthreads();
@@ -557,6 +580,7 @@ struct Backward {
 
   /// Whether all rows of a tile see all of the block's keys.
   __device__ bool sees_all(int row) const {
+    if (c::all_seen) return true;
     return visible(row).end >= place.row + c::keys && visible(row + c::rows - 1).begin <= place.row;
   }
 
