@@ -249,8 +249,9 @@ struct Backward {
   }
 
   /// P^T is 0 where a row does not see a key. A branch of its own, which few steps take: two whole
-  /// steps, one without it, want each other's registers (5% in order, 5% at head_dim 96).
-  __device__ void hide_unseen(Operand& p_left, int tile_row) const {
+  /// steps, one without it, want each other's registers (5% in order, 5% at head_dim 96). Done to
+  /// what is rounded it costs head_dim 96 4% without a mask, for its registers come out otherwise.
+  __device__ void hide_unseen(Scores& x, int tile_row) const {
     const int row0 = tile_row + ScoreGrid::column(warp) + lane % 4 * 2;
 #pragma unroll
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
@@ -263,18 +264,11 @@ struct Backward {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const int row = row0 + 8 * n + e;
-            if (row < seen.begin || (c::window_left && row >= seen.end)) {
-              clear(p_left, m, n, 2 * h + e);
-            }
+            if (row < seen.begin || (c::window_left && row >= seen.end)) x[m][n][2 * h + e] = 0;
           }
         }
       }
     }
-  }
-
-  /// Of what was rounded, the element [m][n][e] of the fragment becomes 0.
-  static __device__ void clear(Operand& x, int m, int n, int e) {
-    x.slice[n / 2][m][n % 2 * 2 + e / 2] &= e % 2 == 0 ? 0xffff0000 : 0xffff;
   }
 
   /// dS^T = P^T (dP^T - delta) (line 14), of P as the products have it.
@@ -380,17 +374,15 @@ struct Backward {
     multiply<Element, Lies::along_k, Lies::along_k, depth / 16>(s, score_k, 0, score_q,
                                                                 stage_offset, kept_k);
     form_probabilities(s, slopes, score, at.row, statistics);
-    Operand p_left = as_left<Element>(s);
-    if (!all_seen) hide_unseen(p_left, at.row);
-    Operand kept_p = p_left;
+    if (!all_seen) hide_unseen(s, at.row);
+    const Operand p_left = as_left<Element>(s);
     Dropped dropped = {};
     if constexpr (c::dropout) {
       dropout.apply_transposed<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(
-          row0, key0, lane, [&](int m, int n, int e) {
-            dropped[m][n] |= 1u << e;
-            clear(kept_p, m, n, e);
-          });
+          row0, key0, lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
+      drop(s, dropped);
     }
+    const Operand kept_p = c::dropout ? as_left<Element>(s) : p_left;
     put_left(p_part, kept_p, lane);
     multiply<Element, Lies::along_k, Lies::along_k, width / 16>(dp, score_v, value_at, score_dout,
                                                                 stage_offset + dout_at, kept_v);
