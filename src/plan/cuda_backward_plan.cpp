@@ -155,9 +155,8 @@ void choose_kernels(CudaBackwardPlan& plan) {
   if (p.dsinks) {
     KernelConfig formats;
     formats.format("sinks", true, p.sinks_dtype).format("dsinks", true, p.dsinks_dtype);
-    plan.sinks = {"sm80/backward_sinks.cuh", "fa_sm80_backward_sinks",
-                  constants + formats.text(), threads,
-                  4 * threads};
+    plan.sinks = {"sm80/backward_sinks.cuh", "fa_sm80_backward_sinks", constants + formats.text(),
+                  threads, 4 * threads};
   }
 }
 

@@ -49,8 +49,8 @@ void add(std::vector<KernelSpec>& kernels, const KernelSpec& kernel) {
   if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) kernels.push_back(kernel);
 }
 
-/// What has a kernel of its own at some head_dim: each length, batched and packed; 500 and 1024 keys
-/// leave a block's last ones unused, 512 and 1536 do not.
+/// What has a kernel of its own at some head_dim: each length, batched and packed; 500 and 1024
+/// keys leave a block's last ones unused, 512 and 1536 do not.
 std::vector<Use> uses() {
   std::vector<Use> all;
   for (const bool causal : {false, true}) {

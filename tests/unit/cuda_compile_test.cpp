@@ -71,9 +71,21 @@ constexpr int most_of_wide = 32;
 
 class Preset : public testing::TestWithParam<std::string> {};
 
-TEST_P(Preset, FitsTheGpu) { expect_fits(preset_targets("llm", {GetParam()}), most_of_preset); }
+/// The tiles of 8.9 and 12.0 are those of 8.6, and 10.0's are 9.0's: of these, one number format
+/// will do (a quarter of this test's time).
+std::vector<Target> targets_of(const std::string& preset, const std::string& arch) {
+  std::vector<Target> targets = preset_targets(preset, {arch});
+  if (arch == "sm_89" || arch == "sm_100" || arch == "sm_120") {
+    std::erase_if(targets, [](const Target& target) {
+      return constants_text(target.spec.config).starts_with("element=float16");
+    });
+  }
+  return targets;
+}
+
+TEST_P(Preset, FitsTheGpu) { expect_fits(targets_of("llm", GetParam()), most_of_preset); }
 TEST_P(Preset, BackwardFitsTheGpu) {
-  expect_fits(preset_targets("llm-backward", {GetParam()}), most_of_backward);
+  expect_fits(targets_of("llm-backward", GetParam()), most_of_backward);
 }
 
 std::vector<std::string> archs() {

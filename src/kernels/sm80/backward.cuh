@@ -378,7 +378,7 @@ struct Backward {
     const Operand p_left = as_left<Element>(s);
     Dropped dropped = {};
     if constexpr (c::dropout) {
-      dropout.apply_transposed<ScoreGrid::m_tiles, ScoreGrid::n_tiles>(
+      dropout.apply<ScoreGrid::m_tiles, ScoreGrid::n_tiles, true>(
           row0, key0, lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
       drop(s, dropped);
     }
@@ -579,7 +579,8 @@ struct Backward {
   template <typename Tile, typename Grid, int columns, int m_tiles, int n_tiles>
   __device__ void store(u32 tile, const float (&x)[m_tiles][n_tiles][4], const kernel::View& view,
                         float scale) const {
-    put_fragment<Element>(Part<Tile>(tile, Grid::row(warp), Grid::column(warp)), x, lane, scale);
+    put_left(Part<Tile>(tile, Grid::row(warp), Grid::column(warp)), as_left<Element>(x, scale),
+             lane);
     __syncthreads();
     write_rows<Tile, c::keys, columns, threads, c::alignment>(
         tile, const_cast<char*>(row_at(view, place, place.row)), 2 * view.row,

@@ -20,7 +20,7 @@ __device__ void write_sum(const Place& place, float* sum, float scale, const ker
     float x[Grid::m_tiles][n_tiles][4] = {};
     if (sum != nullptr) load_fragment(x, sum_of_warp<Grid, parts>(sum, warp, part), lane);
     const int column = Grid::column(warp) + part * 8 * n_tiles;
-    put_fragment<Element>(Part<Tile>(shared, Grid::row(warp), column), x, lane, scale);
+    put_left(Part<Tile>(shared, Grid::row(warp), column), as_left<Element>(x, scale), lane);
   }
   __syncthreads();
   char* to = const_cast<char*>(row_at(view, place, place.row));

@@ -142,10 +142,11 @@ __device__ void multiply(float (&c)[m_tiles][n_tiles][4], const KeptSlices<slice
   }
 }
 
-/// A product's fragment [m][n], rounded to Element, as the operand A of the next one: its columns
-/// are k.
+/// A product's fragment [m][n], times `factor` and rounded to Element, as the operand A of the next
+/// one: its columns are k.
 template <typename Element, int m_tiles, int n_tiles>
-__device__ KeptSlices<n_tiles / 2, m_tiles> as_left(const float (&x)[m_tiles][n_tiles][4]) {
+__device__ KeptSlices<n_tiles / 2, m_tiles> as_left(const float (&x)[m_tiles][n_tiles][4],
+                                                    float factor = 1) {
   KeptSlices<n_tiles / 2, m_tiles> a;
 #pragma unroll
   for (int n = 0; n < n_tiles; ++n) {
@@ -153,7 +154,8 @@ __device__ KeptSlices<n_tiles / 2, m_tiles> as_left(const float (&x)[m_tiles][n_
     for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        a.slice[n / 2][m][n % 2 * 2 + h] = Element::pack(x[m][n][2 * h], x[m][n][2 * h + 1]);
+        a.slice[n / 2][m][n % 2 * 2 + h] =
+            Element::pack(factor * x[m][n][2 * h], factor * x[m][n][2 * h + 1]);
       }
     }
   }

@@ -121,8 +121,8 @@ struct Dropout {
   }
 
   /// Calls drop(m, n, e) for what is dropped of a fragment [m][n][e] of rows and keys from these
-  /// on; what is kept is divided by 1 - p at the end.
-  template <int m_tiles, int n_tiles, typename Drop>
+  /// on, or `transposed` of keys and rows; what is kept is divided by 1 - p at the end.
+  template <int m_tiles, int n_tiles, bool transposed = false, typename Drop>
   __device__ void apply(int row, int key, int lane, const Drop& drop) const {
 #pragma unroll
     for (int m = 0; m < m_tiles; ++m) {
@@ -130,30 +130,15 @@ struct Dropout {
       for (int n = 0; n < n_tiles; n += 2) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
+          const int down = 16 * m + lane / 4, across = 8 * n + lane % 4 * 2 + e;
           u32 word[4];
-          words(word, row + 16 * m + lane / 4, key + 8 * n + lane % 4 * 2 + e);
+          words(word, row + (transposed ? across : down), key + (transposed ? down : across));
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (word[i] < threshold) drop(m, n + i % 2, i / 2 * 2 + e);
-          }
-        }
-      }
-    }
-  }
-  /// The same of a fragment of keys and rows.
-  template <int m_tiles, int n_tiles, typename Drop>
-  __device__ void apply_transposed(int row, int key, int lane, const Drop& drop) const {
-#pragma unroll
-    for (int m = 0; m < m_tiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < n_tiles; n += 2) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          u32 word[4];
-          words(word, row + 8 * n + lane % 4 * 2 + e, key + 16 * m + lane / 4);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (word[i] < threshold) drop(m, n + i / 2, i % 2 * 2 + e);
+            const int of_row = i / 2, of_key = i % 2;  // 8 further on
+            if (word[i] < threshold) {
+              drop(m, n + (transposed ? of_row : of_key), (transposed ? of_key : of_row) * 2 + e);
+            }
           }
         }
       }

@@ -6,25 +6,7 @@
 
 namespace fa::tile {
 
-/// factor * x, rounded to Element, into a warp's part of Tile.
-template <typename Element, typename Tile, int m_tiles, int n_tiles>
-__device__ void put_fragment(const Part<Tile>& part, const float (&x)[m_tiles][n_tiles][4],
-                             int lane, float factor) {
-#pragma unroll
-  for (int n = 0; n < n_tiles; ++n) {
-    const u32 at = (part.tile + Tile::offset(lane / 4, n) + lane % 4 * 4) ^ part.chunk;
-#pragma unroll
-    for (int m = 0; m < m_tiles; ++m) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        ptx::store_shared(at + (16 * m + 8 * h) * Tile::row_bytes,
-                          Element::pack(factor * x[m][n][2 * h], factor * x[m][n][2 * h + 1]));
-      }
-    }
-  }
-}
-
-/// A fragment that is an operand already (as_left), into a warp's part of Tile.
+/// A fragment as as_left gives it, into a warp's part of Tile.
 template <typename Tile, int slices, int m_tiles>
 __device__ void put_left(const Part<Tile>& part, const KeptSlices<slices, m_tiles>& a, int lane) {
 #pragma unroll
@@ -46,7 +28,7 @@ __device__ void put_left(const Part<Tile>& part, const KeptSlices<slices, m_tile
 template <typename Element, typename Tile, int columns, int alignment, int m_tiles, int n_tiles>
 __device__ void store_rows(u32 tile, const float (&x)[m_tiles][n_tiles][4], int lane, char* to,
                            long long stride, int count) {
-  put_fragment<Element>(Part<Tile>(tile, 0, 0), x, lane, 1);
+  put_left(Part<Tile>(tile, 0, 0), as_left<Element>(x), lane);
   __syncwarp();
   constexpr int row_lanes = Tile::panel_chunks, pass_rows = 32 / row_lanes;
   const int chunk = lane % row_lanes;
