@@ -25,8 +25,8 @@ __device__ inline void prepare_tile(const kernel::BackwardParams& p) {
   float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * depth);
   for (int i = threadIdx.x; i < c::rows * depth / 4; i += threads) sum[i] = {0, 0, 0, 0};
 
-  // A thread's rows are all asked for before the first of them is waited for: in turn they took 65
-  // us in place of TODO of 16k tokens with 16 heads of 96 numbers on an H200.
+  // A thread's rows are all asked for before the first of them is waited for: one after the other
+  // they took 5 to 7 us more, of 65 for 16k tokens with 16 heads of 96 numbers on an H200.
   constexpr int groups = threads / row_lanes, turns = c::rows / groups;
   static_assert(c::rows % groups == 0);
   const int lane = threadIdx.x % row_lanes, first = place.row + threadIdx.x / row_lanes;
