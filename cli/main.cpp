@@ -10,6 +10,7 @@
 
 #include "commands.hpp"
 #include "common/exit.hpp"
+#include "common/standard_descriptors.hpp"
 #include "fa/attention.hpp"
 #include "io/error.hpp"
 #include "system/shown.hpp"
@@ -98,6 +99,7 @@ int main(int argc, char** argv) {
 }  // namespace fa::cli
 
 int main(int argc, char** argv) {
-  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error to be told
+  fa::cli::take_closed_descriptors();  // before anything is opened
+  std::signal(SIGXFSZ, SIG_IGN);       // a file that grows too large is an error to be told
   return fa::cli::finish(fa::cli::main(argc, argv));
 }

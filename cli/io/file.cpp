@@ -63,24 +63,24 @@ std::vector<std::byte> InputFile::head(uint64_t count) const {
   return bytes;
 }
 
-OutputFile::OutputFile(const std::string& path)
-    : path_(path), file_(writing(path, [&] { return system::Replacement(path); })) {}
+OutputFile::OutputFile(const std::string& path, const std::string& name)
+    : name_(name), file_(writing(name, [&] { return system::Replacement(path); })) {}
 
 void OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    if (HeldSignals::any()) throw FileError(path_, "cannot be written: the program is to end");
+    if (HeldSignals::any()) throw FileError(name_, "cannot be written: the program is to end");
     const auto part = bytes.first(std::min(bytes.size(), most_at_once));
-    writing(path_, [&] { file_.write({reinterpret_cast<const char*>(part.data()), part.size()}); });
+    writing(name_, [&] { file_.write({reinterpret_cast<const char*>(part.data()), part.size()}); });
     bytes = bytes.subspan(part.size());
   }
 }
 
 void OutputFile::sync() {
-  writing(path_, [&] { file_.sync(); });
+  writing(name_, [&] { file_.sync(); });
 }
 
 void OutputFile::commit() {
-  writing(path_, [&] { file_.commit(); });
+  writing(name_, [&] { file_.commit(); });
 }
 
 OutputFolder::OutputFolder(const std::string& path)

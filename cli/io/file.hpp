@@ -37,7 +37,9 @@ class InputFile {
 /// program leaves nothing of it. Throws FileError.
 class OutputFile {
  public:
-  explicit OutputFile(const std::string& path);
+  explicit OutputFile(const std::string& path) : OutputFile(path, path) {}
+  /// `name`: what errors call it.
+  OutputFile(const std::string& path, const std::string& name);
 
   void write(std::span<const std::byte> bytes);
   void write(const std::string& text) { write(std::as_bytes(std::span(text))); }
@@ -46,7 +48,7 @@ class OutputFile {
   void commit();
 
  private:
-  std::string path_;
+  std::string name_;
   HeldSignals held_;  // gone after what they are held for
   system::Replacement file_;
 };

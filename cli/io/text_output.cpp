@@ -36,6 +36,14 @@ int descriptor_of(std::string_view path) {
   return error == std::errc() && rest == end ? descriptor : -1;
 }
 
+/// Another descriptor of the same file; not open, with errno set, where that cannot be written to.
+File duplicate(int descriptor) {
+  const int flags = fcntl(descriptor, F_GETFL);
+  if (flags >= 0 && (flags & O_ACCMODE) == O_RDONLY) errno = EBADF;
+  if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) return File();
+  return File(fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+}
+
 /// A device, a pipe, a socket.
 bool is_stream(const std::string& path) {
   struct stat status{};
@@ -48,7 +56,7 @@ TextOutput::TextOutput(const std::string& path) : path_(path) {
   if (path.empty()) return;
   const int descriptor = descriptor_of(path);
   if (descriptor >= 0) {
-    open_ = File(fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    open_ = duplicate(descriptor);
     if (!open_.is_open()) fail(path);
     if (descriptor == STDOUT_FILENO && dup2(STDERR_FILENO, STDOUT_FILENO) < 0) fail(path);
   } else if (!is_stream(path)) {

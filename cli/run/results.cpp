@@ -75,10 +75,11 @@ WrittenResults ResultPath::write(std::span<const NamedArray> results) const {
   }
   if (!is_there()) written.folder_.emplace(path_);
   for (const NamedArray& result : results) {
+    const std::string name = file_of(result);
     const std::string path =
         written.folder_ ? (fs::path(written.folder_->temporary()) / npy_name(result)).string()
-                        : file_of(result);
-    io::write_npy(written.files_.emplace_back(path), path, *result.second);
+                        : name;
+    io::write_npy(written.files_.emplace_back(path, name), name, *result.second);
     written.files_.back().sync();
     if (written.folder_) written.files_.back().commit();
   }

@@ -1,5 +1,6 @@
 #include "system/file.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -8,6 +9,14 @@
 #include <random>
 
 namespace fa::system {
+
+File::File(int fd) : fd_(fd) {
+  if (fd < 0 || fd > STDERR_FILENO) return;
+  fd_ = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  const int why = errno;
+  ::close(fd);
+  errno = why;
+}
 
 bool File::close() {
   const int fd = std::exchange(fd_, -1);

@@ -12,7 +12,10 @@ namespace fa::system {
 /// An open file, closed at the end.
 class File {
  public:
-  explicit File(int fd = -1) : fd_(fd) {}
+  File() = default;
+  /// Owns `fd`, under another number where it is that of stdin, stdout or stderr: a program that
+  /// closed these may yet print, and not into a file of ours.
+  explicit File(int fd);
   File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   File& operator=(File&& other) noexcept {
     std::swap(fd_, other.fd_);
@@ -26,7 +29,7 @@ class File {
   bool close();
 
  private:
-  int fd_;
+  int fd_ = -1;
 };
 
 /// All bytes or false, with errno set (0 at an end of file).

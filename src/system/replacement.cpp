@@ -105,13 +105,16 @@ File make_locked(const std::string& path, std::string& temporary, Make make) {
 
 Replacement::Replacement(const std::string& path) : path_(target_of(path)) {
   struct stat old{};
-  if (stat(path_.c_str(), &old) == 0) {
+  const bool there = stat(path_.c_str(), &old) == 0;
+  if (there) {
     if (S_ISDIR(old.st_mode)) throw CannotWrite("it is a folder");
     if (!S_ISREG(old.st_mode)) throw CannotWrite("it is not a regular file");
     if (faccessat(AT_FDCWD, path_.c_str(), W_OK, AT_EACCESS) != 0) fail();
   }
-  file_ = make_locked(path_, temporary_, [](const char* name) {
-    return open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+  // Whom the old file is closed to must not read the new one before it has that mode.
+  const mode_t mode = there ? 0600 : 0666;
+  file_ = make_locked(path_, temporary_, [mode](const char* name) {
+    return open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
   });
 }
 
@@ -149,7 +152,12 @@ NewFolder::NewFolder(const std::string& path) : path_(path) {
   while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
   file_ = make_locked(path_, temporary_, [](const char* name) {
     if (mkdir(name, 0777) != 0) return -1;
-    return open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    const int fd = open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0) return fd;
+    const int why = errno;
+    rmdir(name);
+    errno = why == ENOENT ? EEXIST : why;  // taken away as a leftover: another name, then
+    return -1;
   });
 }
 

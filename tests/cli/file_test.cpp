@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <thread>
+#include <vector>
 
 #include "files.hpp"
 #include "io/error.hpp"
@@ -52,6 +54,25 @@ TEST(OutputFile, AppearsOnCommitOnly) {
   file.commit();
   EXPECT_EQ(read_bytes(path), "new");
   EXPECT_EQ(folder.entries(), 1u);
+}
+
+/// What a process without stdout prints does not land in its files.
+TEST(OutputFile, IsNoStandardDescriptor) {
+  const TemporaryFolder folder;
+  EXPECT_EXIT(
+      {
+        close(STDIN_FILENO);
+        close(STDOUT_FILENO);
+        io::OutputFile file(folder / "a");
+        file.write("new");
+        for (const int closed : {STDIN_FILENO, STDOUT_FILENO}) {
+          if (write(closed, "printed", 7) >= 0) _exit(1);
+        }
+        file.commit();
+        _exit(0);
+      },
+      testing::ExitedWithCode(0), "");
+  EXPECT_EQ(read_bytes(folder / "a"), "new");
 }
 
 TEST(OutputFile, LeavesNothingWhenTheDiskIsFull) {
@@ -158,6 +179,42 @@ TEST(OutputFile, KeepsTheModeAndRefusesReadOnlyFiles) {
   ASSERT_EQ(seteuid(root ? 0 : geteuid()), 0);
   EXPECT_EQ(error, path + ": cannot be written: Permission denied");
   EXPECT_EQ(folder.entries(), 1U);
+}
+
+TEST(OutputFile, IsClosedToOthersWhereTheOldOneIs) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "a", "secret");
+  ASSERT_EQ(chmod((folder / "a").c_str(), 0600), 0);
+  io::OutputFile file(folder / "a");
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    EXPECT_EQ(static_cast<int>(entry.status().permissions()), 0600) << entry.path();
+  }
+  EXPECT_EQ(folder.entries(), 2U);
+}
+
+TEST(OutputFile, IsNamedInErrorsAsIsSaid) {
+  const TemporaryFolder folder;
+  try {
+    const io::OutputFile file(folder / "missing/a", "results/a");
+    ADD_FAILURE() << "has no folder";
+  } catch (const io::FileError& error) {
+    EXPECT_STREQ(error.what(), "results/a: cannot be written: No such file or directory");
+  }
+}
+
+/// Each takes what the others have just made for what a killed process left.
+TEST(OutputFolder, IsMadeByManyAtOnce) {
+  const TemporaryFolder folder;
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int turn = 0; turn < 500; ++turn) {
+        EXPECT_NO_THROW(const system::NewFolder made(folder / "results"));
+      }
+    });
+  }
+  threads.clear();
+  EXPECT_EQ(folder.entries(), 0U);
 }
 
 TEST(OutputFolder, AppearsWithAllItsFiles) {

@@ -454,6 +454,8 @@ TEST_F(RunTest, FullDiskLeavesNothing) {
     const Ended run = fa(qkv() + out(name), "ulimit -f 8;");
     EXPECT_EQ(run.code, 2) << run.err;
     EXPECT_TRUE(contains(run.err, "cannot be written: File too large")) << run.err;
+    EXPECT_TRUE(contains(run.err, folder_ / name)) << run.err;
+    EXPECT_FALSE(contains(run.err, ".tmp")) << "the user's name: " << run.err;
     EXPECT_EQ(folder_.entries(), before);
   }
 }
@@ -470,6 +472,29 @@ TEST_F(RunTest, WritesNothingThatItCannotReport) {
     EXPECT_EQ(folder_.entries(), before) << name;
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder_ / "there"));
+}
+
+/// Descriptors that are closed are not taken by files.
+TEST_F(RunTest, RunsWithClosedStreams) {
+  const std::string command = "'" FA_PROGRAM "' run --tensors " FA_TEST_DATA
+                              "/minilm_qkv.safetensors" +
+                              out("o.safetensors");
+  const auto code = [&](const std::string& streams) {
+    const int status = std::system((command + streams).c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  const std::string devices = " </dev/null >/dev/null 2>/dev/null";
+  for (const char* closed : {" >&-", " <&- >&-", " <&- >&- 2>&-"}) {
+    EXPECT_EQ(code(devices + closed), 2) << closed;
+    EXPECT_EQ(folder_.entries(), 0U) << closed;
+  }
+  ASSERT_EQ(code(devices), 0);
+  const std::string whole = read_bytes(folder_ / "o.safetensors");
+  for (const char* closed : {" <&-", " 2>&-", " <&- 2>&-"}) {
+    std::filesystem::remove(folder_ / "o.safetensors");
+    EXPECT_EQ(code(devices + closed), 0) << closed;
+    EXPECT_EQ(read_bytes(folder_ / "o.safetensors"), whole) << closed;
+  }
 }
 
 TEST_F(RunTest, ShowsNoControlCharactersOfFiles) {
