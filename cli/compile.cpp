@@ -21,6 +21,7 @@
 #include "common/text.hpp"
 #include "fa/attention.hpp"
 #include "io/held_signals.hpp"
+#include "io/printed.hpp"
 #include "io/text_output.hpp"
 #include "system/shown.hpp"
 
@@ -129,18 +130,21 @@ int run(const CompileFlags& flags) {
   io::TextOutput json(flags.json);
   const auto begin = std::chrono::steady_clock::now();
   const BundleSize made = [&] {
-    Progress progress(static_cast<int64_t>(kernels.size()));
+    std::optional<Progress> progress(std::in_place, static_cast<int64_t>(kernels.size()));
     std::optional<io::HeldSignals> held;  // while the library writes the bundle, after the last one
-    return compile_bundle(flags.out, flags.preset, archs, flags.threads,
-                          [&](int64_t done, int64_t total) {
-                            progress.show(done, "kernels");
-                            if (done == total) held.emplace();
-                          });
+    return compile_bundle(
+        flags.out, flags.preset, archs, flags.threads, [&](int64_t done, int64_t total) {
+          progress->show(done, "kernels");
+          if (done < total) return;
+          progress.reset();
+          const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+          fmt::print("{} in {}\n", count_text(total, "kernel"), seconds_text(seconds.count()));
+          io::flush_printed();
+          held.emplace();
+        });
   }();
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (flags.verbose) print_kernels(made.each);
-  fmt::print("{}: {}, {}, in {}\n", system::shown(flags.out), count_text(made.kernels, "kernel"),
-             bytes_text(static_cast<double>(made.bytes)), seconds_text(seconds.count()));
+  fmt::print("{}: {}\n", system::shown(flags.out), bytes_text(static_cast<double>(made.bytes)));
   if (json.wanted()) json.write(json_text(made.each));
   return exit_right;
 }

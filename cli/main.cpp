@@ -44,7 +44,7 @@ int run_command(const Command& command) {
   } catch (const std::bad_alloc&) {
     return fail("not enough memory", exit_wrong_usage);
   } catch (const std::system_error& error) {
-    // fmt throws it when it cannot print, which `finish` tells.
+    // fmt and io::flush_printed throw it when it cannot print, which `finish` tells.
     if (std::ferror(stdout) != 0) return exit_wrong_usage;
     return fail(fmt::format("internal error: {}", error.what()), exit_wrong_result);
   } catch (const std::exception& error) {

@@ -7,12 +7,12 @@
 
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
 #include <string_view>
 
 #include "io/error.hpp"
 #include "io/file.hpp"
+#include "io/printed.hpp"
 
 namespace fa::io {
 namespace {
@@ -67,6 +67,7 @@ TextOutput::TextOutput(const std::string& path) : path_(path) {
 }
 
 void TextOutput::write(const std::string& text) {
+  flush_printed();  // which comes before, and without which there is no result
   if (!open_.is_open()) {
     if (!is_stream(path_)) {
       write_text(path_, text);
@@ -74,7 +75,6 @@ void TextOutput::write(const std::string& text) {
     }
     open_ = File(open(path_.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC));
   }
-  std::fflush(stdout);  // what was printed before comes before
   if (!open_.is_open() || !write_all(open_, text) || !open_.close()) fail(path_);
 }
 

@@ -16,6 +16,7 @@ class TextOutput {
   explicit TextOutput(const std::string& path);
 
   bool wanted() const { return !path_.empty(); }
+  /// After what was printed; std::system_error, and nothing written, where that cannot be.
   void write(const std::string& text);
 
  private:

@@ -3,13 +3,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <memory>
 #include <optional>
 
 #include "commands.hpp"
 #include "common/exit.hpp"
 #include "common/text.hpp"
+#include "io/printed.hpp"
 #include "run/finite.hpp"
 #include "run/inputs.hpp"
 #include "run/results.hpp"
@@ -181,8 +181,7 @@ int run(const RunCommand& command) {
     for (const auto& [name, array] : outputs.named()) names += " " + name;
     fmt::print("wrote    {} to {}{}\n", names, system::shown(command.out),
                path->is_folder() ? " (.npy)" : "");
-    // What is printed fails before anything has its name: on an error nothing is written.
-    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return exit_wrong_usage;
+    io::flush_printed();
     written.commit();
   }
   return exit_right;

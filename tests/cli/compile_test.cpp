@@ -11,11 +11,24 @@
 namespace fa::test {
 namespace {
 
+constexpr const char* cached = "FA_BUNDLE= FA_CACHE_DIR='" FA_TEST_CACHE "'";
+
+TEST(Compile, WritesNoBundleBesideWhatItCannotPrint) {
+  const TemporaryFolder folder;
+  const int status =
+      std::system((std::string(cached) + " '" FA_PROGRAM "' compile --arch sm_90a -o " +
+                   (folder / "kernels.fab") + " >/dev/full 2>&1")
+                      .c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 2);
+  EXPECT_EQ(folder.entries(), 0U);
+}
+
 TEST(Compile, WritesABundleAndTellsWhatItsKernelsTake) {
   const TemporaryFolder folder;
   const std::string bundle = folder / "kernels.fab", json = folder / "kernels.json";
-  const Ended made = fa("compile --arch sm_90a --verbose -o '" + bundle + "' --json '" + json + "'",
-                        "FA_BUNDLE= FA_CACHE_DIR='" FA_TEST_CACHE "'");
+  const Ended made =
+      fa("compile --arch sm_90a --verbose -o '" + bundle + "' --json '" + json + "'", cached);
   ASSERT_EQ(made.code, 0) << made.err;
 
   const Ended list = fa("compile --arch sm_90a --list");
@@ -37,8 +50,10 @@ TEST(Compile, WritesABundleAndTellsWhatItsKernelsTake) {
   }
   EXPECT_TRUE(contains(made.out, "fa_sm80_forward: all with "));
   EXPECT_TRUE(contains(made.out, "registers  spilled   shared blocks/SM"));
-  // What all forward and all combining kernels have, the table's head and rows, the summary.
-  EXPECT_EQ(std::ranges::count(made.out, '\n'), 2 + 1 + lines + 1) << made.out;
+  EXPECT_TRUE(made.out.starts_with(std::to_string(lines) + " kernels in ")) << made.out;
+  EXPECT_TRUE(contains(made.out, "\n" + bundle + ": ")) << made.out;
+  // The time, what all forward and all combining kernels have, the table's head and rows, the size.
+  EXPECT_EQ(std::ranges::count(made.out, '\n'), 1 + 2 + 1 + lines + 1) << made.out;
 }
 
 /// Before anything is compiled, which would fail for another reason: there is no compiler.

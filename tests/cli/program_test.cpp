@@ -196,6 +196,30 @@ TEST(Program, FullDiskBehindStdoutIsTwo) {
   }
 }
 
+TEST(Program, WritesNoJsonBesideWhatItCannotPrint) {
+  const TemporaryFolder folder;
+  const std::string json = folder / "a.json";
+  for (const std::string command :
+       {"check --count 1", "demo --length 64 --max-growth 0", "bench --host-time"}) {
+    for (const char* out : {" >/dev/full", " >&-"}) {
+      const int status =
+          std::system(("'" FA_PROGRAM "' " + command + " --json " + json + out + " 2>&1").c_str());
+      ASSERT_TRUE(WIFEXITED(status));
+      EXPECT_EQ(WEXITSTATUS(status), 2) << command << out;
+      EXPECT_EQ(folder.entries(), 0U) << command << out;
+    }
+  }
+}
+
+TEST(Program, FindsAClosedStdoutBeforeItComputes) {
+  const TemporaryFolder folder;
+  const int status = std::system(
+      ("'" FA_PROGRAM "' check --count 1000000000000 --json - >&- 2>" + (folder / "err")).c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 2);
+  EXPECT_EQ(read_bytes(folder / "err"), "fa: -: cannot be written: Bad file descriptor\n");
+}
+
 TEST(Program, ShowsNoProgressBarToFiles) {
   const Ended run = fa("check --count 30");
   EXPECT_EQ(run.code, 0);
