@@ -98,6 +98,9 @@ std::vector<std::string> bundle_kernels(const std::string& preset,
 BundleSize compile_bundle(const std::string& path, const std::string& preset,
                           const std::vector<std::string>& archs, int32_t threads,
                           const std::function<void(int64_t done, int64_t total)>& progress) {
+  if (path.empty()) {
+    throw Error(Status::invalid_argument, "path: is empty; name the bundle that is to be written");
+  }
   if (threads < 0) {
     throw Error(Status::invalid_argument,
                 fmt::format("threads: is {}; allowed are 0 (one for each core) or more", threads));

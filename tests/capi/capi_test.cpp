@@ -428,6 +428,13 @@ TEST_F(CApi, Versions) {
   EXPECT_STREQ(fa_version(), fa::version());
 }
 
+/// Before anything is compiled, for which there may be no compiler.
+TEST(CApiBundles, NeedAPath) {
+  EXPECT_EQ(fa_compile_bundle("", "llm", "sm_80", 0, nullptr, nullptr, nullptr, nullptr),
+            FA_INVALID_ARGUMENT);
+  EXPECT_STREQ(fa_last_error(), "path: is empty; name the bundle that is to be written");
+}
+
 TEST(CApiBundles, NegativeThreadsAreRefused) {
   for (const int32_t threads : {-1, -5, INT32_MIN}) {
     EXPECT_EQ(fa_compile_bundle("never-written", "llm", "sm_80", threads, nullptr, nullptr, nullptr,
