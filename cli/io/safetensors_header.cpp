@@ -38,9 +38,10 @@ class HeaderReader final : public nlohmann::json_sax<json> {
 
   bool key(string_t& name) override {
     if (where_ == Where::tensors) {
-      if (name == metadata_name ? metadata_seen_ : header.contains(name)) {
-        fail_tensor(file_, name, "is described twice");
+      if (name == metadata_name && metadata_seen_) {
+        throw FileError(file_, "the safetensors header has its __metadata__ twice");
       }
+      if (header.contains(name)) fail_tensor(file_, name, "is described twice");
       name_ = name;
       fields_ = {};
     } else if (where_ == Where::tensor) {

@@ -18,7 +18,7 @@ std::string name(DType dtype) {
                          ? fmt::format("{}{}", kinds[dtype.code], dtype.bits)
                      : dtype.code < std::size(kinds) + std::size(types)
                          ? types[dtype.code - std::size(kinds)]
-                         : fmt::format("unknown type {} of {} bits", dtype.code, dtype.bits);
+                         : fmt::format("unknown type {} ({} bits)", dtype.code, dtype.bits);
   if (dtype.lanes != 1) text += fmt::format("x{}", dtype.lanes);
   return text;
 }

@@ -41,8 +41,8 @@ bool is_control(uint32_t code) {
   const auto within = [code](uint32_t first, uint32_t last) {
     return code >= first && code <= last;
   };
-  return code < 0x20 || within(0x7f, 0x9f) || within(0x200e, 0x200f) || within(0x2028, 0x202e) ||
-         within(0x2066, 0x2069);
+  return code < 0x20 || within(0x7f, 0x9f) || code == 0x061c || within(0x200e, 0x200f) ||
+         within(0x2028, 0x202e) || within(0x2066, 0x2069);
 }
 
 /// Of at most `most` bytes.

@@ -30,6 +30,9 @@ void expect_escaped(const std::string& arguments, const std::string& before, int
 TEST(Shown, EscapesWhatIsNotPrinted) {
   EXPECT_EQ(system::shown(bad), escaped);
   EXPECT_EQ(system::shown("\xff\xc3\xa9"), "\\xff\xc3\xa9");
+  for (const char* mark : {"\u061c", "\u200e", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069"}) {
+    EXPECT_TRUE(system::shown(mark).starts_with("\\u")) << "turns the direction: " << mark;
+  }
   EXPECT_EQ(system::shown(std::string(1000, 'x')), std::string(1000, 'x'));
   EXPECT_EQ(system::shown_beginning(std::string(1000, 'x')), std::string(64, 'x') + "...");
 }

@@ -114,7 +114,7 @@ TEST(Arguments, TypesAndDevices) {
 
 TEST(Arguments, OtherDtypesAreNamed) {
   const std::pair<fa::DType, const char*> named[] = {
-      {{255, 255, 65535}, "unknown type 255 of 255 bitsx65535"},
+      {{255, 255, 65535}, "unknown type 255 (255 bits)x65535"},
       {{2, 255, 65535}, "float255x65535"},
       {{5, 128, 1}, "complex128"},
       {{6, 8, 1}, "bool"},
