@@ -98,7 +98,8 @@ def attention(
         softcap: scores become softcap * tanh(score / softcap); 0 is off.
         alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
         bias: float32 or q's dtype, [B or 1, Hq or 1, Sq or 1, Sk], added; -inf masks. Or bool, True
-            where a key is seen.
+            where a key is seen. A row of nothing but lowest numbers (finfo.min) is no masked one:
+            its lse rounds away how many keys there are, and its gradients are too large by that.
         sinks: float32 or q's dtype, [Hq], logits in the softmax's denominator only.
         dropout_p, dropout_seed, dropout_offset: what is dropped is a function of the two 64-bit
             numbers, the element's place and p (docs/numerics.md).

@@ -74,8 +74,8 @@ def _window_side(name: str, side: Any) -> int:
 
 
 def real_number(name: str, value: Any) -> float:
-    """A float, also of an integer or of NumPy's."""
-    if isinstance(value, numbers.Real):
+    """A float, also of an integer or of NumPy's. A bool is none: it is a flag in a wrong place."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     raise TypeError(f"{name}: is {_kind(value)}; expected a number")
 

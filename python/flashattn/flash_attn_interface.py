@@ -17,7 +17,8 @@ Keywords beyond flash_attn's (flash_attn_with_kvcache: sinks, batch_invariant, f
 True where a key is seen; not with varlen), `sinks` ([Hq], a logit in the softmax's denominator
 only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA kernels), `out`
 (written in place, without gradients), `return_lse` (returns (out, lse); lse is differentiable),
-`seqused_q` and `seqused_k`.
+`seqused_q` and `seqused_k`. A row whose bias is the lowest number (finfo.min) everywhere is no
+masked one: its lse rounds away how many keys there are, and its gradients are too large by that.
 """
 
 from __future__ import annotations

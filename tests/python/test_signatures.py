@@ -1,4 +1,4 @@
-"""What dir(), help() and typing say of the public names, and integers that are none."""
+"""What dir(), help() and typing say of the public names, and numbers that are none."""
 
 import functools
 import importlib
@@ -141,3 +141,28 @@ def test_integers_are_no_flags_and_no_floats(case):
     for integer in (np.int64(4), np.uint8(4), torch.tensor(4)):
         if case not in OF_EACH_SEQUENCE or not isinstance(integer, torch.Tensor):
             INTEGERS[case](integer)
+
+
+NUMBERS = {
+    "scale": lambda x: attention(scale=x),
+    "softcap": lambda x: attention(softcap=x),
+    "dropout_p": lambda x: attention(dropout_p=x),
+    "softcap of backward": lambda x: backward(softcap=x),
+    "scale of prepare": lambda x: flashattn.prepare(*ARRAYS, scale=x),
+    "softmax_scale": lambda x: flashattn.flash_attn_func(Q, Q, Q, softmax_scale=x),
+    "softcap of torch": lambda x: flashattn.flash_attn_func(Q, Q, Q, softcap=x),
+    "dropout_p of torch": lambda x: flashattn.flash_attn_func(Q, Q, Q, dropout_p=x),
+    "softmax_scale of varlen": lambda x: varlen(bounds(), bounds(), 4, 4, softmax_scale=x),
+    "softmax_scale of the cache": lambda x: with_kvcache(softmax_scale=x),
+    "softcap of the cache": lambda x: with_kvcache(softcap=x),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_are_no_flags(case):
+    name = case.split()[0]
+    for wrong in (True, False, np.True_):
+        with pytest.raises(TypeError, match=f"^{name}: is bool_?; expected a number"):
+            NUMBERS[case](wrong)
+    for number in (0, 0.5, np.float32(0.5)):
+        NUMBERS[case](number)
