@@ -6,7 +6,9 @@ include(CheckLinkerFlag)
 
 set(fa_hardening "")
 if(NOT (FA_SANITIZE OR FA_THREAD_SANITIZE OR FA_FUZZ))
-  # Overwritten stacks are noticed; jumps land on marked instructions only (x86-64, 64-bit Arm).
+  # Overwritten stacks are noticed; jumps land on marked instructions only (x86-64, 64-bit Arm). The
+  # marks of x86-64 (IBT, SHSTK) are emitted, not enforced: a loader asks the file's note for them, which
+  # the linker gives where all objects have it, and glibc's crti.o has none on Debian 12.
   foreach(flag -fstack-protector-strong -fcf-protection -mbranch-protection=standard)
     string(MAKE_C_IDENTIFIER FA_HAS${flag} known)
     check_cxx_compiler_flag(${flag} ${known})
