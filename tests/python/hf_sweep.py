@@ -42,13 +42,13 @@ def check_mode(model, ours, mode, gradients):
     failure, found = None, None
     for given in kinds(model, mode):
         try:
-            found, _ = result(model, given, False)
+            found = result(model, given, False)
             break
         except Exception as e:
             failure = failure or e
     if found is None:
         return "none" if failure is None else f"eager fails: {said(failure)}"
-    if not found.isfinite().any():
+    if not found[0].isfinite().any():
         return "eager fails: nothing finite comes out"
     calls.clear()
     got, got_gradients = result(ours, given, False)
@@ -66,7 +66,8 @@ def check_mode(model, ours, mode, gradients):
             what = f"{mode}: gradient of {name}"
             compare(what, got_gradients[name], gradient, max(largest, default=0.0))
 
-    return right(beside(lambda: result(model, given, gradients), judge))
+    known = None if gradients else found
+    return right(beside(lambda: result(model, given, gradients), judge, known))
 
 
 def right(notes):
@@ -215,11 +216,13 @@ def start():
 
 
 def sweep(names, full, processes=2):
-    """{family: (outcome, details)}; 'part' for a family that is known from another's model."""
+    """{family: (outcome, details)}; 'part' for a family that is known from another's model.
+
+    Those in `full` have gradients and generation."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # of the processes: no config is to be looked up
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, context, start) as pool:
-        futures = {name: pool.submit(check_with_parts, name, full) for name in names}
+        futures = {name: pool.submit(check_with_parts, name, name in full) for name in names}
         return with_parts({name: future.result() for name, future in futures.items()})
 
 
@@ -239,16 +242,16 @@ def with_parts(results):
 
 
 HEAD = f"""# transformers {transformers.__version__} under `fa_cpp`
-Each family's smallest model with random weights beside its own eager attention: outputs (without
+A small model of each family with random weights beside its own eager attention: outputs (without
 padding, padded at the right, padded at the left, packed by position_ids), gradients of all
 parameters, and greedy generation with left padding. [python.md](python.md) says how masks are
-taken.
-`python tests/python/hf_sweep.py --full --write docs/transformers.md` wrote this list.
+taken. One run of `python tests/python/hf_sweep.py --full --write docs/transformers.md` wrote this
+list.
 
 - **right**: the same as eager, in the ways named. Two notes may follow. "{HIDDEN}":
   a row of padding that sees no key is 0 here and the mean of all values in eager, and it is part of
-  the output or reaches it; the same as eager with such rows set to 0. "{BOOLEAN}" to the
-  scores: here it hides, as in "sdpa"; the same as eager with it hiding.
+  the output or reaches it; the same as eager with such rows set to 0. "{BOOLEAN}"
+  to the scores: here it hides, as in "sdpa"; the same as eager with it hiding.
 - **refused**: an error by name, with its words.
 - **not used**: the family has attention of its own or none, and never calls the one asked for.
 - **part**: not run by itself here; what its modules did in the model of the family named.
@@ -265,12 +268,6 @@ def listed():
     return {row[1].strip(" `"): row[2].strip() for row in rows}
 
 
-def listed_by_generation():
-    """Families whose row on the list names nothing but generation."""
-    rows = [line.split("|") for line in LIST.read_text().splitlines() if line.startswith("| `")]
-    return {row[1].strip(" `") for row in rows if row[3].strip().split(";")[0] == "generation"}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="gradients and generation, too")
@@ -278,7 +275,8 @@ def main():
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("families", nargs="*", help="all by default")
     args = parser.parse_args()
-    results = sweep(args.families or families(), args.full, args.processes)
+    names = args.families or families()
+    results = sweep(names, names if args.full else (), args.processes)
     rows = [f"| `{name}` | {outcome} | {why} |\n" for name, (outcome, why) in results.items()]
     if args.write:
         args.write.write_text(HEAD + "".join(rows))
