@@ -248,9 +248,9 @@ struct Backward {
     }
   }
 
-  /// P^T is 0 where a row does not see a key. A branch of its own, which few steps take: two whole
-  /// steps, one without it, want each other's registers (5% in order, 5% at head_dim 96). Done to
-  /// what is rounded it costs head_dim 96 4% without a mask, for its registers come out otherwise.
+  /// Sets P^T to 0 where a row does not see a key. Few steps need it, and branch here: as two whole
+  /// steps, with a mask and without, they spilled more (5% slower in order and at head_dim 96).
+  /// After the rounding of P it would make head_dim 96 4% slower without a mask, by its spills.
   __device__ void hide_unseen(Scores& x, int tile_row) const {
     const int row0 = tile_row + ScoreGrid::column(warp) + lane % 4 * 2;
 #pragma unroll
