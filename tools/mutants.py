@@ -81,7 +81,7 @@ def main():
         mutants = [mutant for mutant in mutants if mutant["name"] in arguments.names]
 
     copy_sources()
-    flags = ["-DFA_ONE_TARGET=AVX2", "-DFA_SHARED_FMT=ON", "-DFA_BUILD_CLI=OFF"]
+    flags = ["-DFA_ONE_TARGET=AVX2", "-DFA_BUILD_CLI=OFF"]
     need(run(["cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja", *flags]))
     need(build(mutants, arguments.jobs))
     for name in sorted({mutant["test"] for mutant in mutants}):
