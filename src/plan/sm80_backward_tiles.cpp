@@ -43,11 +43,13 @@ struct Entry {
 
 /// An order's counters take registers, and its blocks wait for copies that come late. So do short
 /// sequences among long ones, and what is done to scores leaves other blocks less to do meanwhile.
-/// Of a short sequence 96 keys a block leave too many of the last block's unused: 11% of 512.
+/// Of a short sequence 96 keys a block leave too many of the last block's unused: 11% of 512. What
+/// stands beside a sequence decides how long the longest is, so that `batch_invariant`, whose bits
+/// may not depend on it, takes the tiles that are for all.
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
   if (meant == Meant::for_long_plain) {
-    if (p.seqlen_k < 1024) return false;
+    if (p.seqlen_k < 1024 || p.batch_invariant) return false;
   } else if (in_order(p)) {
     return false;
   }

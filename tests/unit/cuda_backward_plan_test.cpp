@@ -216,6 +216,32 @@ TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
   }
 }
 
+// A sequence's bits depend on its tile, and on how many blocks share a tile of keys.
+TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256}) {
+      for (const int64_t right : {-1, 0}) {
+        Problem p = problem(1, 100, head_dim, head_dim);
+        p.window_right = right;
+        p.batch_invariant = true;
+        const BackwardTile alone = plan_cuda_backward(p, gpu).tile;
+        for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
+          for (const bool packed : {false, true}) {
+            Problem other = problem(3, seqlen, head_dim, head_dim);
+            other.window_right = right;
+            other.batch_invariant = true;
+            other.packed_q = other.packed_k = packed;
+            other.tokens_q = other.tokens_k = 3 * seqlen;
+            const CudaBackwardPlan plan = plan_cuda_backward(other, gpu);
+            EXPECT_EQ(plan.tile, alone) << to_text(plan);
+            EXPECT_EQ(plan.parts, 1);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
   const struct {
     std::function<void(Problem&)> set;
