@@ -84,7 +84,8 @@ def test_python_blocks_run(block, with_torch, tmp_path):
 
 def script_commands():
     """`python bench/x.py --option value` and the like, of every page."""
-    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.md")]):
+    patterns = ("*.md", "docs/**/*.md", "tests/**/*.md")
+    for page in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
         text = page.read_text()
         commands = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^    (\S.*)$", text, re.M)
         for command in commands:
