@@ -1,6 +1,6 @@
 // ablation: what each of the FlashAttention-2 paper's three ideas gives the sm80 forward kernel,
-// and what its ways give the backward kernel, measured by leaving it out. docs/kernels.md has the
-// tables.
+// and what its ways give the backward kernel, measured by leaving it out. docs/kernels/learned.md
+// has the tables.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>

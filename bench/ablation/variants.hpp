@@ -1,4 +1,5 @@
-// The kernels without one of their ideas, or ways, at a time, for docs/kernels.md's ablations.
+// The kernels without one of their ideas, or ways, at a time, for the ablations in
+// docs/kernels/learned.md.
 #pragma once
 
 #include <string>

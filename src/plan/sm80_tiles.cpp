@@ -107,7 +107,7 @@ struct Entry {
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
 // multiprocessor's shared memory are the best of 10 to 100 for each head_dim, mask, length and
-// option, measured on an H100 (docs/kernels.md); the others are what fits, unmeasured.
+// option, measured on an H100 (docs/kernels/tiles.md); the others are what fits, unmeasured.
 constexpr Entry entries[] = {
     {32, 32, light, {.keys = 64, .query_slices = 2, .min_blocks = 3}},
     {64,

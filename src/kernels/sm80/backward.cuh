@@ -1,5 +1,5 @@
 // The backward pass, Algorithm 2 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
-// cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
+// cp.async: every GPU since A100. docs/kernels/sm80-backward.md walks through it.
 //
 // A block owns `keys` keys of one key head, with their dK and dV in registers, and walks over the
 // query rows that see them, `rows` at a time, of all query heads that share the keys, or of part of

@@ -1,5 +1,5 @@
 // The forward pass, Algorithm 1 of FlashAttention-2 (Dao 2023, arXiv:2307.08691), on mma.sync and
-// cp.async: every GPU since A100. docs/kernels.md walks through it beside the paper's lines.
+// cp.async: every GPU since A100. docs/kernels/sm80-forward.md walks through it.
 //
 // A block owns `rows` query rows of one head and walks over the keys they see; the blocks are
 // parallel over query rows, heads and sequences (3.2 of the paper). Its warps split the rows, K and

@@ -1,5 +1,5 @@
-// FlashAttention-1's way with O, which the ablation in docs/kernels.md measures: divided by the
-// row's sum at every step, and multiplied by it again at the next (line 12 of its Algorithm 1):
+// FlashAttention-1's way with O, which the ablation in docs/kernels/learned.md measures: divided by
+// the row's sum at every step, and multiplied by it again at the next (line 12 of its Algorithm 1):
 //   O = diag(l')^-1 (diag(l e^(m - m')) O + P V_j)
 #pragma once
 
