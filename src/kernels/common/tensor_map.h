@@ -1,0 +1,27 @@
+// How a tensor in global memory is told to the copy engine of a GPU (TMA), on host and device.
+#pragma once
+
+namespace fa::kernel {
+
+/// What the driver's cuTensorMapEncodeTiled writes: nobody else knows its bits. A kernel gets it as
+/// a part of its `__grid_constant__` parameters.
+struct alignas(64) TensorMap {
+  unsigned long long words[16];
+};
+
+/// How the 16-byte chunks of a tile in shared memory are permuted: within lines of 32, 64 or 128
+/// bytes, by XOR of the chunk's number with bits of the line's address. The numbers are the
+/// driver's.
+enum class Swizzle : int { none, within_32, within_64, within_128 };
+
+/// Bytes of a line; 16, a chunk, where nothing is permuted.
+constexpr int line_bytes(Swizzle swizzle) { return 16 << static_cast<int>(swizzle); }
+
+/// The address in shared memory, in bytes, at which the swizzle puts the byte of `address`: bits 7
+/// to 9 change bits 4 to 6, of which the swizzle has 0 to 3.
+constexpr unsigned swizzled(unsigned address, Swizzle swizzle) {
+  const unsigned chunks = static_cast<unsigned>(line_bytes(swizzle)) / 16;
+  return address ^ (address >> 7 & (chunks - 1)) << 4;
+}
+
+}  // namespace fa::kernel
