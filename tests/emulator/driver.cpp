@@ -13,12 +13,14 @@
 #include "emulator/image.hpp"
 #include "emulator/memory.hpp"
 #include "emulator/run.hpp"
+#include "emulator/tensor_map.hpp"
 
 namespace emulator {
 namespace {
 
 struct Kernel {
   Call call;
+  unsigned cluster;
 };
 
 struct Library {
@@ -176,9 +178,10 @@ API cuLibraryUnload(CUlibrary library) {
 API cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* name) {
   void* handle = reinterpret_cast<emulator::Library*>(library)->handle;
   void* call = dlsym(handle, (std::string("emulator_call_") + name).c_str());
-  if (call == nullptr) return failed;
-  *kernel =
-      reinterpret_cast<CUkernel>(new emulator::Kernel{reinterpret_cast<emulator::Call>(call)});
+  void* cluster = dlsym(handle, (std::string("emulator_cluster_") + name).c_str());
+  if (call == nullptr || cluster == nullptr) return failed;
+  *kernel = reinterpret_cast<CUkernel>(new emulator::Kernel{
+      reinterpret_cast<emulator::Call>(call), *static_cast<const unsigned*>(cluster)});
   return success;
 }
 API cuKernelGetFunction(CUfunction* function, CUkernel kernel) {
@@ -195,8 +198,14 @@ API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsign
                    void** parameters, void**) {
   constexpr unsigned most = 65535;  // blocks along y and z
   if (grid_y > most || grid_z > most) return failed;
-  emulator::launch(reinterpret_cast<emulator::Kernel*>(function)->call, {grid_x, grid_y, grid_z},
-                   block_x, shared_bytes, parameters[0]);
+  const auto& kernel = *reinterpret_cast<emulator::Kernel*>(function);
+  if (grid_x % kernel.cluster != 0) return failed;
+  emulator::launch(kernel.call,
+                   {.grid = {grid_x, grid_y, grid_z},
+                    .threads = block_x,
+                    .shared_bytes = shared_bytes,
+                    .cluster = kernel.cluster},
+                   parameters[0]);
   return success;
 }
 API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
@@ -244,4 +253,10 @@ API cuEventSynchronize(CUevent) { return success; }
 API cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
   *milliseconds = 1;
   return success;
+}
+API cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* sizes,
+                           const uint64_t* strides, const uint32_t* box, const uint32_t* steps,
+                           int interleave, int swizzle, int promotion, int fill) {
+  return emulator::encode_tiled(map, type, rank, address, sizes, strides, box, steps, interleave,
+                                swizzle, promotion, fill);
 }

@@ -28,41 +28,41 @@ struct Program {
 };
 Program& of(nvrtcProgram program) { return *reinterpret_cast<Program*>(program); }
 
-void replace_all(std::string& text, const std::string& from, const std::string& to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at)) {
-    text.replace(at, from.size(), to);
-    at += to.size();
-  }
-}
-
 std::string content(const fs::path& path) {
   std::ostringstream text;
   text << std::ifstream(path, std::ios::binary).rdbuf();
   return text.str();
 }
 
-/// Each kernel as the emulator calls it, by the address of its parameters.
+/// Each kernel as the emulator calls it, by the address of its parameters, and how many blocks its
+/// clusters have.
 std::string calls(const Program& program) {
-  std::string text;
-  const std::regex kernel(R"((fa_\w+)\(\s*const __grid_constant__ ([\w:]+) p\))");
+  std::ostringstream text;
+  const std::regex kernel(
+      R"((?:__cluster_dims__\(([^,()]+), 1, 1\)\s+)?(?:__launch_bounds__\([^()]*\)\s+)?)"
+      R"((fa_\w+)\(\s*const __grid_constant__ ([\w:]+) p\))");
   for (const auto& [name, header] : program.headers) {
     if (program.text.find("#include \"" + name + "\"") == std::string::npos) continue;
     for (std::sregex_iterator i(header.begin(), header.end(), kernel), end; i != end; ++i) {
-      text += "void emulator_call_" + (*i)[1].str() + "(const void* p) { " + (*i)[1].str() +
-              "(*static_cast<const " + (*i)[2].str() + "*>(p)); }\n";
+      const std::string cluster = (*i)[1].matched ? (*i)[1].str() : "1";
+      const std::string entry = (*i)[2].str(), params = (*i)[3].str();
+      text << "void emulator_call_" << entry << "(const void* p) { " << entry
+           << "(*static_cast<const " << params << "*>(p)); }\n"
+           << "extern const unsigned emulator_cluster_" << entry << " = " << cluster << ";\n";
     }
   }
-  return text;
+  return text.str();
 }
 
 bool compile(Program& program, const std::string& arch) {
   std::string folder = (fs::temp_directory_path() / "fa-emulator.XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) return false;
   const fs::path root = folder;
+  const std::regex shared(R"(extern __shared__ __align__\(\d+\) char shared\[\];)");
   for (auto [name, header] : program.headers) {
     if (name.starts_with("ptx/")) continue;
-    replace_all(header, "extern __shared__ __align__(128) char shared[];",
-                "char* const shared = emulator::runtime->shared();");
+    header =
+        std::regex_replace(header, shared, "char* const shared = emulator::runtime->shared();");
     fs::create_directories((root / name).parent_path());
     std::ofstream(root / name) << header;
   }

@@ -7,6 +7,7 @@
 
 #include "cuda/driver_api.hpp"
 #include "cuda/nvrtc_api.hpp"
+#include "emulator/tensor_map.hpp"
 #include "gpu/driver_more.hpp"
 
 namespace fa::cuda {
@@ -66,6 +67,14 @@ static_assert(pool_release_threshold == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD);
 static_assert(nvrtc_success == NVRTC_SUCCESS);
 static_assert(nvrtc_error_compilation == NVRTC_ERROR_COMPILATION);
 static_assert(sizeof(CUdeviceptr) == sizeof(::CUdeviceptr));
+
+static_assert(same<decltype(::cuTensorMapEncodeTiled), emulator::EncodeTiled>);
+static_assert(sizeof(kernel::TensorMap) == sizeof(CUtensorMap));
+static_assert(alignof(kernel::TensorMap) == 64);  // what the driver asks for, if not the type
+static_assert(static_cast<int>(kernel::Swizzle::none) == CU_TENSOR_MAP_SWIZZLE_NONE);
+static_assert(static_cast<int>(kernel::Swizzle::within_32) == CU_TENSOR_MAP_SWIZZLE_32B);
+static_assert(static_cast<int>(kernel::Swizzle::within_64) == CU_TENSOR_MAP_SWIZZLE_64B);
+static_assert(static_cast<int>(kernel::Swizzle::within_128) == CU_TENSOR_MAP_SWIZZLE_128B);
 
 constexpr CUmemPoolProps defaults;
 static_assert(defaults.allocation_type == CU_MEM_ALLOCATION_TYPE_PINNED);

@@ -1,5 +1,5 @@
 // What a kernel's source needs to be compiled for the host: CUDA's words, and the emulator that
-// runs its threads (tests/emulator/run.cpp).
+// runs its threads (docs/emulator.md).
 #pragma once
 
 #include <cmath>
@@ -9,8 +9,22 @@
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __grid_constant__
 #define __align__(n) alignas(n)
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
 
 namespace emulator {
 
@@ -18,20 +32,74 @@ struct Index {
   unsigned x, y, z;
 };
 
-/// What a kernel asks of the emulator. `operation` is called once, by the last of a warp's lanes to
-/// come, with what all of them brought.
+/// Addresses in shared memory are numbers of bytes. A block's own begin at `shared_base`, so that 0
+/// is none of them; those of block r of a cluster are the same numbers plus (r + 1) << rank_shift.
+inline constexpr unsigned shared_base = 1024;
+inline constexpr unsigned rank_shift = 24;
+
+/// A copy of bytes in one piece, or of a box of a tensor.
+struct BulkCopy {
+  enum class Way { load, store, add, to_block };
+  Way way;
+  unsigned shared = 0;     ///< of the block that calls; where a load goes to
+  void* global = nullptr;  ///< none for boxes, nor between blocks
+  unsigned remote = 0;     ///< of to_block
+  int bytes = 0;           ///< of a box the map knows
+  unsigned barrier = 0;    ///< of load and to_block
+  const void* map = nullptr;
+  const int* at = nullptr;  ///< the box's first element
+  int rank = 0;
+};
+
+/// One lane's part of wgmma.
+struct WarpGroupProduct {
+  float* d;  ///< [tiles][4]
+  int tiles;
+  const unsigned* a_registers;  ///< [4], or null: A lies in shared memory
+  unsigned long long a, b;      ///< descriptors
+  bool a_mn, b_mn, add;
+  float (*number)(unsigned short);
+};
+
+/// What a kernel asks of the emulator. `warp` calls `operation` once, by the last of a warp's lanes
+/// to come, with what all of them brought.
 struct Runtime {
   const Index& (*thread_index)();
   const Index& (*block_index)();
   const Index& (*grid_size)();
+  char* (*shared)();
+  void (*spin)();  ///< another round of waiting for memory
+
   void (*warp)(void (*operation)(void* const* lanes), void* mine);
   void (*barrier)(int name, int threads, bool wait);
-  char* (*shared)();
+  bool (*any)(bool mine);  ///< of a block, as a barrier
+
   void (*copy_async)(unsigned to, const void* from, int bytes, bool valid);
   void (*commit_copies)();
   void (*wait_copies)(int pending);
-  bool (*any)(bool mine);  ///< of a block, as a barrier
-  void (*spin)();          ///< another round of waiting for memory
+
+  void (*wrote)(unsigned address, int bytes);  ///< the thread did, with a store of its own
+  void (*fence_proxy)();
+
+  void (*mbarrier_init)(unsigned barrier, int arrivals);
+  void (*fence_mbarriers)();
+  void (*mbarrier_arrive)(unsigned barrier, int expected_bytes);  ///< of any block of the cluster
+  void (*mbarrier_wait)(unsigned barrier, unsigned parity);
+
+  void (*bulk_copy)(const BulkCopy& copy);
+  void (*store_async)(unsigned remote, uint4 value, unsigned remote_barrier);
+  void (*bulk_commit)();
+  void (*bulk_wait)(int pending, bool only_read);
+
+  void (*wgmma)(const WarpGroupProduct& product);
+  void (*wgmma_fence)();
+  void (*wgmma_commit)();
+  void (*wgmma_wait)(int pending);
+
+  unsigned (*cluster_rank)();
+  void (*cluster_arrive)();
+  void (*cluster_wait)();
+  const char* (*remote)(unsigned address, int bytes);  ///< to be read at once
 };
 inline const Runtime* runtime;
 
@@ -72,19 +140,6 @@ inline int lane() { return static_cast<int>(runtime->thread_index().x % 32); }
 #define threadIdx (emulator::runtime->thread_index())
 #define blockIdx (emulator::runtime->block_index())
 #define gridDim (emulator::runtime->grid_size())
-
-struct alignas(16) uint4 {
-  unsigned x, y, z, w;
-};
-struct alignas(8) uint2 {
-  unsigned x, y;
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-struct alignas(8) float2 {
-  float x, y;
-};
 
 template <typename T>
 T shuffle(T value, int from) {

@@ -6,11 +6,12 @@ namespace fa::ptx {
 using u32 = unsigned;
 
 inline u32 shared_address(const void* p) {
-  return static_cast<u32>(static_cast<const char*>(p) - emulator::runtime->shared());
+  return emulator::shared_base +
+         static_cast<u32>(static_cast<const char*>(p) - emulator::runtime->shared());
 }
 template <typename T>
 T& at_shared(u32 address) {
-  return *reinterpret_cast<T*>(emulator::runtime->shared() + address);
+  return *reinterpret_cast<T*>(emulator::runtime->shared() + (address - emulator::shared_base));
 }
 
 struct Matrices {
@@ -42,8 +43,13 @@ inline void ldmatrix_trans(u32 (&r)[4], u32 address) {
   emulator::warp<Matrices, load_matrices<true>>(mine);
 }
 
-inline void store_shared(u32 address, u32 value) { at_shared<u32>(address) = value; }
-inline void store_shared(u32 address, uint4 value) { at_shared<uint4>(address) = value; }
+template <typename T>
+void store_as(u32 address, T value) {
+  at_shared<T>(address) = value;
+  emulator::runtime->wrote(address, sizeof(T));
+}
+inline void store_shared(u32 address, u32 value) { store_as(address, value); }
+inline void store_shared(u32 address, uint4 value) { store_as(address, value); }
 inline uint4 load_shared(u32 address) { return at_shared<uint4>(address); }
 inline float load_float(u32 address) { return at_shared<float>(address); }
 inline float2 load_floats(u32 address) { return at_shared<float2>(address); }
