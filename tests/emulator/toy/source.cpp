@@ -1,0 +1,38 @@
+#include "toy/source.hpp"
+
+#include <deque>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "toy/params.h"
+
+namespace fa::toy {
+
+std::span<const cuda::Source> sources() {
+  static std::deque<std::string> texts;
+  static const std::vector<cuda::Source> all = [] {
+    std::vector<cuda::Source> known(cuda::sources().begin(), cuda::sources().end());
+    for (const char* name : {"toy/params.h", "toy/ring.cuh", "toy/ring_kernel.cuh",
+                             "toy/exchange_kernel.cuh", "toy/shapes_kernel.cuh"}) {
+      std::ostringstream text;
+      text << std::ifstream(std::string(FA_TOY_FOLDER "/") + name).rdbuf();
+      known.push_back({name, texts.emplace_back(text.str())});
+    }
+    return known;
+  }();
+  return all;
+}
+
+KernelSpec ring_spec() { return {"toy/ring_kernel.cuh", "fa_toy_ring", "", threads, shared_bytes}; }
+KernelSpec exchange_spec() {
+  return {"toy/exchange_kernel.cuh", "fa_toy_exchange", "", exchange_threads,
+          exchange_shared_bytes};
+}
+KernelSpec shapes_spec(bool a_in_registers) {
+  const std::string value = a_in_registers ? "true" : "false";
+  return {"toy/shapes_kernel.cuh", "fa_toy_shape_1",
+          "namespace fa::config { constexpr bool a_in_registers = " + value + "; }", 128, 0};
+}
+
+}  // namespace fa::toy
