@@ -35,6 +35,11 @@ class Program {
     const std::string target = "--gpu-architecture=" + arch;
     std::vector<const char*> options{target.c_str()};
     options.insert(options.end(), std::begin(compile_options), std::end(compile_options));
+    // NVRTC's own cache (since 12.9, where a driver is) gives back code without its log, which says
+    // what was serialized; DiskCache keeps what was compiled.
+    if (nvrtc_.major > 12 || (nvrtc_.major == 12 && nvrtc_.minor >= 9)) {
+      options.push_back("--no-cache");
+    }
     return created_ && nvrtc_.compile(program_, static_cast<int>(options.size()), options.data()) ==
                            nvrtc_success;
   }

