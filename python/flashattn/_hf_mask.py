@@ -10,6 +10,7 @@ operation on it writes it out.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -263,6 +264,12 @@ class Mask(torch.Tensor):
         values, dtype, device = context
         values = {name: inner.get(name, value) for name, value in values.items()}
         return Mask(Meaning(**values), size, dtype, device, inner["like"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Mask:
+        """torch's own goes through clone(), which writes a Mask out."""
+        meaning, like = copy.deepcopy((read(self), self.like), memo)
+        memo[id(self)] = copied = Mask(meaning, self.shape, self.dtype, self.device, like)
+        return copied
 
     def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
         return f"Mask({tuple(self.shape)}, {read(self)})"

@@ -58,6 +58,11 @@ def attention_mask(
 
     function = causal_mask_function if mask_function is None else mask_function
     device = torch.device(device)
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise ValueError(
+            f"attention_mask: has the shape {tuple(attention_mask.shape)}; expected [batch, seqlen]"
+            " of padding, or a mask of 4 dimensions"
+        )
     padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
     if padding is not None:
         padding = padding[:, kv_offset : kv_offset + kv_length].bool()
@@ -220,7 +225,7 @@ def _need_four(**tensors: Tensor) -> None:
 def _refuse_unknown(arguments: dict[str, Any]) -> None:
     """What a model passes along is either known to change nothing or refused."""
     for name, value in arguments.items():
-        if value is None or value is False or name in WITHOUT_EFFECT:
+        if value is None or name in WITHOUT_EFFECT or (value is False and name in SWITCHES):
             continue
         why = REASONS.get(name, "fa_cpp does not know it, and it may change the result")
         raise NotImplementedError(f"{name}: is not offered: {why}; use attn_implementation='eager'")
@@ -244,6 +249,7 @@ WITHOUT_EFFECT = frozenset(
         "layer_idx",
     )
 )
+SWITCHES = frozenset(("output_attentions",))  # False asks for nothing
 REASONS = dict(
     cache="paged caches are not",
     output_attentions="the weights are never written out",

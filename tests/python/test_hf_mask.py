@@ -1,5 +1,6 @@
 """What transformers' masks mean: each is the mask of "eager", and attention does what it says."""
 
+import copy
 import itertools
 
 import pytest
@@ -334,11 +335,28 @@ def test_unknown_arguments_are_refused_by_name():
         ("cache", object()),
         ("output_attentions", True),
         ("something", 3),
+        ("something", False),
     ):
         with pytest.raises(NotImplementedError, match=f"{name}: is not offered"):
             attend(mask, **{name: value})
     with pytest.raises(ValueError, match=r"query: has the shape \(1, 8\)"):
         hf.attention_forward(torch.nn.Module(), *(torch.zeros(1, 8),) * 3, None)
+
+
+def test_padding_of_other_dimensions_is_refused_by_name():
+    given = arguments("bidirectional") | dict(attention_mask=torch.ones(B, S, S))
+    with pytest.raises(ValueError, match=r"attention_mask: has the shape \(3, 12, 12\); expected"):
+        hf.attention_mask(**given)
+
+
+def test_a_mask_can_be_copied():
+    mask = hf.attention_mask(**arguments("causal", "left"))
+    for copied in (copy.copy(mask), copy.deepcopy(mask)):
+        assert type(copied) is Mask
+        assert torch.equal(copied + 0, mask + 0)
+    twice = copy.deepcopy([mask, mask])
+    assert twice[0] is twice[1]
+    assert twice[0].padding is not mask.padding
 
 
 def test_a_mask_function_that_means_something_else_is_written_out(monkeypatch):
