@@ -9,7 +9,17 @@ import tvm_ffi
 from typing_extensions import Unpack
 
 from . import _binding
-from ._options import TENSORS, Options, family_number, flag, real_number, whole_number, window_sides
+from ._options import (
+    TENSORS,
+    Options,
+    family_number,
+    flag,
+    integer,
+    real_number,
+    scale_or_none,
+    whole_number,
+    window_sides,
+)
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -119,7 +129,7 @@ def attention(
     Raises:
         ValueError, TypeError: an argument, by name.
     """
-    given = _read(q, **options)
+    given, return_lse = _read(q, **options), flag("return_lse", return_lse)
     if _is_torch(q):
         return _attention_of_torch(q, k, v, out, return_lse, given)
     given = given._replace(bias=_added(given.bias))
@@ -266,14 +276,13 @@ def _read(
     if unknown:
         raise TypeError(f"{unknown[0]}: is no option of attention")
     left, right = window_sides(window, "window")
-    scale = None if scale is None else real_number("scale", scale)
     dropout_p, softcap = real_number("dropout_p", dropout_p), real_number("softcap", softcap)
     others.update((name, flag(name, others[name])) for name in _FLAGS if name in others)
-    seed = whole_number("dropout_seed", dropout_seed)
-    offset = whole_number("dropout_offset", dropout_offset)
+    seed = integer("dropout_seed", dropout_seed)
+    offset = integer("dropout_offset", dropout_offset)
     state = _dropout_state(q, seed, offset) if dropout_p != 0 else None
     return Options(
-        scale=scale,
+        scale=scale_or_none("scale", scale),
         window_left=left,
         window_right=right,
         family=family_number(family),

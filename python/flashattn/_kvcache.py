@@ -18,6 +18,7 @@ from ._options import (
     flag,
     real_number,
     refuse,
+    scale_or_none,
     window_sides,
 )
 from ._torch import (
@@ -27,11 +28,13 @@ from ._torch import (
     in_autocast,
     is_direct,
     length,
+    need_head_dims,
     need_shape_of_heads,
     need_tensors,
     operators,
     refuse_capture,
     shape_of,
+    sharding,
 )
 from ._types import MoreOfCache, Window
 from .layers.rotary import apply_rotary_emb
@@ -117,18 +120,26 @@ def flash_attn_with_kvcache(
     refuse(cache_leftpad=cache_leftpad, block_table=block_table)
     need_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
     need_shape_of_heads(q=q, k_cache=k_cache, v_cache=v_cache)
+    more: dict[str, Any] = dict(
+        rotary_cos=rotary_cos, rotary_sin=rotary_sin, cache_batch_idx=cache_batch_idx
+    )
+    more.update(cache_seqlens=cache_seqlens, alibi_slopes=alibi_slopes, sinks=sinks, out=out)
+    sharding.refuse(q=q, k_cache=k_cache, v_cache=v_cache, k=k, v=v, **more)
     if shape_of(v_cache)[:-1] != shape_of(k_cache)[:-1]:
         raise ValueError(
             f"v_cache: has the shape {list(shape_of(v_cache))}; it must agree with k_cache's"
             f" {list(shape_of(k_cache))} but for the last extent"
         )
+    need_head_dims(q, k_cache, v_cache, _CACHES)
+    rotary_interleaved = flag("rotary_interleaved", rotary_interleaved)
+    return_softmax_lse = flag("return_softmax_lse", return_softmax_lse)
     length("num_splits", num_splits)
     window_left, window_right = window_sides(window_size)
     options = Options(
         alibi_slopes=alibi_slopes,
         sinks=sinks,
-        scale=None if softmax_scale is None else real_number("softmax_scale", softmax_scale),
-        causal=bool(causal),
+        scale=scale_or_none("softmax_scale", softmax_scale),
+        causal=flag("causal", causal),
         window_left=window_left,
         window_right=window_right,
         softcap=real_number("softcap", softcap),
@@ -137,7 +148,7 @@ def flash_attn_with_kvcache(
     )
     with torch.no_grad():
         q, lengths = in_autocast(q), _lengths(cache_seqlens, q, k_cache)
-        new = (k, v, rotary_cos, rotary_sin, bool(rotary_interleaved), cache_batch_idx)
+        new = (k, v, rotary_cos, rotary_sin, rotary_interleaved, cache_batch_idx)
         tensors = [t for t in (*new, out, *options[:TENSORS]) if isinstance(t, Tensor)]
         direct = is_direct(q, k_cache, v_cache, lengths, *tensors)
         if direct or (k is None and v is None and cache_batch_idx is None):
@@ -181,10 +192,34 @@ def _attend_to_cache(
     options = options._replace(seqused_k=lengths + new.rows if new.rows > 0 else lengths)
     with new.appended(places):
         if places is None:
-            result, lse, _ = attend(q, k_cache, v_cache, out, options, needs_lse)
-            return result, lse
+            return _attend(q, k_cache, v_cache, out, options, needs_lse)
         result, lse = _one_by_one(q, k_cache, v_cache, places, options)
         return result if out is None else copy_exactly("out", out, result), lse
+
+
+def _attend(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    out: Tensor | None,
+    options: Options,
+    needs_lse: bool = True,
+) -> tuple[Tensor, Any]:
+    try:
+        result, lse, _ = attend(q, k_cache, v_cache, out, options, needs_lse)
+    except (ValueError, TypeError) as error:
+        raise _by_the_callers_name(error) from None
+    return result, lse
+
+
+_CACHES = ("k_cache", "v_cache")
+
+
+def _by_the_callers_name(error: Exception) -> Exception:
+    """What attention calls k is the cache here, where k is what comes new."""
+    name, colon, rest = str(error).partition(": ")
+    names = {**dict(zip("kv", _CACHES)), "seqused_k": "cache_seqlens"}
+    return type(error)(names.get(name, name) + colon + rest)
 
 
 def _with_kvcache(
@@ -211,7 +246,10 @@ def _fake_with_kvcache(
         return t.new_empty(extents)
 
     given = Options._make(options)._replace(seqused_k=lengths)
-    out, lse = fakes.forward(wide(q), wide(k_cache), wide(v_cache), *given)
+    try:
+        out, lse = fakes.forward(wide(q), wide(k_cache), wide(v_cache), *given)
+    except (ValueError, TypeError) as error:
+        raise _by_the_callers_name(error) from None
     return out.new_empty((*out.shape[:-1], v_cache.shape[-1])), lse
 
 
@@ -231,6 +269,8 @@ def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> 
     given: Any = k_cache.shape[1] if cache_seqlens is None else cache_seqlens
     if not isinstance(given, Tensor):
         given = length("cache_seqlens", given)
+        if type(given) is int and not 0 <= given < 2**31:
+            raise _out_of_range(given, shape_of(k_cache)[1])
         given = torch.full((batch,), given, dtype=torch.int32, device=q.device)
     elif cache_seqlens is None:  # torch.jit.trace makes a tensor of the extent
         given = given.to(torch.int32).expand(batch)
@@ -240,6 +280,10 @@ def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> 
             f" expected an integer or int32 [{batch}]"
         )
     return given
+
+
+def _out_of_range(used: int, room: int) -> ValueError:
+    return ValueError(f"cache_seqlens: is {used}; allowed are 0 to {room}, the cache's length")
 
 
 def _known(cache_seqlens: int | Tensor | None, lengths: Tensor, k_cache: Tensor) -> list[int]:
@@ -302,9 +346,7 @@ class _New:
         room = shape_of(k_cache)[1]
         for used in known:
             if not 0 <= used <= room:
-                raise ValueError(
-                    f"cache_seqlens: is {used}; allowed are 0 to {room}, the cache's length"
-                )
+                raise _out_of_range(used, room)
         if k is None and v is None:
             return
         if k is None or v is None:
@@ -397,14 +439,13 @@ def _one_by_one(
                 f" [{len(places)}, heads_q]"
             )
     if not places:
-        out, lse, _ = attend(q, k_cache[:0], v_cache[:0], None, options)
-        return out, lse
+        return _attend(q, k_cache[:0], v_cache[:0], None, options)
     outs, lses = [], []
     for b, place in enumerate(places):
         one, cached = slice(b, b + 1), slice(place, place + 1)
         its_slopes = slopes[one] if slopes is not None and slopes.dim() == 2 else slopes
         its = options._replace(alibi_slopes=its_slopes, seqused_k=options.seqused_k[one])
-        out, lse, _ = attend(q[one], k_cache[cached], v_cache[cached], None, its)
+        out, lse = _attend(q[one], k_cache[cached], v_cache[cached], None, its)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)

@@ -7,6 +7,8 @@ import numbers
 import operator
 from typing import Any, NamedTuple
 
+LARGEST = float.fromhex("0x1.fffffep127")  # of float32's numbers
+
 FAMILIES = {"auto": 0, "sm80": 1, "sm90": 2}
 
 
@@ -76,14 +78,36 @@ def _window_side(name: str, side: Any) -> int:
 def real_number(name: str, value: Any) -> float:
     """A float, also of an integer or of NumPy's. A bool is none: it is a flag in a wrong place."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name}: is too large; it must be a finite float32 number") from None
     raise TypeError(f"{name}: is {_kind(value)}; expected a number")
+
+
+def scale_or_none(name: str, value: Any) -> float | None:
+    """The factor of the scores. The library checks it by its own name for it, which is not that of
+    every caller."""
+    if value is None:
+        return None
+    scale = real_number(name, value)
+    if not abs(scale) <= LARGEST:
+        raise ValueError(f"{name}: is {scale:g}; it must be a finite float32 number")
+    return scale
 
 
 _BOOLS = ("bool", "torch.bool")  # dtypes
 
 
 def whole_number(name: str, value: Any) -> int:
+    """An integer of 64 bits, as the library takes them."""
+    number = integer(name, value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name}: is {number}; it must fit into 64 bits with a sign")
+    return number
+
+
+def integer(name: str, value: Any) -> int:
     """An integer, also of NumPy or of a tensor. A bool is none: it is a flag in a wrong place."""
     if not isinstance(value, bool) and str(getattr(value, "dtype", "")) not in _BOOLS:
         try:
@@ -94,10 +118,10 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A bool, also of NumPy's."""
+    """A bool, also of NumPy's, or a compiler's comparison of lengths."""
     if value is True or value is False:
         return value
-    if type(value).__name__ in ("bool", "bool_"):
+    if type(value).__name__ in ("bool", "bool_", "SymBool"):
         return bool(value)
     raise TypeError(f"{name}: is {_kind(value)}; expected True or False")
 

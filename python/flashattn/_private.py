@@ -3,10 +3,12 @@ returns of flash_attn 2.8."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ._options import Options, refuse
+from ._options import Options, flag, refuse, scale_or_none, whole_number
 from ._probabilities import dropout_mask
 from ._torch import copy_exactly, length, new_dropout_state
 
@@ -19,9 +21,20 @@ def _get_block_size_n(
     return 128
 
 
+def _read(scale: Any, causal: Any, left: Any, right: Any) -> dict[str, Any]:
+    """Some of Options' fields; what is wrong is told by the caller's names."""
+    return dict(
+        scale=scale_or_none("softmax_scale", scale),
+        causal=flag("causal", causal),
+        window_left=whole_number("window_size_left", left),
+        window_right=whole_number("window_size_right", right),
+    )
+
+
 def _private_forward(
     q: Tensor, k: Tensor, v: Tensor, return_softmax: bool, given: Options
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return_softmax = flag("return_softmax", return_softmax)
     state = given.dropout_state
     if state is None:
         state = torch.zeros(2, dtype=torch.int64, device=q.device)
@@ -47,10 +60,7 @@ def _flash_attn_forward(
     given = Options(
         alibi_slopes=alibi_slopes,
         dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
+        **_read(softmax_scale, causal, window_size_left, window_size_right),
         softcap=softcap,
         dropout_p=dropout_p,
     )
@@ -88,10 +98,7 @@ def _flash_attn_varlen_forward(
         seqused_k=seqused_k,
         max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
         max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
+        **_read(softmax_scale, causal, window_size_left, window_size_right),
         softcap=softcap,
         dropout_p=dropout_p,
     )
@@ -137,13 +144,10 @@ def _flash_attn_backward(
     given = Options(
         alibi_slopes=alibi_slopes,
         dropout_state=rng_state if dropout_p > 0 else None,
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
+        **_read(softmax_scale, causal, window_size_left, window_size_right),
         softcap=softcap,
         dropout_p=dropout_p,
-        deterministic=deterministic,
+        deterministic=flag("deterministic", deterministic),
     )
     return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)
 
@@ -181,12 +185,9 @@ def _flash_attn_varlen_backward(
         cu_seqlens_k=cu_seqlens_k,
         max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
         max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
-        scale=softmax_scale,
-        causal=causal,
-        window_left=window_size_left,
-        window_right=window_size_right,
+        **_read(softmax_scale, causal, window_size_left, window_size_right),
         softcap=softcap,
         dropout_p=dropout_p,
-        deterministic=deterministic,
+        deterministic=flag("deterministic", deterministic),
     )
     return _private_backward((dout, q, k, v, out, softmax_lse), (dq, dk, dv), given)

@@ -31,7 +31,16 @@ from typing_extensions import Unpack
 
 from ._kvcache import flash_attn_with_kvcache
 from ._names import listing
-from ._options import Options, family_number, flag, real_number, refuse, window_sides
+from ._options import (
+    LARGEST,
+    Options,
+    family_number,
+    flag,
+    real_number,
+    refuse,
+    scale_or_none,
+    window_sides,
+)
 from ._private import (
     _flash_attn_backward,
     _flash_attn_forward,
@@ -72,6 +81,9 @@ def _attention(
     return_lse: bool,
     options: Options,
 ) -> Any:
+    if not (type(return_attn_probs) is type(return_lse) is bool):
+        return_attn_probs = flag("return_attn_probs", return_attn_probs)
+        return_lse = flag("return_lse", return_lse)
     needs_lse = return_attn_probs or return_lse
     result, lse, given = attend(q, k, v, out, options, needs_lse)
     if return_attn_probs:
@@ -157,12 +169,16 @@ def flash_attn_func(
     """
     window_left, window_right = window_sides(window_size)
     if (
-        (softmax_scale is not None and type(softmax_scale) is not float)
+        (
+            softmax_scale is not None
+            and (type(softmax_scale) is not float or not abs(softmax_scale) <= LARGEST)
+        )
         or type(softcap) is not float
         or type(dropout_p) is not float
     ):
         softmax_scale, softcap, dropout_p = _numbers(softmax_scale, softcap, dropout_p)
-    if type(deterministic) is not bool or type(batch_invariant) is not bool:
+    if not (type(causal) is type(deterministic) is type(batch_invariant) is bool):
+        causal = flag("causal", causal)
         deterministic = flag("deterministic", deterministic)
         batch_invariant = flag("batch_invariant", batch_invariant)
     # All fields in their order: by keyword it takes four times as long.
@@ -179,7 +195,7 @@ def flash_attn_func(
             0,  # max_seqlen_q
             0,  # max_seqlen_k
             softmax_scale,
-            bool(causal),
+            causal,
             window_left,
             window_right,
             softcap,
@@ -196,10 +212,10 @@ def flash_attn_func(
 def _numbers(scale: Any, softcap: Any, dropout_p: Any) -> tuple[Any, Any, Any]:
     """As floats; what is no number is told by its name."""
 
-    def number(name: str, value: Any) -> Any:
-        return value if isinstance(value, float | torch.SymFloat) else real_number(name, value)
+    def number(name: str, value: Any, read: Any = real_number) -> Any:
+        return value if isinstance(value, torch.SymFloat) else read(name, value)
 
-    scale = None if scale is None else number("softmax_scale", scale)
+    scale = number("softmax_scale", scale, scale_or_none)
     return scale, number("softcap", softcap), number("dropout_p", dropout_p)
 
 
@@ -423,7 +439,7 @@ def flash_attn_varlen_func(
         max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
         max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
         scale=softmax_scale,
-        causal=bool(causal),
+        causal=flag("causal", causal),
         window_left=window_left,
         window_right=window_right,
         softcap=softcap,

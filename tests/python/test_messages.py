@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import flashattn
+from flashattn import flash_attn_interface as interface
 from flashattn._torch import refuse_capture
 from flashattn.layers.rotary import apply_rotary_emb
 from test_flash_attn import normal
@@ -30,6 +31,13 @@ def one(dim=8, dtype=torch.float32, device="cpu", heads=2):
             "softmax_scale: is Tensor; expected a num",
         ),
         (dict(softmax_scale="x"), TypeError, "softmax_scale: is str; expected a number"),
+        (dict(softmax_scale=float("nan")), ValueError, "softmax_scale: is nan; it must be"),
+        (dict(softmax_scale=1e39), ValueError, r"softmax_scale: is 1e\+39; it must be a finite"),
+        (dict(softmax_scale=10**400), ValueError, "softmax_scale: is too large; it must"),
+        (dict(window_size=(2**63, 0)), ValueError, "window_size: is 9223372036854775808;"),
+        (dict(causal="yes"), TypeError, "causal: is str; expected True or False"),
+        (dict(return_lse=1), TypeError, "return_lse: is int; expected True or False"),
+        (dict(return_attn_probs="no"), TypeError, "return_attn_probs: is str; expected True or"),
         (dict(dropout_p=None), TypeError, "dropout_p: is None; expected a number"),
         (dict(softcap=None), TypeError, "softcap: is None; expected a number"),
         (dict(deterministic=1), TypeError, "deterministic: is int; expected True or False"),
@@ -81,22 +89,113 @@ def test_slopes_want_no_gradient_where_none_is_asked_for():
         compiled(q, q, q, alibi_slopes=slopes)
 
 
-@pytest.mark.parametrize("dim", [300, 601, 700])
+@pytest.mark.parametrize("options", [dict(softmax_scale=float("nan")), dict(causal="yes")])
+def test_options_of_the_other_functions(options):
+    q, (name,) = one(), options
+    with pytest.raises((TypeError, ValueError), match=f"{name}: is"):
+        with_kvcache(q, q, q, **options)
+    given = [0.0, 0.3, True, -1, -1, 0.0, None, False]
+    given[1 if name == "softmax_scale" else 2] = options[name]
+    with pytest.raises((TypeError, ValueError), match=f"{name}: is"):
+        interface._flash_attn_forward(q, q, q, *given)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda q: with_kvcache(q, q, q, return_softmax_lse=1),
+        lambda q: with_kvcache(q, q, q, rotary_interleaved=1),
+        lambda q: flashattn.attention(q, q, q, causal="yes"),
+        lambda q: flashattn.attention(q, q, q, return_lse=1),
+        lambda q: flashattn.attention(*[q.numpy()] * 3, return_lse=1),
+        lambda q: apply_rotary_emb(q, q[0, :, 0, :4], q[0, :, 0, :4], interleaved=1),
+        lambda q: apply_rotary_emb(q, q[0, :, 0, :4], q[0, :, 0, :4], inplace=1),
+    ],
+)
+def test_flags_are_true_or_false(run):
+    with pytest.raises(TypeError, match="expected True or False"):
+        run(one())
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**70])
+def test_integers_that_do_not_fit_are_told_by_name(number):
+    q, bounds = one(), torch.tensor([0, 4], dtype=torch.int32)
+    runs = {
+        "window": lambda: flashattn.attention(q, q, q, window=(-1, number)),
+        "num_threads": lambda: flashattn.attention(*[q.numpy()] * 3, num_threads=number),
+        "max_seqlen_q": lambda: varlen(q[0], q[0], q[0], bounds, bounds, number, 4),
+        "num_splits": lambda: with_kvcache(q, q, q, num_splits=number),
+        "cache_seqlens": lambda: with_kvcache(q, q, q, cache_seqlens=number),
+    }
+    for name, run in runs.items():
+        with pytest.raises(ValueError, match=f"^{name}: is {number}; "):
+            run()
+
+
+def test_flags_of_a_compiler_are_flags():
+    def run(q):
+        return attention(q, q, q, causal=q.shape[1] > 3)
+
+    compiled = torch.compile(run, backend="eager", fullgraph=True, dynamic=True)
+    for rows in (4, 5, 3):
+        q = normal(1, rows, 2, 8)
+        assert torch.equal(compiled(q), run(q))
+
+
+@pytest.mark.parametrize("dim", [513, 520, 600, 601])
 def test_head_dim_is_told_as_it_was_given(dim):
-    if dim == 300 and flashattn_takes(300):
-        pytest.skip("head_dim 300 is taken")
-    with pytest.raises(ValueError, match=f"q: has head_dim {dim};"):
+    allowed = "allowed: 1 to 512, or 569 to 576 with 505 to 512 for v"
+    with pytest.raises(ValueError, match=f"q: has head_dim {dim}; {allowed}"):
         attention(one(dim), one(dim), one(dim))
-    with pytest.raises(ValueError, match="v: has head_dim 901;"):
+    with pytest.raises(ValueError, match=f"v: has head_dim 901; {allowed}"):
         attention(one(), one(), one(901))
+    with pytest.raises(ValueError, match=f"v_cache: has head_dim 901; {allowed}"):
+        with_kvcache(one(), one(), one(901))
+    for given in (300, 301, 570):
+        assert attention(one(given), one(given), one(min(given, 512))).shape[-1] == min(given, 512)
 
 
-def flashattn_takes(dim):
-    try:
-        flashattn.attention(*[one(dim + -dim % 8)] * 3)
-    except ValueError:
-        return False
-    return True
+def test_a_shape_is_told_with_the_head_dim_that_was_given():
+    with pytest.raises(ValueError, match=r"v: has the shape \[1, 3, 2, 9\]; .* = \[1, 4, 2, 9\]"):
+        attention(one(13), one(13), one(9)[:, :3])
+
+
+def different(device, of_q, of_k):
+    """Every function, with head_dims of q and k that differ, and what it calls k."""
+    q, k = one(of_q, device=device), one(of_k, device=device)
+    ends = torch.tensor([0, 4], dtype=torch.int32).to(device)
+    return [
+        ("k", lambda: attention(q, k, q)),
+        ("k", lambda: attention(q, k, k)),
+        ("k", lambda: attention(q, k, q, out=torch.empty_like(q))),
+        ("k", lambda: flashattn.attention(q, k, q)),
+        ("k", lambda: varlen(q[0], k[0], q[0], ends, ends, 4, 4)),
+        ("k", lambda: flashattn.flash_attn_kvpacked_func(q, torch.stack((k, k), 2))),
+        ("k_cache", lambda: with_kvcache(q, k, q)),
+        ("k_cache", lambda: with_kvcache(q, k, k, k[:, :1], k[:, :1], cache_seqlens=1)),
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("of_q", "of_k"), [(9, 15), (12, 16), (16, 12), (1, 8), (13, 4)])
+def test_head_dims_that_only_padding_makes_equal(device, of_q, of_k):
+    runs = different(device, of_q, of_k)
+    if device == "cpu":
+        q, k = one(of_q), one(of_k)
+        runs.append(("k", lambda: flashattn.prepare(q, k, k)))
+    for name, run in runs:
+        with pytest.raises(ValueError, match=f"^{name}: .*{of_k}.*{of_q}"):
+            run()
+    compiled = torch.compile(attention, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=f"k: has head_dim {of_k}, but q {of_q}"):
+        compiled(one(of_q), one(of_k), one(of_k))
+
+
+def test_the_cache_is_told_by_its_name():
+    with pytest.raises(ValueError, match="k_cache: has 3 heads and q 2"):
+        with_kvcache(one(), one(heads=3), one(heads=3))
+    with pytest.raises(TypeError, match="v_cache: has dtype float16"):
+        with_kvcache(one(), one(), one().half())
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float8_e4m3fn, torch.int32])

@@ -124,6 +124,10 @@ def check_errors(mesh):
         run(q, k, v, dropout_p=0.1)
     with pytest.raises(NotImplementedError, match="out: is not offered with DTensors"):
         run(q, k, v, out=q)
+    with pytest.raises(NotImplementedError, match="q: is a DTensor, which is not offered"):
+        flashattn.flash_attn_with_kvcache(q, k, v, cache_seqlens=3)
+    with pytest.raises(NotImplementedError, match="k_cache: is a DTensor, which is not offered"):
+        flashattn.flash_attn_with_kvcache(q.to_local(), k, v)
     with pytest.raises(RuntimeError, match="v: has the shape"):  # torch's, around the library's
         run(q, k, v[:, :3])
 

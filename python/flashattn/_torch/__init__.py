@@ -21,6 +21,7 @@ from .checks import (
     is_direct,
     is_traced,
     need_device,
+    need_head_dims,
     need_shape_of_heads,
     need_tensors,
     needs_gradient,
@@ -42,6 +43,7 @@ __all__ = [
     "length",
     "longest",
     "merge",
+    "need_head_dims",
     "need_shape_of_heads",
     "need_tensors",
     "new_dropout_state",
@@ -50,6 +52,7 @@ __all__ = [
     "prepare",
     "refuse_capture",
     "shape_of",
+    "sharding",
 ]
 
 
@@ -115,8 +118,8 @@ def longest(cu_seqlens: Tensor) -> int | None:
 def length(name: str, given: Any) -> Any:
     """An integer, also of a tensor or of NumPy. Under torch.jit.trace a tensor's would become a
     constant: None leaves it to the operator to look."""
-    if type(given) is int or isinstance(given, torch.SymInt):
-        return given
+    if isinstance(given, torch.SymInt) or (type(given) is int and torch.compiler.is_compiling()):
+        return given  # as a symbol
     if isinstance(given, Tensor) and is_traced():
         return None
     return whole_number(name, given)
@@ -134,8 +137,10 @@ def attend(
     options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
     direct = _checked(q, k, v, out, given)
     shape, shape_v = (q.shape, v.shape) if direct else (shape_of(q), shape_of(v))
-    if shape[-1] % 8 != 0 or shape_v[-1] % 8 != 0:
-        return _attend_padded(q, k, v, out, given, needs_lse)
+    if not (_is_plain(shape[-1]) and _is_plain(shape_v[-1])):
+        need_head_dims(q, k, v)
+        if shape[-1] % 8 != 0 or shape_v[-1] % 8 != 0:
+            return _attend_padded(q, k, v, out, given, needs_lse)
     if given.bias is not None or given.alibi_slopes is not None:
         given = _with_tensors(q, given)
     if not direct or _is_autocast():
@@ -165,18 +170,30 @@ def _attend_padded(
         wide = _padded(q, k, v, given)
         result, lse, given = attend(*wide[:3], None, wide[3], needs_lse)
     except ValueError as error:
-        text = str(error)
-        for head_dim in {shape_of(t)[-1] for t in (q, k, v)}:  # as the caller knows it
-            text = text.replace(f"head_dim {head_dim + -head_dim % 8};", f"head_dim {head_dim};")
-        raise ValueError(text) from None
+        raise ValueError(_as_given(str(error), q=q, k=k, v=v)) from None
     result = result[..., : shape_of(v)[-1]]
     return result if out is None else copy_exactly("out", out, result), lse, given
+
+
+def _is_plain(head_dim: Any) -> bool:
+    """Whether the library takes it, or tells it, as it is."""
+    return head_dim % 8 == 0 and 0 < head_dim <= 512
+
+
+def _as_given(text: str, **tensors: Tensor) -> str:
+    """An error about the shape of a padded tensor, with the head_dim that the caller knows."""
+    told = tensors.get(text.partition(":")[0])
+    if told is None:
+        return text
+    head_dim = shape_of(told)[-1]
+    return text.replace(f", {head_dim + -head_dim % 8}]", f", {head_dim}]")
 
 
 def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
     """See flashattn.prepare."""
     if not _checked(q, k, v, None, given):
         raise TypeError("q: only plain tensors can be prepared for, outside of torch.compile")
+    need_head_dims(q, k, v)
     given = _with_tensors(q, given)
     with torch.no_grad():
         passes.prepare(*_autocast(*_padded(q, k, v, given)))
@@ -212,8 +229,8 @@ def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
         if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
             refuse_tangents(q, k, v, *optional.values())
         sharding.check(given.dropout_p, q=q, k=k, v=v, **optional)
-    if q.dim() < 3 or v.dim() < 3:
-        need_shape_of_heads(q=q, v=v)
+    if q.dim() < 3 or k.dim() < 3 or v.dim() < 3:
+        need_shape_of_heads(q=q, k=k, v=v)
     return direct
 
 

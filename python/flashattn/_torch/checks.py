@@ -125,6 +125,22 @@ def need_shape_of_heads(**tensors: Tensor) -> None:
             )
 
 
+def need_head_dims(q: Tensor, k: Tensor, v: Tensor, of: tuple[str, str] = ("k", "v")) -> None:
+    """ValueError, as the caller gave them, for head_dims that the library would refuse, or would
+    take for equal once they are padded. `of`: what the caller calls k and v."""
+    head_dim, of_k, of_v = (shape_of(t)[-1] for t in (q, k, v))
+    if of_k != head_dim:
+        raise ValueError(f"{of[0]}: has head_dim {of_k}, but q {head_dim}")
+    if 568 < head_dim <= 576 and 504 < of_v <= 512:
+        return
+    for name, given in (("q", head_dim), (of[1], of_v)):
+        if not 0 < given <= 512:
+            raise ValueError(
+                f"{name}: has head_dim {given}; allowed: 1 to 512, or 569 to 576 with 505 to 512"
+                " for v"
+            )
+
+
 def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
     """It would be lost without a word."""
     if slopes is not None and slopes.requires_grad and _is_grad_enabled():

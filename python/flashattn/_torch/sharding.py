@@ -15,16 +15,27 @@ from .._options import TENSORS, Options
 Split = Literal["batch", "heads", "queries", None]
 
 
-def check(dropout_p: float, **tensors: Any) -> None:
-    """Before an operator gets these: errors by name where one of them is a DTensor."""
+def _sharded(tensors: dict[str, Any]) -> list[str]:
+    """The names of those that are DTensors; a compiler's are never looked at."""
     module = sys.modules.get("torch.distributed.tensor")
     if module is None or torch.compiler.is_compiling():
-        return
-    sharded = [name for name, t in tensors.items() if isinstance(t, module.DTensor)]
+        return []
+    return [name for name, t in tensors.items() if isinstance(t, module.DTensor)]
+
+
+def refuse(**tensors: Any) -> None:
+    """NotImplementedError, by name, for a DTensor where no operator shares the work."""
+    for name in _sharded(tensors):
+        raise NotImplementedError(f"{name}: is a DTensor, which is not offered; call on to_local()")
+
+
+def check(dropout_p: float, **tensors: Any) -> None:
+    """Before an operator gets these: errors by name where one of them is a DTensor."""
+    sharded = _sharded(tensors)
     if not sharded:
         return
-    for name, t in tensors.items():
-        if not isinstance(t, module.DTensor):
+    for name in tensors:
+        if name not in sharded:
             raise ValueError(
                 f"{name}: is a plain tensor, but {sharded[0]} a DTensor; distribute_tensor() makes"
                 " one of it"

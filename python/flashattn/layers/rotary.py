@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._names import listing
+from .._options import flag
 from .._torch import is_direct, length, need_tensors, shape_of
 
 __all__ = ["apply_rotary_emb", "apply_rotary_emb_func"]
@@ -40,6 +41,7 @@ def apply_rotary_emb(
         x's shape and dtype; computed in float32.
     """
     need_tensors(x=x, cos=cos, sin=sin)
+    interleaved, inplace = flag("interleaved", interleaved), flag("inplace", inplace)
     if max_seqlen is not None:
         length("max_seqlen", max_seqlen)
     if not x.is_floating_point():
