@@ -98,7 +98,7 @@ def attention(
     Args:
         q, k, v: float16, bfloat16 or, on the CPU, float32; [B, Sq, Hq, D], [B, Sk, Hk, D],
             [B, Sk, Hk, Dv], or packed [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv] with cu_seqlens. Head
-            sizes are multiples of 8 up to 512 (or 576 with 512).
+            sizes are multiples of 8 up to 512 (or 576 with 512); torch tensors may have others.
         out: written in place; a NumPy array, or with torch's q a torch tensor.
         return_lse: returns (out, lse).
         scale: factor of the scores, 1 / sqrt(D) by default.
@@ -161,7 +161,7 @@ def attention_backward(
 
     Args:
         dout: the loss's gradient by out: its shape and dtype.
-        q, k, v, out, lse: as passed to and returned by attention.
+        q, k, v, out, lse: as passed to and returned by attention. With q of torch all are torch's.
         dlse: the loss's gradient by lse, float32, its shape.
         options: those of attention.
 
@@ -173,6 +173,11 @@ def attention_backward(
         ValueError, TypeError: an argument, by name.
     """
     given = _read(q, **options)
+    if _is_torch(q):
+        from ._torch import backward as backward_of_torch
+
+        run: Any = backward_of_torch
+        return run(dout, q, k, v, out, lse, dlse, given)
     added = _added(given.bias)
     mask_alone = added is not given.bias
     given = given._replace(bias=added)
@@ -366,13 +371,11 @@ def _is_numpy(x: Any) -> bool:
 
 
 class _Kind:
-    """Makes outputs of the same kind as an input."""
+    """Makes outputs of the same kind as an input, which is none of torch's."""
 
     def __init__(self, example: Any) -> None:
-        self._torch = _is_torch(example)
-        self._device = example.device if self._torch else None
         self._namespace = None
-        if not self._torch and not _is_numpy(example):
+        if not _is_numpy(example):
             self._namespace = getattr(example, "__array_namespace__", lambda: None)()
 
     def shape_and_dtype(self, name: str, x: Any) -> tuple[tuple[int, ...], str]:
@@ -384,10 +387,6 @@ class _Kind:
         return tuple(t.shape), str(t.dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        if self._torch:
-            import torch
-
-            return torch.empty(shape, dtype=getattr(torch, dtype), device=self._device)
         np = _numpy()
         if dtype == "bfloat16":
             import ml_dtypes
@@ -433,7 +432,7 @@ def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
         elif _is_numpy(x):
             result.append(_from_dlpack(name, _plain_array(name, x, writable)))
         elif _is_torch(x):
-            result.append(x if writable else _plain_torch(x))
+            result.append(_plain_torch(name, x, writable))
         elif writable:
             raise TypeError(
                 f"{name}: is {type(x).__name__}; only NumPy arrays and torch tensors are written to"
@@ -464,10 +463,17 @@ def _plain_array(name: str, x: Any, writable: bool) -> Any:
     return x.view(np.uint16) if x.dtype.name == "bfloat16" else x
 
 
-def _plain_torch(x: Any) -> Any:
-    from ._torch.passes import dense
+def _plain_torch(name: str, x: Any, writable: bool) -> Any:
+    """A torch tensor beside a q of another kind: no operator is called, whoever watches."""
+    from ._torch import is_direct, passes
 
-    return dense(x.detach().resolve_neg())
+    plain = x if writable else x.detach().resolve_neg()
+    if not is_direct(plain):
+        raise TypeError(
+            f"{name}: is a torch tensor that is traced, transformed or not plain, which takes torch"
+            " tensors for all arguments"
+        )
+    return plain if writable else passes.dense(plain)
 
 
 def _exported_options(given: Options) -> tuple[Any, ...]:

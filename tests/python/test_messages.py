@@ -191,6 +191,27 @@ def test_head_dims_that_only_padding_makes_equal(device, of_q, of_k):
         compiled(one(of_q), one(of_k), one(of_k))
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("wrong", ["k", "dout", "out"])
+def test_head_dims_of_the_gradients(device, wrong):
+    dims = dict(dout=13, q=9, k=9, v=13, out=13) | {wrong: 15}
+    dout, q, k, v, out = (one(dim, device=device) for dim in dims.values())
+    of = ("q", 9) if wrong == "k" else ("v", 13)
+    with pytest.raises(ValueError, match=f"^{wrong}: has head_dim 15, but {of[0]} {of[1]}"):
+        flashattn.attention_backward(dout, q, k, v, out, statistic(device, 1, 2, 4))
+
+
+def test_attention_backward_of_torch_takes_torch():
+    q = one()
+    with pytest.raises(TypeError, match="lse: is ndarray; expected a torch"):
+        flashattn.attention_backward(q, q, q, q, q, np.zeros((1, 2, 4), np.float32))
+    for n, name in enumerate(("dout", "k", "v", "out", "lse")):
+        given = [q, q, q, q, q[..., 0].transpose(1, 2)]
+        given[n] = None
+        with pytest.raises(TypeError, match=f"{name}: is NoneType; expected a torch"):
+            flashattn.attention_backward(given[0], q, *given[1:])
+
+
 def test_the_cache_is_told_by_its_name():
     with pytest.raises(ValueError, match="k_cache: has 3 heads and q 2"):
         with_kvcache(one(), one(heads=3), one(heads=3))

@@ -118,6 +118,79 @@ def test_make_fx_of_gradients():
     assert torch.equal(graph(*other), run(*other))
 
 
+def with_gradients():
+    """(dout, q, k, v, out, lse), and the gradients."""
+    inputs = plain()
+    out, lse = attention(*inputs, return_lse=True)
+    of = [normal(*out.shape, seed=9), *inputs, out, lse]
+    return of, flashattn.attention_backward(*of)
+
+
+def backward(*of):
+    return tuple(flashattn.attention_backward(*of).values())
+
+
+def all_equal(got, expected):
+    return all(map(torch.equal, got, expected.values()))
+
+
+@pytest.mark.parametrize("tracing", ["real", "fake", "symbolic"])
+def test_make_fx_of_attention_backward(tracing):
+    of, _ = with_gradients()
+    graph = make_fx(backward, tracing_mode=tracing)(*of)
+    assert "flashattn.backward" in graph.code
+    other = [t + 1 for t in of]
+    assert all_equal(graph(*other), flashattn.attention_backward(*other))
+
+
+def test_attention_backward_under_modes_and_transforms():
+    of, expected = with_gradients()
+    Wrapper.seen.clear()
+    assert all_equal((g.inner for g in backward(*map(Wrapper, of))), expected)
+    assert torch.ops.flashattn.backward.default in Wrapper.seen
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        assert all_equal(backward(*of), expected)
+    assert torch.ops.flashattn.backward.default in seen
+    assert all_equal(torch.func.functionalize(backward)(*of), expected)
+    compiled = torch.compile(backward, fullgraph=True, backend="aot_eager")
+    assert all_equal(compiled(*of), expected)
+    mapped = torch.vmap(backward)(*(torch.stack((t, t)) for t in of))
+    assert all_equal((g[1] for g in mapped), expected)
+    negated = [torch._neg_view(-t) for t in of]
+    assert all_equal(backward(*negated), expected)
+
+
+def test_attention_backward_of_tensors_without_memory():
+    of, expected = with_gradients()
+    shapes = [g.shape for g in expected.values()]
+    assert [g.shape for g in backward(*(t.to("meta") for t in of))] == shapes
+    with torch._subclasses.FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t) for t in of]
+        assert [g.shape for g in backward(*fakes)] == shapes
+    arrays = [t.numpy() for t in of]
+    with pytest.raises(TypeError, match="k: is a torch tensor that is traced, transformed or not"):
+        flashattn.attention_backward(*arrays[:2], of[2].to("meta"), *arrays[3:])
+
+
+def test_attention_backward_is_differentiated_by_nobody():
+    of, expected = with_gradients()
+    leaf = of[1].clone().requires_grad_()
+    assert not any(g.requires_grad for g in backward(of[0], leaf, *of[2:]))
+    with pytest.raises(RuntimeError, match="double backward is not offered"):
+        torch.func.grad(lambda q: backward(of[0], q, *of[2:])[0].sum())(of[1])
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(of[1], of[1])
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            backward(of[0], dual, *of[2:])
+
+
 class Model(torch.nn.Module):
     def forward(self, q, k, v, bounds):
         out = attention(q, k, v, causal=True)

@@ -110,6 +110,20 @@ def check_packed_and_merge(mesh):
         q, k, v = (whole(t) for t in (q, k, v))
 
 
+def check_explicit_backward(mesh):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    (q, k, v), _ = problem()
+    out, lse = flashattn.attention(q, k, v, return_lse=True)
+    expected = flashattn.attention_backward(out, q, k, v, out, lse)
+    for way, of_lse in ((Replicate(), Replicate()), (Shard(0), Shard(0)), (Shard(2), Shard(1))):
+        of = [distribute_tensor(t, mesh, [way]) for t in (out, q, k, v, out)]
+        got = flashattn.attention_backward(*of, distribute_tensor(lse, mesh, [of_lse]))
+        for name, gradient in expected.items():
+            torch.testing.assert_close(whole(got[name]), gradient, rtol=1e-5, atol=1e-5)
+        assert got["dq"].placements == (way,)
+
+
 def check_errors(mesh):
     from torch.distributed.tensor import Replicate, distribute_tensor
 
@@ -122,6 +136,8 @@ def check_errors(mesh):
         run(q, k, v, bias=torch.zeros(1, 1, 6, 7))
     with pytest.raises(NotImplementedError, match="dropout_p: is not offered with DTensors"):
         run(q, k, v, dropout_p=0.1)
+    with pytest.raises(NotImplementedError, match="dropout_p: is not offered with DTensors"):
+        flashattn.attention(q, k, v, dropout_p=0.1)
     with pytest.raises(NotImplementedError, match="out: is not offered with DTensors"):
         run(q, k, v, out=q)
     with pytest.raises(NotImplementedError, match="q: is a DTensor, which is not offered"):
@@ -137,6 +153,7 @@ CHECKS = [
     check_options,
     check_one_key_head,
     check_packed_and_merge,
+    check_explicit_backward,
     check_errors,
 ]
 

@@ -111,6 +111,24 @@ def private_backward(q, k, v):
     return *results, delta
 
 
+def backward(q, k, v, *options, **numbers):
+    """The gradients, given out and lse as a caller has them."""
+    given = dict(zip(("cu_seqlens_q", "cu_seqlens_k"), options * 2), **numbers)
+    with torch.no_grad():
+        out, lse = flashattn.attention(q, k, v, return_lse=True, **given)
+    of = (out * 2, q, k, v, out, lse)
+    return tuple(flashattn.attention_backward(*of, dlse=lse, **given).values())
+
+
+def backward_of_options(q, k, v, bias, sinks, seen):
+    with torch.no_grad():
+        out, lse = flashattn.attention(q, k, v, bias=bias, sinks=sinks, return_lse=True)
+    given = dict(bias=bias, sinks=sinks, alibi_slopes=SLOPES)
+    masked = flashattn.attention_backward(out, q, k, v, out, lse, bias=seen)
+    of_all = flashattn.attention_backward(out, q, k, v, out, lse, **given)
+    return *masked.values(), *of_all.values()
+
+
 # name: (function, its inputs from a seed)
 CASES = {
     "func": (lambda q, k, v: attention(q, k, v, causal=True, softcap=2.0), batched),
@@ -232,6 +250,26 @@ CASES = {
         packed,
     ),
     "private backward": (private_backward, batched),
+    "backward": (backward, batched),
+    "backward, padded head_dim": (backward, lambda s: batched(s, dim=13)),
+    "backward of other lengths": (
+        lambda q, k, v: backward(q, k, v, causal=True, window=(2, 0)),
+        lambda s: batched(s, 1 + s % 2, 4 + s % 3, 9 - s % 4),
+    ),
+    "backward of packed sequences": (backward, packed),
+    "backward with dropout": (
+        lambda q, k, v: backward(q, k, v, dropout_p=0.3, dropout_seed=2**64 - 1),
+        batched,
+    ),
+    "backward of options": (
+        backward_of_options,
+        lambda s: [
+            *batched(s),
+            normal(2, 1, 5, 7, seed=s),
+            normal(4, seed=s + 1),
+            normal(2, 1, 5, 7, seed=s) > 0,
+        ],
+    ),
 }
 
 

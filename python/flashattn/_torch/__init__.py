@@ -30,11 +30,18 @@ from .checks import (
     refuse_tangents,
     shape_of,
 )
-from .gradients import FunctorchAttend, Merge, attend_recorded, merge_by_formula
+from .gradients import (
+    FunctorchAttend,
+    FunctorchBackward,
+    Merge,
+    attend_recorded,
+    merge_by_formula,
+)
 
 __all__ = [
     "added",
     "attend",
+    "backward",
     "copy_exactly",
     "fakes",
     "in_autocast",
@@ -85,12 +92,12 @@ def _padded(
 ) -> tuple[Tensor, Tensor, Tensor, Options]:
     """head_dim a multiple of 8, by zeros, which change no score."""
     given = given._replace(scale=scale_or_default(given.scale, shape_of(q)[-1]))
+    return _wide(q), _wide(k), _wide(v), given
 
-    def padded(t: Tensor) -> Tensor:
-        missing = -shape_of(t)[-1] % 8
-        return t if missing == 0 else torch.nn.functional.pad(t, (0, missing))
 
-    return padded(q), padded(k), padded(v), given
+def _wide(t: Tensor) -> Tensor:
+    missing = -shape_of(t)[-1] % 8
+    return t if missing == 0 else torch.nn.functional.pad(t, (0, missing))
 
 
 def copy_exactly(name: str, target: Tensor, source: Tensor) -> Tensor:
@@ -222,16 +229,22 @@ def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
     else:
         direct = is_direct(q, k, v, *(t for t in (out, *given[:TENSORS]) if t is not None))
     if not direct:
-        others = {**dict(zip(Options._fields[:TENSORS], given)), "out": out}
-        optional = {name: t for name, t in others.items() if t is not None}
-        need_tensors(q=q, k=k, v=v, **optional)
-        need_device(q.device, k=k, v=v, **optional)
-        if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
-            refuse_tangents(q, k, v, *optional.values())
-        sharding.check(given.dropout_p, q=q, k=k, v=v, **optional)
+        written = {} if out is None else {"out": out}
+        _check_watched(given, bool(written), q=q, k=k, v=v, **written)
     if q.dim() < 3 or k.dim() < 3 or v.dim() < 3:
         need_shape_of_heads(q=q, k=k, v=v)
     return direct
+
+
+def _check_watched(given: Options, writes_out: bool, **tensors: Any) -> None:
+    """The checks that an operator does not make by the argument's name."""
+    optional = zip(Options._fields[:TENSORS], given)
+    named: dict[str, Any] = {**tensors, **{name: t for name, t in optional if t is not None}}
+    need_tensors(**named)
+    need_device(named["q"].device, **named)
+    if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+        refuse_tangents(*named.values())
+    sharding.check(given.dropout_p, writes_out, **named)
 
 
 def _refuse_out_with(gradient: bool) -> None:
@@ -261,6 +274,49 @@ def _attend_into(
     return lse
 
 
+def backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    dlse: Tensor | None,
+    given: Options,
+) -> dict[str, Tensor]:
+    """See flashattn.attention_backward."""
+    of_lse = {} if dlse is None else {"dlse": dlse}
+    _check_watched(given, False, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **of_lse)
+    need_shape_of_heads(q=q, k=k, v=v, dout=dout, out=out)
+    need_head_dims(q, k, v)
+    widths = shape_of(q)[-1], shape_of(k)[-1], shape_of(v)[-1]
+    for name, t in (("dout", dout), ("out", out)):
+        if shape_of(t)[-1] != widths[2]:
+            raise ValueError(f"{name}: has head_dim {shape_of(t)[-1]}, but v {widths[2]}")
+    wanted = given.bias is not None and given.bias.dtype != torch.bool, given.sinks is not None
+    given = _with_tensors(q, given)
+    if not in_functorch():  # which sees there that its derivative is asked for
+        dout, q, k, v, out, lse, dlse = map(_detached, (dout, q, k, v, out, lse, dlse))
+        given = Options(*map(_detached, given[:TENSORS]), *given[TENSORS:])
+    if any(width % 8 != 0 for width in widths):
+        (q, k, v, given), dout, out = _padded(q, k, v, given), _wide(dout), _wide(out)
+    of = (dout, q, k, v, out, lse)
+    every: tuple[Any, ...]
+    if is_direct(*of, *(t for t in (dlse, *given[:TENSORS]) if t is not None)):
+        every = passes.backward(of, dlse, *wanted, given)
+    else:
+        run = FunctorchBackward.apply if in_functorch() else torch.ops.flashattn.backward
+        every = run(dout, dlse, q, k, v, out, lse, *wanted, *given)
+    of_qkv = [g if g is None else g[..., :n] for g, n in zip(every, widths)]
+    names = ("dq", "dk", "dv", "dbias", "dsinks")
+    results = zip(names, (*of_qkv, *every[3:]), (True, True, True, *wanted))
+    return {name: g for name, g, is_wanted in results if is_wanted}
+
+
+def _detached(t: Any) -> Any:
+    return t if t is None else t.detach()
+
+
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """See flashattn.merge."""
     parts = dict(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
@@ -272,5 +328,5 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
     if is_direct(out_a, lse_a, out_b, lse_b):
         run = Merge.apply if needs_gradient(out_a, lse_a, out_b, lse_b) else passes.merge
     else:
-        sharding.check(0.0, **parts)
+        sharding.check(0.0, False, **parts)
     return run(out_a, lse_a, out_b, lse_b)

@@ -49,7 +49,7 @@ def _gradients(
     if not torch.is_grad_enabled() and not batched and is_direct(*watched):
         of = (dout, q, k, v, out, lse)
         return passes.backward(of, dlse, needs_dbias, needs_dsinks, options)
-    run = _FunctorchBackward.apply if in_functorch() else torch.ops.flashattn.backward
+    run = FunctorchBackward.apply if in_functorch() else torch.ops.flashattn.backward
     dq, dk, dv, dbias, dsinks = run(
         dout, dlse, q, k, v, out, lse, needs_dbias, needs_dsinks, *options
     )
@@ -126,7 +126,7 @@ class FunctorchAttend(torch.autograd.Function):
         return torch.ops.flashattn.forward(*inputs)
 
 
-class _FunctorchBackward(torch.autograd.Function):
+class FunctorchBackward(torch.autograd.Function):
     generate_vmap_rule = True
     backward = staticmethod(no_double_backward)
 

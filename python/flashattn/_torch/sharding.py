@@ -29,24 +29,24 @@ def refuse(**tensors: Any) -> None:
         raise NotImplementedError(f"{name}: is a DTensor, which is not offered; call on to_local()")
 
 
-def check(dropout_p: float, **tensors: Any) -> None:
+def check(dropout_p: float, writes_out: bool = False, **tensors: Any) -> None:
     """Before an operator gets these: errors by name where one of them is a DTensor."""
     sharded = _sharded(tensors)
     if not sharded:
         return
+    if dropout_p > 0:
+        raise NotImplementedError(
+            "dropout_p: is not offered with DTensors: each share would drop the same; call on"
+            " to_local() of q, k and v"
+        )
     for name in tensors:
         if name not in sharded:
             raise ValueError(
                 f"{name}: is a plain tensor, but {sharded[0]} a DTensor; distribute_tensor() makes"
                 " one of it"
             )
-    if "out" in tensors:
+    if writes_out:
         raise NotImplementedError("out: is not offered with DTensors")
-    if dropout_p > 0:
-        raise NotImplementedError(
-            "dropout_p: is not offered with DTensors: each share would drop the same; call on"
-            " to_local() of q, k and v"
-        )
     _register()
 
 
