@@ -13,6 +13,7 @@
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "commands.hpp"
@@ -107,6 +108,17 @@ std::vector<std::string> split_archs(const std::vector<std::string>& lists) {
   return archs;
 }
 
+/// With --list nothing is compiled or written, and what is known of the kernels is their names.
+void refuse_beside_list(const CompileFlags& flags) {
+  const std::pair<const char*, bool> others[] = {
+      {"--json", !flags.json.empty()}, {"--verbose", flags.verbose}, {"-o", !flags.out.empty()}};
+  for (const auto& [name, given] : others) {
+    if (given) {
+      throw UsageError(fmt::format("{}: not with --list, which compiles and writes nothing", name));
+    }
+  }
+}
+
 /// The bundle's own check is the library's.
 void check_json(const CompileFlags& flags) {
   if (flags.json.empty()) return;
@@ -119,6 +131,7 @@ void check_json(const CompileFlags& flags) {
 }
 
 int run(const CompileFlags& flags) {
+  if (flags.list) refuse_beside_list(flags);
   const std::vector<std::string> archs = split_archs(flags.archs);
   const std::vector<std::string> kernels = bundle_kernels(flags.preset, archs);
   if (flags.list) {
@@ -159,7 +172,7 @@ Command add_compile(CLI::App& program) {
   app->add_option("--preset", flags->preset, "which kernels: llm, llm-backward")
       ->capture_default_str();
   app->add_option("-o,--out", flags->out, "the bundle to be written");
-  app->add_flag("--list", flags->list, "print the kernels instead");
+  app->add_flag("--list", flags->list, "print the kernels instead; not with -o, --json, --verbose");
   app->add_flag("--verbose", flags->verbose, "print what each kernel takes of the GPU");
   app->add_option("--json", flags->json, "also write that to this file");
   app->add_option("--threads", flags->threads, "kernels at a time; 0: one for each core")

@@ -16,6 +16,7 @@ void add_option_flags(CLI::App& app, Options& options);
 CLI::Validator unsigned_number();
 
 inline constexpr const char* threads_help =
-    "CPU threads; 0: OMP_NUM_THREADS, or else one for each CPU that there is";
+    "CPU threads; 0: the least of OMP_NUM_THREADS, the CPUs that fa may run on (affinity) and,"
+    " without that variable, the CPU quota of its container; a small problem then takes one";
 
 }  // namespace fa::cli

@@ -75,6 +75,20 @@ TEST(Compile, SaysWhereItCannotWrite) {
   EXPECT_EQ(folder.entries(), 0U);
 }
 
+TEST(Compile, ListsAndDoesNothingElse) {
+  const TemporaryFolder folder;
+  for (const std::string other : {"--json", "-o"}) {
+    const Ended made = fa("compile --list --arch sm_90a " + other + " '" + (folder / "x") + "'");
+    EXPECT_EQ(made.code, 2) << made.out;
+    EXPECT_TRUE(contains(made.err, other + ": not with --list")) << made.err;
+  }
+  const Ended verbose = fa("compile --list --arch sm_90a --verbose");
+  EXPECT_EQ(verbose.code, 2) << verbose.out;
+  EXPECT_TRUE(contains(verbose.err, "--verbose: not with --list")) << verbose.err;
+  EXPECT_EQ(fa("compile --list --arch sm_90a --json /nonexist/x").code, 2);
+  EXPECT_EQ(folder.entries(), 0U);
+}
+
 TEST(Compile, CountsAnArchitectureOnce) {
   const std::string once = fa("compile --arch sm_80 --list").out;
   EXPECT_FALSE(once.empty());
