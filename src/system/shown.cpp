@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -37,12 +38,23 @@ Character first_of(std::string_view text) {
   return {};
 }
 
-bool is_control(uint32_t code) {
-  const auto within = [code](uint32_t first, uint32_t last) {
-    return code >= first && code <= last;
-  };
-  return code < 0x20 || within(0x7f, 0x9f) || code == 0x061c || within(0x200e, 0x200f) ||
-         within(0x2028, 0x202e) || within(0x2066, 0x2069);
+struct Range {
+  uint32_t first, last;
+};
+
+/// Control characters and those that are not seen or move others: Unicode 16's categories Cc, Cf
+/// (with what lies between), Zl and Zp.
+constexpr Range unseen[] = {
+    {0x00, 0x1f},       {0x7f, 0x9f},       {0xad, 0xad},       {0x600, 0x605},
+    {0x61c, 0x61c},     {0x6dd, 0x6dd},     {0x70f, 0x70f},     {0x890, 0x891},
+    {0x8e2, 0x8e2},     {0x180e, 0x180e},   {0x200b, 0x200f},   {0x2028, 0x202e},
+    {0x2060, 0x206f},   {0xfeff, 0xfeff},   {0xfff9, 0xfffb},   {0x110bd, 0x110bd},
+    {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+    {0xe0001, 0xe0001}, {0xe0020, 0xe007f}};
+
+bool is_unseen(uint32_t code) {
+  return std::ranges::any_of(
+      unseen, [code](Range range) { return code >= range.first && code <= range.last; });
 }
 
 /// Of at most `most` bytes.
@@ -53,8 +65,8 @@ std::string escape(std::string_view text, size_t most) {
     if (at + bytes > most || at == most) return result + "...";
     if (bytes == 0) {
       result += fmt::format("\\x{:02x}", static_cast<uint8_t>(text[at]));
-    } else if (is_control(code)) {
-      result += fmt::format("\\u{:04x}", code);
+    } else if (is_unseen(code)) {
+      result += code > 0xffff ? fmt::format("\\U{:08x}", code) : fmt::format("\\u{:04x}", code);
     } else {
       result += text.substr(at, bytes);
     }

@@ -6,9 +6,9 @@
 
 namespace fa::system {
 
-/// `text` with everything escaped that is no printable character and could steer a terminal or
-/// begin a line: control characters, also those of C1 and of text direction, and bytes that are not
-/// UTF-8.
+/// `text` with everything escaped that is not seen, or could steer a terminal or begin a line:
+/// control characters, also those of C1, of format (text direction, spaces of no width, tags) and
+/// the separators of lines and paragraphs; and bytes that are not UTF-8.
 std::string shown(std::string_view text);
 /// The same of its beginning, for what is in a file, which may be of any length.
 std::string shown_beginning(std::string_view text);

@@ -33,6 +33,17 @@ TEST(Shown, EscapesWhatIsNotPrinted) {
   for (const char* mark : {"\u061c", "\u200e", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069"}) {
     EXPECT_TRUE(system::shown(mark).starts_with("\\u")) << "turns the direction: " << mark;
   }
+  for (const char* unseen : {"\u00ad", "\u180e", "\u200b", "\u200d", "\u2028", "\u2029", "\u2060",
+                             "\u2064", "\u206f", "\ufeff", "\ufff9"}) {
+    EXPECT_TRUE(system::shown(unseen).starts_with("\\u")) << "is not seen: " << unseen;
+  }
+  EXPECT_EQ(system::shown("a\u200bb"), "a\\u200bb");
+  EXPECT_EQ(system::shown("\U000e0041"), "\\U000e0041");  // a tag
+  EXPECT_EQ(system::shown("\U0001d173"), "\\U0001d173");
+  for (const char* seen :
+       {" ", "\u00a0", "\u00ae", "\u200a", "\u2010", "\u2027", "\u202f", "\ufffd", "\U0001f600"}) {
+    EXPECT_EQ(system::shown(seen), seen);
+  }
   EXPECT_EQ(system::shown(std::string(1000, 'x')), std::string(1000, 'x'));
   EXPECT_EQ(system::shown_beginning(std::string(1000, 'x')), std::string(64, 'x') + "...");
 }
