@@ -241,11 +241,14 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--rounds", flags.rounds, "how often each is timed, for 10 ms")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  app.add_option("--json", flags.json, "write every round to FILE")->type_name("FILE");
+  CLI::Option* json = app.add_option("--json", flags.json, "write every round to FILE");
+  json->type_name("FILE");
   CLI::Option* arch = app.add_option("--arch", flags.arch,
                                      "compile for this one and print what the kernels take; times "
                                      "nothing, needs no device");
-  app.add_flag("--list", flags.list, "compile nothing either: print the tiles")->needs(arch);
+  app.add_flag("--list", flags.list, "compile nothing either: print the tiles")
+      ->needs(arch)
+      ->excludes(json);
   app.footer(footer);
 }
 

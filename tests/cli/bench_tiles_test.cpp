@@ -37,6 +37,8 @@ TEST(BenchTiles, NamesTheFlagThatIsWrong) {
       {"--head-dim 64 --seqlen 512 --list", "--arch"},
       {"--head-dim 64 --seqlen 512 --arch sm_75", "--arch: is sm_75; known are sm_80"},
       {"--head-dim 64 --seqlen 512 --arch sm_80 --tile keys=40", "--tile: keys=40: keys is 40"},
+      {"--head-dim 64 --seqlen 512 --arch sm_80 --list --json tiles.json",
+       "--json excludes --list"},
       {"--head-dim 64 --seqlen 512 --json /none/tiles.json", "/none/tiles.json"},
   };
   for (const auto& [arguments, flag] : wrong) {
