@@ -39,6 +39,7 @@ struct CheckFlags {
   std::string device = "cpu";
   int64_t configurations = 120;
   bool own_allocations = false;
+  bool hash = false;
   std::string json;
 };
 
@@ -95,6 +96,7 @@ std::string json_text(const check::Report& report, const CheckFlags& flags) {
                             {"failures", report.failures.size()},
                             {"worst_ratio", report.worst_ratio},
                             {"worst_problem", report.worst_problem},
+                            {"output_hash", fmt::format("{:016x}", report.output_hash)},
                             {"pairs_missed", report.missed},
                             {"pairs_never_asked", report.never_asked},
                             {"not_refused", report.wrongly_accepted},
@@ -142,6 +144,7 @@ int run(const CheckFlags& flags) {
   }
   if (flags.pairs) fmt::print("{}\n", report.pair_table);
   if (!report.extras.empty()) fmt::print("{}\n", report.extras);
+  if (flags.hash) fmt::print("hash of the outputs' bits: {:016x}\n", report.output_hash);
   if (report.worst_index >= 0) {
     fmt::print("largest error: {:.3f} of its bound{}\n", report.worst_ratio,
                report.worst_tensor.empty()
@@ -179,6 +182,8 @@ Command add_check(CLI::App& program) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app->add_flag("--own-allocations", flags->own_allocations,
                 "each tensor in device memory of its own: for compute-sanitizer");
+  app->add_flag("--hash", flags->hash,
+                "print a hash of the outputs' bits: builds that compute the same print the same");
   app->add_option("--json", flags->json, "also write the findings to this file");
   app->footer(examples);
   return {app, [flags] { return run(*flags); }};

@@ -90,7 +90,8 @@ std::string json_text(const std::vector<CompiledKernel>& kernels) {
                     {"registers", k.registers},
                     {"spill_bytes", k.spill_bytes},
                     {"shared_bytes", k.shared_bytes},
-                    {"blocks_per_sm", k.blocks_per_sm}});
+                    {"blocks_per_sm", k.blocks_per_sm},
+                    {"code", k.code}});
   }
   return json.dump(2) + "\n";
 }

@@ -309,6 +309,7 @@ struct CompiledKernel {
   int32_t spill_bytes = 0;    ///< of a thread: what its registers do not hold
   int32_t shared_bytes = 0;   ///< of a block
   int32_t blocks_per_sm = 0;  ///< that a multiprocessor runs at once
+  std::string code;           ///< a digest of its instructions: the same code has the same
 };
 struct BundleSize {
   int64_t kernels = 0;

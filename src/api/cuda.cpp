@@ -113,11 +113,11 @@ BundleSize compile_bundle(const std::string& path, const std::string& preset,
   BundleSize size{total, made.bytes, {}};
   for (size_t i = 0; i < targets.size(); ++i) {
     const auto& [spec, arch] = targets[i];
-    const auto [registers, spilled] = made.uses[i];
+    const auto& [registers, spilled, code] = made.uses[i];
     size.each.push_back(
         {arch, spec.entry, constants_text(spec.config), spec.threads, registers, spilled,
          spec.shared_bytes,
-         resident_blocks(*known_gpu(arch), spec.threads, registers, spec.shared_bytes)});
+         resident_blocks(*known_gpu(arch), spec.threads, registers, spec.shared_bytes), code.hex()});
   }
   return size;
 }

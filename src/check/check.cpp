@@ -15,6 +15,7 @@
 
 #include "check/features.hpp"
 #include "check/generate.hpp"
+#include "check/hash.hpp"
 #include "check/problems.hpp"
 #include "check/refusals.hpp"
 #include "check/variations.hpp"
@@ -64,9 +65,15 @@ struct Extras {
 class Trial {
  public:
   Trial(const Spec& spec, Place& place, Verdict& verdict, Extras& extras)
-      : c_(spec), place_(place), verdict_(verdict), extras_(extras) {}
+      : c_(spec),
+        place_(place),
+        verdict_(verdict),
+        extras_(extras),
+        output_hash_(static_cast<uint64_t>(spec.index)) {}
 
   void run();
+  /// Of the outputs of the forward and the backward pass.
+  uint64_t output_hash() const { return output_hash_.value(); }
 
  private:
   void compute_reference();
@@ -76,12 +83,14 @@ class Trial {
   void run_alone();
   void compare(const Output& output, const reference::Result& exact,
                const reference::Result& plain);
-  void expect_intact(bool backward);
+  /// What was just computed lies in the outputs alone; their bits are hashed.
+  void finish_pass(bool backward);
 
   Case c_;
   Place& place_;
   Verdict& verdict_;
   Extras& extras_;
+  Hash output_hash_;
   reference::Result exact_, plain_;
 };
 
@@ -159,8 +168,9 @@ void Trial::compare(const Output& output, const reference::Result& exact,
   }
 }
 
-void Trial::expect_intact(bool backward) {
+void Trial::finish_pass(bool backward) {
   for (const Output& output : c_.outputs(backward)) {
+    output_hash_.add(output.array->memory().bytes());
     if (!output.array->memory().intact()) {
       verdict_.fail(fmt::format("{}: written outside of the tensor", output.name));
     }
@@ -172,7 +182,7 @@ void Trial::run_forward() {
     forward(here(c_.forward_args()), here(c_.options()), here.stream());
   });
   for (const Output& output : c_.outputs(false)) compare(output, exact_, plain_);
-  expect_intact(false);
+  finish_pass(false);
 }
 
 void Trial::run_backward() {
@@ -183,7 +193,7 @@ void Trial::run_backward() {
     backward(here(c_.backward_args()), here(c_.options()), here.stream());
   });
   for (const Output& output : c_.outputs(true)) compare(output, exact_, plain_);
-  expect_intact(true);
+  finish_pass(true);
   c_.out.memory().restore(out);
   c_.lse.memory().restore(lse);
 }
@@ -270,7 +280,7 @@ class Runner {
   void for_each(int64_t count, const std::function<void(int64_t, Place&)>& f);
   void prepare(int64_t index, Place& place);
   void check(int64_t index, Place& place);
-  void gather(const Spec& spec, const Verdict& verdict, const Extras& extras);
+  void gather(const Spec& spec, const Verdict& verdict, const Extras& extras, uint64_t output_hash);
   void finish();
 
   const CheckConfig& config_;
@@ -312,13 +322,16 @@ void Runner::check(int64_t index, Place& place) {
   const Spec spec = problems_.draw(index);
   Verdict verdict;
   Extras extras;
-  Trial(spec, place, verdict, extras).run();
-  gather(spec, verdict, extras);
+  Trial trial(spec, place, verdict, extras);
+  trial.run();
+  gather(spec, verdict, extras, trial.output_hash());
 }
 
-void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extras) {
+void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extras,
+                    uint64_t output_hash) {
   const std::scoped_lock lock(mutex_);
   ++report_.problems;
+  report_.output_hash += output_hash;
   pairs_.add(spec.features());
   extras_.add(extras);
   const bool first = report_.worst_index < 0 || spec.index < report_.worst_index;

@@ -50,6 +50,9 @@ struct Report {
   std::vector<std::string> missed;  ///< allowed pairs of options that never met (full runs only)
   std::vector<std::string> wrongly_accepted;  ///< pairs that must be refused and were not
   std::string pair_table;                     ///< how often each pair of options met
+  /// Of the bits of all outputs, whatever the order of the problems: two builds that compute the
+  /// same have the same, on a device only where its sums have an order.
+  uint64_t output_hash = 0;
   std::string extras;  ///< how often the further checks ran (threads, one at a time, plans)
   std::vector<std::string> never_asked;  ///< allowed pairs that the configurations leave out
   double prepare_seconds = 0;            ///< for all configurations' plans

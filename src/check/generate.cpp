@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <span>
 #include <utility>
 
+#include "check/hash.hpp"
 #include "kernels/common/mask.h"
 
 namespace fa::check {
@@ -300,21 +299,15 @@ void Case::poison(bool backward) const {
 }
 
 uint64_t Case::input_hash() const {
-  uint64_t hash = 0;
-  const auto add = [&hash](std::span<const std::byte> bytes) {
-    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
-      uint64_t word = 0;
-      std::memcpy(&word, bytes.data() + i, std::min(sizeof(word), bytes.size() - i));
-      hash = (hash ^ word) * 0x9e3779b97f4a7c15;
-      hash ^= hash >> 29;
-    }
-  };
+  Hash hash;
   for (const Array* a : {&q, &k, &v, &dout, &dlse, &bias, &alibi, &sinks}) {
-    if (a->given()) add(a->memory().bytes());
+    if (a->given()) hash.add(a->memory().bytes());
   }
-  for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) add(a->memory());
-  add(dropout_state.memory());
-  return hash;
+  for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) {
+    hash.add(a->memory());
+  }
+  hash.add(dropout_state.memory());
+  return hash.value();
 }
 
 MemoryList Case::memory() const {

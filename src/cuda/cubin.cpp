@@ -50,6 +50,9 @@ class Cubin {
       }
     }
     if (use.registers == 0) fail();
+    const Elf64_Shdr& code = section(".text." + entry_);
+    if (code.sh_offset > bytes_.size() || bytes_.size() - code.sh_offset < code.sh_size) fail();
+    use.code = digest({bytes_.data() + code.sh_offset, code.sh_size});
     return use;
   }
 

@@ -4,11 +4,14 @@
 #include <span>
 #include <string>
 
+#include "cuda/digest.hpp"
+
 namespace fa::cuda {
 
 struct CubinUse {
   int registers = 0;    ///< of a thread
   int local_bytes = 0;  ///< of a thread: spilled registers, arrays
+  Digest code;          ///< of its instructions
 };
 
 /// Throws Error (internal) when the code is none of NVIDIA's, damaged, or lacks the kernel.
