@@ -1,6 +1,5 @@
-// ablation: what each of the FlashAttention-2 paper's three ideas gives the sm80 forward kernel,
-// and what its ways give the backward kernel, measured by leaving it out. docs/kernels/learned.md
-// has the tables.
+// ablation: what the sm80 kernels' ways give them, measured by leaving one out at a time.
+// docs/kernels/learned.md has the tables, and the paper's three ideas too.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -203,7 +202,7 @@ int run(bool backward, int rounds, const std::string& path) {
 }  // namespace fa::bench
 
 int main(int argc, char** argv) {
-  CLI::App app("The sm80 kernels without one of their ideas at a time");
+  CLI::App app("The sm80 kernels without one of their ways at a time");
   int rounds = 7;
   bool backward = false;
   std::string json;

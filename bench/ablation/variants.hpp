@@ -1,5 +1,4 @@
-// The kernels without one of their ideas, or ways, at a time, for the ablations in
-// docs/kernels/learned.md.
+// The kernels without one of their ways at a time, for the ablations in docs/kernels/learned.md.
 #pragma once
 
 #include <string>
@@ -19,8 +18,7 @@ struct VariantOf {
 using Variant = VariantOf<CudaTuning>;
 using BackwardVariant = VariantOf<BackwardTuning>;
 
-/// The plan's own way comes first. Where an idea asks for other tiles there are several of one
-/// name: the fastest counts. What does not fit the GPU is left out.
+/// The plan's own way comes first.
 std::vector<Variant> variants(const Problem& problem, const GpuLimits& gpu);
 
 /// Likewise. What a problem's plan does not do cannot be left out of it.

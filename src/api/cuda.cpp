@@ -88,9 +88,8 @@ std::vector<std::string> bundle_kernels(const std::string& preset,
                                         const std::vector<std::string>& archs) {
   std::vector<std::string> lines;
   for (const auto& [spec, arch] : preset_targets(preset, archs)) {
-    lines.push_back(fmt::format("{} {} of {}, {} threads, {} bytes of shared memory: {}", arch,
-                                spec.entry, spec.source, spec.threads, spec.shared_bytes,
-                                constants_text(spec.config)));
+    lines.push_back(fmt::format("{} {}, {} threads, {} bytes of shared memory: {}", arch,
+                                spec.entry, spec.threads, spec.shared_bytes, spec.constants));
   }
   return lines;
 }
@@ -115,9 +114,9 @@ BundleSize compile_bundle(const std::string& path, const std::string& preset,
     const auto& [spec, arch] = targets[i];
     const auto& [registers, spilled, code] = made.uses[i];
     size.each.push_back(
-        {arch, spec.entry, constants_text(spec.config), spec.threads, registers, spilled,
-         spec.shared_bytes,
-         resident_blocks(*known_gpu(arch), spec.threads, registers, spec.shared_bytes), code.hex()});
+        {arch, spec.entry, spec.constants, spec.threads, registers, spilled, spec.shared_bytes,
+         resident_blocks(*known_gpu(arch), spec.threads, registers, spec.shared_bytes),
+         code.hex()});
   }
   return size;
 }

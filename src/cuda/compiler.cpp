@@ -73,18 +73,17 @@ class Program {
 std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
                           std::span<const Source> headers, std::string* warnings) {
   const Nvrtc& compiler = nvrtc();
-  Program program(compiler, fmt::format("{}\n#include \"{}\"\n", spec.config, spec.source),
-                  headers);
+  Program program(compiler, spec.program, headers);
   const bool compiled = program.compile(arch);
   const std::string log = program.log();
   std::vector<char> code = compiled ? program.cubin() : std::vector<char>();
   // ptxas says so in a note only, where it orders wgmma one after the other: several times slower.
   const bool serialized = log.find("serialized") != std::string::npos;
   if (code.empty() || serialized) {
-    throw Error(Status::internal,
-                fmt::format("cuda: cannot compile {} of {} for {} with NVRTC {}.{} ({}):\n{}\n{}",
-                            spec.entry, spec.source, arch, compiler.major, compiler.minor,
-                            compiler.path, log, spec.config));
+    throw Error(
+        Status::internal,
+        fmt::format("cuda: cannot compile {} for {} with NVRTC {}.{} ({}):\n{}\n{}", spec.entry,
+                    arch, compiler.major, compiler.minor, compiler.path, log, spec.program));
   }
   if (warnings != nullptr) *warnings = log;
   return code;

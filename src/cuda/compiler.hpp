@@ -10,15 +10,15 @@
 
 namespace fa::cuda {
 
-/// What the compiler is told for every kernel beside the architecture. 177: a constant of the
-/// config that nobody reads, which would fill the logs.
+/// What the compiler is told for every kernel beside the architecture. 177: a name that nobody
+/// uses, which would fill the logs.
 inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device",
                                                   "-diag-suppress=177"};
 
-/// A cubin for "sm_80", "sm_90a" ... The program is the spec's config and its source; includes name
-/// `headers` relative to src/kernels. Throws Error: there is no NVRTC (unsupported), or it refuses
-/// (internal, with its log), which it also does when it would serialize wgmma. warnings: gets the
-/// log of a success.
+/// A cubin for "sm_80", "sm_90a" ... What the spec's program includes is named
+/// relative to src/kernels, as `headers` are. Throws Error: there is no NVRTC (unsupported), or it
+/// refuses (internal, with its log), which it also does when it would serialize wgmma. warnings:
+/// gets the log of a success.
 std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
                           std::span<const Source> headers = sources(),
                           std::string* warnings = nullptr);

@@ -89,7 +89,7 @@ KernelStore::KernelStore(std::span<const Source> headers, const Digest& headers_
 Digest KernelStore::key(const KernelSpec& spec, const std::string& arch) const {
   std::string options;
   for (const char* option : compile_options) options += fmt::format("{} ", option);
-  return digest_of(headers_digest_.hex(), options, arch, spec.source, spec.config);
+  return digest_of(headers_digest_.hex(), options, arch, spec.program);
 }
 
 std::shared_ptr<const KernelStore::Code> KernelStore::cubin(const KernelSpec& spec,
@@ -117,8 +117,8 @@ KernelStore::Code KernelStore::make_cubin(const KernelSpec& spec, const std::str
     if (auto code = cached(digest_of(key.hex(), nvrtc_identity()))) return std::move(*code);
     nvrtc();
   } catch (const Error& error) {
-    throw Error(error.status(), fmt::format("{} (for {} of {} on {}){}", error.what(), spec.entry,
-                                            spec.source, arch, lacking(bundles_, headers_digest_)));
+    throw Error(error.status(), fmt::format("{} (for {} on {}){}", error.what(), spec.entry, arch,
+                                            lacking(bundles_, headers_digest_)));
   }
   // The compiler that was opened may not be the one tried first, and while this process waited for
   // the lock another one may have made the kernel.
@@ -136,8 +136,8 @@ KernelStore::Code KernelStore::make_cubin(const KernelSpec& spec, const std::str
 }
 
 const LoadedKernel& KernelStore::load(const KernelSpec& spec, int device) {
-  const Digest name = digest_of(spec.source, spec.entry, spec.config,
-                                std::to_string(spec.shared_bytes), std::to_string(device));
+  const Digest name = digest_of(spec.entry, spec.program, std::to_string(spec.shared_bytes),
+                                std::to_string(device));
   return *kernels_.get(name, [&] {
     const DeviceInfo& info = cuda::device(device);
     if (spec.shared_bytes > info.shared_per_block) {

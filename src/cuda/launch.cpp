@@ -57,10 +57,10 @@ kernel::ForwardParams common_params(const Problem& p, const Call& call, int tile
 }
 
 unsigned blocks_of(int64_t rows) {
-  const int64_t blocks = (rows + rows_of_block - 1) / rows_of_block;
+  const int64_t blocks = (rows + kernel::joined_rows - 1) / kernel::joined_rows;
   if (blocks > INT32_MAX) {
     fail(Status::unsupported, "out", "has {} rows; CUDA devices join up to {}", rows,
-         int64_t{INT32_MAX} * rows_of_block);
+         int64_t{INT32_MAX} * kernel::joined_rows);
   }
   return static_cast<unsigned>(blocks);
 }

@@ -10,8 +10,6 @@
 
 namespace fa::cuda {
 
-inline constexpr unsigned rows_of_block = 4;  ///< of combine and merge: a warp each
-
 kernel::View view(const Rows& rows);
 
 /// What both passes take from the call, and the order of their tiles.
@@ -21,7 +19,7 @@ void set_order(kernel::ForwardParams& params, int tiles, int section);
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
 };
-/// Of rows, rows_of_block to a block. Throws Error (unsupported, naming `out`) for too many.
+/// Of rows, kernel::joined_rows to a block. Throws Error (unsupported, naming `out`) for too many.
 unsigned blocks_of(int64_t rows);
 
 /// `params`: what the kernel's only parameter is.

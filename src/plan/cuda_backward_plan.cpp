@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "plan/cuda_common.hpp"
+#include "plan/kernel_config.hpp"
 #include "problem/argument.hpp"
 
 namespace fa {
@@ -99,12 +100,12 @@ void size_workspace(CudaBackwardPlan& plan) {
   if (p.dtype == float16) bytes.ranges = 4 * p.batch * (2 * p.heads_q + p.heads_k);
 }
 
-std::string config(const CudaBackwardPlan& plan) {
+KernelConfig config(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   const BackwardTile& t = plan.tile;
   const int depth = padded_columns(t, p.head_dim), width = padded_columns(t, p.head_dim_v);
   KernelConfig constants;
-  return add_problem(constants, p)
+  add_problem(constants, p)
       .number("warps", t.warps)
       .number("rows", t.rows)
       .number("keys", t.keys)
@@ -116,48 +117,61 @@ std::string config(const CudaBackwardPlan& plan) {
       .number("width", width)
       .number("key_slices", std::min(t.key_slices, depth / 16))
       .number("value_slices", std::min(t.value_slices, width / 16))
-      .number("min_blocks", t.min_blocks)
       .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
       .flag("query_last", t.query_last || in_order(p))
       .flag("deterministic", in_order(p))
       .format("dbias", p.dbias, p.dbias_dtype)
       .flag("bias_per_row", p.dbias && !rows_share_bias(p))
       .flag("bias_shared", blocks_share_bias(p))
-      .text();
+      .format("sinks", p.dsinks, p.sinks_dtype)
+      .format("dsinks", p.dsinks, p.dsinks_dtype);
+  return constants;
+}
+
+/// One of the kernels before and after the main one, which are any family's.
+KernelSpec pass_kernel(const KernelConfig& constants, const BackwardTile& tile,
+                       std::string_view entry, std::string_view file, std::string_view type,
+                       int shared_bytes = 0) {
+  const std::string kernel = fmt::format("fa::pass::{}<fa::sm80::BackwardShapes<Config>>", type);
+  return kernel_spec(
+      {entry, {"sm80/backward_shapes.cuh", file}, "fa::sm80::BackwardConfig", kernel}, constants,
+      32 * tile.warps, 0, shared_bytes);
 }
 
 void choose_kernels(CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   const BackwardTile& t = plan.tile;
-  const std::string constants = config(plan);
-  const int threads = 32 * t.warps;
+  KernelConfig constants = config(plan);
+  const auto kernel = [&](std::string_view entry, std::string_view file, std::string_view type,
+                          int shared_bytes = 0) {
+    return pass_kernel(constants, t, entry, file, type, shared_bytes);
+  };
   const int depth = padded_columns(t, p.head_dim), width = padded_columns(t, p.head_dim_v);
-  plan.prepare = {"sm80/backward_prepare.cuh", "fa_sm80_backward_prepare", constants, threads, 0};
-  // Every row sees all keys of every block: then the kernel need not look.
-  const bool all_seen = p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
-                        p.seqlen_k % t.keys == 0;
-  const std::string also = KernelConfig().flag("all_seen", all_seen).text();
-  plan.backward = {"sm80/backward.cuh", "fa_sm80_backward", constants + also, threads,
-                   shared_bytes(t, p.head_dim, p.head_dim_v)};
-  plan.finish = {"sm80/backward_finish.cuh", "fa_sm80_backward_finish", constants, threads,
-                 2 * t.rows * depth};
+  plan.prepare = kernel("fa_backward_prepare", "pass/prepare.cuh", "Prepare");
+  plan.finish = kernel("fa_backward_finish", "pass/finish.cuh", "FinishRows", 2 * t.rows * depth);
   if (plan.parts > 1) {
-    plan.finish_keys = {"sm80/backward_finish.cuh", "fa_sm80_backward_finish_keys", constants,
-                        threads, 2 * t.keys * (depth + width)};
+    plan.finish_keys = kernel("fa_backward_finish_keys", "pass/finish.cuh", "FinishKeys",
+                              2 * t.keys * (depth + width));
   }
   if (p.dtype == float16) {
-    plan.values = {"sm80/backward_values.cuh", "fa_sm80_backward_values", constants, threads, 0};
+    plan.values = kernel("fa_backward_values", "pass/ranges.cuh", "MeasureValues");
   }
   if (p.dbias) {
-    plan.bias = {"sm80/backward_bias.cuh", "fa_sm80_backward_bias", constants, threads, 0};
+    plan.bias = kernel("fa_backward_bias", "pass/bias.cuh", "FinishBias");
     plan.bias_first = !rows_share_bias(p) && !blocks_share_bias(p);
   }
   if (p.dsinks) {
-    KernelConfig formats;
-    formats.format("sinks", true, p.sinks_dtype).format("dsinks", true, p.dsinks_dtype);
-    plan.sinks = {"sm80/backward_sinks.cuh", "fa_sm80_backward_sinks", constants + formats.text(),
-                  threads, 4 * threads};
+    plan.sinks = kernel("fa_backward_sinks", "pass/sinks.cuh", "SinkGradients", 4 * 32 * t.warps);
   }
+  // Every row sees all keys of every block: then the main kernel need not look.
+  constants.flag("all_seen", p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
+                                 p.seqlen_k % t.keys == 0);
+  plan.backward =
+      kernel_spec({"fa_sm80_backward",
+                   {"sm80/backward.cuh"},
+                   "fa::sm80::BackwardConfig",
+                   "fa::sm80::Backward<Config>"},
+                  constants, 32 * t.warps, t.min_blocks, shared_bytes(t, p.head_dim, p.head_dim_v));
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
       .flag("used_k", p.used_k)
       .flag("window_left", p.window_left >= 0)
       .flag("window_right", p.window_right >= 0)
-      .flag("positive_scale", static_cast<float>(p.scale) > 0)
+      .flag("positive_scale", static_cast<float>(p.scale) > 0, true)
       .flag("softcap", p.softcap > 0)
       .flag("alibi", p.alibi)
       .format("bias", p.bias, p.bias_dtype)

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "kernels/common/params.h"
 #include "plan/cuda_common.hpp"
 #include "plan/kernel_config.hpp"
 #include "problem/argument.hpp"
@@ -16,13 +17,12 @@ namespace {
 // Fewer keys than this in a split cost more to join than they save.
 constexpr int64_t min_split_keys = 256;
 constexpr int64_t max_splits = 64;
-constexpr int combine_rows = 4;  // of a block of fa_sm80_combine and fa_sm80_merge: a warp each
 
-std::string forward_config(const CudaPlan& plan) {
+KernelSpec forward_kernel(const CudaPlan& plan) {
   const Problem& p = plan.problem;
   const ForwardTile& t = plan.tile;
   KernelConfig config;
-  return add_problem(config, p)
+  add_problem(config, p)
       .number("value_columns", value_columns(t, p.head_dim_v))
       .number("warps", t.warps)
       .number("warp_rows", t.warp_rows)
@@ -30,30 +30,27 @@ std::string forward_config(const CudaPlan& plan) {
       .number("groups", t.groups)
       .number("stages", t.stages)
       .number("query_slices", t.query_slices)
-      .number("min_blocks", t.min_blocks)
       .flag("stale_maximum", t.stale_maximum)
-      .flag("normalize_steps", t.normalize_steps)
-      .flag("serial_rows", t.serial_rows)
-      .flag("warps_split_keys", t.warps_split_keys)
       .format("sinks", p.sinks, p.sinks_dtype)
-      .flag("split", plan.splits > 1)
-      .text();
-}
-
-KernelSpec forward_kernel(const CudaPlan& plan) {
-  return {"sm80/forward.cuh", "fa_sm80_forward", forward_config(plan), 32 * plan.tile.warps,
-          shared_bytes(plan.tile, plan.problem.head_dim, plan.problem.head_dim_v)};
+      .flag("split", plan.splits > 1);
+  return kernel_spec({"fa_sm80_forward",
+                      {"sm80/forward.cuh"},
+                      "fa::sm80::ForwardConfig",
+                      "fa::sm80::Forward<Config>"},
+                     config, 32 * t.warps, t.min_blocks, shared_bytes(t, p.head_dim, p.head_dim_v));
 }
 
 KernelSpec combine_kernel(const Problem& p) {
-  return {"sm80/combine.cuh", "fa_sm80_combine",
-          KernelConfig()
-              .format("element", true, p.dtype)
-              .format("sinks", p.sinks, p.sinks_dtype)
-              .number("head_dim_v", p.head_dim_v)
-              .number("alignment", std::min(p.alignment, 8))
-              .text(),
-          32 * combine_rows, 0};
+  KernelConfig config;
+  config.format("element", true, p.dtype)
+      .format("sinks", p.sinks, p.sinks_dtype)
+      .number("head_dim_v", p.head_dim_v)
+      .number("alignment", std::min(p.alignment, 8));
+  return kernel_spec({"fa_combine",
+                      {"pass/combine.cuh"},
+                      "fa::kernel::ProblemConfig",
+                      "fa::pass::Combine<Config>"},
+                     config, 32 * kernel::joined_rows);
 }
 
 /// Row tiles and the grid that they make with the heads.
@@ -61,8 +58,8 @@ void cut_rows(CudaPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t rows = plan.tile.rows();
   const int64_t row_tiles = tiles_of_head(p.packed_q, p.seqlen_q, p.tokens_q, p.batch, rows);
-  const int64_t of_head = plan.tile.serial_rows ? std::min<int64_t>(row_tiles, 1) : row_tiles;
-  plan.blocks = checked_blocks("q", of_head * (p.packed_q ? p.heads_q : p.batch * p.heads_q), rows);
+  plan.blocks =
+      checked_blocks("q", row_tiles * (p.packed_q ? p.heads_q : p.batch * p.heads_q), rows);
   plan.row_tiles = static_cast<int>(row_tiles);
 }
 
@@ -70,7 +67,7 @@ void cut_rows(CudaPlan& plan) {
 /// follows the other.
 int choose_section(const CudaPlan& plan) {
   const Problem& p = plan.problem;
-  if (p.window_right < 0 || p.packed_q || plan.tile.serial_rows) return 1;
+  if (p.window_right < 0 || p.packed_q) return 1;
   const int64_t bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
   return static_cast<int>(groups_in_section(p.batch * p.heads_k, bytes) * p.group());
 }
@@ -142,8 +139,11 @@ std::string to_text(const CudaPlan& plan) {
 }
 
 KernelSpec merge_kernel(DType dtype) {
-  return {"sm80/merge.cuh", "fa_sm80_merge", KernelConfig().format("element", true, dtype).text(),
-          32 * combine_rows, 0};
+  KernelConfig config;
+  config.format("element", true, dtype);
+  return kernel_spec(
+      {"fa_merge", {"pass/merge.cuh"}, "fa::kernel::ProblemConfig", "fa::pass::Merge<Config>"},
+      config, 32 * kernel::joined_rows);
 }
 
 }  // namespace fa

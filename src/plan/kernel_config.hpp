@@ -1,43 +1,43 @@
-// The constants that device code is compiled with, as text.
+// The Config that device code is compiled with (src/kernels/common/config.h), and the program that
+// instantiates a kernel with it.
 #pragma once
-
-#include <fmt/format.h>
 
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "plan/kernel_spec.hpp"
 #include "problem/problem.hpp"
 
 namespace fa {
 
 class KernelConfig {
  public:
-  KernelConfig& number(std::string_view name, int64_t value) {
-    lines_ += fmt::format("constexpr int {} = {};\n", name, value);
-    return *this;
-  }
-  KernelConfig& flag(std::string_view name, bool value) {
-    lines_ += fmt::format("constexpr bool {} = {};\n", name, value);
-    return *this;
-  }
-  /// A number format; none where the tensor is not given.
-  KernelConfig& format(std::string_view name, bool given, DType dtype) {
-    const char* format = !given              ? "none"
-                         : dtype == float32  ? "float32"
-                         : dtype == bfloat16 ? "bfloat16"
-                                             : "float16";
-    lines_ += fmt::format("constexpr kernel::Number {} = kernel::Number::{};\n", name, format);
-    return *this;
-  }
-  std::string text() const {
-    return "#include \"common/number.h\"\nnamespace fa::config {\n" + lines_ + "}\n";
-  }
+  KernelConfig& number(std::string_view name, int64_t value);
+  /// Written where it is not as the defaults have it.
+  KernelConfig& flag(std::string_view name, bool value, bool by_default = false);
+  /// A number format, written where the tensor is given.
+  KernelConfig& format(std::string_view name, bool given, DType dtype);
+
+  const std::string& members() const { return members_; }
+  const std::string& constants() const { return constants_; }
 
  private:
-  std::string lines_;
+  void add(std::string_view type, std::string_view name, std::string_view value,
+           std::string_view shown);
+
+  std::string members_, constants_;
 };
 
-/// A config's constants in one line ("element=bfloat16 head_dim=128 lse"), without what is off.
-std::string constants_text(std::string_view config);
+/// Which device code, with which defaults.
+struct KernelSource {
+  std::string_view entry;
+  std::vector<std::string_view> includes;  ///< files of src/kernels
+  std::string_view defaults;               ///< the type that Config derives from
+  std::string_view kernel;                 ///< the type that runs it, of Config
+};
+
+KernelSpec kernel_spec(const KernelSource& source, const KernelConfig& config, int threads,
+                       int min_blocks = 0, int shared_bytes = 0);
 
 }  // namespace fa

@@ -1,4 +1,4 @@
-// One device kernel as it is to be compiled: a source of src/kernels and the constants before it.
+// One device kernel as it is to be compiled and launched.
 #pragma once
 
 #include <string>
@@ -6,11 +6,12 @@
 namespace fa {
 
 struct KernelSpec {
-  std::string source;    ///< file under src/kernels: "sm80/forward.cuh"
-  std::string entry;     ///< its `extern "C"` kernel: "fa_sm80_forward"
-  std::string config;    ///< `constexpr` lines that the source reads
-  int threads = 0;       ///< of a block
-  int shared_bytes = 0;  ///< dynamic shared memory of a block
+  std::string entry;      ///< its `extern "C"` name: "fa_sm80_forward"
+  std::string program;    ///< what NVRTC is given; it includes files of src/kernels
+  std::string constants;  ///< its Config in one line: "element=bfloat16 head_dim=128 packed_q"
+  int threads = 0;        ///< of a block
+  int min_blocks = 0;     ///< that a multiprocessor has registers for; 0: as the compiler likes
+  int shared_bytes = 0;   ///< dynamic shared memory of a block
   friend bool operator==(const KernelSpec&, const KernelSpec&) = default;
 };
 

@@ -16,16 +16,13 @@ int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v) 
   const int depth = pad16(head_dim);
   const int width = pad16(value_columns(tile, head_dim_v));
   const int inputs = 2 * (tile.rows() * depth + tile.stages * tile.keys * (depth + width));
-  const int out = 2 * tile.rows() * width;  // takes their place
-  // All warps but the first lay their O, maxima and sums down for it, there as well.
-  const int joined = tile.warps_split_keys ? (tile.warps - 1) * 4 * tile.rows() * (width + 8) : 0;
-  return std::max({inputs, out, joined});
+  return std::max(inputs, 2 * tile.rows() * width);  // O takes their place
 }
 
 int registers(const ForwardTile& tile, int64_t head_dim_v) {
   const auto fragment = [&](int columns) { return tile.warp_rows * columns / 32; };
   const int out = fragment(pad16(value_columns(tile, head_dim_v)));
-  const int scores = fragment(tile.warp_keys());
+  const int scores = fragment(tile.keys);
   const int statistics = 2 * tile.warp_rows / 8;  // maximum and sum
   return out + scores + scores / 2 + fragment(16 * tile.query_slices) / 2 + statistics;
 }

@@ -17,13 +17,8 @@ struct ForwardTile {
   int min_blocks = 1;    ///< of a multiprocessor, which bounds the registers
   bool stale_maximum = true;
   int value_slices = 1;  ///< pieces of V's head_dim, each with a block of its own
-  // What FlashAttention-2 does away with, for the ablation in docs/kernels/learned.md.
-  bool normalize_steps = false;   ///< O is divided by the row's sum at every step
-  bool serial_rows = false;       ///< a block walks over all row tiles of its head
-  bool warps_split_keys = false;  ///< a block's warps have the same rows, each 16 keys or more
 
-  int rows() const { return warps_split_keys ? warp_rows : warps * warp_rows; }
-  int warp_keys() const { return warps_split_keys ? keys / warps : keys; }  ///< of a step
+  int rows() const { return warps * warp_rows; }
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
 };
 

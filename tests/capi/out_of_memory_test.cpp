@@ -206,8 +206,7 @@ std::vector<Case> cases() {
        [](const Problem&) { return std::strstr(fa_last_error(), "softcap: is -1") != nullptr; },
        no_out, FA_INVALID_ARGUMENT},
       {"cuda_info", nothing, [](Problem&) { return fa_cuda_info(&info); },
-       [](const Problem&) { return std::strstr(info, "nvrtc: ") != nullptr; }, always,
-       FA_OK, true},
+       [](const Problem&) { return std::strstr(info, "nvrtc: ") != nullptr; }, always, FA_OK, true},
       {"release_memory", run_forward, [](Problem&) { return fa_release_memory(); }, always, always},
   };
 }

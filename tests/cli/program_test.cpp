@@ -290,7 +290,7 @@ TEST(Program, InfoPlansForAGpuThatIsNotHere) {
   EXPECT_TRUE(contains(wide, "none: q: has head_dim 576")) << wide;
   const std::string few = plan("sm_80 --packed --heads 8 --seqlen 1 --seqlen-k 65536");
   EXPECT_TRUE(contains(few, "device: cuda, sm_80 with 108 multiprocessors\n")) << few;
-  EXPECT_TRUE(contains(few, "combine kernel: fa_sm80_combine (")) << few;
+  EXPECT_TRUE(contains(few, "combine kernel: fa_combine (")) << few;
   EXPECT_TRUE(contains(fa("info --plan --arch sm_1").err, "--arch: sm_1 not in"));
   EXPECT_TRUE(contains(fa("info --arch sm_80").err, "--plan"));
   EXPECT_TRUE(contains(fa("info --plan --arch sm_80 --dtype float32").err, "q: is float32"));

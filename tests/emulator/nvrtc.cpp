@@ -41,9 +41,15 @@ std::string calls(const Program& program) {
   const std::regex kernel(
       R"((?:__cluster_dims__\(([^,()]+), 1, 1\)\s+)?(?:__launch_bounds__\([^()]*\)\s+)?)"
       R"((fa_\w+)\(\s*const __grid_constant__ ([\w:]+) p\))");
+  // In the program itself, or in a file that it includes.
+  std::vector<std::string> places{program.text};
   for (const auto& [name, header] : program.headers) {
-    if (program.text.find("#include \"" + name + "\"") == std::string::npos) continue;
-    for (std::sregex_iterator i(header.begin(), header.end(), kernel), end; i != end; ++i) {
+    if (program.text.find("#include \"" + name + "\"") != std::string::npos) {
+      places.push_back(header);
+    }
+  }
+  for (const std::string& code : places) {
+    for (std::sregex_iterator i(code.begin(), code.end(), kernel), end; i != end; ++i) {
       const std::string cluster = (*i)[1].matched ? (*i)[1].str() : "1";
       const std::string entry = (*i)[2].str(), params = (*i)[3].str();
       text << "void emulator_call_" << entry << "(const void* p) { " << entry

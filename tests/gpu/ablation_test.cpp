@@ -1,4 +1,4 @@
-// The kernel without one of the paper's ideas at a time, as bench/ablation times it, is right too.
+// The kernels without one of their ways at a time, as bench/ablation times them, are right too.
 #include <gtest/gtest.h>
 
 #include "ablation/variants.hpp"
@@ -100,7 +100,7 @@ TEST(Ablation, WithoutOneOfItsWaysTheBackwardKernelIsRight) {
               [&](int64_t n) { expect_backward_variants_right(specs[static_cast<size_t>(n)]); });
 }
 
-TEST(Ablation, WithoutAnIdeaTheKernelIsRight) {
+TEST(Ablation, WithoutTheStaleMaximumTheKernelIsRight) {
   const std::vector<check::Spec> specs = ablation_problems();
   in_parallel(static_cast<int64_t>(specs.size()),
               [&](int64_t n) { expect_variants_right(specs[static_cast<size_t>(n)]); });

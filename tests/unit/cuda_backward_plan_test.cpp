@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "plan/kernel_config.hpp"
 #include "plan/preset.hpp"
 
 namespace fa {
@@ -155,7 +154,7 @@ TEST(CudaBackwardPlan, LooksForMasksOnlyWhereThereAreSome) {
   const auto looks = [&](const std::function<void(Problem&)>& change) {
     Problem p = problem(2, 1024, 128, 128);  // 64 keys a block
     change(p);
-    const std::string constants = constants_text(plan_cuda_backward(p, gpu).backward.config);
+    const std::string constants = plan_cuda_backward(p, gpu).backward.constants;
     return constants.find("all_seen") == constants.npos;
   };
   EXPECT_FALSE(looks([](Problem&) {}));
@@ -181,7 +180,7 @@ TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
           for (const KernelSpec* kernel : {&plan.prepare, &plan.backward, &plan.finish}) {
             EXPECT_EQ(std::ranges::count(kernels, *kernel), 1)
-                << gpu.arch << ", " << keys << ", " << constants_text(kernel->config);
+                << gpu.arch << ", " << keys << ", " << kernel->constants;
           }
         }
       }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,7 +19,6 @@
 #include "cuda/precompile.hpp"
 #include "plan/cuda_backward_plan.hpp"
 #include "plan/cuda_plan.hpp"
-#include "plan/kernel_config.hpp"
 
 namespace fa::cuda {
 namespace {
@@ -32,16 +32,9 @@ std::vector<char> compiled(const Target& target) {
   if (auto code = store.cache().load(name)) return std::move(*code);
   std::string warnings;
   std::vector<char> code = compile(spec, arch, sources(), &warnings);
-  EXPECT_EQ(warnings, "") << arch << " " << spec.entry << ": " << constants_text(spec.config);
+  EXPECT_EQ(warnings, "") << arch << " " << spec.entry << ": " << spec.constants;
   if (warnings.empty()) store.cache().store(name, code);
   return code;
-}
-
-/// Blocks of a multiprocessor that the kernel was compiled for.
-int min_blocks(const KernelSpec& spec) {
-  const std::string name = "constexpr int min_blocks = ";
-  const size_t at = spec.config.find(name);
-  return at == spec.config.npos ? 1 : std::stoi(spec.config.substr(at + name.size()));
 }
 
 /// Fails for a kernel that spills more than `most` bytes of a thread's registers, of which fewer
@@ -52,13 +45,13 @@ void expect_fits(const std::vector<Target>& targets, int most) {
     const CubinUse use = cubin_use(compiled(targets[i]), spec.entry);
     const GpuLimits& gpu = *known_gpu(arch);
     const int blocks = resident_blocks(gpu, spec.threads, use.registers, spec.shared_bytes);
-    EXPECT_TRUE(use.local_bytes <= most && blocks >= min_blocks(spec) &&
+    EXPECT_TRUE(use.local_bytes <= most && blocks >= std::max(spec.min_blocks, 1) &&
                 spec.shared_bytes <= gpu.shared_per_block)
         << fmt::format(
                "{} {}: {} registers, {} bytes spilled, {} bytes of shared memory, {} blocks of a "
                "multiprocessor: {}",
                arch, spec.entry, use.registers, use.local_bytes, spec.shared_bytes, blocks,
-               constants_text(spec.config));
+               spec.constants);
   });
 }
 
@@ -77,7 +70,7 @@ std::vector<Target> targets_of(const std::string& preset, const std::string& arc
   std::vector<Target> targets = preset_targets(preset, {arch});
   if (arch == "sm_89" || arch == "sm_100" || arch == "sm_120") {
     std::erase_if(targets, [](const Target& target) {
-      return constants_text(target.spec.config).starts_with("element=float16");
+      return target.spec.constants.starts_with("element=float16");
     });
   }
   return targets;

@@ -49,7 +49,7 @@ inline void write_file(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-/// Writes `value`, a constant of the config, through a header of another folder.
+/// Writes `value`, a constant of the program, through a header of another folder.
 inline constexpr cuda::Source test_sources[] = {
     {"test/store.cuh", R"(#pragma once
 #include "common/twice.h"
@@ -60,11 +60,13 @@ constexpr int twice(int x) { return 2 * x; }
 )"},
 };
 
+/// What a program says that sets `value` and includes the source.
+inline std::string test_program(const std::string& value) {
+  return "constexpr int value = " + value + ";\n#include \"test/store.cuh\"\n";
+}
+
 inline KernelSpec test_spec(int value) {
-  return {.source = "test/store.cuh",
-          .entry = "store",
-          .config = "constexpr int value = " + std::to_string(value) + ";",
-          .threads = 32};
+  return {.entry = "store", .program = test_program(std::to_string(value)), .threads = 32};
 }
 
 }  // namespace fa::test

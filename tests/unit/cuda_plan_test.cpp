@@ -19,6 +19,11 @@
 namespace fa {
 namespace {
 
+/// Whether a constant differs from its default.
+bool has(const KernelSpec& kernel, const std::string& constant) {
+  return (" " + kernel.constants + " ").find(" " + constant + " ") != std::string::npos;
+}
+
 Problem problem(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, int64_t head_dim = 128) {
   Problem p;
   p.device = {cuda_device, 0};
@@ -201,13 +206,13 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
 
 TEST(CudaPlan, EveryOptionIsAKernelOfItsOwn) {
   for (const GpuLimits& gpu : known_gpus()) {
-    std::set<std::string> configs{plan_cuda(shapes()[0], gpu).forward.config};
+    std::set<std::string> configs{plan_cuda(shapes()[0], gpu).forward.program};
     for (const Choice& option : choices()) {
       const std::string_view name = option.name;
       if (name == "zero scale" || name == "no lse") continue;  // negative scale's, and the same
       Problem p = shapes()[0];
       option.set(p);
-      EXPECT_TRUE(configs.insert(plan_cuda(p, gpu).forward.config).second) << option.name;
+      EXPECT_TRUE(configs.insert(plan_cuda(p, gpu).forward.program).second) << option.name;
     }
   }
 }
@@ -235,7 +240,7 @@ TEST(CudaPlan, ValuesAndShapesShareKernels) {
     for (const int64_t batch : {1, 2, 3, 8, 64}) {
       for (int64_t seqlen_q = 1; seqlen_q < 20000; seqlen_q += 1 + seqlen_q / 3) {
         for (const int64_t seqlen_k : {1, 100, 1000, 10000, 100000}) {
-          kernels.insert(plan_cuda(problem(batch, seqlen_q, seqlen_k), gpu).forward.config);
+          kernels.insert(plan_cuda(problem(batch, seqlen_q, seqlen_k), gpu).forward.program);
         }
       }
     }
@@ -262,11 +267,11 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
           EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
 
           ASSERT_TRUE(plan.combine);
-          EXPECT_EQ(plan.combine->entry, "fa_sm80_combine");
+          EXPECT_EQ(plan.combine->entry, "fa_combine");
           EXPECT_EQ(plan.partial_rows, batch * p.heads_q);
           EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * plan.partial_rows *
                                               (plan.problem.head_dim_v + 1));
-          EXPECT_NE(plan.forward.config.find("bool split = true;"), std::string::npos);
+          EXPECT_TRUE(has(plan.forward, "split"));
         }
       }
     }
@@ -290,7 +295,7 @@ TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
       EXPECT_FALSE(plan.combine);
       EXPECT_EQ(plan.workspace_bytes, 0U);
       EXPECT_GE(plan.split_keys, p.seqlen_k);
-      EXPECT_NE(plan.forward.config.find("bool split = false;"), std::string::npos);
+      EXPECT_FALSE(has(plan.forward, "split"));
     }
   }
 }
@@ -431,10 +436,10 @@ TEST(CudaPlan, TuningDecidesWhatItNames) {
   EXPECT_EQ(plan.split_keys, 144);
   EXPECT_TRUE(plan.combine);
   EXPECT_EQ(plan.section, 3);
-  EXPECT_NE(plan.forward.config.find("bool stale_maximum = false;"), std::string::npos);
+  EXPECT_FALSE(has(plan.forward, "stale_maximum"));
 }
 
-TEST(Ablation, VariantsAreSoundAndLeaveOutOneIdeaEach) {
+TEST(Ablation, VariantsAreSoundAndLeaveOutOneWayEach) {
   for (const GpuLimits& gpu : known_gpus()) {
     for (const int64_t head_dim : {64, 128}) {
       Problem p = problem(2, 4096, 4096, head_dim);
@@ -444,41 +449,13 @@ TEST(Ablation, VariantsAreSoundAndLeaveOutOneIdeaEach) {
         names.insert(variant.name);
         const CudaPlan plan = plan_cuda(p, gpu, variant.tuning);
         expect_sound(plan);
-        EXPECT_EQ(plan.tile.normalize_steps, variant.name == "3.1 off");
-        EXPECT_EQ(plan.tile.serial_rows, variant.name == "3.2 off");
-        EXPECT_EQ(plan.tile.warps_split_keys, variant.name == "3.3 off");
+        EXPECT_EQ(plan.tile.stale_maximum, variant.name == "normal");
       }
-      EXPECT_EQ(names, (std::set<std::string>{"normal", "exact maximum", "3.1 off", "3.2 off",
-                                              "3.3 off"}));
+      EXPECT_EQ(names, (std::set<std::string>{"normal", "exact maximum"}));
       EXPECT_EQ(plan_cuda(p, gpu, bench::variants(p, gpu).front().tuning).forward,
                 plan_cuda(p, gpu).forward);
     }
   }
-}
-
-TEST(CudaPlan, SerialRowsAreABlockForEachHead) {
-  const GpuLimits& gpu = *known_gpu("sm_90a");
-  Problem p = problem(3, 1000, 1000);
-  p.window_right = 0;
-  for (const bool packed : {false, true}) {
-    p.packed_q = p.packed_k = packed;
-    ForwardTile tile = forward_tile(p, gpu);
-    tile.serial_rows = true;
-    const CudaPlan plan = plan_cuda(p, gpu, {.tile = tile, .splits = 1, .section = {}});
-    EXPECT_EQ(plan.blocks, packed ? 32 : 3 * 32);
-    EXPECT_EQ(plan.section, 1);  // so that successive tiles are one head's
-    EXPECT_EQ(plan.row_tiles, plan_cuda(p, gpu).row_tiles);
-  }
-}
-
-TEST(CudaPlan, WarpsThatSplitKeysHaveTheSameRowsAndRoomToJoin) {
-  const ForwardTile tile{.keys = 64, .stages = 2, .warps_split_keys = true};
-  EXPECT_EQ(tile.rows(), 32);
-  EXPECT_EQ(tile.warp_keys(), 16);
-  EXPECT_EQ(shared_bytes(tile, 64, 64), 2 * (32 * 64 + 2 * 64 * 128));  // Q, K and V
-  const ForwardTile narrow{.keys = 64, .stages = 1, .warps_split_keys = true};
-  EXPECT_EQ(shared_bytes(narrow, 16, 64),
-            3 * 4 * 32 * (64 + 2 * 4));  // O, maxima and sums of three
 }
 
 TEST(CudaPlan, TextNamesWhatWasDecided) {
@@ -492,22 +469,39 @@ TEST(CudaPlan, TextNamesWhatWasDecided) {
           std::string("kernel: fa_sm80_forward ("), number(plan.forward.shared_bytes) + " bytes",
           number(plan.splits) + " splits", "keys of a split: " + number(plan.split_keys) + "\n",
           "sections of " + number(plan.section) + " heads\n",
-          std::string("combine kernel: fa_sm80_combine (128 threads)\n"),
+          std::string("combine kernel: fa_combine (128 threads)\n"),
           "workspace: " + number(static_cast<int64_t>(plan.workspace_bytes)) + " bytes\n"}) {
       EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
     }
   }
 }
 
-TEST(KernelConfig, HasItsConstantsInOneLine) {
-  const KernelConfig config = KernelConfig()
-                                  .format("element", true, bfloat16)
-                                  .number("head_dim", 64)
-                                  .flag("lse", true)
-                                  .flag("split", false)
-                                  .format("bias", false, float32);
-  EXPECT_EQ(constants_text(config.text()), "element=bfloat16 head_dim=64 lse");
-  EXPECT_EQ(constants_text(KernelConfig().text()), "");
+TEST(KernelConfig, HasWhatDiffersFromTheDefaults) {
+  KernelConfig config;
+  config.format("element", true, bfloat16)
+      .number("head_dim", 64)
+      .flag("lse", true)
+      .flag("split", false)
+      .flag("positive_scale", false, true)
+      .format("bias", false, float32);
+  EXPECT_EQ(config.constants(), "element=bfloat16 head_dim=64 lse positive_scale=false");
+  EXPECT_EQ(KernelConfig().constants(), "");
+  const KernelSpec spec =
+      kernel_spec({"entry", {"a.cuh", "b.cuh"}, "Defaults", "Run<Config>"}, config, 64, 2, 1024);
+  EXPECT_EQ(spec.program, R"(#include "a.cuh"
+#include "b.cuh"
+struct Config : Defaults {
+  static constexpr fa::kernel::Number element = fa::kernel::Number::bfloat16;
+  static constexpr int head_dim = 64;
+  static constexpr bool lse = true;
+  static constexpr bool positive_scale = false;
+};
+using Kernel = Run<Config>;
+extern "C" __global__ void __launch_bounds__(64, 2)
+    entry(const __grid_constant__ Kernel::Params p) {
+  Kernel::run(p);
+}
+)");
 }
 
 TEST(Preset, IsAFewKernelsThatFitEachGpu) {
@@ -516,7 +510,7 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
     EXPECT_LE(kernels.size(), 120U);
     for (size_t i = 0; i < kernels.size(); ++i) {
       EXPECT_LE(kernels[i].shared_bytes, gpu.shared_per_block);
-      EXPECT_EQ(std::count(kernels.begin(), kernels.end(), kernels[i]), 1) << kernels[i].config;
+      EXPECT_EQ(std::count(kernels.begin(), kernels.end(), kernels[i]), 1) << kernels[i].constants;
     }
     // What programs ask for most is among them, with and without LSE.
     for (const DType dtype : {float16, bfloat16}) {
@@ -579,8 +573,7 @@ TEST(CudaPlan, ATinyScaleIsNoPositiveOne) {
   Problem p = problem(1, 100, 100, 64);
   p.scale = 1e-60;
   const auto positive = [&] {
-    return plan_cuda(p, *known_gpu("sm_90a")).forward.config.find("positive_scale = true") !=
-           std::string::npos;
+    return !has(plan_cuda(p, *known_gpu("sm_90a")).forward, "positive_scale=false");
   };
   EXPECT_FALSE(positive());
   p.scale = 0.1;

@@ -57,17 +57,17 @@ TEST(Compiler, CompilesForEveryArchitecture) {
 
 TEST(Compiler, TellsItsLog) {
   KernelSpec spec = test_spec(3);
-  spec.config = "constexpr int other = 1;";
+  spec.program = "constexpr int other = 1;\n#include \"test/store.cuh\"\n";
   const std::string error =
       error_of([&] { compile(spec, "sm_80", test_sources); }, Status::internal);
-  EXPECT_TRUE(contains(error, "cuda: cannot compile store of test/store.cuh for sm_80")) << error;
+  EXPECT_TRUE(contains(error, "cuda: cannot compile store for sm_80")) << error;
   EXPECT_TRUE(contains(error, "test/store.cuh(3): error: identifier \"value\"")) << error;
   EXPECT_FALSE(contains(error, "never referenced")) << error;
 
   spec = test_spec(3);
   EXPECT_TRUE(contains(error_of([&] { compile(spec, "sm_12345", test_sources); }, Status::internal),
                        "gpu-architecture"));
-  spec.source = "test/missing.cuh";
+  spec.program = "#include \"test/missing.cuh\"\n";
   EXPECT_TRUE(contains(error_of([&] { compile(spec, "sm_80", test_sources); }, Status::internal),
                        "test/missing.cuh"));
 }
@@ -92,7 +92,7 @@ extern "C" __global__ void serial(float* out, unsigned long long a, int n) {
 }
 )"}};
   KernelSpec spec;
-  spec.source = "test/serial.cuh";
+  spec.program = "#include \"test/serial.cuh\"\n";
   spec.entry = "serial";
   EXPECT_TRUE(contains(error_of([&] { compile(spec, "sm_90a", sources); }, Status::internal),
                        "instructions are serialized"));
@@ -118,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(128) much(float* out, int n) {
 }
 )"}};
   KernelSpec spec;
-  spec.source = "test/uses.cuh";
+  spec.program = "#include \"test/uses.cuh\"\n";
   for (const char* arch : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"}) {
     const std::vector<char> code = compile(spec, arch, sources);
     const CubinUse little = cubin_use(code, "little"), much = cubin_use(code, "much");
@@ -128,6 +128,8 @@ extern "C" __global__ void __launch_bounds__(128) much(float* out, int n) {
     EXPECT_GT(much.registers, 100);
     EXPECT_LE(much.registers, 255);
     EXPECT_GE(much.local_bytes, 200);
+    EXPECT_NE(little.code, much.code);
+    EXPECT_EQ(little.code, cubin_use(compile(spec, arch, sources), "little").code);
     EXPECT_TRUE(contains(error_of([&] { cubin_use(code, "none"); }, Status::internal),
                          "no machine code of none"));
   }
@@ -154,9 +156,8 @@ TEST(Cubin, RefusesWhatIsDamaged) {
 
 TEST(Compiler, EveryEmbeddedHeaderCompilesAlone) {
   for (const Source& source : sources()) {
-    if (!source.name.ends_with(".h")) continue;  // the others want a config
     KernelSpec spec;
-    spec.source = source.name;
+    spec.program = "#include \"" + std::string(source.name) + "\"\n";
     compile(spec, "sm_80");
   }
   EXPECT_EQ(sources_digest().size(), 64U);
@@ -205,7 +206,7 @@ TEST(KernelStore, TriesAgainAfterAFailure) {
   const Folder folder;
   KernelStore store = store_in(folder.path());
   KernelSpec wrong = test_spec(1);
-  wrong.config = "constexpr int value = nothing;";
+  wrong.program = test_program("nothing");
   for (int i = 0; i < 2; ++i) {
     error_of([&] { store.cubin(wrong, "sm_80"); }, Status::internal);
   }
@@ -246,7 +247,7 @@ TEST(KernelStore, WritesNoBundleWhenAKernelFails) {
   const Folder folder;
   KernelStore maker = store_in(folder / "cache");
   KernelSpec wrong = test_spec(1);
-  wrong.config = "";
+  wrong.program = "#include \"test/store.cuh\"\n";
   error_of([&] { precompile(maker, folder / "k.fab", {{wrong, "sm_80"}}, 1, {}); },
            Status::internal);
   error_of([&] { precompile(maker, folder / "none/k.fab", {{test_spec(1), "sm_80"}}, 1, {}); },

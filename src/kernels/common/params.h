@@ -72,10 +72,10 @@ struct BackwardParams {
   float* dq_sum;         ///< [heads_q][padded_rows][padded head_dim], as tile/accumulate.cuh has it
   float* dk_sum;     ///< [heads_k][padded_keys][padded head_dim], where several blocks share them
   float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
-  float* dbias_sum;  ///< as sm80/bias_gradient.cuh has it
+  float* dbias_sum;  ///< as tile/bias_sums.cuh has it
   int* dq_turns;     ///< [heads_q][padded_rows / tile]: how many blocks have added to dQ
   int* key_turns;    ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
-  float* ranges;     ///< for float16, as range_of of sm80/backward_shapes.cuh has them
+  float* ranges;     ///< for float16, as range_of of tile/padded.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own
   long long padded_keys;
   int bias_batches;  ///< extents of the bias
@@ -102,6 +102,9 @@ struct MergeParams {
   long long seqlen;
   long long head_dim;
 };
+
+/// Rows of a block that combines splits or merges attentions: a warp each.
+inline constexpr int joined_rows = 4;
 
 /// The partial LSE of a row beyond every length: its results are 0 and -inf, sinks or not.
 inline constexpr float unused_row = __builtin_bit_cast(float, 0x7f800000);  // +inf

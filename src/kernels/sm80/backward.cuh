@@ -9,27 +9,18 @@
 #pragma once
 
 #include "ptx/turn.cuh"
-#include "sm80/backward_rows.cuh"
+#include "sm80/backward_shapes.cuh"
 #include "sm80/bias_gradient.cuh"
 #include "tile/accumulate.cuh"
+#include "tile/copy.cuh"
+#include "tile/dropout.cuh"
+#include "tile/fragment.cuh"
+#include "tile/mask.cuh"
+#include "tile/rows.cuh"
 #include "tile/score.cuh"
 #include "tile/store.cuh"
 
 namespace fa::sm80 {
-
-using Terms = ScoreTerms<c::element, c::softcap, c::alibi, c::bias, !c::positive_scale>;
-
-// Shared memory: K, V, then places for a step's Q, dO and statistics, then P and dS.
-constexpr int statistic_chunks = c::rows / 4;  ///< of 16 bytes, of LSE or of delta
-constexpr int statistics_bytes = 2 * 16 * statistic_chunks;
-static_assert(2 * statistic_chunks <= threads);
-constexpr int stage_bytes = QueryTile::bytes + DoutTile::bytes + statistics_bytes;
-constexpr int stages_at = KeyTile::bytes + ValueTile::bytes;
-constexpr int scores_at = stages_at + c::stages * stage_bytes;
-static_assert(c::shared_bytes == scores_at + 2 * ScoreTile::bytes);
-/// P comes multiplied by 2 to the power of Element::gradient_headroom.
-constexpr float p_unscale = 1.0f / (1u << static_cast<int>(Element::gradient_headroom));
-static_assert(c::stages == 1 || c::stages == 2);
 
 /// What a step works on: rows of a sequence, and which of the heads that share the keys.
 struct Step {
@@ -37,8 +28,44 @@ struct Step {
   int head;
 };
 
-struct Backward {
-  const kernel::BackwardParams& p;
+template <class C>
+struct Backward : BackwardShapes<C> {
+  using Params = kernel::BackwardParams;
+  using S = BackwardShapes<C>;
+  using S::depth, S::query_parts, S::threads, S::width;
+  using typename S::DoutTile, typename S::Element, typename S::KeyGrid, typename S::KeySum,
+      typename S::KeyTile, typename S::QueryGrid, typename S::QuerySum, typename S::QueryTile,
+      typename S::ScoreGrid, typename S::Scores, typename S::ScoreTile, typename S::ValueGrid,
+      typename S::ValueSum, typename S::ValueTile;
+  using QueryPart = typename QuerySum::Part;
+
+  // Shared memory: K, V, then places for a step's Q, dO and statistics, then P and dS.
+  static constexpr int statistic_chunks = C::rows / 4;  ///< of 16 bytes, of LSE or of delta
+  static constexpr int statistics_bytes = 2 * 16 * statistic_chunks;
+  static_assert(2 * statistic_chunks <= threads);
+  static constexpr int stage_bytes = QueryTile::bytes + DoutTile::bytes + statistics_bytes;
+  static constexpr int stages_at = KeyTile::bytes + ValueTile::bytes;
+  static constexpr int scores_at = stages_at + C::stages * stage_bytes;
+  static_assert(C::shared_bytes == scores_at + 2 * ScoreTile::bytes);
+  static_assert(C::stages == 1 || C::stages == 2);
+  /// P comes multiplied by 2 to the power of Element::gradient_headroom.
+  static constexpr float p_unscale = 1.0f / (1u << static_cast<int>(Element::gradient_headroom));
+
+  /// Whether a warp's keys of a product over rows are those whose P and dS it forms, of some rows.
+  template <typename Grid>
+  static constexpr bool keeps_rows = Grid::warp_rows == ScoreGrid::warp_rows;
+  /// Where the operand of such a product begins.
+  template <typename Grid>
+  static __device__ int first_row_of(int warp) {
+    return keeps_rows<Grid> ? ScoreGrid::column(warp) : 0;
+  }
+  /// Slices of 16 rows that it has from others.
+  template <typename Grid>
+  static constexpr int other_slices =
+      (C::rows - (keeps_rows<Grid> ? ScoreGrid::warp_columns : 0)) / 16;
+  static_assert(ScoreTile::panel == C::rows);  // so that others are an XOR away
+
+  const Params& p;
   const kernel::ForwardParams& f = p.forward;
   const Place place;  ///< of the keys: `row` is the first, `head` that of keys
   const Side rows;    ///< of the queries
@@ -50,10 +77,10 @@ struct Backward {
   const int part;           ///< of the query heads that share the keys: this block's
   int first_row, last_row;  ///< of the tiles that see some of the keys; none: last < first
   const Place query;        ///< the sequence's rows, of the first of these heads
-  const long long padded = padded_row_begin(f, place.sequence, rows);
+  const long long padded = S::padded_row_begin(f, place.sequence, rows);
 
-  TileReader<QueryTile, c::rows, c::head_dim, threads, c::alignment> q;
-  TileReader<DoutTile, c::rows, c::head_dim_v, threads, c::alignment> dout;
+  TileReader<QueryTile, C::rows, C::head_dim, threads, C::alignment> q;
+  TileReader<DoutTile, C::rows, C::head_dim_v, threads, C::alignment> dout;
 
   // Operands, as the warp reads its part of them. V lies as K does, dO as Q, dS as P: where panels
   // and grids are the same, so are the addresses but for an offset, which spares registers.
@@ -82,15 +109,14 @@ struct Backward {
 
   int* dq_turn = nullptr;  ///< of the step before
 
-  KeptSlices<c::key_slices, ScoreGrid::m_tiles> kept_k;
-  KeptSlices<c::value_slices, ScoreGrid::m_tiles> kept_v;
+  KeptSlices<C::key_slices, ScoreGrid::m_tiles> kept_k;
+  KeptSlices<C::value_slices, ScoreGrid::m_tiles> kept_v;
   float dk[KeyGrid::m_tiles][KeyGrid::n_tiles][4] = {};
   float dv[ValueGrid::m_tiles][ValueGrid::n_tiles][4] = {};
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
-  /// What the scores still lack: a multiplication that goes into the exponent's.
-  const float factor = Terms::none ? f.scale : Terms::only_softcap ? f.softcap : 1;
+  const float factor = Score<C>::factor(f);
 
-  __device__ Backward(const kernel::BackwardParams& params, const Place& where, int which_part,
+  __device__ Backward(const Params& params, const Place& where, int which_part,
                       const Side& rows_side, u32 base)
       : p(params),
         place(where),
@@ -126,14 +152,14 @@ struct Backward {
 
   /// The rows that see the first of the keys begin first, those that see the last end last.
   __device__ void find_rows() {
-    const int last = min(place.row + c::keys, k_len) - 1;
+    const int last = min(place.row + C::keys, k_len) - 1;
     first_row = 0;
     last_row = -1;
     if (last < place.row) return;
     const int begin = rows_of(place.row).begin, end = rows_of(last).end;
     if (begin >= end) return;
-    first_row = begin / c::rows * c::rows;
-    last_row = (end - 1) / c::rows * c::rows;
+    first_row = begin / C::rows * C::rows;
+    last_row = (end - 1) / C::rows * C::rows;
   }
 
   /// Rows that see a key.
@@ -142,20 +168,20 @@ struct Backward {
   };
   __device__ RowsOfKey rows_of(int key) const {
     if (key >= k_len) return {rows.length, 0};
-    const auto range = mask::row_range(key, rows.length, k_len, c::window_left ? f.window_left : -1,
-                                       c::window_right ? f.window_right : -1);
+    const auto range = mask::row_range(key, rows.length, k_len, C::window_left ? f.window_left : -1,
+                                       C::window_right ? f.window_right : -1);
     return {static_cast<int>(range.begin < rows.length ? range.begin : rows.length),
             static_cast<int>(range.end)};
   }
 
   __device__ mask::KeyRange visible(int row) const {
-    return visible_keys<c::window_left, c::window_right>(f, row, rows.length, k_len);
+    return visible_keys<C::window_left, C::window_right>(f, row, rows.length, k_len);
   }
 
   __device__ void load_keys() {
-    TileReader<KeyTile, c::keys, c::head_dim, threads, c::alignment> k(
+    TileReader<KeyTile, C::keys, C::head_dim, threads, C::alignment> k(
         row_at(f.k, place, place.row), 2 * f.k.row);
-    TileReader<ValueTile, c::keys, c::head_dim_v, threads, c::alignment> v(
+    TileReader<ValueTile, C::keys, C::head_dim_v, threads, C::alignment> v(
         row_at(f.v, place, place.row), 2 * f.v.row);
     k.load(shared, k_len - place.row);
     v.load(shared + KeyTile::bytes, k_len - place.row);
@@ -165,7 +191,7 @@ struct Backward {
   /// a time is then a small part of Q, dO and dQ, and stays in L2.
   __device__ Step after(const Step& step) const {
     if (step.head + 1 < p.part_heads) return {step.row, step.head + 1};
-    return {step.row + c::rows, 0};
+    return {step.row + C::rows, 0};
   }
 
   /// Starts to load what a step works on: those of the walk, one after the other.
@@ -190,7 +216,7 @@ struct Backward {
   /// thread looks at the LSE that it copied itself, which it need not wait for. Where all rows see
   /// all keys only a bias can leave one without (looking costs up to 8% of the pass).
   __device__ void meet_and_clear_empty_rows(u32 stage, bool all_seen) {
-    if (c::bias == Number::none && all_seen) {
+    if (C::bias == Number::none && all_seen) {
       __syncthreads();
       return;
     }
@@ -203,7 +229,7 @@ struct Backward {
       }
     }
     if (!__syncthreads_or(empty)) return;
-    for (int i = threadIdx.x; i < c::rows * DoutTile::chunks; i += threads) {
+    for (int i = threadIdx.x; i < C::rows * DoutTile::chunks; i += threads) {
       const int row = i / DoutTile::chunks;
       if (ptx::load_float(statistics + 4 * row) == -minus_infinity) {
         ptx::store_shared(stage + QueryTile::bytes + DoutTile::offset(row, i % DoutTile::chunks),
@@ -213,13 +239,12 @@ struct Backward {
     __syncthreads();
   }
 
-  using Scores = ScoreFragment;
   using Operand = KeptSlices<ScoreGrid::n_tiles / 2, ScoreGrid::m_tiles>;
   using Dropped = u32[ScoreGrid::m_tiles][ScoreGrid::n_tiles];
 
-  /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the derivative of the softcap.
-  __device__ void form_probabilities(Scores& s, Scores& slopes, const Score<Terms>& score,
-                                     int tile_row, u32 statistics) {
+  /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores.
+  __device__ void form_probabilities(Scores& s, Scores& slopes, const Score<C>& score, int tile_row,
+                                     u32 statistics) {
     const int row0 = ScoreGrid::column(warp) + lane % 4 * 2;  // in the tile
 #pragma unroll
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
@@ -234,11 +259,7 @@ struct Backward {
           for (int e = 0; e < 2; ++e) {
             float& x = s[m][n][2 * h + e];
             const int row = tile_row + row0 + 8 * n + e;
-            if constexpr (!Terms::none) {
-              x = score.bounded(x);
-              if constexpr (c::softcap) slopes[m][n][2 * h + e] = 1 - x * x;
-              x = score.with_terms(x, row, key);
-            }
+            if constexpr (!Score<C>::none) x = score.value(x, row, key, slopes[m][n][2 * h + e]);
             // P is at most 1, also where scores are so large that their float32 LSE is far off.
             x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, Element::gradient_headroom - lse[e]),
                                           Element::gradient_headroom));
@@ -264,7 +285,7 @@ struct Backward {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const int row = row0 + 8 * n + e;
-            if (row < seen.begin || (c::window_left && row >= seen.end)) x[m][n][2 * h + e] = 0;
+            if (row < seen.begin || (C::window_left && row >= seen.end)) x[m][n][2 * h + e] = 0;
           }
         }
       }
@@ -277,7 +298,7 @@ struct Backward {
     const float of_p = power_of_2(ds_bits - Element::gradient_headroom);
 #pragma unroll
     for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
-      const float2 pair = ptx::load_floats(statistics + 4 * (c::rows + row0 + 8 * n));
+      const float2 pair = ptx::load_floats(statistics + 4 * (C::rows + row0 + 8 * n));
       const float delta[2] = {pair.x, pair.y};
 #pragma unroll
       for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
@@ -291,17 +312,6 @@ struct Backward {
             y = x[e] * ((y - delta[e]) * of_p);
           }
         }
-      }
-    }
-  }
-
-  static __device__ void multiply_by(Scores& x, const Scores& y) {
-#pragma unroll
-    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) x[m][n][e] *= y[m][n][e];
       }
     }
   }
@@ -338,12 +348,12 @@ struct Backward {
                                  const After& after = {}) const {
     constexpr KeptSlices<0, Grid::m_tiles> none = {};
     if constexpr (!keeps_rows<Grid>) {
-      multiply<Element, Lies::along_k, Lies::across_k, c::rows / 16>(sum, a, a_offset, b, b_offset,
+      multiply<Element, Lies::along_k, Lies::across_k, C::rows / 16>(sum, a, a_offset, b, b_offset,
                                                                      none, after);
     } else {
       constexpr int part = ScoreGrid::warp_columns;
 #pragma unroll
-      for (int other = part; other < c::rows; other += part) {
+      for (int other = part; other < C::rows; other += part) {
         LaneAddress<ScoreTile> left = a;
         left.chunk ^= 2 * other;
         const int row = ScoreGrid::column(warp) ^ other;
@@ -356,14 +366,14 @@ struct Backward {
 
   /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
   template <typename LoadAhead>
-  __device__ void step(const Place& at, const Dropout& dropout, const Score<Terms>& score,
+  __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
                        u32 stage_offset, bool all_seen, const LoadAhead& load_ahead) {
     const u32 stage = shared + stages_at + stage_offset;
     const u32 statistics = stage + QueryTile::bytes + DoutTile::bytes;
     int* counter = nullptr;
     int seen = 0;
-    if constexpr (c::deterministic) {
-      counter = dq_turn_of(p, at.head, padded + at.row);
+    if constexpr (C::deterministic) {
+      counter = p.dq_turns + (at.head * p.padded_rows + padded + at.row) / C::rows;
       seen = ptx::look_at_turn(counter);
     }
     const int row0 = at.row + ScoreGrid::column(warp), key0 = place.row + ScoreGrid::row(warp);
@@ -377,38 +387,38 @@ struct Backward {
     if (!all_seen) hide_unseen(s, at.row);
     const Operand p_left = as_left<Element>(s);
     Dropped dropped = {};
-    if constexpr (c::dropout) {
+    if constexpr (C::dropout) {
       dropout.apply<ScoreGrid::m_tiles, ScoreGrid::n_tiles, true>(
           row0, key0, lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
       drop(s, dropped);
     }
-    const Operand kept_p = c::dropout ? as_left<Element>(s) : p_left;
+    const Operand kept_p = C::dropout ? as_left<Element>(s) : p_left;
     put_left(p_part, kept_p, lane);
     multiply<Element, Lies::along_k, Lies::along_k, width / 16>(dp, score_v, value_at, score_dout,
                                                                 stage_offset + dout_at, kept_v);
     add_own_rows<ValueGrid>(dv, kept_p, value_dout, stage_offset + dout_at);
-    if constexpr (c::dropout) {
+    if constexpr (C::dropout) {
       scale_by(dp, f.keep_scale);
       drop(dp, dropped);
     }
     form_gradients(p_left, dp, statistics);
-    if constexpr (bias_gradient != BiasGradient::none) {
-      add_bias_gradient(p, {at.sequence, at.head, rows.length, k_len}, dp, power_of_2(-ds_bits),
-                        row0, key0, warp, lane);
+    if constexpr (bias_gradient_of<C> != BiasGradient::none) {
+      add_bias_gradient<S>(p, {at.sequence, at.head, rows.length, k_len}, dp, power_of_2(-ds_bits),
+                           row0, key0, warp, lane);
     }
-    if constexpr (c::softcap) multiply_by(dp, slopes);  // not the bias's gradient
+    if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
     put_left(ds_part, ds_left, lane);
     add_own_rows<KeyGrid>(dk, ds_left, key_q, stage_offset);
     __syncthreads();
-    if constexpr (c::deterministic) {
+    if constexpr (C::deterministic) {
       pass_dq_turn(counter);
       load_ahead();  // not sooner: who passes the turn would wait for it
     }
-    if constexpr (c::query_last) {
+    if constexpr (C::query_last) {
       add_other_rows<ValueGrid>(dv, value_p, p_at, value_dout, stage_offset + dout_at);
       add_other_rows<KeyGrid>(dk, key_ds, ds_at, key_q, stage_offset);
-      if constexpr (c::deterministic) {
+      if constexpr (C::deterministic) {
         ptx::wait_for_turn(counter, turn_of(at.row), seen);
         __syncwarp();
       }
@@ -457,7 +467,7 @@ struct Backward {
   template <int part>
   __device__ QueryPart query_part() const {
     QueryPart dq = {};
-    multiply<Element, Lies::across_k, Lies::across_k, c::keys / 16, part * part_tiles>(
+    multiply<Element, Lies::across_k, Lies::across_k, C::keys / 16, part * QuerySum::n_tiles>(
         dq.x, query_ds, ds_at, query_k, 0);
     if constexpr (Element::scales_gradients) scale_by(dq.x, power_of_2(-ds_bits));
     return dq;
@@ -467,45 +477,32 @@ struct Backward {
   }
   __device__ void add_share(float* dq_tile, const QueryPart& dq, int part, int share,
                             int shares) const {
-    add_fragment(sum_of_warp<QueryGrid, query_parts>(dq_tile, warp, part), dq.x, lane, share,
-                 shares);
+    add_fragment(QuerySum::part_of(dq_tile, warp, part), dq.x, lane, share, shares);
   }
 
   /// The blocks of the keys that a tile of rows sees add to its dQ in order, that of the last keys
   /// first: under a mask from the right it comes a step earlier to each tile than the next one. It
   /// also is the first to run (see the kernel), so that nobody waits for a block that comes later.
   __device__ int turn_of(int tile_row) const {
-    const long long end = visible(min(tile_row + c::rows, rows.length) - 1).end;
-    return static_cast<int>((end - 1) / c::keys) - place.row / c::keys;
+    const long long end = visible(min(tile_row + C::rows, rows.length) - 1).end;
+    return static_cast<int>((end - 1) / C::keys) - place.row / C::keys;
   }
 
-  template <int m_tiles, int n_tiles>
-  static __device__ void scale_by(float (&x)[m_tiles][n_tiles][4], float factor) {
-#pragma unroll
-    for (int m = 0; m < m_tiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < n_tiles; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) x[m][n][e] *= factor;
-      }
-    }
-  }
-
-  __device__ void run() {
+  __device__ void differentiate() {
     if (first_row <= last_row) walk();
-    if constexpr (c::deterministic) {
+    if constexpr (C::deterministic) {
       __syncthreads();
       pass_dq_turn(nullptr);
     }
     ptx::cp_async_wait<0>();
     const float dk_scale = p.gradient_scale * power_of_2(-ds_bits);
-    const float dv_scale = (c::dropout ? f.keep_scale : 1) * p_unscale;
+    const float dv_scale = (C::dropout ? f.keep_scale : 1) * p_unscale;
     if (p.parts.value > 1) {
       add_keys(dk_scale, dv_scale);
     } else {
       __syncthreads();
-      store<KeyTile, KeyGrid, c::head_dim>(shared, dk, p.dk, dk_scale);
-      store<ValueTile, ValueGrid, c::head_dim_v>(shared + KeyTile::bytes, dv, p.dv, dv_scale);
+      store<KeyTile, KeyGrid, C::head_dim>(shared, dk, p.dk, dk_scale);
+      store<ValueTile, ValueGrid, C::head_dim_v>(shared + KeyTile::bytes, dv, p.dv, dv_scale);
     }
   }
 
@@ -516,12 +513,12 @@ struct Backward {
     scale_by(dk, dk_scale);
     scale_by(dv, dv_scale);
     const long long at =
-        place.head * p.padded_keys + padded_key_begin(f, place.sequence, place.rows) + place.row;
-    int* turn = p.key_turns + at / c::keys;
+        place.head * p.padded_keys + S::padded_key_begin(f, place.sequence, place.rows) + place.row;
+    int* turn = p.key_turns + at / C::keys;
     if (threadIdx.x == 0) ptx::wait_for_turn(turn, part);
     __syncthreads();
-    add_fragment(sum_of_warp<KeyGrid, 1>(p.dk_sum + at * depth, warp, 0), dk, lane);
-    add_fragment(sum_of_warp<ValueGrid, 1>(p.dv_sum + at * width, warp, 0), dv, lane);
+    add_fragment(KeySum::part_of(p.dk_sum + at * depth, warp, 0), dk, lane);
+    add_fragment(ValueSum::part_of(p.dv_sum + at * width, warp, 0), dv, lane);
     __syncthreads();
     if (threadIdx.x == 0) ptx::pass_turn(turn);
   }
@@ -532,7 +529,7 @@ struct Backward {
     u32 stage_offset = 0;
     load_keys();
     load(now, stage_offset);
-    if constexpr (c::key_slices + c::value_slices > 0) {
+    if constexpr (C::key_slices + C::value_slices > 0) {
       ptx::cp_async_wait<0>();  // they come with the first rows
       __syncthreads();
       kept_k.load(score_k, 0);
@@ -540,28 +537,28 @@ struct Backward {
     }
     Place at = query;
     Dropout dropout(f, at);
-    Score<Terms> score(f, at, k_len);
+    Score<C> score(f, at, k_len);
     for (;;) {
       const Step next = after(now);
       const bool ends = next.row > last_row;
-      const u32 next_offset = c::stages == 1 ? 0 : stage_bytes - stage_offset;
+      const u32 next_offset = C::stages == 1 ? 0 : stage_bytes - stage_offset;
       ptx::cp_async_wait<0>();
       // All have what this step needs, and are done with the one before.
       const bool all_seen = sees_all(now.row);
       meet_and_clear_empty_rows(shared + stages_at + stage_offset, all_seen);
       const auto load_ahead = [&] {
-        if (c::stages == 2 && !ends) load(next, next_offset);
+        if (C::stages == 2 && !ends) load(next, next_offset);
       };
-      if constexpr (!c::deterministic) load_ahead();
+      if constexpr (!C::deterministic) load_ahead();
       at.row = now.row;
       at.head = query.head + now.head;
       if (p.part_heads > 1) {
         dropout = Dropout(f, at);
-        score = Score<Terms>(f, at, k_len);
+        score = Score<C>(f, at, k_len);
       }
       step(at, dropout, score, stage_offset, all_seen, load_ahead);
       if (ends) break;
-      if constexpr (c::stages == 1) {
+      if constexpr (C::stages == 1) {
         __syncthreads();
         load(next, next_offset);
       }
@@ -572,8 +569,8 @@ struct Backward {
 
   /// Whether all rows of a tile see all of the block's keys.
   __device__ bool sees_all(int row) const {
-    if (c::all_seen) return true;
-    return visible(row).end >= place.row + c::keys && visible(row + c::rows - 1).begin <= place.row;
+    if (C::all_seen) return true;
+    return visible(row).end >= place.row + C::keys && visible(row + C::rows - 1).begin <= place.row;
   }
 
   template <typename Tile, typename Grid, int columns, int m_tiles, int n_tiles>
@@ -582,29 +579,27 @@ struct Backward {
     put_left(Part<Tile>(tile, Grid::row(warp), Grid::column(warp)), as_left<Element>(x, scale),
              lane);
     __syncthreads();
-    write_rows<Tile, c::keys, columns, threads, c::alignment>(
+    write_rows<Tile, C::keys, columns, threads, C::alignment>(
         tile, const_cast<char*>(row_at(view, place, place.row)), 2 * view.row,
         place.rows.extent - place.row);
+  }
+
+  static __device__ void run(const Params& p) {
+    extern __shared__ __align__(128) char shared[];
+    const kernel::ForwardParams& f = p.forward;
+    // Each part of a key head counts as one of the heads whose tiles are shared out.
+    constexpr Longest longest = C::deterministic ? Longest::last : Longest::first;
+    Place place = find_place<C::keys, C::packed_k, C::used_k, longest>(
+        f, f.keys, p.order_heads, static_cast<int>(blockIdx.x), p.first_sequence, p.first_head);
+    const int head = place.head / p.parts, part = place.head - head * p.parts.value;
+    place.head = head;
+    if (place.sequence < 0 || place.row >= place.rows.extent) return;
+    Side rows{0, 0, 0};
+    if (place.sequence < f.batch) {  // else keys behind the last sequence
+      rows = side_of<C::packed_q, C::used_q>(f.rows, place.sequence, f.batch);
+    }
+    Backward(p, place, part, rows, ptx::shared_address(shared)).differentiate();
   }
 };
 
 }  // namespace fa::sm80
-
-extern "C" __global__ void __launch_bounds__(fa::sm80::threads, fa::config::min_blocks)
-    fa_sm80_backward(const __grid_constant__ fa::kernel::BackwardParams p) {
-  using namespace fa::sm80;
-  extern __shared__ __align__(128) char shared[];
-  const fa::kernel::ForwardParams& f = p.forward;
-  // Each part of a key head counts as one of the heads whose tiles are shared out.
-  constexpr Longest longest = c::deterministic ? Longest::last : Longest::first;
-  Place place = find_place<c::keys, c::packed_k, c::used_k, longest>(
-      f, f.keys, p.order_heads, static_cast<int>(blockIdx.x), p.first_sequence, p.first_head);
-  const int head = place.head / p.parts, part = place.head - head * p.parts.value;
-  place.head = head;
-  if (place.sequence < 0 || place.row >= place.rows.extent) return;
-  Side rows{0, 0, 0};
-  if (place.sequence < f.batch) {  // else keys behind the last sequence
-    rows = side_of<c::packed_q, c::used_q>(f.rows, place.sequence, f.batch);
-  }
-  Backward(p, place, part, rows, fa::ptx::shared_address(shared)).run();
-}

@@ -7,15 +7,10 @@
 #pragma once
 
 #include "sm80/backward_shapes.cuh"
+#include "tile/bias_sums.cuh"
+#include "tile/fragment.cuh"
 
 namespace fa::sm80 {
-
-enum class BiasGradient { none, written, summed, of_columns };
-constexpr BiasGradient bias_gradient = c::dbias == Number::none ? BiasGradient::none
-                                       : !c::bias_per_row       ? BiasGradient::of_columns
-                                       : c::bias_shared         ? BiasGradient::summed
-                                                                : BiasGradient::written;
-constexpr int row_warps = c::rows / ScoreGrid::warp_columns;
 
 /// Of one head of a sequence.
 struct BiasSlot {
@@ -23,28 +18,18 @@ struct BiasSlot {
   int rows, keys;  ///< that count
 };
 
-__device__ inline float* column_sum(const kernel::BackwardParams& p, int row_warp, int sequence,
-                                    int head) {
-  const long long slot =
-      (static_cast<long long>(row_warp) * p.forward.batch + sequence) * p.forward.heads_q.value +
-      head;
-  return p.dbias_sum + slot * p.forward.keys.seqlen;
-}
-
-/// dS^T of one tile, as a warp has it.
-using ScoreFragment = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
-
 /// Sums over the fragment's rows, of which those that do not count have 0. Nobody else adds to the
 /// sums, so that the order of their parts is this warp's.
-__device__ inline void add_rows(float* sums, const ScoreFragment& ds, float scale, int key0,
-                                int keys, int lane) {
+template <int m_tiles, int n_tiles>
+__device__ void add_rows(float* sums, const float (&ds)[m_tiles][n_tiles][4], float scale, int key0,
+                         int keys, int lane) {
 #pragma unroll
-  for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+  for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float sum = 0;
 #pragma unroll
-      for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+      for (int n = 0; n < n_tiles; ++n) {
         sum += (ds[m][n][2 * h] + ds[m][n][2 * h + 1]) * scale;
       }
 #pragma unroll
@@ -56,13 +41,13 @@ __device__ inline void add_rows(float* sums, const ScoreFragment& ds, float scal
 }
 
 /// Calls put(row, key, number) for what counts of a fragment of rows and keys from these on.
-template <typename Put>
-__device__ void put_each(const ScoreFragment& ds, const BiasSlot& slot, int row0, int key0,
-                         int lane, const Put& put) {
+template <int m_tiles, int n_tiles, typename Put>
+__device__ void put_each(const float (&ds)[m_tiles][n_tiles][4], const BiasSlot& slot, int row0,
+                         int key0, int lane, const Put& put) {
 #pragma unroll
-  for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
+  for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
-    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
+    for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int row = row0 + 8 * n + lane % 4 * 2 + e % 2;
@@ -74,9 +59,13 @@ __device__ void put_each(const ScoreFragment& ds, const BiasSlot& slot, int row0
 }
 
 /// A warp's part: rows and keys from these on. `scale`: what dS lacks.
-__device__ inline void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlot& slot,
-                                         const ScoreFragment& ds, float scale, int row0, int key0,
-                                         int warp, int lane) {
+template <class S>
+__device__ void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlot& slot,
+                                  const typename S::Scores& ds, float scale, int row0, int key0,
+                                  int warp, int lane) {
+  using C = typename S::Config;
+  using ScoreGrid = typename S::ScoreGrid;
+  constexpr BiasGradient bias_gradient = bias_gradient_of<C>;
   if constexpr (bias_gradient == BiasGradient::of_columns) {
     const int row_warp = ScoreGrid::column(warp) / ScoreGrid::warp_columns;
     add_rows(column_sum(p, row_warp, slot.sequence, slot.head), ds, scale, key0, slot.keys, lane);
@@ -90,7 +79,7 @@ __device__ inline void add_bias_gradient(const kernel::BackwardParams& p, const 
     });
   } else {
     put_each(ds, slot, row0, key0, lane, [&](int row, int key, float x) {
-      Format<c::dbias>::store(
+      Format<C::dbias>::store(
           p.dbias.data,
           slot.sequence * p.dbias.batch + slot.head * p.dbias.head + row * p.dbias.row + key,
           x * scale);

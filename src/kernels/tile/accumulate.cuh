@@ -33,6 +33,22 @@ __device__ void add_fragment(float* sum, const float (&x)[m_tiles][n_tiles][4], 
   }
 }
 
+/// How the sum of a tile lies in memory: as many numbers as the tile has, warp by warp of the Grid,
+/// and of a warp part by part of its columns.
+template <typename Grid_, int parts_>
+struct FragmentOrder {
+  using Grid = Grid_;
+  static constexpr int parts = parts_;
+  static constexpr int n_tiles = Grid::n_tiles / parts;  ///< of a part
+  struct Part {
+    float x[Grid::m_tiles][n_tiles][4];
+  };
+
+  static __device__ float* part_of(float* tile, int warp, int part) {
+    return tile + (warp * parts + part) * (Grid::m_tiles * n_tiles * 128);
+  }
+};
+
 template <int m_tiles, int n_tiles>
 __device__ void load_fragment(float (&x)[m_tiles][n_tiles][4], const float* sum, int lane) {
 #pragma unroll

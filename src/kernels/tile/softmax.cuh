@@ -20,6 +20,11 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
+/// A row that has seen no key has -inf, from which nothing may be subtracted.
+__device__ inline float finite_maximum(float maximum) {
+  return maximum == minus_infinity ? 0 : maximum;
+}
+
 template <typename Element, int m_tiles>
 struct OnlineSoftmax {
   float maximum[m_tiles][2];  ///< of scores times `factor`, so far; -inf before the first key
@@ -50,7 +55,7 @@ struct OnlineSoftmax {
           largest = fmaxf(largest, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
         }
         const float next = fmaxf(maximum[m][h], quad_max(largest) * factor);
-        const float rescale = ptx::exp2(maximum[m][h] - finite(next));
+        const float rescale = ptx::exp2(maximum[m][h] - finite_maximum(next));
         maximum[m][h] = next;
         sum[m][h] *= rescale;
 #pragma unroll
@@ -74,8 +79,8 @@ struct OnlineSoftmax {
       for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          s[m][n][e] =
-              ptx::exp2(fmaf(s[m][n][e], factor, Element::headroom - finite(maximum[m][e / 2])));
+          s[m][n][e] = ptx::exp2(
+              fmaf(s[m][n][e], factor, Element::headroom - finite_maximum(maximum[m][e / 2])));
           added[m][e / 2] += s[m][n][e];
         }
       }
@@ -107,8 +112,6 @@ struct OnlineSoftmax {
     }
     return unseen;
   }
-
-  static __device__ float finite(float maximum) { return maximum == minus_infinity ? 0 : maximum; }
 };
 
 }  // namespace fa::tile

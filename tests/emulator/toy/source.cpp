@@ -24,15 +24,24 @@ std::span<const cuda::Source> sources() {
   return all;
 }
 
-KernelSpec ring_spec() { return {"toy/ring_kernel.cuh", "fa_toy_ring", "", threads, shared_bytes}; }
+KernelSpec ring_spec() {
+  return {.entry = "fa_toy_ring",
+          .program = "#include \"toy/ring_kernel.cuh\"\n",
+          .threads = threads,
+          .shared_bytes = shared_bytes};
+}
 KernelSpec exchange_spec() {
-  return {"toy/exchange_kernel.cuh", "fa_toy_exchange", "", exchange_threads,
-          exchange_shared_bytes};
+  return {.entry = "fa_toy_exchange",
+          .program = "#include \"toy/exchange_kernel.cuh\"\n",
+          .threads = exchange_threads,
+          .shared_bytes = exchange_shared_bytes};
 }
 KernelSpec shapes_spec(bool a_in_registers) {
   const std::string value = a_in_registers ? "true" : "false";
-  return {"toy/shapes_kernel.cuh", "fa_toy_shape_1",
-          "namespace fa::config { constexpr bool a_in_registers = " + value + "; }", 128, 0};
+  return {.entry = "fa_toy_shape_1",
+          .program = "namespace fa::config { constexpr bool a_in_registers = " + value +
+                     "; }\n#include \"toy/shapes_kernel.cuh\"\n",
+          .threads = 128};
 }
 
 }  // namespace fa::toy

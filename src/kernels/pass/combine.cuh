@@ -2,18 +2,18 @@
 //   LSE = log(sum_s exp(LSE_s) + exp(sink)),   O = sum_s exp(LSE_s - LSE) O_s
 #pragma once
 
+#include "common/config.h"
 #include "common/params.h"
 #include "ptx/math.cuh"
 #include "tile/copy.cuh"
 #include "tile/number.cuh"
 
-namespace fa::sm80 {
-
-namespace c = fa::config;
-using Element = tile::Format<c::element>;
+namespace fa::pass {
 
 /// One row of all heads, by a warp: its lanes share the columns, four at a time.
-__device__ inline void combine_row(const kernel::CombineParams& p, long long row) {
+template <class C>
+__device__ void combine_row(const kernel::CombineParams& p, long long row) {
+  using Element = tile::Format<C::element>;
   using ptx::minus_infinity;
   const int lane = threadIdx.x % 32;
   const long long unit = row / p.seqlen, i = row - unit * p.seqlen;
@@ -26,9 +26,9 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
   }
   const bool unused = top == kernel::unused_row;
   float sink = minus_infinity;
-  if constexpr (c::sinks != kernel::Number::none) {
+  if constexpr (C::sinks != kernel::Number::none) {
     if (!unused) {
-      sink = tile::Format<c::sinks>::load(p.sinks.data, head * p.sinks.head);
+      sink = tile::Format<C::sinks>::load(p.sinks.data, head * p.sinks.head);
       top = fmaxf(top, sink);
     }
   }
@@ -40,17 +40,17 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
 
   char* out = static_cast<char*>(p.out.data) +
               2 * (batch * p.out.batch + i * p.out.row + head * p.out.head);
-  for (int column = 4 * lane; column < c::head_dim_v; column += 128) {
+  for (int column = 4 * lane; column < C::head_dim_v; column += 128) {
     float sum[4] = {};
     for (int s = 0; s < p.splits; ++s) {
       const float w = weight(p.partial_lse[s * p.partial_rows + row]) * inverse;
       const float4 part = *reinterpret_cast<const float4*>(
-          p.partial_out + (s * p.partial_rows + row) * c::head_dim_v + column);
+          p.partial_out + (s * p.partial_rows + row) * C::head_dim_v + column);
       const float o[4] = {part.x, part.y, part.z, part.w};
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum[e] = w == 0 ? sum[e] : fmaf(w, o[e], sum[e]);
     }
-    tile::store_half_chunk<c::alignment>(
+    tile::store_half_chunk<C::alignment>(
         out + 2 * column, {Element::pack(sum[0], sum[1]), Element::pack(sum[2], sum[3])});
   }
   if (p.lse.data != nullptr && lane == 0) {
@@ -59,10 +59,15 @@ __device__ inline void combine_row(const kernel::CombineParams& p, long long row
   }
 }
 
-}  // namespace fa::sm80
+template <class C>
+struct Combine {
+  using Params = kernel::CombineParams;
 
-extern "C" __global__ void __launch_bounds__(128)
-    fa_sm80_combine(const __grid_constant__ fa::kernel::CombineParams p) {
-  const long long row = 4LL * blockIdx.x + threadIdx.x / 32;
-  if (row < p.partial_rows) fa::sm80::combine_row(p, row);
-}
+  static __device__ void run(const Params& p) {
+    const long long row =
+        static_cast<long long>(kernel::joined_rows) * blockIdx.x + threadIdx.x / 32;
+    if (row < p.partial_rows) combine_row<C>(p, row);
+  }
+};
+
+}  // namespace fa::pass

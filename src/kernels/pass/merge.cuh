@@ -2,17 +2,17 @@
 //   LSE = log(exp(LSE_a) + exp(LSE_b)),   O = exp(LSE_a - LSE) O_a + exp(LSE_b - LSE) O_b
 #pragma once
 
+#include "common/config.h"
 #include "common/params.h"
 #include "ptx/math.cuh"
 #include "tile/number.cuh"
 
-namespace fa::sm80 {
-
-namespace c = fa::config;
+namespace fa::pass {
 
 /// One row of one head, by a warp.
-__device__ inline void merge_row(const kernel::MergeParams& p, long long row) {
-  using Element = tile::Format<c::element>;
+template <class C>
+__device__ void merge_row(const kernel::MergeParams& p, long long row) {
+  using Element = tile::Format<C::element>;
   const int lane = threadIdx.x % 32;
   const long long unit = row / p.seqlen, i = row - unit * p.seqlen;
   const int batch = static_cast<int>(unit / p.heads), head = static_cast<int>(unit % p.heads);
@@ -48,11 +48,16 @@ __device__ inline void merge_row(const kernel::MergeParams& p, long long row) {
   }
 }
 
-}  // namespace fa::sm80
+template <class C>
+struct Merge {
+  using Params = kernel::MergeParams;
 
-extern "C" __global__ void __launch_bounds__(128)
-    fa_sm80_merge(const __grid_constant__ fa::kernel::MergeParams p) {
-  const long long row = 4LL * blockIdx.x + threadIdx.x / 32;
-  const long long rows = p.seqlen * p.heads * p.batch;
-  if (row < rows) fa::sm80::merge_row(p, row);
-}
+  static __device__ void run(const Params& p) {
+    const long long row =
+        static_cast<long long>(kernel::joined_rows) * blockIdx.x + threadIdx.x / 32;
+    const long long rows = p.seqlen * p.heads * p.batch;
+    if (row < rows) merge_row<C>(p, row);
+  }
+};
+
+}  // namespace fa::pass

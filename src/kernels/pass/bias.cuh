@@ -1,0 +1,52 @@
+// A bias's gradient before the main kernel of a backward pass, where that writes it: 0; else after
+// it: the sums of tile/bias_sums.cuh in the tensor's format. gridDim.x: its rows; the blocks of
+// a row share its keys.
+#pragma once
+
+#include "tile/bias_sums.cuh"
+
+namespace fa::pass {
+
+using namespace fa::tile;
+
+/// S: the family's shapes.
+template <class S>
+struct FinishBias {
+  using C = typename S::Config;
+  using Params = kernel::BackwardParams;
+
+  static __device__ void run(const Params& p) {
+    const int index = static_cast<int>(blockIdx.x);
+    const int slot = index / p.bias_rows, row = index % p.bias_rows;
+    const int batch = slot / p.bias_heads, head = slot % p.bias_heads;
+    const long long first = batch * p.dbias.batch + head * p.dbias.head + row * p.dbias.row;
+    for (long long key = blockIdx.y * S::threads + threadIdx.x; key < p.forward.keys.seqlen;
+         key += gridDim.y * S::threads) {
+      Format<C::dbias>::store(p.dbias.data, first + key,
+                              sum_of(p, batch, head, static_cast<int>(key)));
+    }
+  }
+
+ private:
+  /// One number of the gradient.
+  static __device__ float sum_of(const Params& p, int batch, int head, int key) {
+    constexpr BiasGradient way = bias_gradient_of<C>;
+    constexpr int row_warps = C::rows / S::ScoreGrid::warp_columns;
+    const kernel::ForwardParams& f = p.forward;
+    float sum = 0;
+    if constexpr (way == BiasGradient::summed) {
+      sum = p.dbias_sum[static_cast<long long>(blockIdx.x) * f.keys.seqlen + key];
+    } else if constexpr (way == BiasGradient::of_columns) {
+      for (int sequence = batch; sequence < f.batch; sequence += p.bias_batches) {
+        for (int of = head; of < f.heads_q.value; of += p.bias_heads) {
+          for (int warp = 0; warp < row_warps; ++warp) {
+            sum += column_sum(p, warp, sequence, of)[key];
+          }
+        }
+      }
+    }
+    return sum;
+  }
+};
+
+}  // namespace fa::pass

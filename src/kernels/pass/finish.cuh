@@ -1,0 +1,81 @@
+// After the main kernel of a backward pass, for each tile of query rows: dQ = scale * its sum, in
+// the tensors' format; likewise, for each tile of keys, dK and dV where several blocks shared it.
+// Rows and keys that do not count become 0.
+#pragma once
+
+#include "tile/accumulate.cuh"
+#include "tile/rows.cuh"
+#include "tile/store.cuh"
+
+namespace fa::pass {
+
+using namespace fa::tile;
+
+/// The sum of a tile, which lies in Order, times `scale`. `sum`: null where the tensors hold rows
+/// of no sequence. `shared`: as large as Tile. S: the family's shapes.
+template <class S, typename Tile, typename Order, int rows, int columns>
+__device__ void write_sum(const Place& place, float* sum, float scale, const kernel::View& view,
+                          u32 shared) {
+  using Grid = typename Order::Grid;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int part = 0; part < Order::parts; ++part) {
+    typename Order::Part sums = {};
+    if (sum != nullptr) load_fragment(sums.x, Order::part_of(sum, warp, part), lane);
+    const int column = Grid::column(warp) + part * 8 * Order::n_tiles;
+    put_left(Part<Tile>(shared, Grid::row(warp), column),
+             as_left<typename S::Element>(sums.x, scale), lane);
+  }
+  __syncthreads();
+  char* to = const_cast<char*>(row_at(view, place, place.row));
+  write_rows<Tile, rows, columns, S::threads, S::Config::alignment>(shared, to, 2 * view.row,
+                                                                    place.rows.extent - place.row);
+}
+
+template <class S>
+struct FinishRows {
+  using C = typename S::Config;
+  using Params = kernel::BackwardParams;
+
+  static __device__ void run(const Params& p) {
+    extern __shared__ __align__(128) char shared[];
+    const kernel::ForwardParams& f = p.forward;
+    const Place place = find_place<C::rows, C::packed_q, C::used_q>(f, f.rows, p.order_heads,
+                                                                    static_cast<int>(blockIdx.x));
+    if (place.sequence < 0 || place.row >= place.rows.extent) return;
+    float* sum = nullptr;
+    if (place.sequence < f.batch) {
+      const long long padded = S::padded_row_begin(f, place.sequence, place.rows) + place.row;
+      sum = p.dq_sum + (place.head * p.padded_rows + padded) * S::depth;
+    }
+    write_sum<S, typename S::QueryTile, typename S::QuerySum, C::rows, C::head_dim>(
+        place, sum, p.gradient_scale, p.dq, ptx::shared_address(shared));
+  }
+};
+
+template <class S>
+struct FinishKeys {
+  using C = typename S::Config;
+  using Params = kernel::BackwardParams;
+
+  static __device__ void run(const Params& p) {
+    extern __shared__ __align__(128) char shared[];
+    const u32 tiles = ptx::shared_address(shared);
+    const kernel::ForwardParams& f = p.forward;
+    const Place place = find_place<C::keys, C::packed_k, C::used_k, Longest::first>(
+        f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));
+    if (place.sequence < 0 || place.row >= place.rows.extent) return;
+    float *dk = nullptr, *dv = nullptr;
+    if (place.sequence < f.batch) {
+      const long long padded = S::padded_key_begin(f, place.sequence, place.rows) + place.row;
+      dk = p.dk_sum + (place.head * p.padded_keys + padded) * S::depth;
+      dv = p.dv_sum + (place.head * p.padded_keys + padded) * S::width;
+    }
+    write_sum<S, typename S::KeyTile, typename S::KeySum, C::keys, C::head_dim>(place, dk, 1, p.dk,
+                                                                                tiles);
+    write_sum<S, typename S::ValueTile, typename S::ValueSum, C::keys, C::head_dim_v>(
+        place, dv, 1, p.dv, tiles + S::KeyTile::bytes);
+  }
+};
+
+}  // namespace fa::pass

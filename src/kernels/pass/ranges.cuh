@@ -1,0 +1,40 @@
+// For float16, before the main kernel of a backward pass and for each tile of keys: how long the
+// rows of V are, which bounds dP.
+#pragma once
+
+#include "tile/padded.cuh"
+#include "tile/row_products.cuh"
+#include "tile/rows.cuh"
+
+namespace fa::pass {
+
+using namespace fa::tile;
+
+/// S: the family's shapes.
+template <class S>
+struct MeasureValues {
+  using C = typename S::Config;
+  using Params = kernel::BackwardParams;
+
+  static __device__ void run(const Params& p) {
+    using Products = RowProducts<C>;
+    const kernel::ForwardParams& f = p.forward;
+    const Place place = find_place<C::keys, C::packed_k, C::used_k, Longest::first>(
+        f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));
+    if (place.sequence < 0 || place.sequence == f.batch || place.row >= place.rows.extent) return;
+    float largest = 0;
+    for (int i = threadIdx.x / Products::lanes; i < C::keys; i += S::threads / Products::lanes) {
+      const int key = place.row + i;
+      Products products;
+      if (key < place.rows.length) {
+        const char* v = row_at(f.v, place, key);
+        products.add(v, v, threadIdx.x % Products::lanes);
+      }
+      products.join();
+      largest = fmaxf(largest, products.aa);
+    }
+    raise_range(range_of(p, Range::values, place.sequence, place.head), largest);
+  }
+};
+
+}  // namespace fa::pass

@@ -1,0 +1,60 @@
+// Dropout's decision on the probabilities.
+#pragma once
+
+#include "common/params.h"
+#include "common/philox.h"
+#include "tile/number.cuh"
+#include "tile/place.cuh"
+
+namespace fa::tile {
+
+/// Dropout of one head of a sequence: which elements of P are kept.
+struct Dropout {
+  philox::Stream stream;
+  u32 threshold;
+
+  __device__ Dropout(const kernel::ForwardParams& p, const Place& place) : threshold(p.threshold) {
+    unsigned long long seed = p.seed, offset = p.offset;
+    if (p.dropout_state != nullptr) {
+      seed = static_cast<unsigned long long>(p.dropout_state[0]);
+      offset = static_cast<unsigned long long>(p.dropout_state[1]);
+    }
+    stream = philox::stream(seed, offset,
+                            static_cast<u32>(place.sequence * p.heads_q.value + place.head));
+  }
+
+  /// Calls drop(m, n, e) for what is dropped of a fragment [m][n][e] of rows and keys from these
+  /// on, or `transposed` of keys and rows; what is kept is divided by 1 - p at the end.
+  template <int m_tiles, int n_tiles, bool transposed = false, typename Drop>
+  __device__ void apply(int row, int key, int lane, const Drop& drop) const {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < n_tiles; n += 2) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int down = 16 * m + lane / 4, across = 8 * n + lane % 4 * 2 + e;
+          u32 word[4];
+          words(word, row + (transposed ? across : down), key + (transposed ? down : across));
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int of_row = i / 2, of_key = i % 2;  // 8 further on
+            if (word[i] < threshold) {
+              drop(m, n + (transposed ? of_row : of_key), (transposed ? of_key : of_row) * 2 + e);
+            }
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
+  /// order of philox::word_index.
+  __device__ void words(u32 (&word)[4], int row, int key) const {
+    philox::words(word, stream, philox::block_index(static_cast<u32>(row)),
+                  philox::block_index(static_cast<u32>(key)));
+  }
+};
+
+}  // namespace fa::tile

@@ -1,0 +1,38 @@
+// A fragment of products becomes scores, with -inf where a mask hides a key.
+#pragma once
+
+#include "common/mask.h"
+#include "tile/fragment.cuh"
+#include "tile/score.cuh"
+
+namespace fa::tile {
+
+/// Of rows and keys from these on. visible(row): the keys that it sees (tile/mask.cuh).
+template <class C, bool masked, int m_tiles, int n_tiles, typename Visible>
+__device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& score, int first_row,
+                            int first_key, int lane, const Visible& visible) {
+  if constexpr (Score<C>::none && !masked) return;
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = first_row + fragment_row(m, h, lane);
+      const mask::KeyRange seen = visible(row);
+      const int begin = static_cast<int>(seen.begin), end = static_cast<int>(seen.end);
+#pragma unroll
+      for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& x = s[m][n][2 * h + e];
+          const int key = first_key + fragment_column(n, e, lane);
+          if constexpr (!Score<C>::none) x = score.value(x, row, key);
+          if constexpr (masked) {
+            if ((C::window_left && key < begin) || key >= end) x = minus_infinity;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fa::tile

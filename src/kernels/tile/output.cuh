@@ -1,0 +1,118 @@
+// The end of a forward pass: O := O / l, LSE = m + log l (lines 12 to 15 of Algorithm 1), and the
+// way of both to global memory.
+#pragma once
+
+#include "common/params.h"
+#include "tile/fragment.cuh"
+#include "tile/number.cuh"
+#include "tile/rows.cuh"
+#include "tile/softmax.cuh"
+
+namespace fa::tile {
+
+struct RowEnd {
+  float scale;  ///< what O is multiplied by: 0 where the row saw no key, or does not count
+  float lse;
+};
+
+/// Of a row's maximum and sum of P, with the sink as one more key without a value.
+template <class C>
+__device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, int row,
+                          float maximum, float sum) {
+  using Element = Format<C::element>;
+  float scale = sum > 0 ? 1 : 0;
+  if constexpr (C::sinks != Number::none && !C::split) {
+    const float sink = log2_e * Format<C::sinks>::load(p.sinks.data, place.head * p.sinks.head);
+    const float larger = fmaxf(maximum, sink);
+    const float used = finite_maximum(larger);
+    scale *= ptx::exp2(maximum - used);
+    sum = sum * ptx::exp2(maximum - used) + ptx::exp2(sink - used + Element::headroom);
+    maximum = larger;
+  }
+  const bool none = sum == 0;  // not so where a score is NaN, which the maximum passes over
+  float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
+  scale = none ? 0 : scale * (C::dropout ? p.keep_scale : 1) * ptx::reciprocal(sum);
+  if (row >= place.rows.length) {
+    scale = 0;
+    lse = C::split ? kernel::unused_row : minus_infinity;
+  }
+  return {scale, lse};
+}
+
+/// What a row without keys holds may be NaN: 0 x NaN of V.
+template <int m_tiles, int n_tiles>
+__device__ void clear_row(float (&o)[m_tiles][n_tiles][4], int m, int h, bool empty) {
+  asm volatile("");  // keeps this a branch: selecting costs each row an instruction a number
+#pragma unroll
+  for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+    for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] = empty ? 0 : o[m][n][e];
+  }
+}
+
+/// O := O / l of a warp's rows, the first of which is `first_row` of the sequence. Calls
+/// store_lse(row, lse), once for each row that exists.
+template <class C, typename Softmax, int m_tiles, int n_tiles, typename StoreLse>
+__device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int first_row,
+                         int lane, const Softmax& softmax, float (&o)[m_tiles][n_tiles][4],
+                         const StoreLse& store_lse) {
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = first_row + fragment_row(m, h, lane);
+      const RowEnd end =
+          end_row<C>(p, place, row, softmax.maximum[m][h], quad_sum(softmax.sum[m][h]));
+#pragma unroll
+      for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+        for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] *= end.scale;
+      }
+      if (__any_sync(~0u, end.scale == 0)) clear_row(o, m, h, end.scale == 0);
+      if (lane % 4 == 0 && row < place.rows.extent) store_lse(row, end.lse);
+    }
+  }
+}
+
+/// A row among those of all heads and splits, whose O and LSE pass/combine.cuh joins.
+template <class C>
+__device__ long long partial_row(const kernel::ForwardParams& p, const Place& place, int row) {
+  const long long in_split =
+      C::packed_q ? place.head * p.rows.tokens + place.rows.begin + row
+                  : (static_cast<long long>(place.sequence) * p.heads_q.value + place.head) *
+                            p.rows.seqlen +
+                        row;
+  return blockIdx.y * p.partial_rows + in_split;
+}
+
+/// LSE of a row of the sequence.
+template <class C>
+__device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int row, float lse) {
+  if constexpr (C::split) {
+    p.partial_lse[partial_row<C>(p, place, row)] = lse;
+  } else if (p.lse.data != nullptr) {
+    statistic(p.lse, place, row) = lse;
+  }
+}
+
+/// O of a split in float32: the columns of V from `first_column` on.
+template <class C, int m_tiles, int n_tiles>
+__device__ void store_partial(const kernel::ForwardParams& p, const Place& place, int first_row,
+                              int first_column, int lane, const float (&o)[m_tiles][n_tiles][4]) {
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = first_row + fragment_row(m, h, lane);
+      if (row >= place.rows.extent) continue;
+      float* to = p.partial_out + partial_row<C>(p, place, row) * C::head_dim_v + first_column +
+                  fragment_column(0, 0, lane);
+#pragma unroll
+      for (int n = 0; n < C::value_columns / 8; ++n) {
+        *reinterpret_cast<float2*>(to + 8 * n) = {o[m][n][2 * h], o[m][n][2 * h + 1]};
+      }
+    }
+  }
+}
+
+}  // namespace fa::tile
