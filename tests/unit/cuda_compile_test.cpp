@@ -60,7 +60,7 @@ constexpr int most_of_preset = 128;
 constexpr int most_of_backward = 152;
 constexpr int most_with_options = 368;
 constexpr int most_of_ablation = 100;
-constexpr int most_of_wide = 32;
+constexpr int most_of_wide = 40;
 
 class Preset : public testing::TestWithParam<std::string> {};
 

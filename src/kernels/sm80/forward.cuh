@@ -170,8 +170,10 @@ struct Forward {
     float added[m_tiles][2];
     bool fresh = !C::stale_maximum || unseen;
     for (;;) {
-      form_scores<C, masked>(s, score, warp_row, first, lane,
-                             [&](int row) { return visible(row); });
+      if constexpr (masked || !Score<C>::none) {
+        form_scores<C, masked>(s, score, warp_row, first, lane,
+                               [&](int row) { return visible(row); });
+      }
       if (fresh) renew_maximum(s);
       softmax.exponentiate(s, added, factor);
       // Also asked after a fresh maximum, which needs no answer, where that spares a branch between

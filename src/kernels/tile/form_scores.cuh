@@ -7,11 +7,11 @@
 
 namespace fa::tile {
 
-/// Of rows and keys from these on. visible(row): the keys that it sees (tile/mask.cuh).
+/// Of rows and keys from these on; for a score that is no product alone (Score::none), or a mask.
+/// visible(row): the keys that it sees (tile/mask.cuh).
 template <class C, bool masked, int m_tiles, int n_tiles, typename Visible>
 __device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& score, int first_row,
                             int first_key, int lane, const Visible& visible) {
-  if constexpr (Score<C>::none && !masked) return;
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
