@@ -168,7 +168,7 @@ int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
     const cuda::LoadedKernel& kernel = cuda::load(contest.plan(n).forward, device.id);
     const Measured& measured = contest.measured()[n];
     rows.push_back({contest.plan(n),
-                    {kernel.registers, kernel.local_bytes},
+                    {kernel.registers, kernel.local_bytes, {}},
                     n == 0,
                     &measured,
                     ratio(contest.measured().front(), measured)});

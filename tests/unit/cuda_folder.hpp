@@ -66,7 +66,10 @@ inline std::string test_program(const std::string& value) {
 }
 
 inline KernelSpec test_spec(int value) {
-  return {.entry = "store", .program = test_program(std::to_string(value)), .threads = 32};
+  return {.entry = "store",
+          .program = test_program(std::to_string(value)),
+          .constants = {},
+          .threads = 32};
 }
 
 }  // namespace fa::test

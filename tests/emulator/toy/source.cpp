@@ -27,12 +27,14 @@ std::span<const cuda::Source> sources() {
 KernelSpec ring_spec() {
   return {.entry = "fa_toy_ring",
           .program = "#include \"toy/ring_kernel.cuh\"\n",
+          .constants = {},
           .threads = threads,
           .shared_bytes = shared_bytes};
 }
 KernelSpec exchange_spec() {
   return {.entry = "fa_toy_exchange",
           .program = "#include \"toy/exchange_kernel.cuh\"\n",
+          .constants = {},
           .threads = exchange_threads,
           .shared_bytes = exchange_shared_bytes};
 }
@@ -41,6 +43,7 @@ KernelSpec shapes_spec(bool a_in_registers) {
   return {.entry = "fa_toy_shape_1",
           .program = "namespace fa::config { constexpr bool a_in_registers = " + value +
                      "; }\n#include \"toy/shapes_kernel.cuh\"\n",
+          .constants = {},
           .threads = 128};
 }
 
