@@ -163,6 +163,20 @@ TEST(Place, KeepsEveryMisalignment) {
   EXPECT_EQ(c[6], 5);
 }
 
+TEST(Check, HashesTheOutputsOfAllProblems) {
+  CheckConfig config;
+  config.count = 20;
+  config.threads = 1;
+  const uint64_t hash = run(config).output_hash;
+  config.threads = 3;
+  EXPECT_EQ(run(config).output_hash, hash);
+  config.count = 19;
+  EXPECT_NE(run(config).output_hash, hash);
+  config.count = 20;
+  config.seed = 2;
+  EXPECT_NE(run(config).output_hash, hash);
+}
+
 TEST(Layout, HasTheAlignmentAskedFor) {
   Random random(4);
   for (const int32_t alignment : {8, 4, 2}) {
