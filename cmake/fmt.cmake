@@ -1,5 +1,6 @@
-# fa_fmt: {fmt} inside of what links it, so that nothing that is installed needs libfmt.so. fmt/fmt.cpp
-# knows {fmt} 9; of a release that wants more of it {fmt} is compiled into each file, header only.
+# fa_fmt puts {fmt} inside of what links it, so that nothing that is installed needs libfmt.so.
+# fmt/fmt.cpp is written for {fmt} 9. Where another release wants more definitions than it has, {fmt}
+# is compiled into each file, header only.
 find_package(fmt REQUIRED)
 get_target_property(fmt_include fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
 try_compile(FA_FMT_ONCE ${PROJECT_BINARY_DIR}/fmt-probe

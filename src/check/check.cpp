@@ -83,7 +83,7 @@ class Trial {
   void run_alone();
   void compare(const Output& output, const reference::Result& exact,
                const reference::Result& plain);
-  /// What was just computed lies in the outputs alone; their bits are hashed.
+  /// Hashes the bits of the outputs of a pass, and fails where the pass wrote outside of them.
   void finish_pass(bool backward);
 
   Case c_;

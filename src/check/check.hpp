@@ -50,8 +50,8 @@ struct Report {
   std::vector<std::string> missed;  ///< allowed pairs of options that never met (full runs only)
   std::vector<std::string> wrongly_accepted;  ///< pairs that must be refused and were not
   std::string pair_table;                     ///< how often each pair of options met
-  /// Of the bits of all outputs, whatever the order of the problems: two builds that compute the
-  /// same have the same, on a device only where its sums have an order.
+  /// A hash of the bits of all outputs. Two builds that compute the same have the same hash, on a
+  /// device only where its sums have an order. The order of the problems does not matter.
   uint64_t output_hash = 0;
   std::string extras;  ///< how often the further checks ran (threads, one at a time, plans)
   std::vector<std::string> never_asked;  ///< allowed pairs that the configurations leave out

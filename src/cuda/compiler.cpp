@@ -35,8 +35,8 @@ class Program {
     const std::string target = "--gpu-architecture=" + arch;
     std::vector<const char*> options{target.c_str()};
     options.insert(options.end(), std::begin(compile_options), std::end(compile_options));
-    // NVRTC's own cache (since 12.9, where a driver is) gives back code without its log, which says
-    // what was serialized; DiskCache keeps what was compiled.
+    // NVRTC has a cache of its own since 12.9, which works where a driver is. Code from that cache
+    // comes without the log that says what ptxas serialized. DiskCache keeps the kernels instead.
     if (nvrtc_.major > 12 || (nvrtc_.major == 12 && nvrtc_.minor >= 9)) {
       options.push_back("--no-cache");
     }

@@ -15,10 +15,10 @@ namespace fa::cuda {
 inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device",
                                                   "-diag-suppress=177"};
 
-/// A cubin for "sm_80", "sm_90a" ... What the spec's program includes is named
-/// relative to src/kernels, as `headers` are. Throws Error: there is no NVRTC (unsupported), or it
-/// refuses (internal, with its log), which it also does when it would serialize wgmma. warnings:
-/// gets the log of a success.
+/// A cubin for "sm_80", "sm_90a" ... The program of the spec includes `headers` by their names.
+/// Throws Error (unsupported) where there is no NVRTC, and Error (internal, with its log) where
+/// NVRTC refuses the program or ptxas would serialize its wgmma. warnings: gets the log of a
+/// success.
 std::vector<char> compile(const KernelSpec& spec, const std::string& arch,
                           std::span<const Source> headers = sources(),
                           std::string* warnings = nullptr);

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "ablation/variants.hpp"
-#include "plan/kernel_config.hpp"
 #include "plan/preset.hpp"
 
 namespace fa {
@@ -476,34 +475,6 @@ TEST(CudaPlan, TextNamesWhatWasDecided) {
   }
 }
 
-TEST(KernelConfig, HasWhatDiffersFromTheDefaults) {
-  KernelConfig config;
-  config.format("element", true, bfloat16)
-      .number("head_dim", 64)
-      .flag("lse", true)
-      .flag("split", false)
-      .flag("positive_scale", false, true)
-      .format("bias", false, float32);
-  EXPECT_EQ(config.constants(), "element=bfloat16 head_dim=64 lse positive_scale=false");
-  EXPECT_EQ(KernelConfig().constants(), "");
-  const KernelSpec spec =
-      kernel_spec({"entry", {"a.cuh", "b.cuh"}, "Defaults", "Run<Config>"}, config, 64, 2, 1024);
-  EXPECT_EQ(spec.program, R"(#include "a.cuh"
-#include "b.cuh"
-struct Config : Defaults {
-  static constexpr fa::kernel::Number element = fa::kernel::Number::bfloat16;
-  static constexpr int head_dim = 64;
-  static constexpr bool lse = true;
-  static constexpr bool positive_scale = false;
-};
-using Kernel = Run<Config>;
-extern "C" __global__ void __launch_bounds__(64, 2)
-    entry(const __grid_constant__ Kernel::Params p) {
-  Kernel::run(p);
-}
-)");
-}
-
 TEST(Preset, IsAFewKernelsThatFitEachGpu) {
   for (const GpuLimits& gpu : known_gpus()) {
     const std::vector<KernelSpec> kernels = preset_kernels("llm", gpu.arch);
@@ -578,29 +549,6 @@ TEST(CudaPlan, ATinyScaleIsNoPositiveOne) {
   EXPECT_FALSE(positive());
   p.scale = 0.1;
   EXPECT_TRUE(positive());
-}
-
-TEST(KnownGpus, AreFoundByArchitecture) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    EXPECT_EQ(known_gpu(gpu.arch), &gpu);
-    EXPECT_EQ(gpu.shared_per_sm - gpu.shared_per_block, 1024) << "which a block takes for itself";
-  }
-  EXPECT_EQ(known_gpu("sm_70"), nullptr);
-}
-
-// From CUDA's occupancy calculator.
-TEST(KnownGpus, RunAsManyBlocksAsFit) {
-  const GpuLimits &a100 = *known_gpu("sm_80"), &ada = *known_gpu("sm_89");
-  EXPECT_EQ(resident_blocks(a100, 128, 128, 48 << 10), 3);  // shared memory
-  EXPECT_EQ(resident_blocks(a100, 128, 168, 8 << 10), 3);   // registers
-  EXPECT_EQ(resident_blocks(a100, 128, 169, 8 << 10), 2);
-  EXPECT_EQ(resident_blocks(a100, 64, 255, 0), 4);
-  EXPECT_EQ(resident_blocks(a100, 96, 168, 0), 4);  // 3 warps of 12
-  EXPECT_EQ(resident_blocks(a100, 256, 32, 0), 8);  // threads
-  EXPECT_EQ(resident_blocks(ada, 256, 32, 0), 6);
-  EXPECT_EQ(resident_blocks(a100, 32, 32, 0), 32);  // blocks
-  EXPECT_EQ(resident_blocks(ada, 32, 32, 0), 24);
-  EXPECT_EQ(resident_blocks(ada, 128, 32, 100 << 10), 0);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// What a kernel is compiled for: the defaults of a Config, the type that each kernel is a template
-// of. The plan writes what differs from them (plan/kernel_config.hpp); what is off is not written.
-// A Config always has `element`, and `head_dim` and `head_dim_v` in columns.
+// The defaults of a Config. Each kernel is a template of a Config, a struct of constants. The plan
+// writes a struct that derives from these defaults and has the constants that differ
+// (plan/kernel_config.hpp). A Config of an attention always has `element`, the number format of Q,
+// K and V, and `head_dim` and `head_dim_v`, the columns of Q and K and of V.
 #pragma once
 
 #include "common/number.h"
@@ -9,8 +10,7 @@ namespace fa::kernel {
 
 /// Of every kernel of an attention: what the problem has.
 struct ProblemConfig {
-  static constexpr int alignment =
-      16;  ///< bytes that every row of every tensor begins at a multiple of
+  static constexpr int alignment = 16;  ///< bytes: every row of every tensor begins at a multiple
   static constexpr bool packed_q = false;  ///< rows of all sequences in one tensor, by cu_seqlens
   static constexpr bool packed_k = false;
   static constexpr bool used_q = false;  ///< seqused says how many rows of a sequence count

@@ -245,12 +245,12 @@ struct Backward : BackwardShapes<C> {
   /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores.
   __device__ void form_probabilities(Scores& s, Scores& slopes, const Score<C>& score, int tile_row,
                                      u32 statistics) {
-    const int row0 = ScoreGrid::column(warp) + lane % 4 * 2;  // in the tile
+    const int row0 = ScoreGrid::column(warp) + fragment_column(0, 0, lane);  // in the tile
 #pragma unroll
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int key = place.row + ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4;
+        const int key = place.row + ScoreGrid::row(warp) + fragment_row(m, h, lane);
 #pragma unroll
         for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
           const float2 pair = ptx::load_floats(statistics + 4 * (row0 + 8 * n));
@@ -273,13 +273,12 @@ struct Backward : BackwardShapes<C> {
   /// steps, with a mask and without, they spilled more (5% slower in order and at head_dim 96).
   /// After the rounding of P it would make head_dim 96 4% slower without a mask, by its spills.
   __device__ void hide_unseen(Scores& x, int tile_row) const {
-    const int row0 = tile_row + ScoreGrid::column(warp) + lane % 4 * 2;
+    const int row0 = tile_row + ScoreGrid::column(warp) + fragment_column(0, 0, lane);
 #pragma unroll
     for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const RowsOfKey seen =
-            rows_of(place.row + ScoreGrid::row(warp) + 16 * m + 8 * h + lane / 4);
+        const RowsOfKey seen = rows_of(place.row + ScoreGrid::row(warp) + fragment_row(m, h, lane));
 #pragma unroll
         for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
 #pragma unroll
@@ -294,7 +293,7 @@ struct Backward : BackwardShapes<C> {
 
   /// dS^T = P^T (dP^T - delta) (line 14), of P as the products have it.
   __device__ void form_gradients(const Operand& p_left, Scores& dp, u32 statistics) const {
-    const int row0 = ScoreGrid::column(warp) + lane % 4 * 2;
+    const int row0 = ScoreGrid::column(warp) + fragment_column(0, 0, lane);
     const float of_p = power_of_2(ds_bits - Element::gradient_headroom);
 #pragma unroll
     for (int n = 0; n < ScoreGrid::n_tiles; ++n) {

@@ -34,7 +34,7 @@ __device__ void add_rows(float* sums, const float (&ds)[m_tiles][n_tiles][4], fl
       }
 #pragma unroll
       for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-      const int key = key0 + 16 * m + 8 * h + lane / 4;
+      const int key = key0 + fragment_row(m, h, lane);
       if (lane % 4 == 0 && key < keys) ptx::add_global(sums + key, sum);
     }
   }
@@ -50,8 +50,8 @@ __device__ void put_each(const float (&ds)[m_tiles][n_tiles][4], const BiasSlot&
     for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int row = row0 + 8 * n + lane % 4 * 2 + e % 2;
-        const int key = key0 + 16 * m + e / 2 * 8 + lane / 4;
+        const int row = row0 + fragment_column(n, e % 2, lane);
+        const int key = key0 + fragment_row(m, e / 2, lane);
         if (row < slot.rows && key < slot.keys) put(row, key, ds[m][n][e]);
       }
     }

@@ -3,6 +3,7 @@
 
 #include "common/params.h"
 #include "common/philox.h"
+#include "tile/fragment.cuh"
 #include "tile/number.cuh"
 #include "tile/place.cuh"
 
@@ -33,7 +34,7 @@ struct Dropout {
       for (int n = 0; n < n_tiles; n += 2) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int down = 16 * m + lane / 4, across = 8 * n + lane % 4 * 2 + e;
+          const int down = fragment_row(m, 0, lane), across = fragment_column(n, e, lane);
           u32 word[4];
           words(word, row + (transposed ? across : down), key + (transposed ? down : across));
 #pragma unroll

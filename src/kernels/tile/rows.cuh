@@ -15,9 +15,7 @@ __device__ inline const char* row_of(const kernel::View& view, const Place& plac
 
 /// Row `row` of the place's sequence and head.
 __device__ inline const char* row_at(const kernel::View& view, const Place& place, long long row) {
-  return static_cast<const char*>(view.data) +
-         2 * (place.sequence * view.batch + (place.rows.begin + row) * view.row +
-              place.head * view.head);
+  return row_of(view, place, place.head, place.rows.begin + row);
 }
 
 /// The float32 number of such a row: LSE, or its gradient.
