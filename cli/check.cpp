@@ -38,6 +38,7 @@ struct CheckFlags {
   bool pairs = false;
   std::string device = "cpu";
   int64_t configurations = 120;
+  int64_t most_failures = check::CheckConfig{}.most_failures;
   bool own_allocations = false;
   bool hash = false;
   std::string json;
@@ -58,6 +59,7 @@ check::CheckConfig configure(const CheckFlags& flags, check::Accelerator* accele
   config.seed = flags.seed;
   config.first = one ? flags.index : 0;
   config.threads = flags.threads;
+  config.most_failures = flags.most_failures;
   if (accelerator != nullptr) {
     config.accelerator = accelerator;
     config.offer = &accelerator->offer();
@@ -180,6 +182,8 @@ Command add_check(CLI::App& program) {
   app->add_option("--configs", flags->configurations,
                   "configurations, each with kernels of its own, that problems share on a device")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app->add_option("--failures", flags->most_failures, "end with so many wrong problems")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   app->add_flag("--own-allocations", flags->own_allocations,
                 "each tensor in device memory of its own: for compute-sanitizer");
   app->add_flag("--hash", flags->hash,

@@ -1,5 +1,6 @@
-// Random problems on one instruction set: property_test TARGET COUNT SEED.
-// TARGET is a name of fa::cpu_targets(), or "best". Exits with 77 where the CPU lacks it.
+// Random problems on one instruction set: property_test TARGET COUNT SEED [FAILURES].
+// TARGET is a name of fa::cpu_targets(), or "best". Exits with 77 where the CPU lacks it. Ends with
+// FAILURES wrong problems.
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -38,8 +39,8 @@ void print(const fa::check::Report& report, uint64_t seed) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    fmt::print("usage: property_test TARGET|best COUNT SEED\n");
+  if (argc != 4 && argc != 5) {
+    fmt::print("usage: property_test TARGET|best COUNT SEED [FAILURES]\n");
     return 2;
   }
   const std::string target = argv[1];
@@ -54,6 +55,7 @@ int main(int argc, char** argv) {
   fa::check::CheckConfig config;
   config.count = std::stoll(argv[2]);
   config.seed = std::stoull(argv[3]);
+  if (argc == 5) config.most_failures = std::stoll(argv[4]);
   const fa::check::Report report = fa::check::run(config);
   print(report, config.seed);
   return report.passed() ? 0 : 1;

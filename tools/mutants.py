@@ -1,74 +1,152 @@
 #!/usr/bin/env python3
 """Breaks the library in one place at a time and asks whether a test notices.
 
-tests/mutants.json lists the mutants: the text to find in a file (exactly once), its replacement,
-and the test program that must fail. The sources are copied to build-mutants/ and built there, for
-AVX2 only; the tree itself stays as it is.
+A comment in src/ marks each place:
+
+    // mutant "NAME" of TEST: TEXT => OTHER
+
+It speaks of one of the three lines of code below it, in which TEXT, an expression, stands once. TEST
+is property_test where none is named; "emulated" is random problems on the emulated GPU. All mutants
+are built at once: a copy of the sources, in build-mutants/, has in TEXT's place one that chooses
+OTHER where the environment's FA_MUTANT has the mutant's number.
 """
 
 import argparse
-import json
+import concurrent.futures
+import dataclasses
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build-mutants"
 SOURCE = FOLDER / "source"
 BUILD = FOLDER / "build"
-ARGUMENTS = {"property_test": ["best", "400", "7"]}  # instruction set, problems, seed
+HEADER = FOLDER / "mutant.h"
+
+MARK = re.compile(r'// mutant "([^"]+)"(?: of (\w+))?: (.+) => (.+)$')
+REACH = 3  # lines of code below a mark
+
+CHOICE = """#pragma once
+#include <cstdlib>
+inline const int fa_mutant = std::getenv("FA_MUTANT") ? std::atoi(std::getenv("FA_MUTANT")) : 0;
+"""
 
 
-def run(command, **options):
+@dataclasses.dataclass
+class Mutant:
+    number: int
+    name: str
+    test: str
+    original: str
+    broken: str
+    place: str
+    reach: int = REACH
+
+
+def with_choices(path, mutants):
+    """The text of a source with its mutants, which are appended to the list."""
+    waiting = []
+    lines = path.read_text().split("\n")
+    for index, line in enumerate(lines):
+        if mark := MARK.search(line):
+            name, test, original, broken = mark.groups()
+            place = f"{path.relative_to(SOURCE)}:{index + 1}"
+            if any(mutant.name == name for mutant in mutants):
+                sys.exit(f'{place}: there are two mutants "{name}"')
+            number = zlib.crc32(name.encode()) & 0x7FFFFFFF  # the same when others come
+            test = test or "property_test"
+            mutants.append(Mutant(number, name, test, original, broken, place))
+            waiting.append(mutants[-1])
+            continue
+        for mutant in list(waiting):
+            count = line.count(mutant.original)
+            mutant.reach -= 1
+            if count == 1:
+                choice = f"(fa_mutant == {mutant.number} ? ({mutant.broken}) : ({mutant.original}))"
+                line = line.replace(mutant.original, choice)
+                waiting.remove(mutant)
+            elif count > 1 or mutant.reach == 0:
+                sys.exit(f'{mutant.place}: "{mutant.original}" is there {count} times')
+        lines[index] = line
+    for mutant in waiting:
+        sys.exit(f'{mutant.place}: "{mutant.original}" is not there')
+    return "\n".join(lines)
+
+
+def copy_sources():
+    """The tree in SOURCE, its marks turned into choices; returns the mutants."""
+    hidden = shutil.ignore_patterns("build*", "venv", ".*", "__pycache__")
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.copytree(ROOT, SOURCE, ignore=hidden)
+    if not HEADER.exists():
+        HEADER.write_text(CHOICE)
+    mutants = []
+    for path in sorted((SOURCE / "src").rglob("*")):
+        if path.is_file():
+            times = path.stat()
+            path.write_text(with_choices(path, mutants))
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # built anew where it changed
+    return mutants
+
+
+def run(command, mutant=0, **environment):
     return subprocess.run(
-        command,
+        list(map(str, command)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        **options,
+        env=os.environ | environment | {"FA_MUTANT": str(mutant)},
     )
 
 
 def need(result):
     """Without any mutant everything must go well."""
     if result.returncode != 0:
-        sys.exit(f"{' '.join(map(str, result.args))} failed:\n{result.stdout[-4000:]}")
+        sys.exit(f"{' '.join(result.args)} failed:\n{result.stdout[-4000:]}")
 
 
-def build(mutants, jobs):
-    targets = sorted({mutant["test"] for mutant in mutants})
-    return run(["cmake", "--build", BUILD, "-j", str(jobs), "--target", *targets])
+def build(tests, jobs):
+    flags = [
+        "-DFA_ONE_TARGET=AVX2",
+        f"-DCMAKE_CXX_FLAGS=-include {HEADER}",
+    ]
+    need(run(["cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja", *flags]))
+    targets = {"emulated": ["fa_cli", "fa_emulated_driver", "fa_emulated_nvrtc"]}
+    wanted = [target for test in tests for target in targets.get(test, [test])]
+    need(run(["cmake", "--build", BUILD, "-j", jobs, "--target", *wanted]))
 
 
-def copy_sources():
-    """Starts anew: objects of an earlier run's mutants would look up to date."""
-    hidden = shutil.ignore_patterns("build*", "venv", ".*", "__pycache__")
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    shutil.copytree(ROOT, SOURCE, ignore=hidden)
+def test(name, mutant=0):
+    if name == "property_test":
+        # Mutants are tried side by side, each by one thread.
+        return run([BUILD / "tests" / name, "best", 400, 7, 1], mutant, OMP_NUM_THREADS="1")
+    if name == "emulated":
+        libraries = str(BUILD / "tests" / "emulator" / "lib")
+        problems = ["--configs", 8, "--count", 40, "--seed", 3, "--failures", 1]
+        return run(
+            [BUILD / "fa", "check", "--device", "cuda", *problems],
+            mutant,
+            LD_LIBRARY_PATH=libraries,
+            FA_NVRTC=libraries,
+            FA_CACHE_DIR=str(FOLDER / "kernels"),
+            FA_EMULATED_GPU="9.0",
+        )
+    return run([BUILD / "tests" / name, "--gtest_fail_fast"], mutant)
 
 
-def test(name):
-    return run([BUILD / "tests" / name, *ARGUMENTS.get(name, [])])
-
-
-def verdict(mutant, jobs):
-    """Applies the mutant, builds, tests, and puts the file back. "killed" is what is wanted."""
-    file = SOURCE / mutant["file"]
-    original = file.read_text()
-    if original.count(mutant["find"]) != 1:
-        return f"IS FOUND {original.count(mutant['find'])} times: {mutant['find']}"
-    file.write_text(original.replace(mutant["find"], mutant["replace"]))
-    try:
-        built = build([mutant], jobs)
-        if built.returncode != 0:
-            return f"DOES NOT BUILD\n{built.stdout}"
-        status = test(mutant["test"]).returncode
-        return {0: "SURVIVES", 1: "killed"}.get(status, f"ENDS WITH {status}")
-    finally:
-        file.write_text(original)
+def verdict(mutant):
+    """What the mutant's test says of it, "killed" wanted, and in how many seconds."""
+    begin = time.monotonic()
+    status = test(mutant.test, mutant.number).returncode
+    outcome = {0: "SURVIVES", 1: "killed"}.get(status, f"ENDS WITH {status}")
+    return outcome, time.monotonic() - begin
 
 
 def main():
@@ -76,26 +154,26 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("names", nargs="*", help="mutants to try; all of them by default")
     arguments = parser.parse_args()
-    mutants = json.loads((ROOT / "tests" / "mutants.json").read_text())
-    if arguments.names:
-        mutants = [mutant for mutant in mutants if mutant["name"] in arguments.names]
 
-    copy_sources()
-    flags = ["-DFA_ONE_TARGET=AVX2", "-DFA_BUILD_CLI=OFF"]
-    need(run(["cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja", *flags]))
-    need(build(mutants, arguments.jobs))
-    for name in sorted({mutant["test"] for mutant in mutants}):
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "kernels").mkdir(mode=0o700, exist_ok=True)
+    mutants = copy_sources()
+    if unknown := set(arguments.names) - {mutant.name for mutant in mutants}:
+        sys.exit(f"no such mutant: {', '.join(sorted(unknown))}")
+    if arguments.names:
+        mutants = [mutant for mutant in mutants if mutant.name in arguments.names]
+    tests = sorted({mutant.test for mutant in mutants})
+    build(tests, arguments.jobs)
+    for name in tests:
         need(test(name))
 
-    survivors = 0
-    for mutant in mutants:
-        begin = time.monotonic()
-        outcome = verdict(mutant, arguments.jobs)
-        survivors += outcome != "killed"
-        seconds = time.monotonic() - begin
-        print(f"{mutant['name']:28} {mutant['test']:16} {seconds:6.1f} s  {outcome}", flush=True)
-    print(f"{len(mutants) - survivors} of {len(mutants)} mutants killed")
-    return 1 if survivors else 0
+    killed = 0
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for mutant, (outcome, seconds) in zip(mutants, pool.map(verdict, mutants), strict=True):
+            killed += outcome == "killed"
+            print(f"{mutant.name:36} {mutant.test:16} {seconds:6.1f} s  {outcome}", flush=True)
+    print(f"{killed} of {len(mutants)} mutants killed")
+    return 0 if killed == len(mutants) else 1
 
 
 if __name__ == "__main__":

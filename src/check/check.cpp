@@ -239,8 +239,6 @@ void Trial::run() {
   }
 }
 
-constexpr size_t failures_enough = 25;
-
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
@@ -346,8 +344,7 @@ void Runner::gather(const Spec& spec, const Verdict& verdict, const Extras& extr
     std::string what;
     for (const std::string& failure : verdict.failures()) what += failure + "\n";
     report_.failures.push_back({spec.index, spec.text(), what});
-    // After an illegal access, every further call to a device fails.
-    enough_ = config_.accelerator != nullptr && report_.failures.size() >= failures_enough;
+    enough_ = static_cast<int64_t>(report_.failures.size()) >= config_.most_failures;
   }
   if (config_.progress) config_.progress(report_.problems);
 }

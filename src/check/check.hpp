@@ -29,6 +29,9 @@ struct CheckConfig {
   const Offer* offer = &cpu_offer;
   int64_t configurations = 0;  ///< 0: each problem has its own
   Allocation allocation = Allocation::arena;
+  /// The run ends with so many wrong problems: after an illegal access every further call to a
+  /// device fails.
+  int64_t most_failures = 25;
   /// Called with the number of problems done so far, by one thread at a time.
   std::function<void(int64_t done)> progress;
 };

@@ -89,6 +89,7 @@ class Backward {
         const float lse = *call_.lse.at<float>(b, seq.q_begin + i, head);
         if (lse == -std::numeric_limits<float>::infinity()) continue;
         const double delta = shared_.delta[head * p_.tokens_q + token(p_, seq) + i];
+        // mutant "dsinks": delta => 0.0
         sum -= std::exp(static_cast<double>(sink) - lse) * delta;
       }
     }

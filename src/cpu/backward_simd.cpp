@@ -65,11 +65,14 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
         }
         total = hn::Add(total, sum);
       }
+      // mutant "delta": hn::GetLane(hn::SumOfLanes(d, total)) => delta
       delta = hn::GetLane(hn::SumOfLanes(d, total));
     }
+    // mutant "dLSE": p.dlse => false
     if (lse != -infinity && p.dlse) delta -= *call.dlse.at<float>(seq.index, seq.q_begin + i, head);
     const int64_t at = head * p.tokens_q + token(p, seq) + i;
     shared.delta[at] = delta;
+    // mutant "rows without a key": live => true
     shared.lse[at] = live ? lse : infinity;
   }
 }
@@ -171,6 +174,7 @@ class Slab {
     const float* dk = settles_ ? s_.settled_dk : s_.dk;
     const float* dv = settles_ ? s_.settled_dv : s_.dv;
     for (int64_t j = 0; j < end_ - begin_; ++j) {
+      // mutant "dk": factor => 0.0f
       store_row(p_.dtype, dk + j * row_stride(p_.head_dim), p_.head_dim, factor,
                 key_row(call.dk, item_.sequence, begin_ + j, item_.head_k));
       store_row(p_.dtype, dv + j * row_stride(p_.head_dim_v), p_.head_dim_v, 1.0f,
@@ -218,6 +222,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
     for (int64_t c = 0; c < chunks; ++c) {
       for (int64_t x = 0; x < p.head_dim; ++x) sum[x] += partial(c)[x];
     }
+    // mutant "dq": scale => 0.0f
     store_row(p.dtype, sum, p.head_dim, scale, query_row(call.dq, seq, i, head));
   }
 }
@@ -245,7 +250,9 @@ class BiasGradient {
 #endif
     std::memset(sum(0), 0, sum_rows_ * score_stride * sizeof(float));
     std::memset(s_.bias_rest, 0, sum_rows_ * score_stride * sizeof(float));
+    // mutant "dbias: sum over the batch": p_.bias_per_batch => true
     const int64_t batch_end = p_.bias_per_batch ? slot_batch + 1 : p_.batch;
+    // mutant "dbias: sum over heads": p_.bias_per_head => true
     const int64_t head_end = p_.bias_per_head ? slot_head + 1 : p_.heads_q;
     for (int64_t b = slot_batch; b < batch_end; ++b) {
       for (int64_t h = slot_head; h < head_end; ++h) add_head(call_.sequence(b), h);
@@ -262,6 +269,7 @@ class BiasGradient {
 
   HWY_ATTR void add_head(const Sequence& seq, int64_t head) const {
     const int64_t key_end = std::min(key_end_, seq.k_len);
+    // mutant "dbias: sum over rows": p_.bias_per_row => true
     const int64_t row_end =
         std::min(seq.q_len, p_.bias_per_row ? row_begin_ + sum_rows_ : seq.q_len);
     if (key_begin_ >= key_end || row_begin_ >= row_end) return;
@@ -275,6 +283,7 @@ class BiasGradient {
       t.score_gradients(block, BackwardTile::Of::softmax);
       for (int64_t r = 0; r < t.rows(); ++r) {
         const int64_t to = p_.bias_per_row ? r : 0;
+        // mutant "dbias": block.keys => 0
         add_row(s_.ds + r * score_stride, block.keys, sum(to), s_.bias_rest + to * score_stride);
       }
     }

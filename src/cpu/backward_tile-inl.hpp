@@ -156,6 +156,7 @@ class BackwardTile {
     }
 #endif
     const Accumulate in_runs{Accumulate::add, nullptr, run_of(p_)};
+    // mutant "dv": s_.p => s_.ds
     product<Layout::transposed>(in_pairs_, block.keys, p_.head_dim_v, rows_, s_.p, score_stride,
                                 s_.dout, width_v, block.dv, width_v, in_runs,
                                 {.first = first_row_});
@@ -311,12 +312,16 @@ class BackwardTile {
       const auto undropped = p;
       if (dropout) {
         const auto keep = hn::Load(d, s_.keep + j);
+        // mutant "dropout of dP": hn::Mul(dp, keep) => dp
         dp = hn::Mul(dp, keep);
+        // mutant "dropout of P in dv": hn::Mul(p, keep) => p
         p = hn::Mul(p, keep);
       }
       auto ds = hn::Mul(undropped, hn::Sub(dp, delta));
+      // mutant "derivative of softcap": capped => false
       if (capped) ds = hn::Mul(ds, hn::Load(d, s_.cap + j));
       hn::Store(p, d, p_row + j);
+      // mutant "small scale into dS" of small_numbers_test: hn::Mul(ds, scale) => ds
       hn::Store(hn::Mul(ds, scale), d, ds_row + j);
     }
     const size_t beyond = (padded(block.keys) - padded(keys)) * sizeof(float);

@@ -229,6 +229,7 @@ class Forward {
 
   void clear_unused(int64_t b) const {
     const TokenRange range = unused_tokens(call_, b, true);
+    // mutant "zeros beyond seqused": p_.heads_q => 0
     clear_rows(call_.out, range, p_.heads_q, p_.head_dim_v);
     if (p_.lse) clear_lse(call_.lse, range, p_.heads_q);
   }

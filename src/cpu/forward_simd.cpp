@@ -65,6 +65,7 @@ struct RowEnd {
   float top;
   float total;   ///< exp(LSE - top)
   float factor;  ///< turns the sum of exp(s - maximum) V into the output
+  // mutant "lse": top + std::log(total) => top
   float lse() const { return top + std::log(total); }
 };
 RowEnd end_row(float maximum, double sum, float sink) {
@@ -78,6 +79,7 @@ RowEnd end_row(float maximum, double sum, float sink) {
 }
 
 float sink_of(const Call& call, int64_t head) {
+  // mutant "sinks": !call.problem.sinks => true
   if (!call.problem.sinks) return minus_infinity;
   return load_number(call.problem.sinks_dtype, call.sinks.data, call.sinks.offset(0, 0, head));
 }
@@ -121,6 +123,7 @@ class TileForward {
   }
 
  private:
+  // mutant "GQA head mapping": t_.head_k * p_.group() => t_.head_k
   int64_t head(int64_t r) const { return t_.head_k * p_.group() + t_.tile.head + r / t_.tile.rows; }
   int64_t row(int64_t r) const { return t_.tile.row + r % t_.tile.rows; }
 
@@ -248,6 +251,7 @@ class TileForward {
     }
 #endif
     if (!in_place_) {
+      // mutant "online softmax: rescale of O": Accumulate::rescale => Accumulate::add
       product<Layout::scores>(in_pairs_, rows_, p_.head_dim_v, n, s_.s, score_stride,
                               packed + p_.head_dim * score_stride, o_stride_, s_.o, o_stride_,
                               {Accumulate::rescale, s_.rescale, run_of(p_)}, {.depth = reach_});
@@ -502,6 +506,7 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
     for (int64_t c = 0; c < chunks; ++c) {
       const RowSum chunk = partial_sums[c * rows + r];
       if (chunk.maximum == minus_infinity && chunk.sum == 0) continue;
+      // mutant "join of chunks": std::exp(chunk.maximum - maximum) => 1.0f
       const float weight = std::exp(chunk.maximum - maximum);
       sum += static_cast<double>(weight) * chunk.sum;
       const float* out = partial_out + (c * rows + r) * width;
@@ -513,6 +518,7 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
         hn::Store(rest, d, scratch.rest + x);
       }
     }
+    // mutant "sinks: chunks of keys": sink_of(call, head) => minus_infinity
     const RowEnd end = end_row(maximum, sum, sink_of(call, head));
     store_row(p.dtype, scratch.o, p.head_dim_v, end.factor, query_row(call.out, seq, i, head));
     if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse();
@@ -550,6 +556,7 @@ HWY_ATTR void Merge(const MergeCall& call, int64_t batch, int64_t head) {
       };
       load(call.out_a, lse_a, a);
       load(call.out_b, lse_b, b);
+      // mutant "merge" of capi_test: b[y] * from_b => 0
       for (int64_t y = 0; y < n; ++y) a[y] = (a[y] * from_a + b[y] * from_b) / total;
       store_row(call.out.dtype, a, n, 1.0f, element(call.out, i) + bytes);
     }

@@ -76,6 +76,7 @@ HWY_INLINE V tanh_of(D d, V x) {
 /// is always that of both, rounded.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void add_kept(D d, V x, V& total, V& rest) {
+  // mutant "what rounding takes is kept" of long_sums_test: hn::Add(x, rest) => x
   const V more = hn::Add(x, rest);
   const V sum = hn::Add(total, more);
   const V lost = hn::Sub(more, hn::Sub(sum, total));

@@ -52,6 +52,7 @@ inline bool in_pairs([[maybe_unused]] const Problem& p) {
 
 /// Products of a register's partial sum. What is rounded to half a float32's digits needs none.
 inline int64_t run_of(const Problem& p) {
+  // mutant "partial sums in registers" of long_sums_test: p.dtype == float32 => false
   return p.dtype == float32 ? sum_run : std::numeric_limits<int64_t>::max();
 }
 

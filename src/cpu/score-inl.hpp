@@ -68,6 +68,7 @@ class ScoreRow {
     if (scale.score != 1) multiply(scale.score, n, s);
     if (problem_.softcap > 0) soften(n, s, cap);
     if (problem_.alibi) add_alibi(j0, n, s);
+    // mutant "bias": problem_.bias => false
     if (problem_.bias) add_bias(j0, n, s, line);
     mask_out(j0, n, s);
   }
@@ -144,11 +145,13 @@ HWY_ATTR inline void ScoreRow::keep(int64_t j0, int64_t n, float* factors) const
       call_.dropout_state != nullptr ? call_.dropout_state[0] : call_.dropout_seed;
   const uint64_t offset =
       call_.dropout_state != nullptr ? call_.dropout_state[1] : call_.dropout_offset;
+  // mutant "dropout: sequence and head": sequence_ * problem_.heads_q + head_ => 0
   const px::Stream stream =
       px::stream(seed, offset, static_cast<uint32_t>(sequence_ * problem_.heads_q + head_));
   const auto product = [&](auto x, uint32_t multiplier) {
     return hn::MulEven(hn::BitCast(du32, x), hn::BitCast(du32, hn::Set(d, multiplier)));
   };
+  // mutant "dropout: 1 / (1 - p)": 1 / (1 - problem_.dropout_p) => 1
   const float factor = static_cast<float>(1 / (1 - problem_.dropout_p));
   const uint32_t threshold = px::threshold(problem_.dropout_p);
   HWY_ALIGN uint64_t words[16];
@@ -179,6 +182,7 @@ HWY_ATTR inline void ScoreRow::keep(int64_t j0, int64_t n, float* factors) const
       hn::Store(second ? c3 : c1, d, words + 8 + c);
     }
     for (int64_t x = 0; x < 16; ++x) {
+      // mutant "dropout: keep decision": static_cast<uint32_t>(words[x]) >= threshold => true
       factors[j + x] = static_cast<uint32_t>(words[x]) >= threshold ? factor : 0.0f;
     }
   }

@@ -30,6 +30,7 @@ void before_fork() {
 }
 
 void in_child() {
+  // mutant "one thread in a forked child" of fork_test: lost = true => false
   if (forking_with_threads) lost = true;
 }
 

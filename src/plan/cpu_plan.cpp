@@ -172,6 +172,7 @@ CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning) {
   const int wanted = problem.num_threads > 0 ? problem.num_threads
                      : runs_alone(problem)   ? 1
                                              : threads;
+  // mutant "threads held to the work" of plan_test: pieces(plan) => wanted
   plan.threads = static_cast<int>(std::clamp<int64_t>(wanted, 1, pieces(plan)));
   if (problem.pass == Pass::forward) {
     plan_forward(plan);

@@ -22,6 +22,7 @@ bool rows_share_bias(const Problem& p) { return !p.bias_per_row && p.seqlen_q > 
 /// Whether blocks add to the same numbers of the bias's gradient; those that share keys over all
 /// rows have sums of their own.
 bool blocks_share_bias(const Problem& p) {
+  // mutant "CUDA plan: shared bias" of cuda_backward_plan_test: heads_share_bias(p) => false
   return p.dbias && !rows_share_bias(p) && (sequences_share_bias(p) || heads_share_bias(p));
 }
 
@@ -164,6 +165,7 @@ void choose_kernels(CudaBackwardPlan& plan) {
     plan.sinks = kernel("fa_backward_sinks", "pass/sinks.cuh", "SinkGradients", 4 * 32 * t.warps);
   }
   // Every row sees all keys of every block: then the main kernel need not look.
+  // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.window_right < 0 => true
   constants.flag("all_seen", p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
                                  p.seqlen_k % t.keys == 0);
   plan.backward =

@@ -85,9 +85,12 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
       .flag("packed_q", p.packed_q)
       .flag("packed_k", p.packed_k)
       .flag("used_q", p.used_q)
+      // mutant "CUDA plan: seqused_k" of emulated: p.used_k => false
       .flag("used_k", p.used_k)
       .flag("window_left", p.window_left >= 0)
+      // mutant "CUDA plan: window right" of emulated: p.window_right >= 0 => false
       .flag("window_right", p.window_right >= 0)
+      // mutant "CUDA plan: negative scale" of emulated: static_cast<float>(p.scale) > 0 => true
       .flag("positive_scale", static_cast<float>(p.scale) > 0, true)
       .flag("softcap", p.softcap > 0)
       .flag("alibi", p.alibi)

@@ -41,6 +41,7 @@ Argument::Argument(const char* name, const Tensor& tensor, Device device, Use us
            shape_text());
     }
     empty_ = empty_ || tensor.shape[d] == 0;
+    // mutant "strides": tensor.strides != nullptr => false
     strides_[d] = tensor.strides != nullptr ? tensor.strides[d] : dense_stride;
     if (__builtin_mul_overflow(dense_stride, std::max<int64_t>(tensor.shape[d], 1),
                                &dense_stride)) {
@@ -98,6 +99,7 @@ void Argument::need_address() {
          shape_text(), strides_text(), first);
   }
   footprint_.run = bytes;
+  // mutant "byte_offset": tensor_.byte_offset => 0
   data_ = static_cast<char*>(tensor_.data) + tensor_.byte_offset;
 }
 

@@ -94,6 +94,7 @@ class Sums {
     const int64_t to = std::min(floor_div(high, step), last);
     if (from > to) return false;
     const int64_t rest = mod(high - from * step, m);
+    // mutant "shared memory: the last two strides" of overlap_test: rest <= high - low => false
     if (rest <= high - low) return true;
     const auto t = first_in_range(mod(-step, m), m, m - rest, m - rest + (high - low));
     return t && *t <= to - from;

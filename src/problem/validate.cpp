@@ -83,6 +83,7 @@ void need_finite(const char* name, double value) {
 /// Also of one problem's shape: 8 .. 512 in steps of 8, or 576 with 512.
 void need_head_dims(int64_t head_dim, int64_t head_dim_v) {
   const auto plain = [](int64_t d) { return d >= 8 && d <= 512 && d % 8 == 0; };
+  // mutant "head_dim 576 with 512": head_dim == 576 => false
   if (head_dim == 576 && head_dim_v == 512) return;
   const char* allowed = "allowed: multiples of 8 from 8 to 512, or 576 with 512 for v";
   if (!plain(head_dim)) {
@@ -96,6 +97,7 @@ void need_head_dims(int64_t head_dim, int64_t head_dim_v) {
 void Validator::numbers(const Options& options) {
   Problem& p = problem();
   if (options.scale) need_finite("scale", *options.scale);
+  // mutant "scale": options.scale => std::optional<double>()
   p.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(p.head_dim)));
   need_finite("softcap", options.softcap);
   if (options.softcap < 0) {
@@ -107,19 +109,25 @@ void Validator::numbers(const Options& options) {
     fail(Status::invalid_argument, "softcap", "is {}; it must be at least {} (or 0 for none)",
          options.softcap, FLT_MIN);
   }
+  // mutant "softcap": options.softcap => 0
   p.softcap = options.softcap;
   if (!(options.dropout_p >= 0 && options.dropout_p < 1)) {
     fail(Status::invalid_argument, "dropout_p", "is {}; it must be at least 0 and less than 1",
          options.dropout_p);
   }
   p.dropout_p = options.dropout_p;
+  // mutant "dropout: seed": options.dropout_seed => 0
   call_.dropout_seed = options.dropout_seed;
+  // mutant "dropout: offset": options.dropout_offset => 0
   call_.dropout_offset = options.dropout_offset;
   const int64_t farthest = p.seqlen_q + p.seqlen_k;  // no key is farther from any diagonal
   const auto side = [&](int64_t window) {
     return window < 0 ? int64_t{-1} : std::min(window, farthest);
   };
+  // mutant "window left": side(options.window_left) => -1
   p.window_left = side(options.window_left);
+  // mutant "window right": side(options.window_right) => -1
+  // mutant "causal": options.causal => false
   p.window_right = options.causal ? 0 : side(options.window_right);
   p.deterministic = options.deterministic;
   p.batch_invariant = options.batch_invariant;
@@ -243,6 +251,7 @@ const int32_t* Validator::cu_seqlens(const char* name, const Tensor& tensor, con
       fail(Status::invalid_argument, name, "falls from {} to {} at sequence {}", cu[b], cu[b + 1],
            b);
     }
+    // mutant "max_seqlen" of argument_test: longest => tokens
     if (cu[b + 1] - cu[b] > longest) {
       fail(Status::invalid_argument, name, "gives sequence {} the length {}; {} allows {}", b,
            cu[b + 1] - cu[b], max_name, longest);
@@ -307,9 +316,11 @@ void Validator::extras(const Options& options) {
   if (options.dropout_state.given()) {
     const Argument& state = add("dropout_state", options.dropout_state, Use::input, {int64});
     state.need_shape({2}, "[seed, offset]");
+    // mutant "dropout: state in memory": reinterpret_cast<const int64_t*>(state.data()) => nullptr
     call_.dropout_state = reinterpret_cast<const int64_t*>(state.data());
   }
   if (options.alibi_slopes.given()) {
+    // mutant "ALiBi": true => false
     p.alibi = true;
     const Argument& slopes = add("alibi_slopes", options.alibi_slopes, Use::input, {float32});
     if (slopes.ndim() == 2) {
@@ -317,6 +328,7 @@ void Validator::extras(const Options& options) {
     } else {
       slopes.need_shape({p.heads_q}, "[heads_q] or [batch, heads_q]");
     }
+    // mutant "ALiBi per batch": slopes.rows(0, -1, 1) => slopes.rows(-1, -1, 1)
     call_.alibi = slopes.ndim() == 2 ? slopes.rows(0, -1, 1) : slopes.rows(-1, -1, 0);
   }
   if (options.bias.given()) {
@@ -328,6 +340,7 @@ void Validator::extras(const Options& options) {
     call_.bias = bias("bias", options.bias, Use::input, {p.dtype, float32}, &bias_argument);
     p.bias = true;
     p.bias_dtype = bias_argument->dtype();
+    // mutant "bias per batch": bias_argument->extent(0) != 1 => false
     p.bias_per_batch = bias_argument->extent(0) != 1;
     p.bias_per_head = bias_argument->extent(1) != 1;
     p.bias_per_row = bias_argument->extent(2) != 1;

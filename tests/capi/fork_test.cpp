@@ -85,7 +85,7 @@ std::string refusal(const std::function<void()>& call) {
 
 // The first case: no thread has been started yet.
 TEST(Fork, AChildOfAProcessWithoutThreadsHasItsOwn) {
-  EXPECT_EQ(in_child([] {
+  ASSERT_EQ(in_child([] {
               Problem two, one;
               two.compute(threads(2));
               one.compute(threads(1));
@@ -103,21 +103,21 @@ TEST(Fork, AChildOfAProcessWithThreadsHasOne) {
   void* workspace = room.data() + 64 - reinterpret_cast<uintptr_t>(room.data()) % 64;
   const size_t bytes = room.size() - 64;
 
-  EXPECT_EQ(in_child([&] {
+  ASSERT_EQ(in_child([&] {
               Problem mine;
               mine.compute({});
               return mine == parents;
             }),
             0)
       << "by default";
-  EXPECT_EQ(in_child([&] {
+  ASSERT_EQ(in_child([&] {
               Problem mine;
               mine.compute(threads(1));
               return mine == parents;
             }),
             0)
       << "one thread asked for";
-  EXPECT_EQ(in_child([&] {
+  ASSERT_EQ(in_child([&] {
               Problem mine;
               const std::string of_forward = refusal([&] { mine.compute(threads(2)); });
               const std::string of_plan =
@@ -129,14 +129,14 @@ TEST(Fork, AChildOfAProcessWithThreadsHasOne) {
             }),
             0)
       << "more asked for";
-  EXPECT_EQ(in_child([&] {
+  ASSERT_EQ(in_child([&] {
               Problem mine;
               plan.run(mine.forward(), {}, workspace, bytes);
               return mine.out.data == parents.out.data;
             }),
             0)
       << "by a plan of the parent's";
-  EXPECT_EQ(in_child([&] {
+  ASSERT_EQ(in_child([&] {
               Problem mine;
               return !refusal([&] {
                         plan_of_two.run(mine.forward(), threads(2), workspace, bytes);
@@ -144,7 +144,7 @@ TEST(Fork, AChildOfAProcessWithThreadsHasOne) {
             }),
             0)
       << "by a plan of the parent's for two threads";
-  EXPECT_EQ(in_child([&] {
+  ASSERT_EQ(in_child([&] {
               return in_child([&] {
                        Problem mine;
                        mine.compute({});

@@ -81,6 +81,7 @@ bool compile(Program& program, const std::string& arch) {
   const auto quoted = [](const std::string& path) { return "'" + path + "'"; };
   const std::string command =
       quoted(FA_EMULATOR_COMPILER) +
+      " " FA_EMULATOR_OPTIONS
       " -std=c++20 -O1 -w -fPIC -shared -fvisibility=hidden -fno-gnu-unique -D__CUDA_ARCH__=" +
       number + "0 -I" + quoted(FA_EMULATOR_KERNELS) + " -I" + quoted(folder) + " " +
       quoted(folder + "/kernel.cpp") + " -o " + quoted(folder + "/kernel.so") + " 2> " +

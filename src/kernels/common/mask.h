@@ -13,6 +13,7 @@ struct KeyRange {
 /// negative side of the window is unbounded; causal is right = 0. Both ends never fall as i grows.
 constexpr KeyRange key_range(long long i, long long q_len, long long k_len, long long left,
                              long long right) {
+  // mutant "bottom-right alignment": k_len - q_len => 0
   const long long diagonal = i + k_len - q_len;
   const long long begin = left < 0 || diagonal <= left ? 0 : diagonal - left;
   const long long end = right < 0 || diagonal + right + 1 >= k_len ? k_len : diagonal + right + 1;

@@ -33,6 +33,7 @@ __device__ void combine_row(const kernel::CombineParams& p, long long row) {
     }
   }
   const bool empty = unused || top == minus_infinity;
+  // mutant "CUDA: join of splits" of emulated: ptx::exp2((lse - top) * ptx::log2_e) => 1.0f
   const auto weight = [&](float lse) { return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e); };
   float total = weight(sink);
   for (int s = 0; s < p.splits; ++s) total += weight(p.partial_lse[s * p.partial_rows + row]);

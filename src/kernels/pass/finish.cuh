@@ -48,6 +48,7 @@ struct FinishRows {
       const long long padded = S::padded_row_begin(f, place.sequence, place.rows) + place.row;
       sum = p.dq_sum + (place.head * p.padded_rows + padded) * S::depth;
     }
+    // mutant "CUDA: dq" of emulated: p.gradient_scale => 1.0f
     write_sum<S, typename S::QueryTile, typename S::QuerySum, C::rows, C::head_dim>(
         place, sum, p.gradient_scale, p.dq, ptx::shared_address(shared));
   }

@@ -63,6 +63,7 @@ struct Prepare {
       if (lane > 0) continue;
       if (p.dlse.data != nullptr && !absent) {
         const float dlse = statistic(p.dlse, place, row);
+        // mutant "CUDA: dLSE" of emulated: dlse => 0.0f
         delta -= dlse;
         if (!empty) largest_dlse = fmaxf(largest_dlse, fabsf(dlse));
       }

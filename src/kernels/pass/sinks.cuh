@@ -29,6 +29,7 @@ struct SinkGradients {
       for (int row = threadIdx.x; row < rows.length; row += S::threads) {
         // +inf where a row sees no key: all of its probability is the sink's.
         const float lse = p.lse_2[first + row];
+        // mutant "CUDA: dsinks" of emulated: sink != ptx::minus_infinity => false
         if (sink != ptx::minus_infinity) {
           sum -= (lse == -ptx::minus_infinity ? 1 : ptx::exp2(ptx::min_or_nan(sink - lse, 0))) *
                  p.delta[first + row];

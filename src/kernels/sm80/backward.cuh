@@ -284,6 +284,7 @@ struct Backward : BackwardShapes<C> {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const int row = row0 + 8 * n + e;
+            // mutant "CUDA: hidden keys of dP" of emulated: row < seen.begin => false
             if (row < seen.begin || (C::window_left && row >= seen.end)) x[m][n][2 * h + e] = 0;
           }
         }
@@ -308,6 +309,7 @@ struct Backward : BackwardShapes<C> {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& y = dp[m][n][2 * h + e];
+            // mutant "CUDA: delta" of emulated: y - delta[e] => y
             y = x[e] * ((y - delta[e]) * of_p);
           }
         }
@@ -323,6 +325,7 @@ struct Backward : BackwardShapes<C> {
       for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
+          // mutant "CUDA: dropout of P and dP" of emulated: dropped[m][n] >> e & 1 => false
           if (dropped[m][n] >> e & 1) x[m][n][e] = 0;
         }
       }
@@ -494,6 +497,7 @@ struct Backward : BackwardShapes<C> {
       pass_dq_turn(nullptr);
     }
     ptx::cp_async_wait<0>();
+    // mutant "CUDA: dk" of emulated: p.gradient_scale => 1.0f
     const float dk_scale = p.gradient_scale * power_of_2(-ds_bits);
     const float dv_scale = (C::dropout ? f.keep_scale : 1) * p_unscale;
     if (p.parts.value > 1) {

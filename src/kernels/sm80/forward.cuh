@@ -123,6 +123,7 @@ struct Forward {
     if constexpr (C::split) {
       const long long split = static_cast<long long>(blockIdx.y) * p.split_keys;
       begin = begin > split ? begin : split;
+      // mutant "CUDA: end of a split" of emulated: end < split + p.split_keys => true
       end = end < split + p.split_keys ? end : split + p.split_keys;
     }
     return steps_between<C::keys>(low, high, begin, end);

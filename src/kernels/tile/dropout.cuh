@@ -39,6 +39,7 @@ struct Dropout {
           words(word, row + (transposed ? across : down), key + (transposed ? down : across));
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
+            // mutant "CUDA: dropout: keep decision" of emulated: word[i] < threshold => false
             const int of_row = i / 2, of_key = i % 2;  // 8 further on
             if (word[i] < threshold) {
               drop(m, n + (transposed ? of_row : of_key), (transposed ? of_key : of_row) * 2 + e);

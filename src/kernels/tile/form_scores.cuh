@@ -27,6 +27,8 @@ __device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& sco
           const int key = first_key + fragment_column(n, e, lane);
           if constexpr (!Score<C>::none) x = score.value(x, row, key);
           if constexpr (masked) {
+            // mutant "CUDA: end of the keys" of emulated: key >= end => false
+            // mutant "CUDA: window left" of emulated: key < begin => false
             if ((C::window_left && key < begin) || key >= end) x = minus_infinity;
           }
         }

@@ -23,6 +23,7 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
   float scale = sum > 0 ? 1 : 0;
   if constexpr (C::sinks != Number::none && !C::split) {
     const float sink = log2_e * Format<C::sinks>::load(p.sinks.data, place.head * p.sinks.head);
+    // mutant "CUDA: sinks: maximum" of emulated: fmaxf(maximum, sink) => maximum
     const float larger = fmaxf(maximum, sink);
     const float used = finite_maximum(larger);
     scale *= ptx::exp2(maximum - used);
@@ -32,6 +33,7 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
   const bool none = sum == 0;  // not so where a score is NaN, which the maximum passes over
   float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
   scale = none ? 0 : scale * (C::dropout ? p.keep_scale : 1) * ptx::reciprocal(sum);
+  // mutant "CUDA: rows beyond seqused" of emulated: row >= place.rows.length => false
   if (row >= place.rows.length) {
     scale = 0;
     lse = C::split ? kernel::unused_row : minus_infinity;

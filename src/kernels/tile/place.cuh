@@ -32,6 +32,7 @@ __device__ Side side_of(const kernel::Lengths& lengths, int sequence, int batch)
   side.length = side.extent;
   if constexpr (used) {
     const int count = lengths.seqused[sequence];
+    // mutant "CUDA: seqused" of emulated: count < side.extent => false
     side.length = count < 0 ? 0 : count < side.extent ? count : side.extent;
   }
   return side;

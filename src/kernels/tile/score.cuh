@@ -68,14 +68,17 @@ struct Score {
     float s = product * scale;
     if constexpr (C::softcap) {
       s = bounded_tanh(s);
+      // mutant "CUDA: derivative of softcap" of emulated: 1 - s * s => 1.0f
       slope = 1 - s * s;
     }
     if constexpr (C::softcap && !only_softcap) s *= cap;
     if constexpr (C::alibi) {
+      // mutant "CUDA: ALiBi" of emulated: slope_of_distance => 0.0f
       s -= slope_of_distance * fabsf(static_cast<float>(row + shift - key));
     }
     if constexpr (C::bias != Number::none) {
       if (row < rows && key < keys) {
+        // mutant "CUDA: bias" of emulated: row * bias_row => 0
         s += log2_e * Format<C::bias>::load(bias, bias_offset + row * bias_row + key);
       }
     }

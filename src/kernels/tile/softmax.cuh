@@ -57,6 +57,7 @@ struct OnlineSoftmax {
         const float next = fmaxf(maximum[m][h], quad_max(largest) * factor);
         const float rescale = ptx::exp2(maximum[m][h] - finite_maximum(next));
         maximum[m][h] = next;
+        // mutant "CUDA: online softmax: rescale of the sum" of emulated: rescale => 1.0f
         sum[m][h] *= rescale;
 #pragma unroll
         for (int n = 0; n < o_tiles; ++n) {
