@@ -19,7 +19,7 @@ install(FILES include/fa/attention.hpp include/fa/fa.h DESTINATION ${CMAKE_INSTA
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES ${fa_licenses} DESTINATION ${CMAKE_INSTALL_DOCDIR}/licenses)
 
-if(FA_BUILD_CLI)
+if(TARGET fa_cli_installed)
   file(RELATIVE_PATH lib_from_bin /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
   set_target_properties(fa_cli_installed PROPERTIES INSTALL_RPATH "$ORIGIN/${lib_from_bin}")
   install(TARGETS fa_cli_installed RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

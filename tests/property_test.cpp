@@ -1,13 +1,15 @@
 // Random problems on one instruction set: property_test TARGET COUNT SEED [FAILURES].
-// TARGET is a name of fa::cpu_targets(), or "best". Exits with 77 where the CPU lacks it. Ends with
-// FAILURES wrong problems.
+// TARGET is a name of fa::cpu_targets(), or "best"; "cuda" is the first such device, with 8
+// configurations. Exits with 77 where the CPU lacks it. Ends with FAILURES wrong problems.
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <memory>
 #include <sstream>
 #include <string>
 
 #include "check/check.hpp"
+#include "check/cuda_accelerator.hpp"
 #include "fa/attention.hpp"
 
 namespace {
@@ -44,7 +46,14 @@ int main(int argc, char** argv) {
     return 2;
   }
   const std::string target = argv[1];
-  if (target != "best") {
+  fa::check::CheckConfig config;
+  std::unique_ptr<fa::check::Accelerator> device;
+  if (target == "cuda") {
+    device = fa::check::cuda_accelerator(0);
+    config.accelerator = device.get();
+    config.offer = &device->offer();
+    config.configurations = 8;
+  } else if (target != "best") {
     if (!has_target(target)) {
       fmt::print("skipped: this CPU lacks {}; it has {}\n", target, fa::cpu_targets());
       return skipped;
@@ -52,7 +61,6 @@ int main(int argc, char** argv) {
     // Read when the library first needs it, which is after this.
     setenv("FA_CPU_TARGET", target.c_str(), 1);
   }
-  fa::check::CheckConfig config;
   config.count = std::stoll(argv[2]);
   config.seed = std::stoull(argv[3]);
   if (argc == 5) config.most_failures = std::stoll(argv[4]);

@@ -118,7 +118,7 @@ def build(tests, jobs):
         f"-DCMAKE_CXX_FLAGS=-include {HEADER}",
     ]
     need(run(["cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja", *flags]))
-    targets = {"emulated": ["fa_cli", "fa_emulated_driver", "fa_emulated_nvrtc"]}
+    targets = {"emulated": ["property_test", "fa_emulated_driver", "fa_emulated_nvrtc"]}
     wanted = [target for test in tests for target in targets.get(test, [test])]
     need(run(["cmake", "--build", BUILD, "-j", jobs, "--target", *wanted]))
 
@@ -129,9 +129,8 @@ def test(name, mutant=0):
         return run([BUILD / "tests" / name, "best", 400, 7, 1], mutant, OMP_NUM_THREADS="1")
     if name == "emulated":
         libraries = str(BUILD / "tests" / "emulator" / "lib")
-        problems = ["--configs", 8, "--count", 40, "--seed", 3, "--failures", 1]
         return run(
-            [BUILD / "fa", "check", "--device", "cuda", *problems],
+            [BUILD / "tests" / "property_test", "cuda", 40, 3, 1],
             mutant,
             LD_LIBRARY_PATH=libraries,
             FA_NVRTC=libraries,

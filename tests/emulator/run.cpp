@@ -68,7 +68,7 @@ void end_thread(Thread& thread) {
   }
   std::string text = "threads of a block wait for each other:";
   for (const auto& [what, count] : waiting) {
-    text += " " + std::to_string(count) + " for " + what + ";";
+    text.append(" ").append(std::to_string(count)).append(" for ").append(what).append(";");
   }
   stop(text);
 }
