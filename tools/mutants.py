@@ -5,10 +5,10 @@ A comment in src/ marks each place:
 
     // mutant "NAME" of TEST: TEXT => OTHER
 
-It speaks of one of the three lines of code below it, in which TEXT, an expression, stands once. TEST
-is property_test where none is named; "emulated" is random problems on the emulated GPU. All mutants
-are built at once: a copy of the sources, in build-mutants/, has in TEXT's place one that chooses
-OTHER where the environment's FA_MUTANT has the mutant's number.
+It speaks of one of the three lines of code below it, in which TEXT, an expression, stands once.
+TEST is property_test where none is named; "emulated" is random problems on the emulated GPU. All
+mutants are built at once: a copy of the sources, in build-mutants/, has in TEXT's place one that
+chooses OTHER where the environment's FA_MUTANT has the mutant's number.
 """
 
 import argparse
@@ -51,9 +51,9 @@ class Mutant:
 
 def with_choices(path, mutants):
     """The text of a source with its mutants, which are appended to the list."""
-    waiting = []
-    lines = path.read_text().split("\n")
-    for index, line in enumerate(lines):
+    waiting, chosen = [], []
+    for index, line in enumerate(path.read_text().split("\n")):
+        chosen.append(line)
         if mark := MARK.search(line):
             name, test, original, broken = mark.groups()
             place = f"{path.relative_to(SOURCE)}:{index + 1}"
@@ -65,18 +65,17 @@ def with_choices(path, mutants):
             waiting.append(mutants[-1])
             continue
         for mutant in list(waiting):
-            count = line.count(mutant.original)
+            count = chosen[-1].count(mutant.original)
             mutant.reach -= 1
             if count == 1:
                 choice = f"(fa_mutant == {mutant.number} ? ({mutant.broken}) : ({mutant.original}))"
-                line = line.replace(mutant.original, choice)
+                chosen[-1] = chosen[-1].replace(mutant.original, choice)
                 waiting.remove(mutant)
             elif count > 1 or mutant.reach == 0:
                 sys.exit(f'{mutant.place}: "{mutant.original}" is there {count} times')
-        lines[index] = line
     for mutant in waiting:
         sys.exit(f'{mutant.place}: "{mutant.original}" is not there')
-    return "\n".join(lines)
+    return "\n".join(chosen)
 
 
 def copy_sources():
