@@ -16,9 +16,9 @@
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
 #include "measure/machine.hpp"
-#include "plan/cuda_backward_plan.hpp"
-#include "plan/cuda_plan.hpp"
-#include "plan/gpu.hpp"
+#include "plan/cuda/backward.hpp"
+#include "plan/cuda/forward.hpp"
+#include "plan/cuda/gpu.hpp"
 #include "problem/problem.hpp"
 
 namespace fa::cli {

@@ -14,7 +14,7 @@ string(SHA256 digest "${all}")
 
 file(WRITE ${OUTPUT} "\
 // Made by cmake/embed.cmake from src/kernels.
-#include \"cuda/sources.hpp\"
+#include \"cuda/runtime/sources.hpp\"
 
 namespace fa::cuda {
 

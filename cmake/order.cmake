@@ -1,14 +1,13 @@
-# fa_keep_order(folder room...): makes the target fa_order_of_folder, which fails to build where a file
-# of the folder includes what is of none of the rooms. Kernels name their own headers without "kernels/".
+# fa_keep_order(folder allowed...): makes the target fa_order_of_folder, which fails to build where a
+# file of the folder includes a file that is in none of the allowed folders, nor one of the allowed.
 function(fa_keep_order folder)
   set(root ${CMAKE_CURRENT_SOURCE_DIR}/${folder})
   set(stamp ${CMAKE_CURRENT_BINARY_DIR}/order/${folder}.stamp)
-  string(REPLACE kernels "kernels;common" rooms "${ARGN}")
   cmake_path(GET stamp PARENT_PATH stamp_folder)
   file(MAKE_DIRECTORY ${stamp_folder})
   file(GLOB_RECURSE files CONFIGURE_DEPENDS ${root}/*)
   add_custom_command(OUTPUT ${stamp}
-    COMMAND ${CMAKE_COMMAND} -D ROOT=${root} -D "ROOMS=${rooms}" -D STAMP=${stamp}
+    COMMAND ${CMAKE_COMMAND} -D ROOT=${root} -D "ALLOWED=${ARGN}" -D STAMP=${stamp}
       -P ${PROJECT_SOURCE_DIR}/cmake/check_order.cmake
     DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/check_order.cmake
     VERBATIM)

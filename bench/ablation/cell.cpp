@@ -1,6 +1,6 @@
 #include "ablation/cell.hpp"
 
-#include "cuda/device.hpp"
+#include "cuda/runtime/device.hpp"
 
 namespace fa::bench {
 

@@ -13,7 +13,7 @@
 #include "ablation/backward.hpp"
 #include "ablation/cell.hpp"
 #include "check/cuda_accelerator.hpp"
-#include "cuda/kernel_store.hpp"
+#include "cuda/runtime/kernel_store.hpp"
 #include "io/text_output.hpp"
 
 namespace fa::bench {

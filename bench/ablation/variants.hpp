@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "plan/cuda_backward_plan.hpp"
-#include "plan/cuda_plan.hpp"
+#include "plan/cuda/backward.hpp"
+#include "plan/cuda/forward.hpp"
 
 namespace fa::bench {
 

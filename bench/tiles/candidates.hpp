@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "plan/sm80_tiles.hpp"
+#include "plan/cuda/sm80/forward_tiles.hpp"
 
 namespace fa::bench {
 

@@ -1,5 +1,5 @@
 // tiles: times tiles of the sm80 forward kernel beside the one that the plan takes. What
-// src/plan/sm80_tiles.cpp has was found in this way; so can be the tiles of another GPU.
+// src/plan/cuda/sm80/forward_tiles.cpp has was found in this way; so can be the tiles of another GPU.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "check/cuda_accelerator.hpp"
-#include "cuda/kernel_store.hpp"
-#include "cuda/parallel.hpp"
+#include "cuda/runtime/kernel_store.hpp"
+#include "cuda/runtime/parallel.hpp"
 #include "io/text_output.hpp"
 #include "problem/argument.hpp"
 #include "tiles/candidates.hpp"

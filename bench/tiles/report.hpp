@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/cubin.hpp"
-#include "plan/cuda_plan.hpp"
+#include "cuda/runtime/cubin.hpp"
+#include "plan/cuda/forward.hpp"
 #include "tiles/work.hpp"
 #include "timing/contest.hpp"
 

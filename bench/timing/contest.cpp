@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cuda/device.hpp"
+#include "cuda/runtime/device.hpp"
 
 namespace fa::bench {
 

@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "cuda/passes.hpp"
-#include "plan/cuda_plan.hpp"
+#include "cuda/launch/passes.hpp"
+#include "plan/cuda/forward.hpp"
 #include "problem/problem.hpp"
 #include "timing/tensors.hpp"
 

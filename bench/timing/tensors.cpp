@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "check/random.hpp"
-#include "cuda/device.hpp"
-#include "cuda/parallel.hpp"
+#include "cuda/runtime/device.hpp"
+#include "cuda/runtime/parallel.hpp"
 #include "kernels/common/float16.h"
 
 namespace fa::bench {

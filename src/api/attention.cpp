@@ -13,9 +13,9 @@
 #include "cpu/target.hpp"
 #include "cpu/threads.hpp"
 #include "cpu/workspace_pool.hpp"
-#include "cuda/memory_pool.hpp"
-#include "cuda/passes.hpp"
-#include "plan/cpu_plan.hpp"
+#include "cuda/runtime/memory_pool.hpp"
+#include "cuda/launch/passes.hpp"
+#include "plan/cpu/plan.hpp"
 #include "problem/argument.hpp"
 #include "problem/problem.hpp"
 

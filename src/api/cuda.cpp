@@ -5,14 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "cuda/device.hpp"
-#include "cuda/driver.hpp"
-#include "cuda/kernel_store.hpp"
-#include "cuda/nvrtc.hpp"
-#include "cuda/precompile.hpp"
+#include "cuda/runtime/device.hpp"
+#include "cuda/runtime/driver.hpp"
+#include "cuda/runtime/kernel_store.hpp"
+#include "cuda/runtime/nvrtc.hpp"
+#include "cuda/launch/precompile.hpp"
 #include "fa/attention.hpp"
-#include "plan/gpu.hpp"
-#include "plan/kernel_config.hpp"
+#include "plan/cuda/gpu.hpp"
+#include "plan/cuda/kernel_config.hpp"
 #include "system/shown.hpp"
 
 namespace fa {

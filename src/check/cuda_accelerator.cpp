@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "cuda/device.hpp"
-#include "cuda/driver.hpp"
+#include "cuda/runtime/device.hpp"
+#include "cuda/runtime/driver.hpp"
 
 namespace fa::check {
 namespace {

@@ -19,7 +19,7 @@
 #include "cpu/rows-inl.hpp"
 #include "cpu/score-inl.hpp"
 #include "hwy/highway.h"
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fa::cpu::HWY_NAMESPACE {

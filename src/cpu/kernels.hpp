@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 #include "problem/problem.hpp"
 
 namespace fa::cpu {

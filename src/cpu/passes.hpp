@@ -1,7 +1,7 @@
 // The passes on the CPU, over all sequences, heads and threads.
 #pragma once
 
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 #include "problem/problem.hpp"
 
 namespace fa::cpu {

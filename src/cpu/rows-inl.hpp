@@ -11,7 +11,7 @@
 
 #include "cpu/number.hpp"
 #include "hwy/highway.h"
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fa::cpu::HWY_NAMESPACE {

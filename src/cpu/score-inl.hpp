@@ -17,7 +17,7 @@
 #include "hwy/highway.h"
 #include "kernels/common/mask.h"
 #include "kernels/common/philox.h"
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fa::cpu::HWY_NAMESPACE {

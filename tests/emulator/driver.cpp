@@ -9,7 +9,7 @@
 #include <cstring>
 #include <string>
 
-#include "cuda/driver_api.hpp"
+#include "cuda/runtime/driver_api.hpp"
 #include "emulator/image.hpp"
 #include "emulator/memory.hpp"
 #include "emulator/run.hpp"

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/nvrtc_api.hpp"
+#include "cuda/runtime/nvrtc_api.hpp"
 #include "emulator/image.hpp"
 
 using fa::cuda::nvrtc_error_compilation;

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "ablation/variants.hpp"
-#include "cuda/passes.hpp"
+#include "cuda/launch/passes.hpp"
 #include "gpu/gpu.hpp"
 #include "problem/problem.hpp"
 

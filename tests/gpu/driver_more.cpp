@@ -6,8 +6,8 @@
 #include <string>
 #include <type_traits>
 
-#include "cuda/device.hpp"
-#include "cuda/driver.hpp"
+#include "cuda/runtime/device.hpp"
+#include "cuda/runtime/driver.hpp"
 
 namespace fa::test {
 

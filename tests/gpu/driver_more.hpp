@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "cuda/driver_api.hpp"
+#include "cuda/runtime/driver_api.hpp"
 
 namespace fa::test {
 
@@ -14,7 +14,7 @@ using CUgraphExec = struct CUgrExec*;
 
 inline constexpr int capture_mode_global = 0;  // the strictest
 
-// Member of `DriverMore`, symbol of libcuda.so.1, parameters, as in cuda/driver_api.hpp.
+// Member of `DriverMore`, symbol of libcuda.so.1, parameters, as in cuda/runtime/driver_api.hpp.
 // clang-format off
 #define FA_CUDA_TEST_FUNCTIONS(X)                                                                 \
   X(capture_begin, cuStreamBeginCapture_v2, (CUstream stream, int mode))                          \

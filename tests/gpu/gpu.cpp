@@ -14,7 +14,7 @@
 #include "check/check.hpp"
 #include "check/cuda_accelerator.hpp"
 #include "check/random.hpp"
-#include "cuda/device.hpp"
+#include "cuda/runtime/device.hpp"
 #include "reference/number.hpp"
 
 namespace fa::test {

@@ -1,7 +1,7 @@
 // CUDA graphs: a call is captured, and its replays read what the tensors hold by then.
 #include <gtest/gtest.h>
 
-#include "cuda/device.hpp"
+#include "cuda/runtime/device.hpp"
 #include "gpu/driver_more.hpp"
 #include "gpu/gpu.hpp"
 

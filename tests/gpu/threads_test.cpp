@@ -3,8 +3,8 @@
 
 #include <thread>
 
-#include "cuda/device.hpp"
-#include "cuda/kernel_store.hpp"
+#include "cuda/runtime/device.hpp"
+#include "cuda/runtime/kernel_store.hpp"
 #include "gpu/gpu.hpp"
 
 namespace fa::test {

@@ -1,5 +1,5 @@
 // Plans of backward passes on CUDA devices: pure functions, no GPU needed.
-#include "plan/cuda_backward_plan.hpp"
+#include "plan/cuda/backward.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "plan/preset.hpp"
+#include "plan/cuda/preset.hpp"
 
 namespace fa {
 namespace {
@@ -123,7 +123,7 @@ TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
   EXPECT_TRUE(!plan.by_sequence && !plan.by_head && plan.bias_first);
 }
 
-/// src/plan/sm80_backward_tiles.cpp says what each is meant for.
+/// src/plan/cuda/sm80/backward_tiles.cpp says what each is meant for.
 TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   const auto tile = [&](int64_t head_dim, int64_t seqlen, bool in_order) {

@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <functional>
 
-#include "cuda/bundle.hpp"
-#include "cuda/kernel_store.hpp"
+#include "cuda/runtime/bundle.hpp"
+#include "cuda/runtime/kernel_store.hpp"
 #include "cuda_folder.hpp"
 #include "fa/attention.hpp"
 

@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "cuda/disk_cache.hpp"
+#include "cuda/runtime/disk_cache.hpp"
 #include "cuda_folder.hpp"
 
 namespace {

@@ -14,14 +14,14 @@
 #include "ablation/variants.hpp"
 #include "check/generate.hpp"
 #include "check/problems.hpp"
-#include "cuda/compiler.hpp"
-#include "cuda/cubin.hpp"
-#include "cuda/kernel_store.hpp"
-#include "cuda/nvrtc.hpp"
-#include "cuda/parallel.hpp"
-#include "cuda/precompile.hpp"
-#include "plan/cuda_backward_plan.hpp"
-#include "plan/cuda_plan.hpp"
+#include "cuda/runtime/compiler.hpp"
+#include "cuda/runtime/cubin.hpp"
+#include "cuda/runtime/kernel_store.hpp"
+#include "cuda/runtime/nvrtc.hpp"
+#include "cuda/runtime/parallel.hpp"
+#include "cuda/launch/precompile.hpp"
+#include "plan/cuda/backward.hpp"
+#include "plan/cuda/forward.hpp"
 
 namespace fa::cuda {
 namespace {

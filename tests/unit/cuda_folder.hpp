@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/sources.hpp"
-#include "plan/kernel_spec.hpp"
+#include "cuda/runtime/sources.hpp"
+#include "plan/cuda/kernel_spec.hpp"
 
 namespace fa::test {
 

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <type_traits>
 
-#include "cuda/driver_api.hpp"
-#include "cuda/nvrtc_api.hpp"
+#include "cuda/runtime/driver_api.hpp"
+#include "cuda/runtime/nvrtc_api.hpp"
 #include "emulator/tensor_map.hpp"
 #include "gpu/driver_more.hpp"
 

@@ -1,6 +1,6 @@
 // Plans for CUDA devices, for the limits of every known GPU. They are checked as to what must hold
 // of any tile: the numbers themselves come from measurements and may change.
-#include "plan/cuda_plan.hpp"
+#include "plan/cuda/forward.hpp"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "ablation/variants.hpp"
-#include "plan/preset.hpp"
+#include "plan/cuda/preset.hpp"
 
 namespace fa {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "cuda/nvrtc_search.hpp"
+#include "cuda/runtime/nvrtc_search.hpp"
 #include "cuda_folder.hpp"
 #include "fa/attention.hpp"
 

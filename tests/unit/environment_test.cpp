@@ -8,9 +8,9 @@
 
 #include <cstdlib>
 
-#include "cuda/bundle.hpp"
-#include "cuda/disk_cache.hpp"
-#include "cuda/nvrtc_search.hpp"
+#include "cuda/runtime/bundle.hpp"
+#include "cuda/runtime/disk_cache.hpp"
+#include "cuda/runtime/nvrtc_search.hpp"
 #include "cuda_folder.hpp"
 
 namespace {

@@ -1,5 +1,5 @@
 // The Config of a kernel and its program.
-#include "plan/kernel_config.hpp"
+#include "plan/cuda/kernel_config.hpp"
 
 #include <gtest/gtest.h>
 

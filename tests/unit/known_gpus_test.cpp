@@ -1,7 +1,7 @@
 // The limits of the GPUs that plans are made for.
 #include <gtest/gtest.h>
 
-#include "plan/gpu.hpp"
+#include "plan/cuda/gpu.hpp"
 
 namespace fa {
 namespace {

@@ -1,5 +1,5 @@
 // Loops over threads, and what they do when no threads can be had.
-#include "cuda/parallel.hpp"
+#include "cuda/runtime/parallel.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

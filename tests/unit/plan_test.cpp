@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 
 namespace {
 

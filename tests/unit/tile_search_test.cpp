@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "plan/cuda_plan.hpp"
+#include "plan/cuda/forward.hpp"
 #include "tiles/candidates.hpp"
 #include "tiles/work.hpp"
 

@@ -10,7 +10,7 @@
 #include "cpu/passes.hpp"
 #include "fa/attention.hpp"
 #include "floats.hpp"
-#include "plan/cpu_plan.hpp"
+#include "plan/cpu/plan.hpp"
 #include "problem/problem.hpp"
 
 namespace {

@@ -15,7 +15,7 @@ namespace fa::sm80 {
 
 using namespace fa::tile;
 
-/// How the plan cuts the kernels (plan/sm80_backward_tiles.hpp says what each number does).
+/// How the plan cuts the kernels (plan/cuda/sm80/backward_tiles.hpp says what each number does).
 struct BackwardConfig : kernel::ProblemConfig {
   static constexpr int stages = 2;  ///< 1 or 2
   static constexpr int query_parts =

@@ -25,7 +25,7 @@ namespace fa::sm80 {
 
 using namespace fa::tile;
 
-/// How the plan cuts the kernel (plan/sm80_tiles.hpp says what each number does).
+/// How the plan cuts the kernel (plan/cuda/sm80/forward_tiles.hpp says what each number does).
 struct ForwardConfig : kernel::ProblemConfig {
   static constexpr int groups = 1;
   static constexpr int query_slices = 0;

@@ -2,8 +2,8 @@
 // say, as it would where it serializes wgmma.
 #include <gtest/gtest.h>
 
-#include "cuda/compiler.hpp"
-#include "cuda/cubin.hpp"
+#include "cuda/runtime/compiler.hpp"
+#include "cuda/runtime/cubin.hpp"
 #include "toy/source.hpp"
 
 namespace fa::toy {

@@ -1,7 +1,7 @@
 // The toy kernels through the driver and NVRTC, on a device of compute capability 9.0 or the
 // emulated one: compiled, loaded and launched as the library does it, with tensor maps of the
 // driver's.
-#include "cuda/device.hpp"
+#include "cuda/runtime/device.hpp"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "check/cuda_accelerator.hpp"
-#include "cuda/kernel_store.hpp"
-#include "cuda/launch.hpp"
+#include "cuda/runtime/kernel_store.hpp"
+#include "cuda/launch/launch.hpp"
 #include "emulator/tensor_map.hpp"
 #include "toy/params.h"
 #include "toy/source.hpp"

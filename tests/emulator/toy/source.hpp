@@ -4,8 +4,8 @@
 #include <span>
 #include <string>
 
-#include "cuda/sources.hpp"
-#include "plan/kernel_spec.hpp"
+#include "cuda/runtime/sources.hpp"
+#include "plan/cuda/kernel_spec.hpp"
 
 namespace fa::toy {
 

@@ -1,0 +1,78 @@
+#include "cuda/launch/launch.hpp"
+
+#include <algorithm>
+#include <numbers>
+
+#include "cuda/runtime/driver.hpp"
+#include "kernels/common/philox.h"
+#include "problem/argument.hpp"
+
+namespace fa::cuda {
+
+namespace {
+
+kernel::Lengths lengths(const int32_t* cu_seqlens, const int32_t* seqused, int64_t seqlen,
+                        int64_t tokens) {
+  return {cu_seqlens, seqused, static_cast<int>(seqlen), tokens};
+}
+
+}  // namespace
+
+kernel::View view(const Rows& rows) { return {rows.data, rows.batch, rows.row, rows.head}; }
+
+void set_order(kernel::ForwardParams& params, int tiles, int section) {
+  tiles = std::max(tiles, 1);  // of a side without rows no block asks
+  params.row_tiles = kernel::Divisor(tiles);
+  params.section = kernel::Divisor(section);
+  params.section_tiles = kernel::Divisor(section * tiles);
+}
+
+kernel::ForwardParams common_params(const Problem& p, const Call& call, int tiles, int section) {
+  const double log2_e = std::numbers::log2e;
+  kernel::ForwardParams params{};
+  params.q = view(call.q);
+  params.k = view(call.k);
+  params.v = view(call.v);
+  params.out = view(call.out);
+  params.lse = view(call.lse);
+  params.bias = view(call.bias);
+  params.alibi = view(call.alibi);
+  params.sinks = view(call.sinks);
+  params.rows = lengths(call.cu_seqlens_q, call.seqused_q, p.seqlen_q, p.tokens_q);
+  params.keys = lengths(call.cu_seqlens_k, call.seqused_k, p.seqlen_k, p.tokens_k);
+  params.batch = static_cast<int>(p.batch);
+  params.heads_q = kernel::Divisor(static_cast<int>(p.heads_q));
+  params.group = kernel::Divisor(static_cast<int>(p.group()));
+  set_order(params, tiles, section);
+  params.scale = static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * log2_e);
+  params.softcap = static_cast<float>(p.softcap * log2_e);
+  params.keep_scale = static_cast<float>(1 / (1 - p.dropout_p));
+  params.threshold = philox::threshold(p.dropout_p);
+  params.window_left = p.window_left;
+  params.window_right = p.window_right;
+  params.seed = call.dropout_seed;
+  params.offset = call.dropout_offset;
+  params.dropout_state = reinterpret_cast<const long long*>(call.dropout_state);
+  return params;
+}
+
+unsigned blocks_of(int64_t rows) {
+  const int64_t blocks = (rows + kernel::joined_rows - 1) / kernel::joined_rows;
+  if (blocks > INT32_MAX) {
+    fail(Status::unsupported, "out", "has {} rows; CUDA devices join up to {}", rows,
+         int64_t{INT32_MAX} * kernel::joined_rows);
+  }
+  return static_cast<unsigned>(blocks);
+}
+
+void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,
+            void* stream) {
+  void* arguments[] = {const_cast<void*>(params)};
+  check(
+      driver().launch(kernel.function, grid.x, grid.y, grid.z, static_cast<unsigned>(spec.threads),
+                      1, 1, static_cast<unsigned>(spec.shared_bytes), static_cast<CUstream>(stream),
+                      arguments, nullptr),
+      spec.entry.c_str());
+}
+
+}  // namespace fa::cuda

@@ -1,0 +1,71 @@
+// How a CUDA device runs a backward pass: kernels, tiles, grids, workspace. Pure functions of the
+// problem and the device's limits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "plan/cuda/gpu.hpp"
+#include "plan/cuda/kernel_spec.hpp"
+#include "plan/cuda/sm80/backward_tiles.hpp"
+#include "problem/problem.hpp"
+
+namespace fa {
+
+/// Bytes of each part of the workspace, in this order. The parts from dk_sum on begin as 0.
+struct BackwardWorkspace {
+  int64_t dq_sum = 0;  ///< dQ in float32
+  int64_t lse = 0;     ///< in powers of 2
+  int64_t delta = 0;
+  int64_t dk_sum = 0;  ///< dK in float32, where blocks share keys
+  int64_t dv_sum = 0;
+  int64_t dbias_sum = 0;  ///< where rows, or blocks, share bias
+  int64_t dq_turns = 0;   ///< counters, where sums have an order
+  int64_t key_turns = 0;  ///< counters, where blocks share keys
+  int64_t ranges = 0;     ///< of dO's, dLSE's and V's, for float16
+
+  int64_t zeros() const { return dk_sum + dv_sum + dbias_sum + dq_turns + key_turns + ranges; }
+  int64_t all() const { return dq_sum + lse + delta + zeros(); }
+};
+
+struct CudaBackwardPlan {
+  Problem problem;
+  GpuLimits gpu;
+  BackwardTile tile;
+  KernelSpec prepare, backward, finish;
+  std::optional<KernelSpec> values;       ///< float16: how large dS may become
+  std::optional<KernelSpec> finish_keys;  ///< where blocks share keys
+  std::optional<KernelSpec> sinks;        ///< where their gradient is asked for
+  std::optional<KernelSpec> bias;         ///< likewise
+  int key_tiles = 0;                      ///< of a key head, all packed sequences together
+  int row_tiles = 0;                      ///< of a query head
+  int section = 1;     ///< parts whose tiles alternate: their Q, dO and dQ stay in L2
+  int parts = 1;       ///< blocks that share a tile of keys, each with some of the query heads
+  int part_heads = 1;  ///< query heads of a part
+  int key_blocks = 0;  ///< key tiles of all key heads; the main kernel has `parts` times as many
+  int row_blocks = 0;  ///< row tiles of all query heads
+  /// Launches of the main kernel one after the other, for an order in which a bias's gradient is
+  /// summed: of each sequence, of each head, or of each of both.
+  bool by_sequence = false;
+  bool by_head = false;
+  bool bias_first = false;  ///< the bias kernel: it sets to 0 what the main kernel writes
+  int bias_rows = 0;        ///< of the bias's own extents together
+  int64_t padded_rows = 0;  ///< of a query head, each sequence beginning with a tile of its own
+  int64_t padded_keys = 0;  ///< of a key head
+  BackwardWorkspace workspace;
+};
+
+/// What a caller may decide; else the plan does.
+struct BackwardTuning {
+  std::optional<BackwardTile> tile{};
+  std::optional<int> parts{};
+};
+
+/// Throws Error (unsupported) for what CUDA devices are not offered.
+CudaBackwardPlan plan_cuda_backward(const Problem& problem, const GpuLimits& gpu,
+                                    const BackwardTuning& tuning = {});
+std::string to_text(const CudaBackwardPlan& plan);
+
+}  // namespace fa

@@ -1,0 +1,36 @@
+// What the plans of both passes on a CUDA device have in common.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "plan/cuda/gpu.hpp"
+#include "plan/cuda/kernel_config.hpp"
+#include "plan/rounding.hpp"
+#include "problem/problem.hpp"
+
+namespace fa {
+
+constexpr int pad16(int64_t n) { return static_cast<int>(round_up(n, 16)); }
+
+/// Throws Error (unsupported) for what CUDA devices are not offered in either pass.
+void need_offered(const Problem& problem);
+
+/// Tiles of `size` rows, or keys, of one head; all packed sequences together.
+int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size);
+/// So many tiles as a grid has blocks; throws Error (unsupported) for too many.
+int checked_blocks(const char* name, int64_t blocks, int64_t size);
+
+/// What one section's heads may read again and again: a good half of the smallest L2 among
+/// data-centre GPUs.
+inline constexpr int64_t section_bytes = 20 << 20;
+/// How many of `groups` of heads have tiles that alternate: about as many as share the L2. bytes:
+/// of a group, that its blocks read again and again.
+int64_t groups_in_section(int64_t groups, int64_t bytes);
+
+/// The constants that both passes' kernels are compiled with: formats, sizes, options.
+KernelConfig& add_problem(KernelConfig& config, const Problem& problem);
+/// How a plan's text begins: the pass, the device, the problem.
+std::string heading(const Problem& problem, const GpuLimits& gpu);
+
+}  // namespace fa

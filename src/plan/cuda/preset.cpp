@@ -1,0 +1,137 @@
+#include "plan/cuda/preset.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "plan/cuda/backward.hpp"
+#include "plan/cuda/forward.hpp"
+#include "problem/argument.hpp"
+#include "system/shown.hpp"
+
+namespace fa {
+
+namespace {
+
+/// A language model's attention of one kind; long and short sequences may have kernels of their
+/// own.
+struct Use {
+  int64_t seqlen_q;
+  int64_t seqlen_k;
+  int64_t batch;
+  bool causal;
+  bool packed = false;
+  bool used_k = false;  ///< a cache, of which seqused_k tells how much counts
+};
+
+Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
+  Problem p;
+  p.device = {cuda_device, 0};
+  p.dtype = dtype;
+  p.batch = use.batch;
+  p.heads_q = 32;
+  p.heads_k = 8;
+  p.head_dim = p.head_dim_v = head_dim;
+  p.seqlen_q = use.seqlen_q;
+  p.seqlen_k = use.seqlen_k;
+  p.tokens_q = use.batch * use.seqlen_q;
+  p.tokens_k = use.batch * use.seqlen_k;
+  p.packed_q = p.packed_k = use.packed;
+  p.used_k = use.used_k;
+  p.window_right = use.causal ? 0 : -1;
+  return p;
+}
+
+void add(std::vector<KernelSpec>& kernels, const KernelSpec& kernel) {
+  if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) kernels.push_back(kernel);
+}
+
+/// What has a kernel of its own at some head_dim: each length, batched and packed; 500 and 1024
+/// keys leave a block's last ones unused, 512 and 1536 do not.
+std::vector<Use> uses() {
+  std::vector<Use> all;
+  for (const bool causal : {false, true}) {
+    for (const int64_t seqlen : {500, 512, 1024, 1536, 2048, 8192}) {
+      const Use plain{
+          .seqlen_q = seqlen, .seqlen_k = seqlen, .batch = 16384 / seqlen, .causal = causal};
+      all.push_back(plain);
+      Use packed = plain;
+      packed.packed = true;
+      all.push_back(packed);
+      // From a cache: a chunk of a prompt, and one token of few sequences (whose keys are split) or
+      // of many.
+      for (const auto& [rows, batch] : {std::pair{512, 32}, {1, 1}, {1, 64}}) {
+        Use cached = plain;
+        cached.seqlen_q = rows;
+        cached.batch = batch;
+        cached.used_k = true;
+        all.push_back(cached);
+      }
+    }
+  }
+  return all;
+}
+
+/// Training and inference of GPT-style models: head_dim 64, 128 and 256, causal or not, batched or
+/// packed, and from a cache; head_dim 512, of few models, causal.
+std::vector<KernelSpec> llm(const GpuLimits& gpu) {
+  std::vector<KernelSpec> kernels;
+  for (const DType dtype : {bfloat16, float16}) {
+    for (const int64_t head_dim : {64, 128, 256, 512}) {
+      for (const Use& use : uses()) {
+        if (head_dim == 512 && !use.causal) continue;
+        const CudaPlan plan = plan_cuda(problem_of(use, dtype, head_dim), gpu);
+        add(kernels, plan.forward);
+        if (plan.combine) add(kernels, *plan.combine);
+      }
+    }
+    add(kernels, merge_kernel(dtype));
+  }
+  return kernels;
+}
+
+/// Their backward passes.
+std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
+  std::vector<KernelSpec> kernels;
+  for (const DType dtype : {bfloat16, float16}) {
+    for (const int64_t head_dim : {64, 128, 256}) {
+      for (const Use& use : uses()) {
+        if (use.used_k) continue;  // inference
+        Problem problem = problem_of(use, dtype, head_dim);
+        problem.pass = Pass::backward;
+        const CudaBackwardPlan plan = plan_cuda_backward(problem, gpu);
+        for (const KernelSpec* kernel : {&plan.prepare, &plan.backward, &plan.finish}) {
+          add(kernels, *kernel);
+        }
+        if (plan.values) add(kernels, *plan.values);
+        if (plan.finish_keys) add(kernels, *plan.finish_keys);
+      }
+    }
+  }
+  return kernels;
+}
+
+}  // namespace
+
+std::vector<std::string> presets() { return {"llm", "llm-backward"}; }
+
+std::vector<KernelSpec> preset_kernels(const std::string& preset, const std::string& arch) {
+  const std::vector<std::string> names = presets();
+  if (std::ranges::find(names, preset) == names.end()) {
+    fail(Status::invalid_argument, "preset", "is \"{}\"; allowed are {}", system::shown(preset),
+         fmt::join(names, ", "));
+  }
+  const GpuLimits* gpu = known_gpu(arch);
+  if (gpu == nullptr) {
+    std::vector<std::string> known;
+    for (const GpuLimits& limits : known_gpus()) known.push_back(limits.arch);
+    fail(Status::invalid_argument, "arch", "is \"{}\"; allowed are {}", system::shown(arch),
+         fmt::join(known, ", "));
+  }
+  return preset == "llm" ? llm(*gpu) : llm_backward(*gpu);
+}
+
+}  // namespace fa

@@ -1,0 +1,102 @@
+#include "plan/cuda/sm80/backward_tiles.hpp"
+
+#include <algorithm>
+
+#include "plan/cuda/common.hpp"
+#include "problem/argument.hpp"
+
+namespace fa {
+
+int padded_columns(const BackwardTile& tile, int64_t head_dim) {
+  // Of 16 rows or keys each, so many warps must stand side by side, with 16 columns or more.
+  int side_by_side = 1;
+  while (tile.keys * side_by_side % (16 * tile.warps) != 0 ||
+         tile.rows * side_by_side % (16 * tile.warps) != 0) {
+    side_by_side *= 2;
+  }
+  if (side_by_side == 1) return pad16(head_dim);
+  for (const int columns : {32, 64, 96, 128, 192}) {
+    if (head_dim <= columns && columns % (16 * side_by_side) == 0) return columns;
+  }
+  return 256;
+}
+
+int shared_bytes(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v) {
+  const int columns = padded_columns(tile, head_dim) + padded_columns(tile, head_dim_v);
+  const int stage = tile.rows * (2 * columns + 8);  // with LSE and delta
+  return 2 * tile.keys * columns + tile.stages * stage + 2 * 2 * tile.rows * tile.keys;
+}
+
+bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu) {
+  return holds(gpu, tile.min_blocks, shared_bytes(tile, head_dim, head_dim_v));
+}
+
+namespace {
+
+enum class Meant { for_all, for_any_order, for_plain_any_order, for_long_plain };
+
+struct Entry {
+  int columns;  ///< of Q and V, the wider, at most
+  Meant meant;
+  BackwardTile tile;
+};
+
+/// An order's counters take registers, and its blocks wait for copies that come late. So do short
+/// sequences among long ones, and what is done to scores leaves other blocks less to do meanwhile.
+/// Of a short sequence 96 keys a block leave too many of the last block's unused: 11% of 512. What
+/// stands beside a sequence decides how long the longest is, so that `batch_invariant`, whose bits
+/// may not depend on it, takes the tiles that are for all.
+bool is_meant(Meant meant, const Problem& p) {
+  if (meant == Meant::for_all) return true;
+  if (meant == Meant::for_long_plain) {
+    if (p.seqlen_k < 1024 || p.batch_invariant) return false;
+  } else if (in_order(p)) {
+    return false;
+  }
+  if (meant == Meant::for_any_order) return true;
+  const bool packed = p.packed_q || p.packed_k;
+  return !packed && p.softcap == 0 && !p.alibi && !p.bias && p.dropout_p == 0;
+}
+
+// The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
+// multiprocessor's shared memory are the best of some 10 for each head_dim, measured on H100 and
+// H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
+using enum Meant;
+constexpr Entry entries[] = {
+    {64, for_long_plain, {.keys = 96, .min_blocks = 2}},
+    {64, for_plain_any_order, {.min_blocks = 3}},
+    {64, for_all, {.key_slices = 4, .value_slices = 4, .min_blocks = 2}},
+    {64, for_all, {.query_parts = 2}},
+    {96, for_long_plain, {.keys = 96, .query_last = true, .min_blocks = 2}},
+    {96, for_all, {.key_slices = 2, .value_slices = 2, .min_blocks = 2}},
+    {128, for_all, {.query_parts = 2, .min_blocks = 2}},
+    {128, for_plain_any_order, {.stages = 1, .query_parts = 2, .min_blocks = 2}},
+    {128, for_all, {.warps = 8, .keys = 128}},
+    {128, for_all, {.rows = 32}},
+    {256,
+     for_any_order,
+     {.warps = 8,
+      .row_warps = 4,
+      .column_warps = 4,
+      .query_parts = 2,
+      .query_last = true,
+      .key_slices = 4}},
+    {256, for_all, {.warps = 8, .column_warps = 4, .query_parts = 2}},
+    {256, for_all, {.warps = 8, .rows = 32, .column_warps = 4}},
+    {256, for_all, {.rows = 32, .keys = 32, .stages = 1}},
+};
+
+}  // namespace
+
+BackwardTile backward_tile(const Problem& p, const GpuLimits& gpu) {
+  const int64_t columns = std::max(p.head_dim, p.head_dim_v);
+  for (const Entry& entry : entries) {
+    const bool meant = columns <= entry.columns && is_meant(entry.meant, p);
+    if (meant && fits(entry.tile, p.head_dim, p.head_dim_v, gpu)) return entry.tile;
+  }
+  fail(Status::unsupported, "q",
+       "has head_dim {}, {} of v; the backward pass of CUDA devices takes up to 256", p.head_dim,
+       p.head_dim_v);
+}
+
+}  // namespace fa
