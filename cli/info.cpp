@@ -82,7 +82,8 @@ class PlannedProblem {
       const GpuLimits& gpu = *known_gpu(flags_.arch);
       const Call first = validate(forward, options_, Data::optional);
       const Call second = validate(args_, options_, Data::optional);
-      return fmt::format("forward\n{}\nbackward\n{}", to_text(plan_cuda(first.problem, gpu)),
+      return fmt::format("forward\n{}\nbackward\n{}",
+                         to_text(plan_cuda_forward(first.problem, gpu)),
                          backward_text(second.problem, gpu));
     }
     return fmt::format("forward\n{}\nbackward\n{}", plan_forward(forward, options_).text(),

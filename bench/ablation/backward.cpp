@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "cuda/launch/passes.hpp"
 #include "cuda/runtime/device.hpp"
 #include "cuda/runtime/parallel.hpp"
-#include "cuda/launch/passes.hpp"
 
 namespace fa::bench {
 

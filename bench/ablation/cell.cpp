@@ -15,8 +15,8 @@ Call call_of(const Shape& s, const Tensors& t) {
   return validate(ForwardArgs{q, k, v, out, lse}, Options{.causal = s.causal}, Data::required);
 }
 
-std::vector<CudaTuning> tunings(const std::vector<Variant>& variants) {
-  std::vector<CudaTuning> all;
+std::vector<ForwardTuning> tunings(const std::vector<Variant>& variants) {
+  std::vector<ForwardTuning> all;
   for (const Variant& variant : variants) all.push_back(variant.tuning);
   return all;
 }

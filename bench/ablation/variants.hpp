@@ -15,7 +15,7 @@ struct VariantOf {
   std::string meaning;
   Tuning tuning;
 };
-using Variant = VariantOf<CudaTuning>;
+using Variant = VariantOf<ForwardTuning>;
 using BackwardVariant = VariantOf<BackwardTuning>;
 
 /// The plan's own way comes first.

@@ -1,5 +1,6 @@
 // tiles: times tiles of the sm80 forward kernel beside the one that the plan takes. What
-// src/plan/cuda/sm80/forward_tiles.cpp has was found in this way; so can be the tiles of another GPU.
+// src/plan/cuda/sm80/forward_tiles.cpp has was found in this way; so can be the tiles of another
+// GPU.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -74,24 +75,29 @@ Work work_of(const Flags& flags) {
 }
 
 /// The planned tile first.
-std::vector<CudaTuning> candidates(const Flags& flags, const Problem& problem,
-                                   const GpuLimits& gpu) {
-  const CudaPlan planned = plan_cuda(problem, gpu);
+std::vector<ForwardTuning> candidates(const Flags& flags, const Problem& problem,
+                                      const GpuLimits& gpu) {
+  const ForwardTile planned = forward_tile(problem, gpu);
+  const int planned_section = plan_cuda_forward(problem, gpu).section;
   const std::optional<int> section =
       flags.section > 0 ? std::optional(flags.section) : std::nullopt;
   std::vector<ForwardTile> tiles;
   const auto add = [&](const ForwardTile& tile) {
-    const bool same = tile == planned.tile && section.value_or(planned.section) == planned.section;
+    const bool same = tile == planned && section.value_or(planned_section) == planned_section;
     if (!same && std::ranges::find(tiles, tile) == tiles.end()) tiles.push_back(tile);
   };
-  if (section) add(planned.tile);
+  if (section) add(planned);
   for (const std::string& text : flags.tiles) add(parse_tile(text, problem, gpu));
   if (flags.search) std::ranges::for_each(search_tiles(problem, gpu), add);
-  std::vector<CudaTuning> all{{}};
+  std::vector<ForwardTuning> all{{}};
   for (const ForwardTile& tile : tiles) {
     all.push_back({.tile = tile, .splits = {}, .section = section});
   }
   return all;
+}
+
+ForwardTile tile_of(const ForwardTuning& tuning, const Problem& problem, const GpuLimits& gpu) {
+  return tuning.tile ? *tuning.tile : forward_tile(problem, gpu);
 }
 
 /// Of rounds in which both ran.
@@ -114,15 +120,18 @@ int list_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   }
   const Problem problem = call_of(work, {}, device, Data::optional).problem;
   std::vector<Row> rows;
-  for (const CudaTuning& tuning : candidates(flags, problem, *gpu)) {
-    rows.push_back({.plan = plan_cuda(problem, *gpu, tuning), .use = {}, .planned = rows.empty()});
+  for (const ForwardTuning& tuning : candidates(flags, problem, *gpu)) {
+    rows.push_back({.tile = tile_of(tuning, problem, *gpu),
+                    .plan = plan_cuda_forward(problem, *gpu, tuning),
+                    .use = {},
+                    .planned = rows.empty()});
   }
   if (flags.list) {
-    for (const Row& row : rows) fmt::print("{}\n", tile_text(row.plan.tile));
+    for (const Row& row : rows) fmt::print("{}\n", tile_text(row.tile));
     return 0;
   }
   cuda::parallel_for(static_cast<int64_t>(rows.size()), 0, [&](int64_t n) {
-    const KernelSpec& spec = rows[n].plan.forward;
+    const KernelSpec& spec = rows[n].plan.main();
     rows[n].use = cuda::cubin_use(*cuda::kernel_store().cubin(spec, gpu->arch), spec.entry);
   });
   fmt::print("{}: {}\n", gpu->arch, work.text());
@@ -147,8 +156,8 @@ Call upload(const Work& work, Tensors& tensors) {
 int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   const auto accelerator = check::cuda_accelerator(device.id);
   const GpuLimits gpu = cuda::limits_of(cuda::device(device.id));
-  const std::vector<CudaTuning> ways =
-      candidates(flags, call_of(work, {}, device, Data::optional).problem, gpu);
+  const Problem problem = call_of(work, {}, device, Data::optional).problem;
+  const std::vector<ForwardTuning> ways = candidates(flags, problem, gpu);
   fmt::print("{}, commit {}: {}; {} rounds\n", check::cuda_text(device.id), FA_COMMIT, work.text(),
              flags.rounds);
   Tensors tensors(
@@ -165,9 +174,10 @@ int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
 
   std::vector<Row> rows;
   for (size_t n = 0; n < ways.size(); ++n) {
-    const cuda::LoadedKernel& kernel = cuda::load(contest.plan(n).forward, device.id);
+    const cuda::LoadedKernel& kernel = cuda::load(contest.plan(n).main(), device.id);
     const Measured& measured = contest.measured()[n];
-    rows.push_back({contest.plan(n),
+    rows.push_back({tile_of(ways[n], problem, gpu),
+                    contest.plan(n),
                     {kernel.registers, kernel.local_bytes, {}},
                     n == 0,
                     &measured,

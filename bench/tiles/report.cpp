@@ -41,10 +41,10 @@ nlohmann::json to_json(const Row& row, const Work& work) {
                       {"splits", row.plan.splits},
                       {"registers", row.use.registers},
                       {"spill_bytes", row.use.local_bytes},
-                      {"shared_bytes", row.plan.forward.shared_bytes},
+                      {"shared_bytes", row.plan.main().shared_bytes},
                       {"blocks_per_sm", row.blocks_per_sm()}};
   for (const TileField& field : tile_fields()) {
-    json["tile"][field.name] = row.plan.tile.*field.number;
+    json["tile"][field.name] = row.tile.*field.number;
   }
   if (row.measured != nullptr) {
     json["out_difference"] = row.measured->out_difference;
@@ -61,7 +61,7 @@ nlohmann::json to_json(const Row& row, const Work& work) {
 }  // namespace
 
 int Row::blocks_per_sm() const {
-  return resident_blocks(plan.gpu, plan.forward.threads, use.registers, plan.forward.shared_bytes);
+  return resident_blocks(plan.gpu, plan.main().threads, use.registers, plan.main().shared_bytes);
 }
 
 void print_rows(std::vector<Row> rows, const Work& work) {
@@ -78,8 +78,8 @@ void print_rows(std::vector<Row> rows, const Work& work) {
       fmt::print("{:>6} {:>9} {:>6}", row.measured != nullptr ? "WRONG" : "-", "-", "-");
     }
     fmt::print(" {:>9} {:>7} {:>7} {:>6} {:>7} {:>6}  {}{}\n", row.use.registers,
-               row.use.local_bytes, row.plan.forward.shared_bytes, row.blocks_per_sm(),
-               row.plan.section, row.plan.splits, tile_text(row.plan.tile),
+               row.use.local_bytes, row.plan.main().shared_bytes, row.blocks_per_sm(),
+               row.plan.section, row.plan.splits, tile_text(row.tile),
                row.planned ? " (planned)" : "");
     if (row.measured != nullptr && !timed(row)) {
       fmt::print("       out differs by {:.2e}, lse by {:.2e}\n", row.measured->out_difference,

@@ -13,7 +13,8 @@ namespace fa::bench {
 
 /// A tile and its kernel; what was measured of it where there is a device.
 struct Row {
-  CudaPlan plan;
+  ForwardTile tile;
+  CudaForwardPlan plan;
   cuda::CubinUse use;
   bool planned = false;
   const Measured* measured = nullptr;

@@ -77,16 +77,15 @@ std::vector<std::vector<double>> time_in_turns(const Tensors& tensors, size_t wa
   return milliseconds;
 }
 
-Contest::Contest(const Call& call, const Tensors& tensors, std::span<const CudaTuning> ways)
+Contest::Contest(const Call& call, const Tensors& tensors, std::span<const ForwardTuning> ways)
     : call_(call), tensors_(tensors), measured_(ways.size()) {
-  for (const CudaTuning& way : ways) plans_.push_back(cuda::plan_forward(call.problem, way));
+  for (const ForwardTuning& way : ways) plans_.push_back(cuda::plan_forward(call.problem, way));
 }
 
 std::vector<KernelSpec> Contest::kernels() const {
   std::vector<KernelSpec> specs;
   for (const auto& plan : plans_) {
-    specs.push_back(plan->plan().forward);
-    if (plan->plan().combine) specs.push_back(*plan->plan().combine);
+    for (const Launch& launch : plan->plan().launches) specs.push_back(launch.kernel);
   }
   return specs;
 }

@@ -33,9 +33,9 @@ struct Measured {
 class Contest {
  public:
   /// The call's tensors are those of `tensors`.
-  Contest(const Call& call, const Tensors& tensors, std::span<const CudaTuning> ways);
+  Contest(const Call& call, const Tensors& tensors, std::span<const ForwardTuning> ways);
 
-  const CudaPlan& plan(size_t way) const { return plans_[way]->plan(); }
+  const CudaForwardPlan& plan(size_t way) const { return plans_[way]->plan(); }
   const std::vector<Measured>& measured() const { return measured_; }
   /// For the kernels of several contests to be compiled at once.
   std::vector<KernelSpec> kernels() const;

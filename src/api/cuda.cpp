@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "cuda/launch/precompile.hpp"
 #include "cuda/runtime/device.hpp"
 #include "cuda/runtime/driver.hpp"
 #include "cuda/runtime/kernel_store.hpp"
 #include "cuda/runtime/nvrtc.hpp"
-#include "cuda/launch/precompile.hpp"
 #include "fa/attention.hpp"
 #include "plan/cuda/gpu.hpp"
 #include "plan/cuda/kernel_config.hpp"

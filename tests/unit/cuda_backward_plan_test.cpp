@@ -1,6 +1,4 @@
 // Plans of backward passes on CUDA devices: pure functions, no GPU needed.
-#include "plan/cuda/backward.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "plan/cuda/backward.hpp"
 #include "plan/cuda/preset.hpp"
 
 namespace fa {
@@ -39,7 +38,7 @@ TEST(CudaBackwardPlan, EveryHeadDimFitsEveryGpu) {
           Problem p = problem(2, 1000, head_dim, head_dim_v);
           p.window_right = window_right;
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
-          const BackwardTile& t = plan.tile;
+          const BackwardTile t = backward_tile(p, gpu);
           EXPECT_TRUE(fits(t, head_dim, head_dim_v, gpu));
           EXPECT_GE(padded_columns(t, head_dim), head_dim);
           EXPECT_LE(32 * t.warps * t.min_blocks, gpu.threads_per_sm);
@@ -56,17 +55,17 @@ TEST(CudaBackwardPlan, TilesCoverRowsAndKeys) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   Problem p = problem(3, 1000, 128, 128);
   CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
-  EXPECT_GE(plan.key_tiles * plan.tile.keys, 1000);
+  EXPECT_GE(plan.key_tiles * plan.cut.keys, 1000);
   EXPECT_EQ(plan.key_blocks, plan.key_tiles * 3 * 2);
   EXPECT_EQ(plan.row_blocks, plan.row_tiles * 3 * 8);
-  EXPECT_EQ(plan.padded_rows, 3 * plan.row_tiles * plan.tile.rows);
+  EXPECT_EQ(plan.padded_rows, 3 * plan.row_tiles * plan.cut.rows);
   p.packed_q = p.packed_k = true;
   p.tokens_q = p.tokens_k = 1777;
   plan = plan_cuda_backward(p, gpu);
   // Each of three sequences may leave a tile unfilled, and so may the tokens behind them.
-  EXPECT_GE(plan.key_tiles * plan.tile.keys, 1777 + 3 * plan.tile.keys);
+  EXPECT_GE(plan.key_tiles * plan.cut.keys, 1777 + 3 * plan.cut.keys);
   EXPECT_EQ(plan.key_blocks, plan.key_tiles * 2);
-  EXPECT_GE(plan.padded_rows, 1777 + 3 * plan.tile.rows);
+  EXPECT_GE(plan.padded_rows, 1777 + 3 * plan.cut.rows);
 }
 
 TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
@@ -79,11 +78,12 @@ TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
   p.deterministic = true;
   const CudaBackwardPlan ordered = plan_cuda_backward(p, gpu);
   EXPECT_EQ(ordered.workspace.all() - plan.workspace.all(), 8 * 4096 / 64 * 4);
-  EXPECT_NE(ordered.backward, plan.backward);
+  EXPECT_NE(ordered.main(), plan.main());
   p.dtype = float16;
   const CudaBackwardPlan ranged = plan_cuda_backward(p, gpu);
   EXPECT_EQ(ranged.workspace.all() - ordered.workspace.all(), 4 * (2 * 8 + 2));
-  EXPECT_TRUE(ranged.values.has_value() && !ordered.values.has_value());
+  EXPECT_NE(ranged.kernel("fa_backward_values"), nullptr);
+  EXPECT_EQ(ordered.kernel("fa_backward_values"), nullptr);
   const std::string text = to_text(ranged);
   EXPECT_NE(text.find("workspace: " + std::to_string(ranged.workspace.all())), std::string::npos)
       << text;
@@ -120,7 +120,8 @@ TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
   EXPECT_TRUE(plan.by_sequence && !plan.by_head);
   p.bias_per_batch = true;
   plan = plan_cuda_backward(p, gpu);
-  EXPECT_TRUE(!plan.by_sequence && !plan.by_head && plan.bias_first);
+  EXPECT_TRUE(!plan.by_sequence && !plan.by_head);
+  EXPECT_EQ(plan.launches.front().kernel.entry, "fa_backward_bias");
 }
 
 /// src/plan/cuda/sm80/backward_tiles.cpp says what each is meant for.
@@ -129,7 +130,7 @@ TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
   const auto tile = [&](int64_t head_dim, int64_t seqlen, bool in_order) {
     Problem p = problem(1, seqlen, head_dim, head_dim);
     p.deterministic = in_order;
-    return plan_cuda_backward(p, gpu).tile;
+    return backward_tile(p, gpu);
   };
   for (const int64_t head_dim : {64, 96}) {
     EXPECT_EQ(tile(head_dim, 4096, false).keys, 96);
@@ -137,10 +138,10 @@ TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
     EXPECT_EQ(tile(head_dim, 4096, true), tile(head_dim, 4096, false));
     Problem capped = problem(1, 4096, head_dim, head_dim);
     capped.softcap = 2;
-    EXPECT_EQ(plan_cuda_backward(capped, gpu).tile.keys, 64);
+    EXPECT_EQ(backward_tile(capped, gpu).keys, 64);
     Problem packed = problem(1, 4096, head_dim, head_dim);
     packed.packed_q = packed.packed_k = true;
-    EXPECT_EQ(plan_cuda_backward(packed, gpu).tile.keys, 64);
+    EXPECT_EQ(backward_tile(packed, gpu).keys, 64);
   }
   EXPECT_EQ(tile(64, 512, false).min_blocks, 3);
   EXPECT_EQ(tile(64, 512, true).min_blocks, 2);
@@ -154,7 +155,7 @@ TEST(CudaBackwardPlan, LooksForMasksOnlyWhereThereAreSome) {
   const auto looks = [&](const std::function<void(Problem&)>& change) {
     Problem p = problem(2, 1024, 128, 128);  // 64 keys a block
     change(p);
-    const std::string constants = plan_cuda_backward(p, gpu).backward.constants;
+    const std::string constants = plan_cuda_backward(p, gpu).main().constants;
     return constants.find("all_seen") == constants.npos;
   };
   EXPECT_FALSE(looks([](Problem&) {}));
@@ -178,9 +179,9 @@ TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
           p.window_right = form % 2 - 1;
           p.packed_q = p.packed_k = form / 2 == 1;
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
-          for (const KernelSpec* kernel : {&plan.prepare, &plan.backward, &plan.finish}) {
-            EXPECT_EQ(std::ranges::count(kernels, *kernel), 1)
-                << gpu.arch << ", " << keys << ", " << kernel->constants;
+          for (const Launch& launch : plan.launches) {
+            EXPECT_EQ(std::ranges::count(kernels, launch.kernel), 1)
+                << gpu.arch << ", " << keys << ", " << launch.kernel.constants;
           }
         }
       }
@@ -223,7 +224,7 @@ TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
         Problem p = problem(1, 100, head_dim, head_dim);
         p.window_right = right;
         p.batch_invariant = true;
-        const BackwardTile alone = plan_cuda_backward(p, gpu).tile;
+        const BackwardTile alone = backward_tile(p, gpu);
         for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
           for (const bool packed : {false, true}) {
             Problem other = problem(3, seqlen, head_dim, head_dim);
@@ -232,7 +233,7 @@ TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
             other.packed_q = other.packed_k = packed;
             other.tokens_q = other.tokens_k = 3 * seqlen;
             const CudaBackwardPlan plan = plan_cuda_backward(other, gpu);
-            EXPECT_EQ(plan.tile, alone) << to_text(plan);
+            EXPECT_EQ(backward_tile(other, gpu), alone) << to_text(plan);
             EXPECT_EQ(plan.parts, 1);
           }
         }

@@ -14,12 +14,12 @@
 #include "ablation/variants.hpp"
 #include "check/generate.hpp"
 #include "check/problems.hpp"
+#include "cuda/launch/precompile.hpp"
 #include "cuda/runtime/compiler.hpp"
 #include "cuda/runtime/cubin.hpp"
 #include "cuda/runtime/kernel_store.hpp"
 #include "cuda/runtime/nvrtc.hpp"
 #include "cuda/runtime/parallel.hpp"
-#include "cuda/launch/precompile.hpp"
 #include "plan/cuda/backward.hpp"
 #include "plan/cuda/forward.hpp"
 
@@ -95,6 +95,10 @@ std::vector<std::string> archs() {
 INSTANTIATE_TEST_SUITE_P(Kernels, Preset, testing::ValuesIn(archs()),
                          [](const auto& arch) { return arch.param; });
 
+void add(std::vector<Target>& targets, const CudaPlan& plan) {
+  for (const Launch& launch : plan.launches) targets.push_back({launch.kernel, plan.gpu.arch});
+}
+
 /// Kernels of configurations that cover all pairs of options, as the tests on a device draw them,
 /// each for one of the GPUs.
 std::vector<Target> sample() {
@@ -108,20 +112,11 @@ std::vector<Target> sample() {
     Problem p = validate(c.forward_args(), c.options(), Data::optional).problem;
     p.device = {cuda_device, 0};
     const GpuLimits& gpu = gpus[n % gpus.size()];
-    const CudaPlan plan = plan_cuda(p, gpu);
-    targets.push_back({plan.forward, gpu.arch});
-    if (plan.combine) targets.push_back({*plan.combine, gpu.arch});
+    add(targets, plan_cuda_forward(p, gpu));
     if (!c.spec.backward) continue;
     p = validate(c.backward_args(), c.options(), Data::optional).problem;
     p.device = {cuda_device, 0};
-    const CudaBackwardPlan backward = plan_cuda_backward(p, gpu);
-    for (const KernelSpec& kernel : {backward.prepare, backward.backward, backward.finish}) {
-      targets.push_back({kernel, gpu.arch});
-    }
-    for (const auto& kernel :
-         {backward.values, backward.finish_keys, backward.bias, backward.sinks}) {
-      if (kernel) targets.push_back({*kernel, gpu.arch});
-    }
+    add(targets, plan_cuda_backward(p, gpu));
   }
   return targets;
 }
@@ -147,7 +142,7 @@ std::vector<Target> wide_targets() {
       p.alibi = true;
       p.dropout_p = 0.1;
       p.lse = true;
-      targets.push_back({plan_cuda(p, gpu).forward, gpu.arch});
+      targets.push_back({plan_cuda_forward(p, gpu).main(), gpu.arch});
     }
   }
   return targets;
@@ -171,7 +166,7 @@ std::vector<Target> ablation_targets() {
       p.lse = true;
       const GpuLimits& gpu = *known_gpu(arch);
       for (const bench::Variant& variant : bench::variants(p, gpu)) {
-        targets.push_back({plan_cuda(p, gpu, variant.tuning).forward, arch});
+        targets.push_back({plan_cuda_forward(p, gpu, variant.tuning).main(), arch});
       }
     }
   }

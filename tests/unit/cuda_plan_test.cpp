@@ -1,7 +1,5 @@
 // Plans for CUDA devices, for the limits of every known GPU. They are checked as to what must hold
 // of any tile: the numbers themselves come from measurements and may change.
-#include "plan/cuda/forward.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "ablation/variants.hpp"
+#include "plan/cuda/forward.hpp"
 #include "plan/cuda/preset.hpp"
 
 namespace fa {
@@ -77,9 +76,9 @@ std::vector<Problem> shapes(int64_t head_dim = 128) {
 }
 
 /// What the kernel and the device ask of every plan.
-void expect_sound(const CudaPlan& plan) {
-  const ForwardTile& t = plan.tile;
+void expect_sound(const CudaForwardPlan& plan, const ForwardTile& t) {
   const Problem& p = plan.problem;
+  const KernelSpec& main = plan.main();
   SCOPED_TRACE(to_text(plan));
   EXPECT_TRUE(t.warp_rows == 16 || t.warp_rows == 32);
   EXPECT_TRUE(t.keys >= 16 && t.keys % 16 == 0);
@@ -95,13 +94,12 @@ void expect_sound(const CudaPlan& plan) {
   EXPECT_GE(columns * t.value_slices, p.head_dim_v);
   EXPECT_LT(columns * (t.value_slices - 1), p.head_dim_v) << "a slice without columns of its own";
 
-  EXPECT_EQ(plan.forward.threads, 32 * t.warps);
-  EXPECT_EQ(plan.forward.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
-  EXPECT_LE(plan.forward.shared_bytes, plan.gpu.shared_per_block);
+  EXPECT_EQ(main.threads, 32 * t.warps);
+  EXPECT_EQ(main.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
+  EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
   EXPECT_LE(registers(t, p.head_dim_v), register_limit(t));
-  EXPECT_GE(
-      resident_blocks(plan.gpu, plan.forward.threads, register_limit(t), plan.forward.shared_bytes),
-      t.min_blocks);
+  EXPECT_GE(resident_blocks(plan.gpu, main.threads, register_limit(t), main.shared_bytes),
+            t.min_blocks);
 }
 
 TEST(CudaPlan, EveryHeadDimAndOptionFitsEveryGpu) {
@@ -118,7 +116,7 @@ TEST(CudaPlan, EveryHeadDimAndOptionFitsEveryGpu) {
           p.head_dim = head_dim;
           p.head_dim_v = head_dim_v;
           option.set(p);
-          expect_sound(plan_cuda(p, gpu));
+          expect_sound(plan_cuda_forward(p, gpu), forward_tile(p, gpu));
           ASSERT_FALSE(HasFailure()) << option.name;
         }
       }
@@ -130,11 +128,11 @@ TEST(CudaPlan, TheWidestHeadDimFitsEveryGpuWithEveryOption) {
   for (const GpuLimits& gpu : known_gpus()) {
     for (Problem p : shapes(576)) {
       p.head_dim_v = 512;
-      expect_sound(plan_cuda(p, gpu));
+      expect_sound(plan_cuda_forward(p, gpu), forward_tile(p, gpu));
       for (const Choice& option : choices()) {
         Problem with = p;
         option.set(with);
-        expect_sound(plan_cuda(with, gpu));
+        expect_sound(plan_cuda_forward(with, gpu), forward_tile(with, gpu));
       }
     }
   }
@@ -151,9 +149,9 @@ TEST(CudaPlan, ColumnsOfVBeyond256AreSliced) {
                                                         {512, 2, 256}}) {
         Problem p = problem(1, 100, 100, head_dim);
         p.head_dim_v = head_dim_v;
-        const CudaPlan plan = plan_cuda(p, gpu);
-        EXPECT_EQ(plan.tile.value_slices, slices) << to_text(plan);
-        EXPECT_EQ(value_columns(plan.tile, head_dim_v), columns);
+        const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
+        EXPECT_EQ(plan.cut.value_slices, slices) << to_text(plan);
+        EXPECT_EQ(value_columns(forward_tile(p, gpu), head_dim_v), columns);
       }
     }
   }
@@ -163,7 +161,7 @@ TEST(CudaPlan, AHeadDimTooWideForTheDeviceIsRefusedByName) {
   GpuLimits small = *known_gpu("sm_86");
   small.shared_per_block = 16 << 10;
   try {
-    plan_cuda(problem(1, 64, 64, 256), small);
+    plan_cuda_forward(problem(1, 64, 64, 256), small);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), Status::unsupported);
@@ -190,7 +188,7 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
       Problem p = problem(1, 64, 64);
       refused.set(p);
       try {
-        plan_cuda(p, gpu);
+        plan_cuda_forward(p, gpu);
         ADD_FAILURE() << "accepted: " << refused.message;
       } catch (const Error& error) {
         EXPECT_EQ(error.status(), Status::unsupported);
@@ -199,19 +197,20 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
     }
     Problem named = problem(1, 64, 64);
     named.family = Family::sm80;
-    EXPECT_EQ(plan_cuda(named, gpu).forward, plan_cuda(problem(1, 64, 64), gpu).forward);
+    EXPECT_EQ(plan_cuda_forward(named, gpu).main(),
+              plan_cuda_forward(problem(1, 64, 64), gpu).main());
   }
 }
 
 TEST(CudaPlan, EveryOptionIsAKernelOfItsOwn) {
   for (const GpuLimits& gpu : known_gpus()) {
-    std::set<std::string> configs{plan_cuda(shapes()[0], gpu).forward.program};
+    std::set<std::string> configs{plan_cuda_forward(shapes()[0], gpu).main().program};
     for (const Choice& option : choices()) {
       const std::string_view name = option.name;
       if (name == "zero scale" || name == "no lse") continue;  // negative scale's, and the same
       Problem p = shapes()[0];
       option.set(p);
-      EXPECT_TRUE(configs.insert(plan_cuda(p, gpu).forward.program).second) << option.name;
+      EXPECT_TRUE(configs.insert(plan_cuda_forward(p, gpu).main().program).second) << option.name;
     }
   }
 }
@@ -232,14 +231,14 @@ TEST(CudaPlan, ValuesAndShapesShareKernels) {
     q.seqlen_q = q.seqlen_k = 8191;
     q.tokens_q = q.tokens_k = 2 * 8191;
     q.num_threads = 5;
-    EXPECT_EQ(plan_cuda(p, gpu).forward, plan_cuda(q, gpu).forward);
+    EXPECT_EQ(plan_cuda_forward(p, gpu).main(), plan_cuda_forward(q, gpu).main());
 
     // Each costs seconds when first met, so that shapes may not have many.
     std::set<std::string> kernels;
     for (const int64_t batch : {1, 2, 3, 8, 64}) {
       for (int64_t seqlen_q = 1; seqlen_q < 20000; seqlen_q += 1 + seqlen_q / 3) {
         for (const int64_t seqlen_k : {1, 100, 1000, 10000, 100000}) {
-          kernels.insert(plan_cuda(problem(batch, seqlen_q, seqlen_k), gpu).forward.program);
+          kernels.insert(plan_cuda_forward(problem(batch, seqlen_q, seqlen_k), gpu).main().program);
         }
       }
     }
@@ -255,22 +254,21 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
           Problem p = problem(batch, 1, seqlen_k, head_dim);
           p.heads_q = p.heads_k = head_dim > 256 ? 1 : 4;
           if (head_dim == 576) p.head_dim_v = 512;
-          const CudaPlan plan = plan_cuda(p, gpu);
+          const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
           SCOPED_TRACE(to_text(plan));
           EXPECT_GT(plan.splits, 1);
-          EXPECT_LE(plan.splits * plan.blocks * plan.tile.value_slices,
-                    int64_t{gpu.sm_count} * plan.tile.min_blocks);
+          EXPECT_LE(plan.splits * int64_t{plan.launches.front().grid.x} * plan.cut.value_slices,
+                    int64_t{gpu.sm_count} * plan.cut.blocks_per_sm);
           // They cover the keys, whole steps each, and none is empty.
-          EXPECT_EQ(plan.split_keys % plan.tile.keys, 0);
+          EXPECT_EQ(plan.split_keys % plan.cut.keys, 0);
           EXPECT_GE(int64_t{plan.splits} * plan.split_keys, seqlen_k);
           EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
 
-          ASSERT_TRUE(plan.combine);
-          EXPECT_EQ(plan.combine->entry, "fa_combine");
+          ASSERT_NE(plan.kernel("fa_combine"), nullptr);
           EXPECT_EQ(plan.partial_rows, batch * p.heads_q);
           EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * plan.partial_rows *
                                               (plan.problem.head_dim_v + 1));
-          EXPECT_TRUE(has(plan.forward, "split"));
+          EXPECT_TRUE(has(plan.main(), "split"));
         }
       }
     }
@@ -289,12 +287,12 @@ TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
     invariant.batch_invariant = true;
     whole.push_back(invariant);
     for (const Problem& p : whole) {
-      const CudaPlan plan = plan_cuda(p, gpu);
+      const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
       EXPECT_EQ(plan.splits, 1) << to_text(plan);
-      EXPECT_FALSE(plan.combine);
+      EXPECT_EQ(plan.launches.size(), 1U);
       EXPECT_EQ(plan.workspace_bytes, 0U);
       EXPECT_GE(plan.split_keys, p.seqlen_k);
-      EXPECT_FALSE(has(plan.forward, "split"));
+      EXPECT_FALSE(has(plan.main(), "split"));
     }
   }
 }
@@ -313,8 +311,8 @@ TEST(CudaPlan, BatchInvariantPlansDoNotDependOnTheBatch) {
           p->tokens_q = p->batch * p->seqlen_q;
           p->tokens_k = p->batch * p->seqlen_k;
         }
-        const CudaPlan a = plan_cuda(alone, gpu), b = plan_cuda(among, gpu);
-        EXPECT_EQ(a.forward, b.forward);
+        const CudaForwardPlan a = plan_cuda_forward(alone, gpu), b = plan_cuda_forward(among, gpu);
+        EXPECT_EQ(a.main(), b.main());
         EXPECT_EQ(a.splits, b.splits);
       }
     }
@@ -327,8 +325,8 @@ TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
     p.packed_q = p.packed_k = true;
     p.tokens_q = 41;
     p.heads_q = p.heads_k = 2;
-    const CudaPlan plan = plan_cuda(p, gpu);
-    ASSERT_TRUE(plan.combine);
+    const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
+    ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
     EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * 2 * 41 * 129);
   }
@@ -347,28 +345,28 @@ TEST(CudaPlan, PackedTilesCoverSequencesOfAnyLengths) {
         length = random() % (n % 2 == 0 ? 5 : 1000);
         p.tokens_q += length;
       }
-      const CudaPlan plan = plan_cuda(p, gpu);
+      const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
       int64_t needed = 0;
       for (const int64_t length : lengths) {
-        needed += (length + plan.tile.rows() - 1) / plan.tile.rows();
+        needed += (length + plan.cut.rows - 1) / plan.cut.rows;
       }
       EXPECT_GE(plan.row_tiles, needed);
       EXPECT_LE(plan.row_tiles, needed + p.batch + 1) << "blocks without work";
-      EXPECT_EQ(plan.blocks, int64_t{plan.row_tiles} * 8);
+      EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 8);
     }
     Problem none = problem(3, 0, 100);
     none.packed_q = true;
-    EXPECT_EQ(plan_cuda(none, gpu).blocks, 0);
+    EXPECT_EQ(plan_cuda_forward(none, gpu).launches.front().grid.x, 0U);
   }
 }
 
 TEST(CudaPlan, RowsOfABatchAreTiledOnce) {
   for (const GpuLimits& gpu : known_gpus()) {
     for (const int64_t seqlen : {0, 1, 63, 64, 65, 127, 128, 129, 1000}) {
-      const CudaPlan plan = plan_cuda(problem(3, seqlen, 1000), gpu);
-      EXPECT_GE(int64_t{plan.row_tiles} * plan.tile.rows(), seqlen);
-      EXPECT_LT((plan.row_tiles - 1) * int64_t{plan.tile.rows()}, seqlen);
-      EXPECT_EQ(plan.blocks, int64_t{plan.row_tiles} * 3 * 32);
+      const CudaForwardPlan plan = plan_cuda_forward(problem(3, seqlen, 1000), gpu);
+      EXPECT_GE(int64_t{plan.row_tiles} * plan.cut.rows, seqlen);
+      EXPECT_LT((plan.row_tiles - 1) * int64_t{plan.cut.rows}, seqlen);
+      EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 3 * 32);
     }
   }
 }
@@ -380,9 +378,9 @@ TEST(CudaPlan, SectionsFitTheCacheInWholeGroups) {
     for (const int64_t head_dim : {64, 128, 256}) {
       for (const int64_t seqlen : {0, 1, 512, 8192, 131'072, 1 << 20}) {
         Problem p = problem(2, seqlen, seqlen, head_dim);
-        EXPECT_EQ(plan_cuda(p, gpu).section, 1);
+        EXPECT_EQ(plan_cuda_forward(p, gpu).section, 1);
         p.window_right = 0;
-        const CudaPlan plan = plan_cuda(p, gpu);
+        const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
         EXPECT_GE(plan.section, p.group());
         EXPECT_EQ(plan.section % p.group(), 0);
         EXPECT_LE(plan.section, 2 * p.heads_q);
@@ -405,7 +403,7 @@ TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
         p.head_dim_v = std::min<int64_t>(head_dim, 512);
         p.window_right = right;
         p.batch_invariant = true;
-        const ForwardTile alone = plan_cuda(p, gpu).tile;
+        const ForwardTile alone = forward_tile(p, gpu);
         for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
           for (const bool packed : {false, true}) {
             Problem other = problem(3, seqlen, seqlen, head_dim);
@@ -414,8 +412,8 @@ TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
             other.batch_invariant = true;
             other.packed_q = other.packed_k = packed;
             other.tokens_q = other.tokens_k = 3 * seqlen;
-            const CudaPlan plan = plan_cuda(other, gpu);
-            EXPECT_EQ(plan.tile, alone) << to_text(plan);
+            const CudaForwardPlan plan = plan_cuda_forward(other, gpu);
+            EXPECT_EQ(forward_tile(other, gpu), alone) << to_text(plan);
             EXPECT_EQ(plan.splits, 1);
           }
         }
@@ -428,14 +426,14 @@ TEST(CudaPlan, TuningDecidesWhatItNames) {
   const Problem p = problem(1, 300, 1000);
   const GpuLimits& gpu = *known_gpu("sm_90a");
   const ForwardTile tile{.warps = 2, .warp_rows = 16, .keys = 16, .stale_maximum = false};
-  const CudaPlan plan = plan_cuda(p, gpu, {.tile = tile, .splits = 7, .section = 3});
-  EXPECT_EQ(plan.tile, tile);
+  const CudaForwardPlan plan = plan_cuda_forward(p, gpu, {.tile = tile, .splits = 7, .section = 3});
+  EXPECT_TRUE(plan.cut.rows == 32 && plan.cut.keys == 16);
   EXPECT_EQ(plan.row_tiles, 10);
   EXPECT_EQ(plan.splits, 7);
   EXPECT_EQ(plan.split_keys, 144);
-  EXPECT_TRUE(plan.combine);
+  EXPECT_NE(plan.kernel("fa_combine"), nullptr);
   EXPECT_EQ(plan.section, 3);
-  EXPECT_FALSE(has(plan.forward, "stale_maximum"));
+  EXPECT_FALSE(has(plan.main(), "stale_maximum"));
 }
 
 TEST(Ablation, VariantsAreSoundAndLeaveOutOneWayEach) {
@@ -446,26 +444,26 @@ TEST(Ablation, VariantsAreSoundAndLeaveOutOneWayEach) {
       std::set<std::string> names;
       for (const bench::Variant& variant : bench::variants(p, gpu)) {
         names.insert(variant.name);
-        const CudaPlan plan = plan_cuda(p, gpu, variant.tuning);
-        expect_sound(plan);
-        EXPECT_EQ(plan.tile.stale_maximum, variant.name == "normal");
+        const CudaForwardPlan plan = plan_cuda_forward(p, gpu, variant.tuning);
+        expect_sound(plan, *variant.tuning.tile);
+        EXPECT_EQ(has(plan.main(), "stale_maximum"), variant.name == "normal");
       }
       EXPECT_EQ(names, (std::set<std::string>{"normal", "exact maximum"}));
-      EXPECT_EQ(plan_cuda(p, gpu, bench::variants(p, gpu).front().tuning).forward,
-                plan_cuda(p, gpu).forward);
+      EXPECT_EQ(plan_cuda_forward(p, gpu, bench::variants(p, gpu).front().tuning).main(),
+                plan_cuda_forward(p, gpu).main());
     }
   }
 }
 
 TEST(CudaPlan, TextNamesWhatWasDecided) {
   for (const GpuLimits& gpu : known_gpus()) {
-    const CudaPlan plan = plan_cuda(problem(1, 1, 100'000), gpu);
+    const CudaForwardPlan plan = plan_cuda_forward(problem(1, 1, 100'000), gpu);
     const std::string text = to_text(plan);
     const auto number = [](int64_t n) { return std::to_string(n); };
     for (const std::string& part :
          {"device: cuda, " + gpu.arch, std::string("dtype: bfloat16\n"),
           std::string("heads: 32 query, 8 key\n"), std::string("head_dim: 128, 128 of v\n"),
-          std::string("kernel: fa_sm80_forward ("), number(plan.forward.shared_bytes) + " bytes",
+          std::string("kernel: fa_sm80_forward ("), number(plan.main().shared_bytes) + " bytes",
           number(plan.splits) + " splits", "keys of a split: " + number(plan.split_keys) + "\n",
           "sections of " + number(plan.section) + " heads\n",
           std::string("combine kernel: fa_combine (128 threads)\n"),
@@ -494,9 +492,10 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
             p.window_right = causal ? 0 : -1;
             p.lse = keys % 3 == 0;
             const auto there = [&] {
-              const CudaPlan plan = plan_cuda(p, gpu);
-              return std::ranges::count(kernels, plan.forward) == 1 &&
-                     (!plan.combine || std::ranges::count(kernels, *plan.combine) == 1);
+              const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
+              return std::ranges::all_of(plan.launches, [&](const Launch& launch) {
+                return std::ranges::count(kernels, launch.kernel) == 1;
+              });
             };
             EXPECT_TRUE(there()) << "batched, " << keys;
             p.used_k = true;
@@ -525,7 +524,7 @@ TEST(CudaPlan, FactorsBeyondFloat32AreRefusedByName) {
     p.scale = scale;
     p.softcap = softcap;
     try {
-      (void)plan_cuda(p, gpu);
+      (void)plan_cuda_forward(p, gpu);
     } catch (const Error& e) {
       return e.what();
     }
@@ -544,7 +543,7 @@ TEST(CudaPlan, ATinyScaleIsNoPositiveOne) {
   Problem p = problem(1, 100, 100, 64);
   p.scale = 1e-60;
   const auto positive = [&] {
-    return !has(plan_cuda(p, *known_gpu("sm_90a")).forward, "positive_scale=false");
+    return !has(plan_cuda_forward(p, *known_gpu("sm_90a")).main(), "positive_scale=false");
   };
   EXPECT_FALSE(positive());
   p.scale = 0.1;

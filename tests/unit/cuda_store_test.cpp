@@ -7,12 +7,12 @@
 #include <functional>
 #include <random>
 
+#include "cuda/launch/precompile.hpp"
 #include "cuda/runtime/compiler.hpp"
 #include "cuda/runtime/cubin.hpp"
 #include "cuda/runtime/kernel_store.hpp"
 #include "cuda/runtime/nvrtc.hpp"
 #include "cuda/runtime/parallel.hpp"
-#include "cuda/launch/precompile.hpp"
 #include "cuda_folder.hpp"
 #include "fa/attention.hpp"
 

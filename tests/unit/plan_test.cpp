@@ -1,8 +1,8 @@
+#include "plan/cpu/plan.hpp"
+
 #include <gtest/gtest.h>
 
 #include <vector>
-
-#include "plan/cpu/plan.hpp"
 
 namespace {
 

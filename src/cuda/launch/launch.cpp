@@ -56,15 +56,6 @@ kernel::ForwardParams common_params(const Problem& p, const Call& call, int tile
   return params;
 }
 
-unsigned blocks_of(int64_t rows) {
-  const int64_t blocks = (rows + kernel::joined_rows - 1) / kernel::joined_rows;
-  if (blocks > INT32_MAX) {
-    fail(Status::unsupported, "out", "has {} rows; CUDA devices join up to {}", rows,
-         int64_t{INT32_MAX} * kernel::joined_rows);
-  }
-  return static_cast<unsigned>(blocks);
-}
-
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,
             void* stream) {
   void* arguments[] = {const_cast<void*>(params)};

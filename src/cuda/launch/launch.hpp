@@ -1,11 +1,11 @@
-// What launches of kernels have in common: parameters made of a call, grids.
+// What launches of kernels have in common: parameters made of a call.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/runtime/kernel_store.hpp"
 #include "kernels/common/params.h"
-#include "plan/cuda/kernel_spec.hpp"
+#include "plan/cuda/launch.hpp"
 #include "problem/problem.hpp"
 
 namespace fa::cuda {
@@ -15,12 +15,6 @@ kernel::View view(const Rows& rows);
 /// What both passes take from the call, and the order of their tiles.
 kernel::ForwardParams common_params(const Problem& p, const Call& call, int tiles, int section);
 void set_order(kernel::ForwardParams& params, int tiles, int section);
-
-struct Grid {
-  unsigned x = 1, y = 1, z = 1;
-};
-/// Of rows, kernel::joined_rows to a block. Throws Error (unsupported, naming `out`) for too many.
-unsigned blocks_of(int64_t rows);
 
 /// `params`: what the kernel's only parameter is.
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,

@@ -3,8 +3,9 @@
 
 #include <atomic>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cuda/runtime/device.hpp"
 #include "cuda/runtime/kernel_store.hpp"
@@ -18,28 +19,18 @@ struct BackwardParams;
 
 namespace fa::cuda {
 
-/// A kernel of a plan, loaded when first asked for.
-class PlannedKernel {
- public:
-  const LoadedKernel& get(const KernelSpec& spec, int device) const;
-
- private:
-  mutable std::atomic<const LoadedKernel*> loaded_{nullptr};
-};
-
-/// A plan and the kernels it needs, loaded when first run or by prepare(). Many threads may run it.
+/// A plan and its kernels, loaded when first run or by prepare(). Many threads may run it.
 class Planned {
  public:
-  explicit Planned(int device) : device_(device) {}
   Planned(const Planned&) = delete;
   Planned& operator=(const Planned&) = delete;
   virtual ~Planned() = default;
 
-  virtual const Problem& problem() const = 0;
-  virtual size_t workspace_bytes() const = 0;
+  const Problem& problem() const { return cuda_plan().problem; }
+  size_t workspace_bytes() const { return cuda_plan().workspace_bytes; }
   virtual std::string text() const = 0;
   /// Compiles and loads what is missing.
-  virtual void prepare() const = 0;
+  void prepare() const;
   /// Launches a validated call of the planned problem. The workspace has workspace_bytes() of
   /// device memory. Allocates nothing, waits for nothing.
   void run(const Call& call, void* workspace, void* stream) const;
@@ -47,60 +38,58 @@ class Planned {
   void run(const Call& call, void* stream) const;
 
  protected:
-  int device() const { return device_; }
-  virtual bool empty() const = 0;  ///< nothing to write
+  Planned(int device, size_t launches) : device_(device), loaded_(launches) {}
+  virtual const CudaPlan& cuda_plan() const = 0;
+  /// All launches in their order, each by launch().
   virtual void launch_all(const Call& call, void* workspace, void* stream) const = 0;
+  /// Launch number `index` of the plan, where it has blocks.
+  void launch(size_t index, const void* params, void* stream) const;
 
  private:
+  const LoadedKernel& kernel(size_t index) const;
+
   int device_;
+  mutable std::vector<std::atomic<const LoadedKernel*>> loaded_;  ///< of each launch
 };
 
 class PlannedForward : public Planned {
  public:
-  PlannedForward(CudaPlan plan, int device) : Planned(device), plan_(std::move(plan)) {}
+  PlannedForward(CudaForwardPlan plan, int device)
+      : Planned(device, plan.launches.size()), plan_(std::move(plan)) {}
 
-  const CudaPlan& plan() const { return plan_; }
-  const Problem& problem() const override { return plan_.problem; }
-  size_t workspace_bytes() const override { return plan_.workspace_bytes; }
+  const CudaForwardPlan& plan() const { return plan_; }
   std::string text() const override { return to_text(plan_); }
-  void prepare() const override;
 
  protected:
-  bool empty() const override { return plan_.blocks == 0; }
+  const CudaPlan& cuda_plan() const override { return plan_; }
   void launch_all(const Call& call, void* workspace, void* stream) const override;
 
  private:
-  CudaPlan plan_;
-  PlannedKernel forward_, combine_;
+  CudaForwardPlan plan_;
 };
 
 class PlannedBackward : public Planned {
  public:
-  PlannedBackward(CudaBackwardPlan plan, int device) : Planned(device), plan_(std::move(plan)) {}
+  PlannedBackward(CudaBackwardPlan plan, int device)
+      : Planned(device, plan.launches.size()), plan_(std::move(plan)) {}
 
   const CudaBackwardPlan& plan() const { return plan_; }
-  const Problem& problem() const override { return plan_.problem; }
-  size_t workspace_bytes() const override { return static_cast<size_t>(plan_.workspace.all()); }
   std::string text() const override { return to_text(plan_); }
-  void prepare() const override;
 
  protected:
-  bool empty() const override {
-    return plan_.key_blocks == 0 && plan_.row_blocks == 0 && !plan_.sinks && !plan_.bias;
-  }
+  const CudaPlan& cuda_plan() const override { return plan_; }
   void launch_all(const Call& call, void* workspace, void* stream) const override;
 
  private:
-  void launch_main(kernel::BackwardParams params, void* stream) const;
+  void launch_parts(size_t index, kernel::BackwardParams params, void* stream) const;
 
   CudaBackwardPlan plan_;
-  PlannedKernel values_, prepare_, backward_, finish_, finish_keys_, bias_, sinks_;
 };
 
 /// Plans for a device of this machine.
 std::shared_ptr<const Planned> plan(const Problem& problem);
 std::shared_ptr<const PlannedForward> plan_forward(const Problem& problem,
-                                                   const CudaTuning& tuning = {});
+                                                   const ForwardTuning& tuning = {});
 std::shared_ptr<const PlannedBackward> plan_backward(const Problem& problem,
                                                      const BackwardTuning& tuning = {});
 GpuLimits limits_of(const DeviceInfo& info);

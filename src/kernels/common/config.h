@@ -1,7 +1,7 @@
 // The defaults of a Config. Each kernel is a template of a Config, a struct of constants. The plan
 // writes a struct that derives from these defaults and has the constants that differ
-// (plan/cuda/kernel_config.hpp). A Config of an attention always has `element`, the number format of Q,
-// K and V, and `head_dim` and `head_dim_v`, the columns of Q and K and of V.
+// (plan/cuda/kernel_config.hpp). A Config of an attention always has `element`, the number format
+// of Q, K and V, and `head_dim` and `head_dim_v`, the columns of Q and K and of V.
 #pragma once
 
 #include "common/number.h"

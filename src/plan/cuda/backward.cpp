@@ -6,6 +6,7 @@
 
 #include "plan/cuda/common.hpp"
 #include "plan/cuda/kernel_config.hpp"
+#include "plan/cuda/sm80/kernels.hpp"
 #include "problem/argument.hpp"
 
 namespace fa {
@@ -32,7 +33,7 @@ int64_t padded(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64
 
 void cut(CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
-  const BackwardTile& t = plan.tile;
+  const BackwardKernel::Cut& t = plan.cut;
   const int64_t key_tiles = tiles_of_head(p.packed_k, p.seqlen_k, p.tokens_k, p.batch, t.keys);
   const int64_t row_tiles = tiles_of_head(p.packed_q, p.seqlen_q, p.tokens_q, p.batch, t.rows);
   plan.key_blocks = checked_blocks("k", key_tiles * p.heads_k * (p.packed_k ? 1 : p.batch), t.keys);
@@ -57,7 +58,7 @@ int choose_parts(const CudaBackwardPlan& plan) {
   if (p.batch_invariant || plan.by_head || plan.key_blocks == 0) return 1;
   // In order a block with two heads made its successors wait (Qwen2.5 72B at 8k: 1.30 to 1.09).
   if (p.deterministic) return static_cast<int>(p.group());
-  const int64_t slots = int64_t{plan.gpu.sm_count} * plan.tile.min_blocks;
+  const int64_t slots = int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
   const int64_t for_blocks = ceil_div(least_waves * slots, plan.key_blocks);
   const int64_t for_memory = ceil_div(p.group() * row_bytes(p), section_bytes);
   return static_cast<int>(std::clamp<int64_t>(std::max(for_blocks, for_memory), 1, p.group()));
@@ -77,114 +78,133 @@ void share_keys(CudaBackwardPlan& plan, int parts) {
   while (p.group() % parts != 0) ++parts;  // as many heads in each
   plan.parts = parts;
   plan.part_heads = static_cast<int>(p.group() / parts);
-  checked_blocks("k", int64_t{plan.key_blocks} * plan.parts, plan.tile.keys);
+  checked_blocks("k", int64_t{plan.key_blocks} * plan.parts, plan.cut.keys);
 }
 
 void size_workspace(CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
-  const BackwardTile& t = plan.tile;
+  const BackwardKernel::Cut& t = plan.cut;
   BackwardWorkspace& bytes = plan.workspace;
   bytes.lse = bytes.delta = p.heads_q * plan.padded_rows * 4;
-  bytes.dq_sum = bytes.lse * padded_columns(t, p.head_dim);
+  bytes.dq_sum = bytes.lse * t.columns;
   if (in_order(p)) bytes.dq_turns = bytes.lse / t.rows;
   if (plan.parts > 1) {
     const int64_t keys = p.heads_k * plan.padded_keys * 4;
-    bytes.dk_sum = keys * padded_columns(t, p.head_dim);
-    bytes.dv_sum = keys * padded_columns(t, p.head_dim_v);
+    bytes.dk_sum = keys * t.columns;
+    bytes.dv_sum = keys * t.value_columns;
     bytes.key_turns = keys / t.keys;
   }
   if (p.dbias && rows_share_bias(p)) {
-    bytes.dbias_sum = t.row_warps * p.batch * p.heads_q * p.seqlen_k * 4;
+    bytes.dbias_sum = t.bias_sums * p.batch * p.heads_q * p.seqlen_k * 4;
   } else if (blocks_share_bias(p)) {
     bytes.dbias_sum = plan.bias_rows * p.seqlen_k * 4;
   }
   if (p.dtype == float16) bytes.ranges = 4 * p.batch * (2 * p.heads_q + p.heads_k);
+  plan.workspace_bytes = static_cast<size_t>(bytes.all());
 }
 
-KernelConfig config(const CudaBackwardPlan& plan) {
-  const Problem& p = plan.problem;
-  const BackwardTile& t = plan.tile;
-  const int depth = padded_columns(t, p.head_dim), width = padded_columns(t, p.head_dim_v);
-  KernelConfig constants;
-  add_problem(constants, p)
-      .number("warps", t.warps)
-      .number("rows", t.rows)
-      .number("keys", t.keys)
-      .number("row_warps", t.row_warps)
-      .number("column_warps", t.column_warps)
-      .number("stages", t.stages)
-      .number("query_parts", t.query_parts)
-      .number("depth", depth)
-      .number("width", width)
-      .number("key_slices", std::min(t.key_slices, depth / 16))
-      .number("value_slices", std::min(t.value_slices, width / 16))
-      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
-      .flag("query_last", t.query_last || in_order(p))
-      .flag("deterministic", in_order(p))
+/// What the plan adds to a family's constants, for all kernels of the pass.
+KernelConfig with_sums(KernelConfig config, const Problem& p) {
+  return config.flag("deterministic", in_order(p))
       .format("dbias", p.dbias, p.dbias_dtype)
       .flag("bias_per_row", p.dbias && !rows_share_bias(p))
       .flag("bias_shared", blocks_share_bias(p))
       .format("sinks", p.dsinks, p.sinks_dtype)
       .format("dsinks", p.dsinks, p.dsinks_dtype);
-  return constants;
 }
 
-/// One of the kernels before and after the main one, which are any family's.
-KernelSpec pass_kernel(const KernelConfig& constants, const BackwardTile& tile,
-                       std::string_view entry, std::string_view file, std::string_view type,
-                       int shared_bytes = 0) {
-  const std::string kernel = fmt::format("fa::pass::{}<fa::sm80::BackwardShapes<Config>>", type);
-  return kernel_spec(
-      {entry, {"sm80/backward_shapes.cuh", file}, "fa::sm80::BackwardConfig", kernel}, constants,
-      32 * tile.warps, 0, shared_bytes);
-}
+/// Makes the launches of a plan whose cuts are decided.
+class Launches {
+ public:
+  Launches(CudaBackwardPlan& plan, const BackwardKernel& family)
+      : plan_(plan), family_(family), config_(with_sums(family.config, plan.problem)) {}
 
-void choose_kernels(CudaBackwardPlan& plan) {
-  const Problem& p = plan.problem;
-  const BackwardTile& t = plan.tile;
-  KernelConfig constants = config(plan);
-  const auto kernel = [&](std::string_view entry, std::string_view file, std::string_view type,
-                          int shared_bytes = 0) {
-    return pass_kernel(constants, t, entry, file, type, shared_bytes);
-  };
-  const int depth = padded_columns(t, p.head_dim), width = padded_columns(t, p.head_dim_v);
-  plan.prepare = kernel("fa_backward_prepare", "pass/prepare.cuh", "Prepare");
-  plan.finish = kernel("fa_backward_finish", "pass/finish.cuh", "FinishRows", 2 * t.rows * depth);
-  if (plan.parts > 1) {
-    plan.finish_keys = kernel("fa_backward_finish_keys", "pass/finish.cuh", "FinishKeys",
-                              2 * t.keys * (depth + width));
+  void add_all() {
+    const Problem& p = plan_.problem;
+    const BackwardKernel::Cut& t = plan_.cut;
+    const Grid rows{static_cast<unsigned>(plan_.row_blocks)};
+    const Grid keys{static_cast<unsigned>(plan_.key_blocks)};
+    const bool bias_first = !rows_share_bias(p) && !blocks_share_bias(p);
+    if (p.dbias && bias_first) add_bias();
+    if (p.dtype == float16) {
+      add("fa_backward_values", "pass/ranges.cuh", "MeasureValues", Over::keys, keys);
+    }
+    add("fa_backward_prepare", "pass/prepare.cuh", "Prepare", Over::rows, rows);
+    add_main();
+    add("fa_backward_finish", "pass/finish.cuh", "FinishRows", Over::rows, rows,
+        2 * t.rows * t.columns);
+    if (plan_.parts > 1) {
+      add("fa_backward_finish_keys", "pass/finish.cuh", "FinishKeys", Over::keys, keys,
+          2 * t.keys * (t.columns + t.value_columns));
+    }
+    if (p.dbias && !bias_first) add_bias();
+    if (p.dsinks) {
+      add("fa_backward_sinks", "pass/sinks.cuh", "SinkGradients", Over::rows,
+          {static_cast<unsigned>(p.heads_q)}, 4 * t.threads);
+    }
   }
-  if (p.dtype == float16) {
-    plan.values = kernel("fa_backward_values", "pass/ranges.cuh", "MeasureValues");
+
+ private:
+  /// One of the kernels before and after the main one, which are any family's.
+  void add(std::string_view entry, std::string_view file, std::string_view type, Over over,
+           Grid grid, int shared_bytes = 0) {
+    const std::string kernel = fmt::format("fa::pass::{}<{}>", type, family_.shapes);
+    plan_.launches.push_back(
+        {.kernel = kernel_spec({entry, {family_.shapes_file, file}, family_.main.defaults, kernel},
+                               config_, plan_.cut.threads, 0, shared_bytes),
+         .over = over,
+         .grid = grid});
   }
-  if (p.dbias) {
-    plan.bias = kernel("fa_backward_bias", "pass/bias.cuh", "FinishBias");
-    plan.bias_first = !rows_share_bias(p) && !blocks_share_bias(p);
+
+  /// A row of the bias is a row of blocks.
+  void add_bias() {
+    constexpr int64_t most = 65535;  // of a grid's second extent
+    const int64_t of_row = std::min(most, ceil_div(plan_.problem.seqlen_k, plan_.cut.threads));
+    add("fa_backward_bias", "pass/bias.cuh", "FinishBias", Over::rows,
+        {static_cast<unsigned>(plan_.bias_rows), static_cast<unsigned>(of_row)});
   }
-  if (p.dsinks) {
-    plan.sinks = kernel("fa_backward_sinks", "pass/sinks.cuh", "SinkGradients", 4 * 32 * t.warps);
+
+  void add_main() {
+    const Problem& p = plan_.problem;
+    const BackwardKernel::Cut& t = plan_.cut;
+    KernelConfig config = config_;
+    // Every row sees all keys of every block: then the kernel need not look.
+    // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.window_right < 0 => true
+    config.flag("all_seen", p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
+                                p.seqlen_k % t.keys == 0);
+    const int sequences = plan_.by_sequence ? static_cast<int>(p.batch) : 1;
+    const int heads = plan_.by_head ? static_cast<int>(p.heads_k) : 1;
+    const int launches = std::max(sequences * heads, 1);
+    plan_.launches.push_back(
+        {.kernel =
+             kernel_spec(family_.main, config, t.threads, t.blocks_per_sm, family_.shared_bytes),
+         .over = Over::key_parts,
+         .grid = {static_cast<unsigned>(plan_.key_blocks / launches * plan_.parts)},
+         .sequences = sequences,
+         .heads = heads});
   }
-  // Every row sees all keys of every block: then the main kernel need not look.
-  // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.window_right < 0 => true
-  constants.flag("all_seen", p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
-                                 p.seqlen_k % t.keys == 0);
-  plan.backward =
-      kernel_spec({"fa_sm80_backward",
-                   {"sm80/backward.cuh"},
-                   "fa::sm80::BackwardConfig",
-                   "fa::sm80::Backward<Config>"},
-                  constants, 32 * t.warps, t.min_blocks, shared_bytes(t, p.head_dim, p.head_dim_v));
-}
+
+  CudaBackwardPlan& plan_;
+  const BackwardKernel& family_;
+  KernelConfig config_;
+};
 
 }  // namespace
+
+const KernelSpec& CudaBackwardPlan::main() const {
+  return std::ranges::find(launches, Over::key_parts, &Launch::over)->kernel;
+}
 
 CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
                                     const BackwardTuning& tuning) {
   need_offered(p);
+  const BackwardKernel family =
+      tuning.tile ? sm80::backward(p, *tuning.tile) : backward_kernel(p, gpu);
   CudaBackwardPlan plan;
   plan.problem = p;
   plan.gpu = gpu;
-  plan.tile = tuning.tile ? *tuning.tile : backward_tile(p, gpu);
+  plan.cut = family.cut;
+  plan.tile_text = family.text;
   cut(plan);
   share_keys(plan, tuning.parts ? *tuning.parts : choose_parts(plan));
   plan.section = choose_section(plan);
@@ -194,26 +214,24 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
     plan.bias_rows = checked_blocks("bias", rows, 1);
   }
   size_workspace(plan);
-  choose_kernels(plan);
+  Launches(plan, family).add_all();
   return plan;
 }
 
 std::string to_text(const CudaBackwardPlan& plan) {
-  const BackwardTile& t = plan.tile;
+  const KernelSpec& main = plan.main();
   const BackwardWorkspace& bytes = plan.workspace;
   return heading(plan.problem, plan.gpu) +
          fmt::format(
              "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
-             "tile: {} keys, {} rows a step, {} steps in shared memory, {} warps\n"
-             "grid: {} blocks for keys, each with {} query heads, sections of {}; {} blocks "
+             "{}grid: {} blocks for keys, each with {} query heads, sections of {}; {} blocks "
              "for rows before and after\n"
              "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} for dk "
              "and dv, {} for dbias, {} to keep the order, {} for ranges)\n",
-             plan.backward.entry, plan.backward.threads, plan.backward.shared_bytes, t.min_blocks,
-             t.keys, t.rows, t.stages, t.warps, plan.key_blocks * plan.parts, plan.part_heads,
-             plan.section, plan.row_blocks, bytes.all(), bytes.dq_sum, bytes.lse,
-             bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum, bytes.dq_turns + bytes.key_turns,
-             bytes.ranges);
+             main.entry, main.threads, main.shared_bytes, plan.cut.blocks_per_sm, plan.tile_text,
+             plan.key_blocks * plan.parts, plan.part_heads, plan.section, plan.row_blocks,
+             bytes.all(), bytes.dq_sum, bytes.lse, bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum,
+             bytes.dq_turns + bytes.key_turns, bytes.ranges);
 }
 
 }  // namespace fa

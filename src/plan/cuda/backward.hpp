@@ -1,5 +1,5 @@
-// How a CUDA device runs a backward pass: kernels, tiles, grids, workspace. Pure functions of the
-// problem and the device's limits.
+// How a CUDA device runs a backward pass: launches, workspace. Pure functions of the problem and
+// the device's limits.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,9 @@
 #include <optional>
 #include <string>
 
-#include "plan/cuda/gpu.hpp"
-#include "plan/cuda/kernel_spec.hpp"
+#include "plan/cuda/family.hpp"
+#include "plan/cuda/launch.hpp"
 #include "plan/cuda/sm80/backward_tiles.hpp"
-#include "problem/problem.hpp"
 
 namespace fa {
 
@@ -30,17 +29,15 @@ struct BackwardWorkspace {
   int64_t all() const { return dq_sum + lse + delta + zeros(); }
 };
 
-struct CudaBackwardPlan {
-  Problem problem;
-  GpuLimits gpu;
-  BackwardTile tile;
-  KernelSpec prepare, backward, finish;
-  std::optional<KernelSpec> values;       ///< float16: how large dS may become
-  std::optional<KernelSpec> finish_keys;  ///< where blocks share keys
-  std::optional<KernelSpec> sinks;        ///< where their gradient is asked for
-  std::optional<KernelSpec> bias;         ///< likewise
-  int key_tiles = 0;                      ///< of a key head, all packed sequences together
-  int row_tiles = 0;                      ///< of a query head
+/// Launches, in their order: fa_backward_bias where it sets to 0 what the main kernel writes; for
+/// float16 fa_backward_values, which measures how large dS may become; fa_backward_prepare; the
+/// main kernel; fa_backward_finish; fa_backward_finish_keys where blocks share keys;
+/// fa_backward_bias where the main kernel leaves sums; fa_backward_sinks.
+struct CudaBackwardPlan : CudaPlan {
+  BackwardKernel::Cut cut;
+  std::string tile_text;
+  int key_tiles = 0;   ///< of a key head, all packed sequences together
+  int row_tiles = 0;   ///< of a query head
   int section = 1;     ///< parts whose tiles alternate: their Q, dO and dQ stay in L2
   int parts = 1;       ///< blocks that share a tile of keys, each with some of the query heads
   int part_heads = 1;  ///< query heads of a part
@@ -50,16 +47,18 @@ struct CudaBackwardPlan {
   /// summed: of each sequence, of each head, or of each of both.
   bool by_sequence = false;
   bool by_head = false;
-  bool bias_first = false;  ///< the bias kernel: it sets to 0 what the main kernel writes
   int bias_rows = 0;        ///< of the bias's own extents together
   int64_t padded_rows = 0;  ///< of a query head, each sequence beginning with a tile of its own
   int64_t padded_keys = 0;  ///< of a key head
   BackwardWorkspace workspace;
+
+  /// What runs over the keys.
+  const KernelSpec& main() const;
 };
 
 /// What a caller may decide; else the plan does.
 struct BackwardTuning {
-  std::optional<BackwardTile> tile{};
+  std::optional<BackwardTile> tile{};  ///< of family sm80, which then serves
   std::optional<int> parts{};
 };
 

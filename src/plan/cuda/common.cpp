@@ -16,9 +16,6 @@ void need_offered(const Problem& p) {
   if (p.dtype == float32) {
     fail(Status::unsupported, "q", "is float32; CUDA devices take float16 and bfloat16");
   }
-  if (p.family == Family::sm90) {
-    fail(Status::unsupported, "family", "is sm90; this build has sm80's kernels for CUDA devices");
-  }
   // The kernels' factors are float32.
   const auto need_float = [](const char* option, double value, double factor) {
     if (std::abs(factor) > FLT_MAX) {

@@ -48,6 +48,9 @@ Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
 void add(std::vector<KernelSpec>& kernels, const KernelSpec& kernel) {
   if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) kernels.push_back(kernel);
 }
+void add(std::vector<KernelSpec>& kernels, const CudaPlan& plan) {
+  for (const Launch& launch : plan.launches) add(kernels, launch.kernel);
+}
 
 /// What has a kernel of its own at some head_dim: each length, batched and packed; 500 and 1024
 /// keys leave a block's last ones unused, 512 and 1536 do not.
@@ -83,9 +86,7 @@ std::vector<KernelSpec> llm(const GpuLimits& gpu) {
     for (const int64_t head_dim : {64, 128, 256, 512}) {
       for (const Use& use : uses()) {
         if (head_dim == 512 && !use.causal) continue;
-        const CudaPlan plan = plan_cuda(problem_of(use, dtype, head_dim), gpu);
-        add(kernels, plan.forward);
-        if (plan.combine) add(kernels, *plan.combine);
+        add(kernels, plan_cuda_forward(problem_of(use, dtype, head_dim), gpu));
       }
     }
     add(kernels, merge_kernel(dtype));
@@ -102,12 +103,8 @@ std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
         if (use.used_k) continue;  // inference
         Problem problem = problem_of(use, dtype, head_dim);
         problem.pass = Pass::backward;
-        const CudaBackwardPlan plan = plan_cuda_backward(problem, gpu);
-        for (const KernelSpec* kernel : {&plan.prepare, &plan.backward, &plan.finish}) {
-          add(kernels, *kernel);
-        }
-        if (plan.values) add(kernels, *plan.values);
-        if (plan.finish_keys) add(kernels, *plan.finish_keys);
+        // Two blocks for a head's keys, as in a small batch: with the kernel that ends their sums.
+        add(kernels, plan_cuda_backward(problem, gpu, {.parts = 2}));
       }
     }
   }

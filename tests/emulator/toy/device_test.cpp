@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "check/cuda_accelerator.hpp"
-#include "cuda/runtime/kernel_store.hpp"
 #include "cuda/launch/launch.hpp"
+#include "cuda/runtime/kernel_store.hpp"
 #include "emulator/tensor_map.hpp"
 #include "toy/params.h"
 #include "toy/source.hpp"

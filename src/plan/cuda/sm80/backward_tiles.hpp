@@ -28,9 +28,6 @@ int padded_columns(const BackwardTile& tile, int64_t head_dim);
 int shared_bytes(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v);
 bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu);
 
-/// Whether sums have an order of their own: a sequence's bits depend on it, too.
-inline bool in_order(const Problem& p) { return p.deterministic || p.batch_invariant; }
-
 /// The best tile that fits the GPU. Throws Error (unsupported) where none does.
 BackwardTile backward_tile(const Problem& problem, const GpuLimits& gpu);
 

@@ -1,0 +1,55 @@
+// Kernel families: each offers a main kernel for a problem, or none. The first that serves is
+// taken.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "plan/cuda/gpu.hpp"
+#include "plan/cuda/kernel_config.hpp"
+#include "plan/cuda/kernel_spec.hpp"
+#include "problem/problem.hpp"
+
+namespace fa {
+
+struct ForwardKernel {
+  /// How it cuts a problem: all that grid, sections, splits and workspace depend on.
+  struct Cut {
+    int rows = 0;           ///< query rows of a block
+    int keys = 0;           ///< of a step; splits end between steps
+    int blocks_per_sm = 0;  ///< that a multiprocessor has room for
+    int value_slices = 1;   ///< blocks that share V's columns out
+  };
+  Cut cut;
+  /// Where the keys are split it writes partial results, for pass/combine.cuh.
+  std::function<KernelSpec(bool split)> spec;
+  std::string text;  ///< its tile in words, whole lines
+};
+
+struct BackwardKernel {
+  struct Cut {
+    int rows = 0;           ///< query rows of a step
+    int keys = 0;           ///< of a block
+    int blocks_per_sm = 0;  ///< that a multiprocessor has room for
+    int threads = 0;        ///< of a block, in each kernel of the pass
+    int columns = 0;        ///< of dQ's and dK's sums: head_dim, padded
+    int value_columns = 0;  ///< of dV's
+    int bias_sums = 1;      ///< warps that sum the same rows of a bias, each for itself
+  };
+  Cut cut;
+  KernelConfig config;           ///< of all kernels of the pass; the plan adds what it decides
+  KernelSource main;             ///< what runs over the keys
+  int shared_bytes = 0;          ///< of it
+  std::string_view shapes_file;  ///< for the kernels of src/kernels/pass, which are templates of it
+  std::string_view shapes;
+  std::string text;  ///< its tile in words, a whole line
+};
+
+/// The kernel of the first family that serves the problem, or of the one that it names. Throws
+/// Error (unsupported).
+ForwardKernel forward_kernel(const Problem& problem, const GpuLimits& gpu);
+BackwardKernel backward_kernel(const Problem& problem, const GpuLimits& gpu);
+
+}  // namespace fa
