@@ -31,7 +31,7 @@ gpu-test: build ## On a GPU: random problems, tests/gpu, compute-sanitizer
 wheel: build-packages python-packages ## The Python package's wheel, in build-python/dist
 	@tools/build_wheel
 
-sanitize: build-sanitize/build.ninja python-packages ## Tests and 500 random problems under ASan and UBSan
+sanitize: build-sanitize/build.ninja python-packages ## The library's and the readers' tests under ASan and UBSan
 	@cmake --build build-sanitize -j $(JOBS)
 	@tools/run_tests build-sanitize --parallel $(JOBS)
 
@@ -48,7 +48,7 @@ arm: build-arm/build.ninja ## 200 random problems on 64-bit Arm, emulated
 	@cmake --build build-arm -j $(JOBS) --target property_test
 	@tools/run_tests build-arm --tests-regex '^property_best$$'
 
-mutants: build-packages lint-packages ## Breaks each option in turn; a named test must notice
+mutants: build-packages lint-packages ## Breaks the library in one place at a time; a named test must notice
 	@tools/mutants.py --jobs $(JOBS)
 
 bench: build ## Times this library; see `build/fa bench --help`

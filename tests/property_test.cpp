@@ -1,6 +1,6 @@
 // Random problems on one instruction set: property_test TARGET COUNT SEED [FAILURES].
-// TARGET is a name of fa::cpu_targets(), or "best"; "cuda" is the first such device, with 8
-// configurations. Exits with 77 where the CPU lacks it. Ends with FAILURES wrong problems.
+// TARGET is a name of fa::cpu_targets(), or "best"; exits with 77 where the CPU lacks it. "cuda" is
+// the first such device, with 8 configurations. Ends with FAILURES wrong problems.
 #include <fmt/format.h>
 
 #include <cstdlib>

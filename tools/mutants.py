@@ -31,6 +31,7 @@ HEADER = FOLDER / "mutant.h"
 
 MARK = re.compile(r'// mutant "([^"]+)"(?: of (\w+))?: (.+) => (.+)$')
 REACH = 3  # lines of code below a mark
+LONGEST = 600  # seconds of a test
 
 CHOICE = """#pragma once
 #include <cstdlib>
@@ -54,12 +55,15 @@ def with_choices(path, mutants):
     waiting, chosen = [], []
     for index, line in enumerate(path.read_text().split("\n")):
         chosen.append(line)
-        if mark := MARK.search(line):
+        mark = MARK.search(line)
+        if not mark and "// mutant" in line:
+            sys.exit(f"{path.relative_to(SOURCE)}:{index + 1}: no mark of a mutant: {line.strip()}")
+        if mark:
             name, test, original, broken = mark.groups()
             place = f"{path.relative_to(SOURCE)}:{index + 1}"
-            if any(mutant.name == name for mutant in mutants):
-                sys.exit(f'{place}: there are two mutants "{name}"')
             number = zlib.crc32(name.encode()) & 0x7FFFFFFF  # the same when others come
+            if number == 0 or any(mutant.number == number for mutant in mutants):
+                sys.exit(f'{place}: there are two mutants "{name}", or two of its number')
             test = test or "property_test"
             mutants.append(Mutant(number, name, test, original, broken, place))
             waiting.append(mutants[-1])
@@ -83,7 +87,7 @@ def copy_sources():
     hidden = shutil.ignore_patterns("build*", "venv", ".*", "__pycache__")
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT, SOURCE, ignore=hidden)
-    if not HEADER.exists():
+    if not HEADER.exists() or HEADER.read_text() != CHOICE:
         HEADER.write_text(CHOICE)
     mutants = []
     for path in sorted((SOURCE / "src").rglob("*")):
@@ -94,13 +98,14 @@ def copy_sources():
     return mutants
 
 
-def run(command, mutant=0, **environment):
+def run(command, mutant=0, seconds=None, **environment):
     return subprocess.run(
         list(map(str, command)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=seconds,
         env=os.environ | environment | {"FA_MUTANT": str(mutant)},
     )
 
@@ -125,25 +130,30 @@ def build(tests, jobs):
 def test(name, mutant=0):
     if name == "property_test":
         # Mutants are tried side by side, each by one thread.
-        return run([BUILD / "tests" / name, "best", 400, 7, 1], mutant, OMP_NUM_THREADS="1")
+        problems = ["best", 400, 7, 1]
+        return run([BUILD / "tests" / name, *problems], mutant, LONGEST, OMP_NUM_THREADS="1")
     if name == "emulated":
         libraries = str(BUILD / "tests" / "emulator" / "lib")
         return run(
             [BUILD / "tests" / "property_test", "cuda", 40, 3, 1],
             mutant,
+            LONGEST,
             LD_LIBRARY_PATH=libraries,
             FA_NVRTC=libraries,
             FA_CACHE_DIR=str(FOLDER / "kernels"),
             FA_EMULATED_GPU="9.0",
         )
-    return run([BUILD / "tests" / name, "--gtest_fail_fast"], mutant)
+    return run([BUILD / "tests" / name, "--gtest_fail_fast"], mutant, LONGEST)
 
 
 def verdict(mutant):
     """What the mutant's test says of it, "killed" wanted, and in how many seconds."""
     begin = time.monotonic()
-    status = test(mutant.test, mutant.number).returncode
-    outcome = {0: "SURVIVES", 1: "killed"}.get(status, f"ENDS WITH {status}")
+    try:
+        status = test(mutant.test, mutant.number).returncode
+        outcome = {0: "SURVIVES", 1: "killed"}.get(status, f"ENDS WITH {status}")
+    except subprocess.TimeoutExpired:
+        outcome = f"HANGS for {LONGEST} s"
     return outcome, time.monotonic() - begin
 
 

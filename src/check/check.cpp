@@ -313,6 +313,7 @@ void Runner::prepare(int64_t index, Place& place) {
   } catch (const std::exception& error) {
     const std::scoped_lock lock(mutex_);
     report_.failures.push_back({index, spec.text(), fmt::format("prepare: {}\n", error.what())});
+    enough_ = static_cast<int64_t>(report_.failures.size()) >= config_.most_failures;
   }
 }
 

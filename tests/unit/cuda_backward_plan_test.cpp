@@ -40,6 +40,8 @@ TEST(CudaBackwardPlan, EveryHeadDimFitsEveryGpu) {
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
           const BackwardTile t = backward_tile(p, gpu);
           EXPECT_TRUE(fits(t, head_dim, head_dim_v, gpu));
+          EXPECT_TRUE(plan.cut.keys == t.keys && plan.cut.threads == 32 * t.warps);
+          EXPECT_EQ(plan.main().shared_bytes, shared_bytes(t, head_dim, head_dim_v));
           EXPECT_GE(padded_columns(t, head_dim), head_dim);
           EXPECT_LE(32 * t.warps * t.min_blocks, gpu.threads_per_sm);
           EXPECT_EQ(t.warps % t.row_warps, 0);
@@ -122,6 +124,54 @@ TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
   plan = plan_cuda_backward(p, gpu);
   EXPECT_TRUE(!plan.by_sequence && !plan.by_head);
   EXPECT_EQ(plan.launches.front().kernel.entry, "fa_backward_bias");
+}
+
+std::vector<std::string> names(const CudaBackwardPlan& plan) {
+  std::vector<std::string> all;
+  for (const Launch& launch : plan.launches) all.push_back(launch.kernel.entry);
+  return all;
+}
+
+TEST(CudaBackwardPlan, LaunchesStandInTheirOrderWithTheirGrids) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  Problem p = problem(2, 512, 64, 64);
+  const std::string prepare = "fa_backward_prepare", main = "fa_sm80_backward",
+                    finish = "fa_backward_finish", keys = "fa_backward_finish_keys",
+                    bias = "fa_backward_bias";
+  EXPECT_EQ(names(plan_cuda_backward(p, gpu, {.parts = 1})),
+            (std::vector<std::string>{prepare, main, finish}));
+  p.dtype = float16;
+  p.sinks = p.dsinks = p.bias = p.dbias = p.bias_per_batch = p.bias_per_row = true;  // not per head
+  CudaBackwardPlan plan = plan_cuda_backward(p, gpu, {.parts = 2});
+  EXPECT_EQ(names(plan), (std::vector<std::string>{"fa_backward_values", prepare, main, finish,
+                                                   keys, bias, "fa_backward_sinks"}));
+  EXPECT_EQ(plan.launches[0].grid.x, static_cast<unsigned>(plan.key_blocks));
+  EXPECT_EQ(plan.launches[1].grid.x, static_cast<unsigned>(plan.row_blocks));
+  EXPECT_EQ(plan.launches[2].grid.x, static_cast<unsigned>(plan.key_blocks * 2));
+  EXPECT_EQ(plan.launches[5].grid.x, 2 * 512U);  // the rows of the bias
+  EXPECT_EQ(plan.launches[6].grid.x, 8U);
+  p.bias_per_head = true;
+  EXPECT_EQ(names(plan_cuda_backward(p, gpu)).front(), bias);
+
+  p.bias_per_batch = p.bias_per_head = false;
+  p.deterministic = true;
+  plan = plan_cuda_backward(p, gpu);
+  const auto in_turn = std::ranges::find(plan.launches, Over::key_parts, &Launch::over);
+  EXPECT_EQ(in_turn->sequences, 2);
+  EXPECT_EQ(in_turn->heads, 2);
+  EXPECT_EQ(in_turn->grid.x, static_cast<unsigned>(plan.key_tiles));
+}
+
+TEST(CudaBackwardPlan, WithoutBlocksThereIsNothingToDo) {
+  const GpuLimits& gpu = *known_gpu("sm_90a");
+  EXPECT_TRUE(plan_cuda_backward(problem(0, 512, 64, 64), gpu).empty());
+  EXPECT_TRUE(plan_cuda_backward(problem(2, 0, 64, 64), gpu).empty());
+  Problem p = problem(0, 512, 64, 64);
+  p.sinks = p.dsinks = true;  // whose gradient is 0, which is to be written
+  EXPECT_FALSE(plan_cuda_backward(p, gpu).empty());
+  p = problem(2, 0, 64, 64);
+  p.bias = p.dbias = p.bias_per_row = true;
+  EXPECT_TRUE(plan_cuda_backward(p, gpu).empty());
 }
 
 /// src/plan/cuda/sm80/backward_tiles.cpp says what each is meant for.
@@ -233,6 +283,7 @@ TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
             other.packed_q = other.packed_k = packed;
             other.tokens_q = other.tokens_k = 3 * seqlen;
             const CudaBackwardPlan plan = plan_cuda_backward(other, gpu);
+            EXPECT_EQ(plan.cut, plan_cuda_backward(p, gpu).cut);
             EXPECT_EQ(backward_tile(other, gpu), alone) << to_text(plan);
             EXPECT_EQ(plan.parts, 1);
           }

@@ -67,18 +67,18 @@ constexpr int most_of_wide = 40;
 
 class Preset : public testing::TestWithParam<std::string> {};
 
-/// One in three of a preset's kernels, other ones on the next GPU; one in nine where the tiles are
-/// another GPU's: 8.9 and 12.0 have those of 8.6, 10.0 those of 9.0. All forward ones of 9.0, which
-/// tests/cli/compile_test.cpp bundles.
+/// One in three of a preset's kernels, on each GPU with tiles of its own another third; one in nine
+/// where the tiles are another GPU's: 8.9 and 12.0 have those of 8.6, 10.0 those of 9.0. All
+/// forward ones of 9.0, which tests/cli/compile_test.cpp bundles.
 std::vector<Target> targets_of(const std::string& preset, const std::string& arch) {
   std::vector<Target> all = preset_targets(preset, {arch});
   if (std::getenv("FA_EVERY_KERNEL") != nullptr) return all;
   if (preset == "llm" && arch == "sm_90a") return all;
-  const bool own_tiles = arch == "sm_80" || arch == "sm_86" || arch == "sm_90a";
-  const size_t step = own_tiles ? 3 : 9;
+  static const std::vector<std::string> own_tiles{"sm_80", "sm_86", "sm_90a"};
+  const auto own = std::ranges::find(own_tiles, arch);
+  const size_t step = own != own_tiles.end() ? 3 : 9, first = own - own_tiles.begin();
   std::vector<Target> part;
-  const size_t gpu = known_gpu(arch) - known_gpus().data();
-  for (size_t i = gpu % step; i < all.size(); i += step) part.push_back(all[i]);
+  for (size_t i = first; i < all.size(); i += step) part.push_back(all[i]);
   return part;
 }
 

@@ -413,6 +413,7 @@ TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
             other.packed_q = other.packed_k = packed;
             other.tokens_q = other.tokens_k = 3 * seqlen;
             const CudaForwardPlan plan = plan_cuda_forward(other, gpu);
+            EXPECT_EQ(plan.cut, plan_cuda_forward(p, gpu).cut);
             EXPECT_EQ(forward_tile(other, gpu), alone) << to_text(plan);
             EXPECT_EQ(plan.splits, 1);
           }
@@ -427,7 +428,8 @@ TEST(CudaPlan, TuningDecidesWhatItNames) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   const ForwardTile tile{.warps = 2, .warp_rows = 16, .keys = 16, .stale_maximum = false};
   const CudaForwardPlan plan = plan_cuda_forward(p, gpu, {.tile = tile, .splits = 7, .section = 3});
-  EXPECT_TRUE(plan.cut.rows == 32 && plan.cut.keys == 16);
+  EXPECT_EQ(plan.cut.rows, 32);
+  EXPECT_EQ(plan.cut.keys, 16);
   EXPECT_EQ(plan.row_tiles, 10);
   EXPECT_EQ(plan.splits, 7);
   EXPECT_EQ(plan.split_keys, 144);

@@ -77,8 +77,11 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
       case Over::key_parts:
         launch_parts(index, keys, stream);
         break;
-      default:
+      case Over::rows:
         launch(index, &rows, stream);
+        break;
+      case Over::splits:
+        break;  // of a forward pass
     }
   }
 }
@@ -87,6 +90,7 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
 void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams params,
                                    void* stream) const {
   const Launch& main = plan_.launches[index];
+  if (main.grid.empty()) return;
   params.order_heads = kernel::Divisor(main.heads > 1 ? 1 : params.order_heads.value * plan_.parts);
   set_order(params.forward, plan_.key_tiles, plan_.section);
   for (params.first_sequence = 0; params.first_sequence < main.sequences; ++params.first_sequence) {

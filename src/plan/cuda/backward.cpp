@@ -174,7 +174,7 @@ class Launches {
                                 p.seqlen_k % t.keys == 0);
     const int sequences = plan_.by_sequence ? static_cast<int>(p.batch) : 1;
     const int heads = plan_.by_head ? static_cast<int>(p.heads_k) : 1;
-    const int launches = std::max(sequences * heads, 1);
+    const int64_t launches = std::max<int64_t>(int64_t{sequences} * heads, 1);
     plan_.launches.push_back(
         {.kernel =
              kernel_spec(family_.main, config, t.threads, t.blocks_per_sm, family_.shared_bytes),

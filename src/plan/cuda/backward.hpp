@@ -29,10 +29,7 @@ struct BackwardWorkspace {
   int64_t all() const { return dq_sum + lse + delta + zeros(); }
 };
 
-/// Launches, in their order: fa_backward_bias where it sets to 0 what the main kernel writes; for
-/// float16 fa_backward_values, which measures how large dS may become; fa_backward_prepare; the
-/// main kernel; fa_backward_finish; fa_backward_finish_keys where blocks share keys;
-/// fa_backward_bias where the main kernel leaves sums; fa_backward_sinks.
+/// docs/kernels/README.md says what each of its launches does, and when.
 struct CudaBackwardPlan : CudaPlan {
   BackwardKernel::Cut cut;
   std::string tile_text;

@@ -1,5 +1,8 @@
 #include "plan/cuda/family.hpp"
 
+#include <optional>
+#include <utility>
+
 #include "plan/cuda/sm80/kernels.hpp"
 #include "problem/argument.hpp"
 
@@ -24,7 +27,8 @@ Kernel first_that_serves(const Problem& p, const GpuLimits& gpu,
     if (p.family != Family::automatic && p.family != offer.family) continue;
     if (auto kernel = (offer.*pass)(p, gpu)) return *std::move(kernel);
   }
-  fail(Status::unsupported, "family", "is sm90; this build has sm80's kernels for CUDA devices");
+  fail(Status::unsupported, "family", "is {}; this build has sm80's kernels for CUDA devices",
+       p.family == Family::sm90 ? "sm90" : "automatic");
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
 // Kernel families: each offers a main kernel for a problem, or none. The first that serves is
-// taken.
+// taken; only the last, sm80, may throw where no tile fits the GPU.
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,6 +20,7 @@ struct ForwardKernel {
     int keys = 0;           ///< of a step; splits end between steps
     int blocks_per_sm = 0;  ///< that a multiprocessor has room for
     int value_slices = 1;   ///< blocks that share V's columns out
+    friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;
   /// Where the keys are split it writes partial results, for pass/combine.cuh.
@@ -37,6 +37,7 @@ struct BackwardKernel {
     int columns = 0;        ///< of dQ's and dK's sums: head_dim, padded
     int value_columns = 0;  ///< of dV's
     int bias_sums = 1;      ///< warps that sum the same rows of a bias, each for itself
+    friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;
   KernelConfig config;           ///< of all kernels of the pass; the plan adds what it decides

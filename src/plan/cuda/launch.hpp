@@ -16,7 +16,7 @@ namespace fa {
 /// What the blocks of a launch share out, which decides the parameters that its kernel is given
 /// (src/kernels/common/params.h).
 enum class Over {
-  rows,       ///< tiles of query rows
+  rows,       ///< tiles of query rows; heads, or rows of a bias, in the kernels of their gradients
   keys,       ///< tiles of keys
   key_parts,  ///< tiles of keys, a block for each part of the query heads
   splits,     ///< rows whose splits are joined
@@ -32,7 +32,8 @@ struct Launch {
   KernelSpec kernel;
   Over over = Over::rows;
   Grid grid;
-  /// How often it is launched, for one sequence, or one key head of it, after the other.
+  /// Over key_parts: how often it is launched, for one sequence, or one key head of it, after the
+  /// other.
   int sequences = 1, heads = 1;
 };
 

@@ -103,7 +103,8 @@ std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
         if (use.used_k) continue;  // inference
         Problem problem = problem_of(use, dtype, head_dim);
         problem.pass = Pass::backward;
-        // Two blocks for a head's keys, as in a small batch: with the kernel that ends their sums.
+        // Two blocks for a tile of keys, as in a small batch: with the kernel that ends their sums.
+        // How many they are changes no other kernel.
         add(kernels, plan_cuda_backward(problem, gpu, {.parts = 2}));
       }
     }
