@@ -1,5 +1,5 @@
-# A compiler cache, where there is one: the wheel is built of the same objects as build/ (3 minutes of
-# two cores), and so is most of another branch.
+# A compiler cache, where there is one: the wheel is built of the same objects as build/, and so is
+# most of another branch.
 find_program(FA_COMPILER_CACHE ccache)
 if(FA_COMPILER_CACHE AND PROJECT_IS_TOP_LEVEL)
   foreach(language C CXX)

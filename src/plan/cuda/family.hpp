@@ -2,7 +2,6 @@
 // taken; only the last, sm80, may throw where no tile fits the GPU.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <string_view>
 
@@ -23,9 +22,11 @@ struct ForwardKernel {
     friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;
-  /// Where the keys are split it writes partial results, for pass/combine.cuh.
-  std::function<KernelSpec(bool split)> spec;
-  std::string text;  ///< its tile in words, whole lines
+  KernelConfig config;  ///< the plan adds `split`, for partial results of pass/combine.cuh
+  KernelSource source;
+  int threads = 0;       ///< of a block
+  int shared_bytes = 0;  ///< of a block
+  std::string text;      ///< its tile in words, whole lines
 };
 
 struct BackwardKernel {

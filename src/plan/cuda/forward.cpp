@@ -83,7 +83,7 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
 CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                                   const ForwardTuning& tuning) {
   need_offered(problem);
-  const ForwardKernel kernel =
+  ForwardKernel kernel =
       tuning.tile ? sm80::forward(problem, *tuning.tile) : forward_kernel(problem, gpu);
   CudaForwardPlan plan;
   plan.problem = problem;
@@ -94,8 +94,10 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
   plan.section = tuning.section ? *tuning.section : choose_section(problem);
   cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, blocks));
   const bool split = plan.splits > 1;
+  kernel.config.flag("split", split);
   plan.launches.push_back(
-      {.kernel = kernel.spec(split),
+      {.kernel = kernel_spec(kernel.source, kernel.config, kernel.threads, kernel.cut.blocks_per_sm,
+                             kernel.shared_bytes),
        .over = Over::rows,
        .grid = {static_cast<unsigned>(blocks), static_cast<unsigned>(plan.splits),
                 static_cast<unsigned>(plan.cut.value_slices)}});

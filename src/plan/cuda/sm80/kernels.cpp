@@ -8,9 +8,7 @@
 
 namespace fa::sm80 {
 
-namespace {
-
-KernelSpec forward_spec(const Problem& p, const ForwardTile& t, bool split) {
+ForwardKernel forward(const Problem& p, const ForwardTile& t) {
   KernelConfig config;
   add_problem(config, p)
       .number("value_columns", value_columns(t, p.head_dim_v))
@@ -21,24 +19,19 @@ KernelSpec forward_spec(const Problem& p, const ForwardTile& t, bool split) {
       .number("stages", t.stages)
       .number("query_slices", t.query_slices)
       .flag("stale_maximum", t.stale_maximum)
-      .format("sinks", p.sinks, p.sinks_dtype)
-      .flag("split", split);
-  return kernel_spec({"fa_sm80_forward",
-                      {"sm80/forward.cuh"},
-                      "fa::sm80::ForwardConfig",
-                      "fa::sm80::Forward<Config>"},
-                     config, 32 * t.warps, t.min_blocks, shared_bytes(t, p.head_dim, p.head_dim_v));
-}
-
-}  // namespace
-
-ForwardKernel forward(const Problem& p, const ForwardTile& t) {
+      .format("sinks", p.sinks, p.sinks_dtype);
   return {
       .cut = {.rows = t.rows(),
               .keys = t.keys,
               .blocks_per_sm = t.min_blocks,
               .value_slices = t.value_slices},
-      .spec = [p, t](bool split) { return forward_spec(p, t, split); },
+      .config = config,
+      .source = {"fa_sm80_forward",
+                 {"sm80/forward.cuh"},
+                 "fa::sm80::ForwardConfig",
+                 "fa::sm80::Forward<Config>"},
+      .threads = 32 * t.warps,
+      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
       .text = fmt::format(
           "registers of a thread: {} for O, S, P and Q, of {}\n"
           "tile: {} rows ({} warps of {}), {} keys a step, {} steps in shared memory\n"
