@@ -92,7 +92,7 @@ std::vector<KernelSpec> Contest::kernels() const {
 
 void Contest::check() {
   const Problem& p = call_.problem;
-  const int64_t rows = p.tokens_q * p.heads_q;
+  const int64_t rows = p.q.tokens * p.q.heads;
   Tensors::Results first{std::vector<uint16_t>(rows * p.head_dim_v), std::vector<float>(rows)};
   Tensors::Results results = first;
   for (size_t way = 0; way < plans_.size(); ++way) {

@@ -48,12 +48,12 @@ const int64_t* checked_strides(std::initializer_list<int64_t> shape,
 
 /// In a child of fork() a call that names no number gets one thread: the bits are the same.
 void need_threads(const Problem& problem) {
-  if (problem.num_threads > 1 && cpu::threads_lost()) {
+  if (problem.run.num_threads > 1 && cpu::threads_lost()) {
     throw Error(Status::invalid_argument,
                 fmt::format("num_threads: is {}; allowed is 1 (or 0, the default) in a child that "
                             "fork() made of a process with threads, since it has none of them; a "
                             "process started by spawn or exec may use more",
-                            problem.num_threads));
+                            problem.run.num_threads));
   }
 }
 
@@ -154,9 +154,9 @@ void need_same(const Problem& planned, Problem problem) {
   problem.alignment = planned.alignment;
   if (problem.dtype != planned.dtype) fail_on("dtype");
   if (problem.batch != planned.batch) fail_on("batch");
-  if (problem.heads_q != planned.heads_q || problem.heads_k != planned.heads_k) fail_on("heads");
-  if (problem.seqlen_q != planned.seqlen_q || problem.tokens_q != planned.tokens_q ||
-      problem.seqlen_k != planned.seqlen_k || problem.tokens_k != planned.tokens_k) {
+  if (problem.q.heads != planned.q.heads || problem.k.heads != planned.k.heads) fail_on("heads");
+  if (problem.q.seqlen != planned.q.seqlen || problem.q.tokens != planned.q.tokens ||
+      problem.k.seqlen != planned.k.seqlen || problem.k.tokens != planned.k.tokens) {
     fail_on("seqlen");
   }
   if (problem != planned) fail_on("an option, head_dim or optional tensor");

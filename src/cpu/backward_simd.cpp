@@ -49,8 +49,8 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
   const Problem& p = plan.problem;
   float* out = scratch.two_rows;
   float* dout = scratch.two_rows + row_stride(p.head_dim_v);
-  for (int64_t i = 0; i < seq.q_len; ++i) {
-    const float lse = *call.lse.at<float>(seq.index, seq.q_begin + i, head);
+  for (int64_t i = 0; i < seq.q.len; ++i) {
+    const float lse = *call.lse.at<float>(seq.index, seq.q.begin + i, head);
     const bool live = lse != -infinity && ScoreRow(call, seq, head, i).sees_a_key();
     float delta = 0;
     if (live) {
@@ -68,9 +68,11 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
       // mutant "delta": hn::GetLane(hn::SumOfLanes(d, total)) => delta
       delta = hn::GetLane(hn::SumOfLanes(d, total));
     }
-    // mutant "dLSE": p.dlse => false
-    if (lse != -infinity && p.dlse) delta -= *call.dlse.at<float>(seq.index, seq.q_begin + i, head);
-    const int64_t at = head * p.tokens_q + token(p, seq) + i;
+    // mutant "dLSE": p.wants.dlse => false
+    if (lse != -infinity && p.wants.dlse) {
+      delta -= *call.dlse.at<float>(seq.index, seq.q.begin + i, head);
+    }
+    const int64_t at = head * p.q.tokens + token(p, seq) + i;
     shared.delta[at] = delta;
     // mutant "rows without a key": live => true
     shared.lse[at] = live ? lse : infinity;
@@ -88,7 +90,7 @@ class Slab {
         p_(item.plan.problem),
         begin_(begin),
         end_(end),
-        settles_(many_tiles(item.plan, item.sequence.q_len)) {}
+        settles_(many_tiles(item.plan, item.sequence.q.len)) {}
 
   HWY_ATTR void run() const {
 #if FA_CPU_HAS_PAIRS
@@ -109,7 +111,7 @@ class Slab {
     for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
       pack_key_block(item_.call, item_.sequence, item_.head_k, block(key));
     }
-    const int64_t q_len = item_.sequence.q_len;
+    const int64_t q_len = item_.sequence.q.len;
     const TileShape shape = tile_shape(p_.group(), q_len, item_.plan.tuning.backward_rows);
     for (int64_t t = 0; t < shape.count(); ++t) {
       rows(tile_at(shape, p_.group(), q_len, t));
@@ -149,7 +151,7 @@ class Slab {
 
   HWY_ATTR HWY_INLINE void add_dq(int64_t head, int64_t i, const float* dq) const {
     const int64_t at =
-        ((item_.chunk * p_.heads_q + head) * p_.tokens_q + token(p_, item_.sequence) + i) *
+        ((item_.chunk * p_.q.heads + head) * p_.q.tokens + token(p_, item_.sequence) + i) *
         p_.head_dim;
     const bool keeps_rest = long_chunk(item_.plan, item_.key_end - item_.key_begin);
     const D8 d;  // rows of the partial sums are not padded
@@ -170,7 +172,8 @@ class Slab {
 
   HWY_ATTR void store() const {
     const Call& call = item_.call;
-    const float factor = Scale(p_.scale, packs_pairs(p_)).score;  // the rest of the scale is in dS
+    // The rest of the scale is in dS.
+    const float factor = Scale(p_.score.scale, packs_pairs(p_)).score;
     const float* dk = settles_ ? s_.settled_dk : s_.dk;
     const float* dv = settles_ ? s_.settled_dv : s_.dv;
     for (int64_t j = 0; j < end_ - begin_; ++j) {
@@ -194,8 +197,8 @@ class Slab {
 void Item(const BackwardItem& item, const BackwardShared& shared, const BackwardScratch& scratch) {
   const Problem& p = item.plan.problem;
   for (int64_t h = item.head_k * p.group(); h < (item.head_k + 1) * p.group(); ++h) {
-    const int64_t first = (item.chunk * p.heads_q + h) * p.tokens_q + token(p, item.sequence);
-    const int64_t bytes = item.sequence.q_len * p.head_dim * static_cast<int64_t>(sizeof(float));
+    const int64_t first = (item.chunk * p.q.heads + h) * p.q.tokens + token(p, item.sequence);
+    const int64_t bytes = item.sequence.q.len * p.head_dim * static_cast<int64_t>(sizeof(float));
     std::memset(shared.dq + first * p.head_dim, 0, bytes);
     if (long_chunk(item.plan, item.key_end - item.key_begin)) {
       std::memset(shared.dq_rest + first * p.head_dim, 0, bytes);
@@ -212,11 +215,11 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
                        int64_t chunks, const BackwardShared& shared,
                        const BackwardScratch& scratch) {
   const Problem& p = plan.problem;
-  const float scale = Scale(p.scale, packs_pairs(p)).score;
-  for (int64_t i = 0; i < seq.q_len; ++i) {
+  const float scale = Scale(p.score.scale, packs_pairs(p)).score;
+  for (int64_t i = 0; i < seq.q.len; ++i) {
     float* sum = scratch.two_rows;
     const auto partial = [&](int64_t chunk) {
-      return shared.dq + ((chunk * p.heads_q + head) * p.tokens_q + token(p, seq) + i) * p.head_dim;
+      return shared.dq + ((chunk * p.q.heads + head) * p.q.tokens + token(p, seq) + i) * p.head_dim;
     };
     std::memset(sum, 0, p.head_dim * sizeof(float));
     for (int64_t c = 0; c < chunks; ++c) {
@@ -240,9 +243,10 @@ class BiasGradient {
         p_(plan.problem),
         row_begin_(row_begin),
         key_begin_(key_begin),
-        key_end_(std::min(key_begin + plan.tuning.backward_keys, p_.seqlen_k)),
-        sum_rows_(p_.bias_per_row ? std::min(plan.tuning.backward_rows, p_.seqlen_q - row_begin)
-                                  : 1) {}
+        key_end_(std::min(key_begin + plan.tuning.backward_keys, p_.k.seqlen)),
+        sum_rows_(p_.score.bias_per_row
+                      ? std::min(plan.tuning.backward_rows, p_.q.seqlen - row_begin)
+                      : 1) {}
 
   HWY_ATTR void run(int64_t slot_batch, int64_t slot_head) const {
 #if FA_CPU_HAS_PAIRS
@@ -250,17 +254,18 @@ class BiasGradient {
 #endif
     std::memset(sum(0), 0, sum_rows_ * score_stride * sizeof(float));
     std::memset(s_.bias_rest, 0, sum_rows_ * score_stride * sizeof(float));
-    // mutant "dbias: sum over the batch": p_.bias_per_batch => true
-    const int64_t batch_end = p_.bias_per_batch ? slot_batch + 1 : p_.batch;
-    // mutant "dbias: sum over heads": p_.bias_per_head => true
-    const int64_t head_end = p_.bias_per_head ? slot_head + 1 : p_.heads_q;
+    // mutant "dbias: sum over the batch": p_.score.bias_per_batch => true
+    const int64_t batch_end = p_.score.bias_per_batch ? slot_batch + 1 : p_.batch;
+    // mutant "dbias: sum over heads": p_.score.bias_per_head => true
+    const int64_t head_end = p_.score.bias_per_head ? slot_head + 1 : p_.q.heads;
     for (int64_t b = slot_batch; b < batch_end; ++b) {
       for (int64_t h = slot_head; h < head_end; ++h) add_head(call_.sequence(b), h);
     }
-    const int64_t bytes = bytes_of(p_.dbias_dtype);
+    const int64_t bytes = bytes_of(p_.wants.dbias_dtype);
     for (int64_t r = 0; r < sum_rows_; ++r) {
       const int64_t at = call_.dbias.offset(slot_batch, row_begin_ + r, slot_head) + key_begin_;
-      store_row(p_.dbias_dtype, sum(r), key_end_ - key_begin_, 1.0f, call_.dbias.data + at * bytes);
+      store_row(p_.wants.dbias_dtype, sum(r), key_end_ - key_begin_, 1.0f,
+                call_.dbias.data + at * bytes);
     }
   }
 
@@ -268,10 +273,10 @@ class BiasGradient {
   float* sum(int64_t r) const { return s_.bias + r * score_stride; }
 
   HWY_ATTR void add_head(const Sequence& seq, int64_t head) const {
-    const int64_t key_end = std::min(key_end_, seq.k_len);
-    // mutant "dbias: sum over rows": p_.bias_per_row => true
+    const int64_t key_end = std::min(key_end_, seq.k.len);
+    // mutant "dbias: sum over rows": p_.score.bias_per_row => true
     const int64_t row_end =
-        std::min(seq.q_len, p_.bias_per_row ? row_begin_ + sum_rows_ : seq.q_len);
+        std::min(seq.q.len, p_.score.bias_per_row ? row_begin_ + sum_rows_ : seq.q.len);
     if (key_begin_ >= key_end || row_begin_ >= row_end) return;
     const KeyBlock block = key_block(plan_, s_, key_begin_, key_begin_, key_end);
     pack_key_block(call_, seq, head / p_.group(), block);
@@ -282,7 +287,7 @@ class BiasGradient {
       t.load();
       t.score_gradients(block, BackwardTile::Of::softmax);
       for (int64_t r = 0; r < t.rows(); ++r) {
-        const int64_t to = p_.bias_per_row ? r : 0;
+        const int64_t to = p_.score.bias_per_row ? r : 0;
         // mutant "dbias": block.keys => 0
         add_row(s_.ds + r * score_stride, block.keys, sum(to), s_.bias_rest + to * score_stride);
       }

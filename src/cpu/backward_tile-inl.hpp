@@ -89,13 +89,13 @@ class BackwardTile {
         p_(plan.problem),
         by_tiles_(by_tiles(p_)),
         in_pairs_(packs_pairs(p_)),
-        scale_(p_.scale, in_pairs_),
+        scale_(p_.score.scale, in_pairs_),
         rows_(tile.heads * tile.rows),
         first_head_(first_head + tile.head) {}
 
   HWY_ATTR void load() const {
     for (int64_t r = 0; r < rows_; ++r) {
-      const int64_t at = head(r) * p_.tokens_q + token(p_, seq_) + row(r);
+      const int64_t at = head(r) * p_.q.tokens + token(p_, seq_) + row(r);
       s_.lse[r] = shared_.lse[at];  // +inf: exp(s - inf) = 0
       s_.delta[r] = shared_.delta[at];
     }
@@ -181,7 +181,7 @@ class BackwardTile {
 
  private:
   mask::KeyRange keys_of_row(int64_t i) const {
-    return mask::key_range(i, seq_.q_len, seq_.k_len, p_.window_left, p_.window_right);
+    return mask::key_range(i, seq_.q.len, seq_.k.len, p_.score.window_left, p_.score.window_right);
   }
 
   /// Row stride of Q's and dO's second copies.
@@ -295,7 +295,7 @@ class BackwardTile {
       return;
     }
     const int64_t keys = reach_ != nullptr ? reach_[r / group_rows()] : block.keys;
-    const bool capped = p_.softcap > 0 && of == Of::product;
+    const bool capped = p_.score.softcap > 0 && of == Of::product;
     score.finish(scale_, block.key, keys, p_row, s_.keep, capped ? s_.cap : nullptr);
     const auto lse = hn::Set(d, s_.lse[r]);
     const auto delta = hn::Set(d, s_.delta[r]);

@@ -80,7 +80,8 @@ class Forward {
       team_.evenly(p_.batch + 1, [this](int64_t b) { clear_unused(b); });
       if (plan_.streams_out) {
         team_.evenly(plan_.threads, [this](int64_t t) {
-          map_pages(call_.out, true, p_, p_.head_dim_v, plan_.tuning.large_bytes, t, plan_.threads);
+          map_pages(call_.out, p_.q, p_.batch, p_.head_dim_v, plan_.tuning.large_bytes, t,
+                    plan_.threads);
         });
         team_.barrier();
       }
@@ -104,8 +105,8 @@ class Forward {
     shared_.units[0] = shared_.items[0] = shared_.packs[0] = shared_.floats[0] = 0;
     for (int64_t b = 0; b < p_.batch; ++b) {
       const Sequence seq = call_.sequence(b);
-      const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
-      const int64_t units = cut.units(p_.heads_k);
+      const ForwardCut cut = cut_forward(plan_, seq.q.len, seq.k.len);
+      const int64_t units = cut.units(p_.k.heads);
       splits_ = splits_ || cut.chunks > 1;
       shared_.units[b + 1] = shared_.units[b] + units;
       shared_.items[b + 1] = shared_.items[b] + units * cut.items();
@@ -122,9 +123,9 @@ class Forward {
   };
   Unit unit_at(const Numbered::Place& place) const {
     const Sequence seq = call_.sequence(place.sequence);
-    const ForwardCut cut = cut_forward(plan_, seq.q_len, seq.k_len);
+    const ForwardCut cut = cut_forward(plan_, seq.q.len, seq.k.len);
     const int64_t head_k = place.unit * cut.heads_k;
-    return {seq, cut, head_k, std::min(cut.heads_k, p_.heads_k - head_k)};
+    return {seq, cut, head_k, std::min(cut.heads_k, p_.k.heads - head_k)};
   }
 
   int64_t wave_end(int64_t begin, int64_t units) const {
@@ -187,27 +188,28 @@ class Forward {
   /// The first key block that the first row sees; the last row sees the last one.
   int64_t first_block(const Unit& unit) const {
     const Sequence& seq = unit.sequence;
-    return mask::key_range(0, seq.q_len, seq.k_len, p_.window_left, p_.window_right).begin /
+    return mask::key_range(0, seq.q.len, seq.k.len, p_.score.window_left, p_.score.window_right)
+               .begin /
            plan_.tuning.forward_keys;
   }
 
   void tile(const Unit& unit, int64_t index, float* room, const ForwardScratch& scratch) const {
     const auto& [seq, cut, head_k, heads_k] = unit;
     const int64_t chunk = index % cut.chunks;
-    const int64_t keys = cut.chunks > 1 ? plan_.tuning.split_keys : seq.k_len;
+    const int64_t keys = cut.chunks > 1 ? plan_.tuning.split_keys : seq.k.len;
     // Under a causal mask the last rows see the most keys: the longest tiles go first.
     const int64_t reverse = cut.tiles.count() - 1 - index / cut.chunks;
-    Tile tile = tile_at(cut.tiles, p_.group(), seq.q_len, reverse);
+    Tile tile = tile_at(cut.tiles, p_.group(), seq.q.len, reverse);
     PartialOutputs partial;
     if (cut.chunks > 1) {
-      const int64_t rows = p_.group() * seq.q_len;
-      const int64_t first = chunk * rows + tile.head * seq.q_len;  // its rows are all of a head
+      const int64_t rows = p_.group() * seq.q.len;
+      const int64_t first = chunk * rows + tile.head * seq.q.len;  // its rows are all of a head
       partial = {room + first * padded(p_.head_dim_v), partial_sums(room, cut, rows) + first,
                  padded(p_.head_dim_v), tile.heads * tile.rows, cut.head_floats};
     }
     tile.heads *= heads_k;
     kernels_.tile({plan_, call_, seq, head_k, heads_k, tile, chunk * keys,
-                   std::min((chunk + 1) * keys, seq.k_len), cut.in_place,
+                   std::min((chunk + 1) * keys, seq.k.len), cut.in_place,
                    cut.pack_blocks > 0 ? room : nullptr, partial},
                   scratch);
   }
@@ -222,16 +224,16 @@ class Forward {
     if (cut.chunks <= 1) return;
     for (int64_t head_k = first; head_k < first + heads_k; ++head_k) {
       kernels_.combine(plan_, call_, seq, head_k, cut.chunks, room,
-                       partial_sums(room, cut, p_.group() * seq.q_len), scratch);
+                       partial_sums(room, cut, p_.group() * seq.q.len), scratch);
       room += cut.head_floats;
     }
   }
 
   void clear_unused(int64_t b) const {
     const TokenRange range = unused_tokens(call_, b, true);
-    // mutant "zeros beyond seqused": p_.heads_q => 0
-    clear_rows(call_.out, range, p_.heads_q, p_.head_dim_v);
-    if (p_.lse) clear_lse(call_.lse, range, p_.heads_q);
+    // mutant "zeros beyond seqused": p_.q.heads => 0
+    clear_rows(call_.out, range, p_.q.heads, p_.head_dim_v);
+    if (p_.wants.lse) clear_lse(call_.lse, range, p_.q.heads);
   }
 
   const CpuPlan& plan_;

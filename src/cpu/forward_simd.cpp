@@ -56,7 +56,7 @@ HWY_ATTR void pack_keys(const Call& call, const Sequence& seq, int64_t head_k, i
 void Pack(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head_k, int64_t block,
           float* packed) {
   const int64_t keys = plan.tuning.forward_keys;
-  pack_keys(call, seq, head_k, block * keys, std::min(keys, seq.k_len - block * keys),
+  pack_keys(call, seq, head_k, block * keys, std::min(keys, seq.k.len - block * keys),
             packed + block * packed_block_floats(plan.problem, keys));
 }
 
@@ -79,9 +79,10 @@ RowEnd end_row(float maximum, double sum, float sink) {
 }
 
 float sink_of(const Call& call, int64_t head) {
-  // mutant "sinks": !call.problem.sinks => true
-  if (!call.problem.sinks) return minus_infinity;
-  return load_number(call.problem.sinks_dtype, call.sinks.data, call.sinks.offset(0, 0, head));
+  // mutant "sinks": !call.problem.score.sinks => true
+  if (!call.problem.score.sinks) return minus_infinity;
+  return load_number(call.problem.score.sinks_dtype, call.sinks.data,
+                     call.sinks.offset(0, 0, head));
 }
 
 class TileForward {
@@ -93,9 +94,9 @@ class TileForward {
         in_place_(task.in_place),
         by_tiles_(!in_place_ && by_tiles(p_)),
         in_pairs_(by_tiles_ || (in_pairs(p_) && (!in_place_ || pairs_in_place()))),
-        scale_(p_.scale, in_pairs_),
-        plain_((in_pairs_ ? scale_.score > 0 : scale_.score == 1) && p_.softcap == 0 && !p_.alibi &&
-               !p_.bias),
+        scale_(p_.score.scale, in_pairs_),
+        plain_((in_pairs_ ? scale_.score > 0 : scale_.score == 1) && p_.score.softcap == 0 &&
+               !p_.score.alibi && !p_.score.bias),
         rows_(task.tile.heads * task.tile.rows),
         q_stride_(row_stride(in_place_   ? p_.head_dim
                              : by_tiles_ ? p_.head_dim / 2
@@ -153,7 +154,7 @@ class TileForward {
 
   mask::KeyRange keys_of_row(int64_t i) const {
     const Sequence& seq = t_.sequence;
-    return mask::key_range(i, seq.q_len, seq.k_len, p_.window_left, p_.window_right);
+    return mask::key_range(i, seq.q.len, seq.k.len, p_.score.window_left, p_.score.window_right);
   }
   mask::KeyRange keys_of_first_row() const { return keys_of_row(t_.tile.row); }
   mask::KeyRange keys_of_last_row() const { return keys_of_row(t_.tile.row + t_.tile.rows - 1); }
@@ -456,8 +457,8 @@ class TileForward {
         store_row(p_.dtype, o, p_.head_dim_v, end.factor,
                   query_row(c.out, t_.sequence, row(r), head(r)),
                   t_.plan.streams_out ? Store::past_caches : Store::as_usual);
-        if (p_.lse)
-          *c.lse.at<float>(t_.sequence.index, t_.sequence.q_begin + row(r), head(r)) = end.lse();
+        if (p_.wants.lse)
+          *c.lse.at<float>(t_.sequence.index, t_.sequence.q.begin + row(r), head(r)) = end.lse();
       }
     }
   }
@@ -492,10 +493,10 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
   const Floats d;
   const Problem& p = plan.problem;
   const int64_t width = padded(p.head_dim_v);
-  const int64_t rows = p.group() * seq.q_len;
+  const int64_t rows = p.group() * seq.q.len;
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t head = head_k * p.group() + r / seq.q_len;
-    const int64_t i = r % seq.q_len;
+    const int64_t head = head_k * p.group() + r / seq.q.len;
+    const int64_t i = r % seq.q.len;
     float maximum = minus_infinity;
     for (int64_t c = 0; c < chunks; ++c) {
       maximum = std::max(maximum, partial_sums[c * rows + r].maximum);
@@ -521,7 +522,7 @@ HWY_ATTR void Combine(const CpuPlan& plan, const Call& call, const Sequence& seq
     // mutant "sinks: chunks of keys": sink_of(call, head) => minus_infinity
     const RowEnd end = end_row(maximum, sum, sink_of(call, head));
     store_row(p.dtype, scratch.o, p.head_dim_v, end.factor, query_row(call.out, seq, i, head));
-    if (p.lse) *call.lse.at<float>(seq.index, seq.q_begin + i, head) = end.lse();
+    if (p.wants.lse) *call.lse.at<float>(seq.index, seq.q.begin + i, head) = end.lse();
   }
 }
 

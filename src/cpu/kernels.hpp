@@ -94,15 +94,15 @@ const BackwardKernels& backward_kernels();
 
 /// Row of delta and dq's partial sums: packed sequences lie as in the tensors.
 inline int64_t token(const Problem& problem, const Sequence& sequence) {
-  return problem.packed_q ? sequence.q_begin : sequence.index * problem.seqlen_q;
+  return problem.q.packed ? sequence.q.begin : sequence.index * problem.q.seqlen;
 }
 
 /// Address of one row of a head, counted within the sequence: of q, out, dq ... or of k, v, dk, dv.
 inline char* query_row(const Rows& rows, const Sequence& sequence, int64_t i, int64_t head) {
-  return rows.data + rows.offset(sequence.index, sequence.q_begin + i, head) * bytes_of(rows.dtype);
+  return rows.data + rows.offset(sequence.index, sequence.q.begin + i, head) * bytes_of(rows.dtype);
 }
 inline char* key_row(const Rows& rows, const Sequence& sequence, int64_t j, int64_t head) {
-  return rows.data + rows.offset(sequence.index, sequence.k_begin + j, head) * bytes_of(rows.dtype);
+  return rows.data + rows.offset(sequence.index, sequence.k.begin + j, head) * bytes_of(rows.dtype);
 }
 
 }  // namespace fa::cpu

@@ -17,18 +17,15 @@ namespace fa::cpu {
 
 /// Share `index` of `count` of a tensor's pages; does nothing for tensors below `least_bytes` and
 /// for those with other things between their rows. What is mapped already stays as it is.
-inline void map_pages([[maybe_unused]] const Rows& rows, [[maybe_unused]] bool query_side,
-                      [[maybe_unused]] const Problem& p, [[maybe_unused]] int64_t width,
+inline void map_pages([[maybe_unused]] const Rows& rows, [[maybe_unused]] const Side& side,
+                      [[maybe_unused]] int64_t batch, [[maybe_unused]] int64_t width,
                       [[maybe_unused]] int64_t least_bytes, [[maybe_unused]] int64_t index,
                       [[maybe_unused]] int64_t count) {
 #ifdef MADV_POPULATE_WRITE  // Linux 5.14; an older kernel refuses it, and pages come as they did
   if (rows.batch < 0 || rows.row < 0 || rows.head < 0) return;
-  const bool packed = query_side ? p.packed_q : p.packed_k;
-  const int64_t tokens = query_side ? p.tokens_q : p.tokens_k;
-  const int64_t heads = query_side ? p.heads_q : p.heads_k;
-  const int64_t length = packed ? tokens : query_side ? p.seqlen_q : p.seqlen_k;
-  const int64_t bytes = tokens * heads * width * bytes_of(rows.dtype);
-  const int64_t last = rows.offset(packed ? 0 : p.batch - 1, length - 1, heads - 1);
+  const int64_t length = side.packed ? side.tokens : side.seqlen;
+  const int64_t bytes = side.tokens * side.heads * width * bytes_of(rows.dtype);
+  const int64_t last = rows.offset(side.packed ? 0 : batch - 1, length - 1, side.heads - 1);
   const int64_t span = (last + width) * bytes_of(rows.dtype);
   constexpr int64_t page = 4096;
   if (bytes == 0 || bytes < least_bytes || span > bytes || sysconf(_SC_PAGESIZE) != page) return;

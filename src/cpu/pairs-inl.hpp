@@ -39,7 +39,7 @@ using Pairs = hn::CappedTag<Pair, lane_pad>;
 
 /// Pairs cannot take the scale exactly, which comes after their sums: a small one would let them
 /// overflow where what is wanted does not.
-inline bool scale_fits_pairs(const Problem& p) { return std::abs(p.scale) >= 0x1p-12; }
+inline bool scale_fits_pairs(const Problem& p) { return std::abs(p.score.scale) >= 0x1p-12; }
 
 /// Whether a problem's products are those of pairs in vectors.
 inline bool in_pairs([[maybe_unused]] const Problem& p) {

@@ -41,19 +41,19 @@ class ScoreRow {
   ScoreRow(const Call& call, const Sequence& sequence, int64_t head, int64_t i)
       : call_(call),
         problem_(call.problem),
-        diagonal_(i + sequence.k_len - sequence.q_len),
-        keys_(mask::key_range(i, sequence.q_len, sequence.k_len, problem_.window_left,
-                              problem_.window_right)),
+        diagonal_(i + sequence.k.len - sequence.q.len),
+        keys_(mask::key_range(i, sequence.q.len, sequence.k.len, problem_.score.window_left,
+                              problem_.score.window_right)),
         row_(i),
         head_(head),
         sequence_(sequence.index) {}
 
   /// Whether mask and bias leave the row a key.
   bool sees_a_key() const {
-    if (!problem_.bias) return keys_.begin < keys_.end;
+    if (!problem_.score.bias) return keys_.begin < keys_.end;
     const int64_t first = call_.bias.offset(sequence_, row_, head_);
     for (int64_t j = keys_.begin; j < keys_.end; ++j) {
-      if (load_number(problem_.bias_dtype, call_.bias.data, first + j) !=
+      if (load_number(problem_.score.bias_dtype, call_.bias.data, first + j) !=
           -std::numeric_limits<float>::infinity()) {
         return true;
       }
@@ -66,10 +66,10 @@ class ScoreRow {
   HWY_ATTR HWY_INLINE void finish(const Scale& scale, int64_t j0, int64_t n, float* s, float* line,
                                   float* cap = nullptr) const {
     if (scale.score != 1) multiply(scale.score, n, s);
-    if (problem_.softcap > 0) soften(n, s, cap);
-    if (problem_.alibi) add_alibi(j0, n, s);
-    // mutant "bias": problem_.bias => false
-    if (problem_.bias) add_bias(j0, n, s, line);
+    if (problem_.score.softcap > 0) soften(n, s, cap);
+    if (problem_.score.alibi) add_alibi(j0, n, s);
+    // mutant "bias": problem_.score.bias => false
+    if (problem_.score.bias) add_bias(j0, n, s, line);
     mask_out(j0, n, s);
   }
 
@@ -86,7 +86,7 @@ class ScoreRow {
 
   HWY_ATTR HWY_INLINE void soften(int64_t n, float* s, float* cap) const {
     const Floats d;
-    const auto limit = hn::Set(d, static_cast<float>(problem_.softcap));
+    const auto limit = hn::Set(d, static_cast<float>(problem_.score.softcap));
     const auto one = hn::Set(d, 1.0f);
     for (int64_t j = 0; j < padded(n); j += step(d)) {  // dS is 0 times the derivative beyond n
       const auto t = tanh_of(d, hn::Div(hn::Load(d, s + j), limit));
@@ -107,7 +107,7 @@ class ScoreRow {
 
   HWY_ATTR HWY_INLINE void add_bias(int64_t j0, int64_t n, float* s, float* line) const {
     const Floats d;
-    const DType dtype = problem_.bias_dtype;
+    const DType dtype = problem_.score.bias_dtype;
     const int64_t first = call_.bias.offset(sequence_, row_, head_) + j0;
     load_row(dtype, call_.bias.data + first * bytes_of(dtype), n, 1.0f, line);
     for (int64_t j = 0; j < n; j += step(d)) {
@@ -145,9 +145,9 @@ HWY_ATTR inline void ScoreRow::keep(int64_t j0, int64_t n, float* factors) const
       call_.dropout_state != nullptr ? call_.dropout_state[0] : call_.dropout_seed;
   const uint64_t offset =
       call_.dropout_state != nullptr ? call_.dropout_state[1] : call_.dropout_offset;
-  // mutant "dropout: sequence and head": sequence_ * problem_.heads_q + head_ => 0
+  // mutant "dropout: sequence and head": sequence_ * problem_.q.heads + head_ => 0
   const px::Stream stream =
-      px::stream(seed, offset, static_cast<uint32_t>(sequence_ * problem_.heads_q + head_));
+      px::stream(seed, offset, static_cast<uint32_t>(sequence_ * problem_.q.heads + head_));
   const auto product = [&](auto x, uint32_t multiplier) {
     return hn::MulEven(hn::BitCast(du32, x), hn::BitCast(du32, hn::Set(d, multiplier)));
   };

@@ -18,16 +18,14 @@ struct TokenRange {
 /// The rows (query_side) or keys of sequence b that do not count; b == batch: the packed tail.
 inline TokenRange unused_tokens(const Call& call, int64_t b, bool query_side) {
   const Problem& p = call.problem;
-  const bool packed = query_side ? p.packed_q : p.packed_k;
+  const Side& side = query_side ? p.q : p.k;
   if (b == p.batch) {
     const int32_t* cu_seqlens = query_side ? call.cu_seqlens_q : call.cu_seqlens_k;
-    const int64_t tokens = query_side ? p.tokens_q : p.tokens_k;
-    return {0, packed ? cu_seqlens[b] : 0, packed ? tokens : 0};
+    return {0, side.packed ? cu_seqlens[b] : 0, side.packed ? side.tokens : 0};
   }
   const Sequence seq = call.sequence(b);
-  const int64_t begin = query_side ? seq.q_begin : seq.k_begin;
-  return {packed ? 0 : b, begin + (query_side ? seq.q_len : seq.k_len),
-          begin + (query_side ? seq.q_extent : seq.k_extent)};
+  const Span& span = query_side ? seq.q : seq.k;
+  return {side.packed ? 0 : b, span.begin + span.len, span.begin + span.extent};
 }
 
 inline void clear_rows(const Rows& rows, TokenRange range, int64_t heads, int64_t width) {

@@ -25,31 +25,25 @@ std::string name(DType dtype) {
 
 namespace {
 
-struct Extent {
-  int64_t begin;
-  int64_t extent;
-  int64_t used;
-};
-
-Extent extent_of(int64_t b, const int32_t* cu_seqlens, int64_t seqlen, const int32_t* seqused) {
-  Extent e{0, seqlen, seqlen};
+Span span(int64_t b, const int32_t* cu_seqlens, int64_t seqlen, const int32_t* seqused) {
+  Span span{0, seqlen, seqlen};
   if (cu_seqlens != nullptr) {
     // mutant "cu_seqlens": cu_seqlens[b] => 0
-    e.begin = cu_seqlens[b];
-    e.extent = e.used = cu_seqlens[b + 1] - cu_seqlens[b];
+    span.begin = cu_seqlens[b];
+    span.extent = span.len = cu_seqlens[b + 1] - cu_seqlens[b];
   }
-  if (seqused != nullptr) e.used = seqused[b];
-  return e;
+  if (seqused != nullptr) span.len = seqused[b];
+  return span;
 }
 
 }  // namespace
 
 Sequence Call::sequence(int64_t b) const {
-  // mutant "seqused_q": seqused_q => nullptr
-  const Extent q = extent_of(b, cu_seqlens_q, problem.seqlen_q, seqused_q);
-  // mutant "seqused_k": seqused_k => nullptr
-  const Extent k = extent_of(b, cu_seqlens_k, problem.seqlen_k, seqused_k);
-  return {b, q.begin, q.extent, q.used, k.begin, k.extent, k.used};
+  return {b,
+          // mutant "seqused_q": seqused_q => nullptr
+          span(b, cu_seqlens_q, problem.q.seqlen, seqused_q),
+          // mutant "seqused_k": seqused_k => nullptr
+          span(b, cu_seqlens_k, problem.k.seqlen, seqused_k)};
 }
 
 }  // namespace fa

@@ -14,56 +14,79 @@ inline constexpr int32_t cuda_device = 2;
 
 enum class Pass : uint8_t { forward, backward };
 
+/// The queries or the keys of all sequences.
+struct Side {
+  int64_t heads = 0;
+  int64_t seqlen = 0;   ///< of the longest sequence: the extent, or max_seqlen when packed
+  int64_t tokens = 0;   ///< of all sequences: batch * seqlen, or the packed total
+  bool packed = false;  ///< cu_seqlens is given
+  bool used = false;    ///< seqused is given
+
+  friend bool operator==(const Side&, const Side&) = default;
+};
+
+/// How the product of a query and a key becomes a score, and which keys a row sees.
+struct Score {
+  double scale = 1;
+  double softcap = 0;         ///< 0 is none
+  int64_t window_left = -1;   ///< -1 unbounded, else 0 .. q.seqlen + k.seqlen
+  int64_t window_right = -1;  ///< causal is window_right = 0
+  bool alibi = false;
+  bool bias = false;
+  bool sinks = false;
+  bool bias_per_batch = false;  ///< bias has an extent of its own along batch, heads, rows
+  bool bias_per_head = false;
+  bool bias_per_row = false;
+  DType bias_dtype{};
+  DType sinks_dtype{};
+
+  friend bool operator==(const Score&, const Score&) = default;
+};
+
+/// Which results the caller wants besides the output, or besides dq, dk and dv.
+struct Wants {
+  bool lse = false;   ///< forward writes it; backward always reads it
+  bool dlse = false;  ///< the rest: backward only; the part of LSE's gradient in dq and dk
+  bool dbias = false;
+  bool dsinks = false;
+  DType dbias_dtype{};
+  DType dsinks_dtype{};
+
+  friend bool operator==(const Wants&, const Wants&) = default;
+};
+
+/// How the caller wants the pass to run.
+struct Run {
+  bool deterministic = false;
+  bool batch_invariant = false;
+  int32_t num_threads = 0;  ///< 0: as many as the CPU offers
+  Family family = Family::automatic;
+
+  friend bool operator==(const Run&, const Run&) = default;
+};
+
 /// Everything that a plan may depend on; no pointers, strides or seeds.
 struct Problem {
   Pass pass = Pass::forward;
   Device device{};
   DType dtype{};
   int64_t batch = 0;
-  int64_t heads_q = 0;
-  int64_t heads_k = 0;
   int64_t head_dim = 0;
   int64_t head_dim_v = 0;
-  int64_t seqlen_q = 0;  ///< the longest sequence: the extent, or max_seqlen_q when packed
-  int64_t seqlen_k = 0;
-  int64_t tokens_q = 0;  ///< batch * seqlen_q, or the packed total
-  int64_t tokens_k = 0;
-  bool packed_q = false;
-  bool packed_k = false;
-  bool used_q = false;  ///< seqused_q given
-  bool used_k = false;
-
-  double scale = 1;
-  int64_t window_left = -1;   ///< -1 unbounded, else 0 .. seqlen_q + seqlen_k
-  int64_t window_right = -1;  ///< causal is window_right = 0
-  double softcap = 0;
+  Side q, k;
+  Score score;
   double dropout_p = 0;
-  bool alibi = false;
-  bool bias = false;
-  bool sinks = false;
-  bool lse = false;   ///< forward writes it
-  bool dlse = false;  ///< the rest: backward only
-  bool dbias = false;
-  bool dsinks = false;
-  bool bias_per_batch = false;  ///< bias has an extent of its own along batch, heads, rows
-  bool bias_per_head = false;
-  bool bias_per_row = false;
-  DType bias_dtype{};
-  DType sinks_dtype{};
-  DType dbias_dtype{};
-  DType dsinks_dtype{};
+  Wants wants;
   int32_t alignment = 16;  ///< bytes, 16, 8, 4 or 2: what all rows of q, k, v, out, ... share
-  bool deterministic = false;
-  bool batch_invariant = false;
-  int32_t num_threads = 0;
-  Family family = Family::automatic;
+  Run run;
 
-  int64_t group() const { return heads_q / heads_k; }
-  /// That a row sees at most.
+  int64_t group() const { return q.heads / k.heads; }
+  /// The most keys that a row sees.
   int64_t keys_of_row() const {
-    const bool bounded = window_left >= 0 && window_right >= 0;
-    return bounded && window_left + window_right < seqlen_k ? window_left + window_right + 1
-                                                            : seqlen_k;
+    const bool bounded = score.window_left >= 0 && score.window_right >= 0;
+    return bounded && score.window_left + score.window_right < k.seqlen
+               ? score.window_left + score.window_right + 1
+               : k.seqlen;
   }
   friend bool operator==(const Problem&, const Problem&) = default;
 };
@@ -85,15 +108,17 @@ struct Rows {
   }
 };
 
-/// One sequence of the batch: where its rows and keys begin, how many there are, how many count.
+/// The rows or the keys of one sequence.
+struct Span {
+  int64_t begin = 0;   ///< the tensor's first row of this sequence (0 unless packed)
+  int64_t extent = 0;  ///< rows that it occupies
+  int64_t len = 0;     ///< rows that count, after seqused
+};
+
+/// One sequence of the batch.
 struct Sequence {
   int64_t index = 0;
-  int64_t q_begin = 0;   ///< row of the tensor's first row of this sequence (0 unless packed)
-  int64_t q_extent = 0;  ///< rows it occupies
-  int64_t q_len = 0;     ///< rows that count, after seqused_q
-  int64_t k_begin = 0;
-  int64_t k_extent = 0;
-  int64_t k_len = 0;
+  Span q, k;
 };
 
 /// A validated call: the problem, and where its tensors are.

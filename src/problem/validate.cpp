@@ -34,8 +34,7 @@ class Validator {
   void shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options);
   void lengths(const Options& options);
   void extras(const Options& options);
-  Rows rows(const char* name, const Tensor& tensor, bool query_side, int64_t heads, int64_t width,
-            Use use);
+  Rows rows(const char* name, const Tensor& tensor, const Side& side, int64_t width, Use use);
   Rows lse(const char* name, const Tensor& tensor, Use use);
   void bias_gradient(const Tensor& dbias);
   void sinks_gradient(const Tensor& dsinks);
@@ -59,7 +58,7 @@ class Validator {
     return known != end ? *known : add(name, tensor, use, allowed);
   }
   void side(const char* name, const Argument& tensor, const char* cu_name, const Tensor& cu_seqlens,
-            const char* max_name, int64_t max, bool& packed, int64_t& seqlen, int64_t& tokens);
+            const char* max_name, int64_t max, Side& side);
   const int32_t* cu_seqlens(const char* name, const Tensor& tensor, const char* max_name,
                             int64_t longest, int64_t tokens);
   const int32_t* seqused(const char* name, const Tensor& tensor, const int32_t* cu_seqlens,
@@ -98,7 +97,7 @@ void Validator::numbers(const Options& options) {
   Problem& p = problem();
   if (options.scale) need_finite("scale", *options.scale);
   // mutant "scale": options.scale => std::optional<double>()
-  p.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(p.head_dim)));
+  p.score.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(p.head_dim)));
   need_finite("softcap", options.softcap);
   if (options.softcap < 0) {
     fail(Status::invalid_argument, "softcap", "is {}; it must be positive, or 0 for none",
@@ -110,7 +109,7 @@ void Validator::numbers(const Options& options) {
          options.softcap, FLT_MIN);
   }
   // mutant "softcap": options.softcap => 0
-  p.softcap = options.softcap;
+  p.score.softcap = options.softcap;
   if (!(options.dropout_p >= 0 && options.dropout_p < 1)) {
     fail(Status::invalid_argument, "dropout_p", "is {}; it must be at least 0 and less than 1",
          options.dropout_p);
@@ -120,58 +119,57 @@ void Validator::numbers(const Options& options) {
   call_.dropout_seed = options.dropout_seed;
   // mutant "dropout: offset": options.dropout_offset => 0
   call_.dropout_offset = options.dropout_offset;
-  const int64_t farthest = p.seqlen_q + p.seqlen_k;  // no key is farther from any diagonal
+  const int64_t farthest = p.q.seqlen + p.k.seqlen;  // no key is farther from any diagonal
   const auto side = [&](int64_t window) {
     return window < 0 ? int64_t{-1} : std::min(window, farthest);
   };
   // mutant "window left": side(options.window_left) => -1
-  p.window_left = side(options.window_left);
+  p.score.window_left = side(options.window_left);
   // mutant "window right": side(options.window_right) => -1
   // mutant "causal": options.causal => false
-  p.window_right = options.causal ? 0 : side(options.window_right);
-  p.deterministic = options.deterministic;
-  p.batch_invariant = options.batch_invariant;
+  p.score.window_right = options.causal ? 0 : side(options.window_right);
+  p.run.deterministic = options.deterministic;
+  p.run.batch_invariant = options.batch_invariant;
   if (options.num_threads < 0 || options.num_threads > 4096) {
     fail(Status::invalid_argument, "num_threads", "is {}; allowed are 0 (the default) to 4096",
          options.num_threads);
   }
-  p.num_threads = options.num_threads;
+  p.run.num_threads = options.num_threads;
   if (options.family < Family::automatic || options.family > Family::sm90) {
     fail(Status::invalid_argument, "family", "is {}; allowed are 0 (automatic), 1 (sm80), 2 (sm90)",
          static_cast<int32_t>(options.family));
   }
-  p.family = options.family;
+  p.run.family = options.family;
 }
 
 void Validator::side(const char* name, const Argument& tensor, const char* cu_name,
-                     const Tensor& cu_seqlens, const char* max_name, int64_t max, bool& packed,
-                     int64_t& seqlen, int64_t& tokens) {
-  packed = cu_seqlens.given();
-  if (packed) {
+                     const Tensor& cu_seqlens, const char* max_name, int64_t max, Side& side) {
+  side.packed = cu_seqlens.given();
+  if (side.packed) {
     tensor.need_dims(3, "[tokens, heads, head_dim] (packed: cu_seqlens is given)");
     const Argument& cu = add(cu_name, cu_seqlens, Use::input, {int32});
     cu.need_dims(1, "[batch + 1]");
     if (cu.extent(0) < 1) {
       fail(Status::invalid_argument, cu_name, "is empty; expected [batch + 1] numbers");
     }
-    tokens = tensor.extent(0);
-    seqlen = max;
+    side.tokens = tensor.extent(0);
     if (max < 0 || max > max_seqlen) {
       fail(Status::invalid_argument, max_name, "is {}; with {} it must be 0 to {}", max, cu_name,
            max_seqlen);
     }
-    seqlen = std::min(max, tokens);
+    side.seqlen = std::min(max, side.tokens);
   } else {
     tensor.need_dims(4, "[batch, seqlen, heads, head_dim]");
     if (max != 0) {
       fail(Status::invalid_argument, max_name, "is {}; it is only for packed sequences ({})", max,
            cu_name);
     }
-    seqlen = tensor.extent(1);
-    tokens = tensor.extent(0) * seqlen;
+    side.seqlen = tensor.extent(1);
+    side.tokens = tensor.extent(0) * side.seqlen;
   }
-  if (seqlen > max_seqlen) {
-    fail(Status::invalid_argument, name, "has seqlen {}; allowed are up to {}", seqlen, max_seqlen);
+  if (side.seqlen > max_seqlen) {
+    fail(Status::invalid_argument, name, "has seqlen {}; allowed are up to {}", side.seqlen,
+         max_seqlen);
   }
 }
 
@@ -181,60 +179,56 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
   p.dtype = query.dtype();
   const Argument& key = add("k", k, Use::input, {p.dtype});
   const Argument& value = add("v", v, Use::input, {p.dtype});
-  side("q", query, "cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q", options.max_seqlen_q,
-       p.packed_q, p.seqlen_q, p.tokens_q);
-  side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k,
-       p.packed_k, p.seqlen_k, p.tokens_k);
-  p.batch = p.packed_q ? options.cu_seqlens_q.shape[0] - 1 : query.extent(0);
-  const int64_t batch_k = p.packed_k ? options.cu_seqlens_k.shape[0] - 1 : key.extent(0);
+  side("q", query, "cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q", options.max_seqlen_q, p.q);
+  side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k, p.k);
+  p.batch = p.q.packed ? options.cu_seqlens_q.shape[0] - 1 : query.extent(0);
+  const int64_t batch_k = p.k.packed ? options.cu_seqlens_k.shape[0] - 1 : key.extent(0);
   if (batch_k != p.batch) {
-    fail(Status::invalid_argument, p.packed_k ? "cu_seqlens_k" : "k",
+    fail(Status::invalid_argument, p.k.packed ? "cu_seqlens_k" : "k",
          "is for a batch of {}, but q for {}", batch_k, p.batch);
   }
   const auto last = [](const Argument& a, int back) { return a.extent(a.ndim() - back); };
-  p.heads_q = last(query, 2);
-  p.heads_k = last(key, 2);
+  p.q.heads = last(query, 2);
+  p.k.heads = last(key, 2);
   p.head_dim = last(query, 1);
   value.need_dims(key.ndim(), "as k");
   p.head_dim_v = last(value, 1);
-  if (p.heads_k < 1 || p.heads_q < 1 || p.heads_q % p.heads_k != 0) {
+  if (p.k.heads < 1 || p.q.heads < 1 || p.q.heads % p.k.heads != 0) {
     fail(Status::invalid_argument, "k",
-         "has {} heads and q {}; q's must be a positive multiple of k's", p.heads_k, p.heads_q);
+         "has {} heads and q {}; q's must be a positive multiple of k's", p.k.heads, p.q.heads);
   }
   need_head_dims(p.head_dim, p.head_dim_v);
-  if (std::max<int64_t>(p.batch, 1) > max_seqlen / p.heads_q) {
+  if (std::max<int64_t>(p.batch, 1) > max_seqlen / p.q.heads) {
     fail(Status::invalid_argument, "q", "has batch {} x heads {}; allowed are up to {} together",
-         p.batch, p.heads_q, max_seqlen);
+         p.batch, p.q.heads, max_seqlen);
   }
-  call_.q = rows("q", q, true, p.heads_q, p.head_dim, Use::input);
-  call_.k = rows("k", k, false, p.heads_k, p.head_dim, Use::input);
-  call_.v = rows("v", v, false, p.heads_k, p.head_dim_v, Use::input);
+  call_.q = rows("q", q, p.q, p.head_dim, Use::input);
+  call_.k = rows("k", k, p.k, p.head_dim, Use::input);
+  call_.v = rows("v", v, p.k, p.head_dim_v, Use::input);
 }
 
-Rows Validator::rows(const char* name, const Tensor& tensor, bool query_side, int64_t heads,
-                     int64_t width, Use use) {
+Rows Validator::rows(const char* name, const Tensor& tensor, const Side& side, int64_t width,
+                     Use use) {
   const Problem& p = problem();
   const Argument& argument = known_or_added(name, tensor, use, {p.dtype});
-  const bool packed = query_side ? p.packed_q : p.packed_k;
-  if (packed) {
-    argument.need_shape({query_side ? p.tokens_q : p.tokens_k, heads, width},
-                        "[tokens, heads, head_dim]");
+  if (side.packed) {
+    argument.need_shape({side.tokens, side.heads, width}, "[tokens, heads, head_dim]");
   } else {
-    argument.need_shape({p.batch, query_side ? p.seqlen_q : p.seqlen_k, heads, width},
+    argument.need_shape({p.batch, side.seqlen, side.heads, width},
                         "[batch, seqlen, heads, head_dim]");
   }
   if (!argument.empty()) problem().alignment = std::min(p.alignment, argument.alignment());
-  return packed ? argument.rows(-1, 0, 1) : argument.rows(0, 1, 2);
+  return side.packed ? argument.rows(-1, 0, 1) : argument.rows(0, 1, 2);
 }
 
 Rows Validator::lse(const char* name, const Tensor& tensor, Use use) {
   const Problem& p = problem();
   const Argument& argument = add(name, tensor, use, {float32});
-  if (p.packed_q) {
-    argument.need_shape({p.heads_q, p.tokens_q}, "[heads_q, tokens_q]");
+  if (p.q.packed) {
+    argument.need_shape({p.q.heads, p.q.tokens}, "[heads_q, tokens_q]");
     return argument.rows(-1, 1, 0);
   }
-  argument.need_shape({p.batch, p.heads_q, p.seqlen_q}, "[batch, heads_q, seqlen_q]");
+  argument.need_shape({p.batch, p.q.heads, p.q.seqlen}, "[batch, heads_q, seqlen_q]");
   return argument.rows(0, 2, 1);
 }
 
@@ -284,13 +278,13 @@ const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const 
 void Validator::lengths(const Options& options) {
   Problem& p = problem();
   call_.cu_seqlens_q = cu_seqlens("cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q",
-                                  options.max_seqlen_q, p.tokens_q);
+                                  options.max_seqlen_q, p.q.tokens);
   call_.cu_seqlens_k = cu_seqlens("cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k",
-                                  options.max_seqlen_k, p.tokens_k);
-  p.used_q = options.seqused_q.given();
-  p.used_k = options.seqused_k.given();
-  call_.seqused_q = seqused("seqused_q", options.seqused_q, call_.cu_seqlens_q, p.seqlen_q);
-  call_.seqused_k = seqused("seqused_k", options.seqused_k, call_.cu_seqlens_k, p.seqlen_k);
+                                  options.max_seqlen_k, p.k.tokens);
+  p.q.used = options.seqused_q.given();
+  p.k.used = options.seqused_k.given();
+  call_.seqused_q = seqused("seqused_q", options.seqused_q, call_.cu_seqlens_q, p.q.seqlen);
+  call_.seqused_k = seqused("seqused_k", options.seqused_k, call_.cu_seqlens_k, p.k.seqlen);
 }
 
 /// bias and its gradient: [B or 1, Hq or 1, Sq or 1, Sk].
@@ -300,7 +294,7 @@ Rows Validator::bias(const char* name, const Tensor& tensor, Use use, Dtypes all
   const Argument& a = add(name, tensor, use, allowed);
   const char* expected = "[batch or 1, heads_q or 1, seqlen_q or 1, seqlen_k]";
   a.need_dims(4, expected);
-  const int64_t full[] = {p.batch, p.heads_q, p.seqlen_q, p.seqlen_k};
+  const int64_t full[] = {p.batch, p.q.heads, p.q.seqlen, p.k.seqlen};
   for (int d = 0; d < 4; ++d) {
     if (a.extent(d) != full[d] && (d == 3 || a.extent(d) != 1)) {
       fail(Status::invalid_argument, name, "has the extent {} in dimension {}; expected {} = [{}]",
@@ -321,35 +315,35 @@ void Validator::extras(const Options& options) {
   }
   if (options.alibi_slopes.given()) {
     // mutant "ALiBi": true => false
-    p.alibi = true;
+    p.score.alibi = true;
     const Argument& slopes = add("alibi_slopes", options.alibi_slopes, Use::input, {float32});
     if (slopes.ndim() == 2) {
-      slopes.need_shape({p.batch, p.heads_q}, "[batch, heads_q]");
+      slopes.need_shape({p.batch, p.q.heads}, "[batch, heads_q]");
     } else {
-      slopes.need_shape({p.heads_q}, "[heads_q] or [batch, heads_q]");
+      slopes.need_shape({p.q.heads}, "[heads_q] or [batch, heads_q]");
     }
     // mutant "ALiBi per batch": slopes.rows(0, -1, 1) => slopes.rows(-1, -1, 1)
     call_.alibi = slopes.ndim() == 2 ? slopes.rows(0, -1, 1) : slopes.rows(-1, -1, 0);
   }
   if (options.bias.given()) {
-    if (p.packed_q || p.packed_k) {
+    if (p.q.packed || p.k.packed) {
       fail(Status::unsupported, "bias", "is not offered with packed sequences ({})",
-           p.packed_q ? "cu_seqlens_q" : "cu_seqlens_k");
+           p.q.packed ? "cu_seqlens_q" : "cu_seqlens_k");
     }
     const Argument* bias_argument = nullptr;
     call_.bias = bias("bias", options.bias, Use::input, {p.dtype, float32}, &bias_argument);
-    p.bias = true;
-    p.bias_dtype = bias_argument->dtype();
+    p.score.bias = true;
+    p.score.bias_dtype = bias_argument->dtype();
     // mutant "bias per batch": bias_argument->extent(0) != 1 => false
-    p.bias_per_batch = bias_argument->extent(0) != 1;
-    p.bias_per_head = bias_argument->extent(1) != 1;
-    p.bias_per_row = bias_argument->extent(2) != 1;
+    p.score.bias_per_batch = bias_argument->extent(0) != 1;
+    p.score.bias_per_head = bias_argument->extent(1) != 1;
+    p.score.bias_per_row = bias_argument->extent(2) != 1;
   }
   if (options.sinks.given()) {
     const Argument& sinks = add("sinks", options.sinks, Use::input, {p.dtype, float32});
-    sinks.need_shape({p.heads_q}, "[heads_q]");
-    p.sinks = true;
-    p.sinks_dtype = sinks.dtype();
+    sinks.need_shape({p.q.heads}, "[heads_q]");
+    p.score.sinks = true;
+    p.score.sinks_dtype = sinks.dtype();
     call_.sinks = sinks.rows(-1, -1, 0);
   }
 }
@@ -357,29 +351,29 @@ void Validator::extras(const Options& options) {
 void Validator::bias_gradient(const Tensor& dbias) {
   Problem& p = problem();
   if (!dbias.given()) return;
-  if (!p.bias) fail(Status::invalid_argument, "dbias", "is given without bias");
+  if (!p.score.bias) fail(Status::invalid_argument, "dbias", "is given without bias");
   const Argument* argument = nullptr;
-  call_.dbias = bias("dbias", dbias, Use::output, {p.bias_dtype, float32}, &argument);
-  const bool own[] = {p.bias_per_batch, p.bias_per_head, p.bias_per_row};
+  call_.dbias = bias("dbias", dbias, Use::output, {p.score.bias_dtype, float32}, &argument);
+  const bool own[] = {p.score.bias_per_batch, p.score.bias_per_head, p.score.bias_per_row};
   for (int d = 0; d < 3; ++d) {
     if ((argument->extent(d) != 1) != own[d]) {
       fail(Status::invalid_argument, "dbias", "has the extent {} in dimension {}, unlike bias",
            argument->extent(d), d);
     }
   }
-  p.dbias = true;
-  p.dbias_dtype = argument->dtype();
+  p.wants.dbias = true;
+  p.wants.dbias_dtype = argument->dtype();
 }
 
 void Validator::sinks_gradient(const Tensor& dsinks) {
   Problem& p = problem();
   if (!dsinks.given()) return;
-  if (!p.sinks) fail(Status::invalid_argument, "dsinks", "is given without sinks");
-  const Argument& argument = add("dsinks", dsinks, Use::output, {p.sinks_dtype, float32});
-  argument.need_shape({p.heads_q}, "[heads_q]");
+  if (!p.score.sinks) fail(Status::invalid_argument, "dsinks", "is given without sinks");
+  const Argument& argument = add("dsinks", dsinks, Use::output, {p.score.sinks_dtype, float32});
+  argument.need_shape({p.q.heads}, "[heads_q]");
   call_.dsinks = argument.rows(-1, -1, 0);
-  p.dsinks = true;
-  p.dsinks_dtype = argument.dtype();
+  p.wants.dsinks = true;
+  p.wants.dsinks_dtype = argument.dtype();
 }
 
 Validator start(Pass pass, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -398,9 +392,9 @@ Call validate(const ForwardArgs& args, const Options& options, Data data, const 
   Validator validator = start(Pass::forward, args.q, args.k, args.v, options, data);
   Call& call = validator.call();
   Problem& p = validator.problem();
-  call.out = validator.rows("out", args.out, true, p.heads_q, p.head_dim_v, Use::output);
-  p.lse = args.lse.given();
-  if (p.lse) call.lse = validator.lse("lse", args.lse, Use::output);
+  call.out = validator.rows("out", args.out, p.q, p.head_dim_v, Use::output);
+  p.wants.lse = args.lse.given();
+  if (p.wants.lse) call.lse = validator.lse("lse", args.lse, Use::output);
   return validator.finish(workspace);
 }
 
@@ -409,15 +403,15 @@ Call validate(const BackwardArgs& args, const Options& options, Data data,
   Validator validator = start(Pass::backward, args.q, args.k, args.v, options, data);
   Call& call = validator.call();
   Problem& p = validator.problem();
-  call.dout = validator.rows("dout", args.dout, true, p.heads_q, p.head_dim_v, Use::input);
-  call.out = validator.rows("out", args.out, true, p.heads_q, p.head_dim_v, Use::input);
+  call.dout = validator.rows("dout", args.dout, p.q, p.head_dim_v, Use::input);
+  call.out = validator.rows("out", args.out, p.q, p.head_dim_v, Use::input);
   call.lse = validator.lse("lse", args.lse, Use::input);
-  p.lse = true;
-  call.dq = validator.rows("dq", args.dq, true, p.heads_q, p.head_dim, Use::output);
-  call.dk = validator.rows("dk", args.dk, false, p.heads_k, p.head_dim, Use::output);
-  call.dv = validator.rows("dv", args.dv, false, p.heads_k, p.head_dim_v, Use::output);
-  p.dlse = args.dlse.given();
-  if (p.dlse) call.dlse = validator.lse("dlse", args.dlse, Use::input);
+  p.wants.lse = true;
+  call.dq = validator.rows("dq", args.dq, p.q, p.head_dim, Use::output);
+  call.dk = validator.rows("dk", args.dk, p.k, p.head_dim, Use::output);
+  call.dv = validator.rows("dv", args.dv, p.k, p.head_dim_v, Use::output);
+  p.wants.dlse = args.dlse.given();
+  if (p.wants.dlse) call.dlse = validator.lse("dlse", args.dlse, Use::input);
   validator.bias_gradient(args.dbias);
   validator.sinks_gradient(args.dsinks);
   return validator.finish(workspace);

@@ -19,14 +19,14 @@ Problem problem(int64_t batch, int64_t seqlen, int64_t head_dim, int64_t head_di
   p.device = {cuda_device, 0};
   p.dtype = bfloat16;
   p.batch = batch;
-  p.heads_q = 8;
-  p.heads_k = 2;
+  p.q.heads = 8;
+  p.k.heads = 2;
   p.head_dim = head_dim;
   p.head_dim_v = head_dim_v;
-  p.seqlen_q = p.seqlen_k = seqlen;
-  p.tokens_q = p.tokens_k = batch * seqlen;
-  p.scale = 0.125;
-  p.lse = true;
+  p.q.seqlen = p.k.seqlen = seqlen;
+  p.q.tokens = p.k.tokens = batch * seqlen;
+  p.score.scale = 0.125;
+  p.wants.lse = true;
   return p;
 }
 
@@ -36,7 +36,7 @@ TEST(CudaBackwardPlan, EveryHeadDimFitsEveryGpu) {
       for (const int64_t head_dim_v : {int64_t{8}, head_dim, int64_t{256}}) {
         for (const int64_t window_right : {-1, 0}) {
           Problem p = problem(2, 1000, head_dim, head_dim_v);
-          p.window_right = window_right;
+          p.score.window_right = window_right;
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
           const BackwardTile t = backward_tile(p, gpu);
           EXPECT_TRUE(fits(t, head_dim, head_dim_v, gpu));
@@ -61,8 +61,8 @@ TEST(CudaBackwardPlan, TilesCoverRowsAndKeys) {
   EXPECT_EQ(plan.key_blocks, plan.key_tiles * 3 * 2);
   EXPECT_EQ(plan.row_blocks, plan.row_tiles * 3 * 8);
   EXPECT_EQ(plan.padded_rows, 3 * plan.row_tiles * plan.cut.rows);
-  p.packed_q = p.packed_k = true;
-  p.tokens_q = p.tokens_k = 1777;
+  p.q.packed = p.k.packed = true;
+  p.q.tokens = p.k.tokens = 1777;
   plan = plan_cuda_backward(p, gpu);
   // Each of three sequences may leave a tile unfilled, and so may the tokens behind them.
   EXPECT_GE(plan.key_tiles * plan.cut.keys, 1777 + 3 * plan.cut.keys);
@@ -77,7 +77,7 @@ TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
   // dQ, LSE and delta; dK and dV, which two blocks share for want of tiles, and their counters.
   const int64_t shared_keys = 2 * 4096 * 4 * (128 + 128) + 2 * 4096 / 64 * 4;
   EXPECT_EQ(plan.workspace.all(), 8 * 4096 * 4 * (128 + 2) + shared_keys);
-  p.deterministic = true;
+  p.run.deterministic = true;
   const CudaBackwardPlan ordered = plan_cuda_backward(p, gpu);
   EXPECT_EQ(ordered.workspace.all() - plan.workspace.all(), 8 * 4096 / 64 * 4);
   EXPECT_NE(ordered.main(), plan.main());
@@ -94,11 +94,11 @@ TEST(CudaBackwardPlan, TheWorkspaceIsLinearAndSaysWhatItIsFor) {
 TEST(CudaBackwardPlan, ABiasTakesNothingASumOfItsSizeOrOneOfItsKeys) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   Problem p = problem(2, 512, 64, 64);
-  p.bias = p.dbias = true;
+  p.score.bias = p.wants.dbias = true;
   const auto sums = [&](bool batch, bool head, bool row) {
-    p.bias_per_batch = batch;
-    p.bias_per_head = head;
-    p.bias_per_row = row;
+    p.score.bias_per_batch = batch;
+    p.score.bias_per_head = head;
+    p.score.bias_per_row = row;
     return plan_cuda_backward(p, gpu).workspace.dbias_sum;
   };
   EXPECT_EQ(sums(true, true, true), 0);
@@ -113,14 +113,14 @@ TEST(CudaBackwardPlan, ABiasTakesNothingASumOfItsSizeOrOneOfItsKeys) {
 TEST(CudaBackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   Problem p = problem(2, 512, 64, 64);
-  p.bias = p.dbias = p.bias_per_row = p.deterministic = true;
+  p.score.bias = p.wants.dbias = p.score.bias_per_row = p.run.deterministic = true;
   CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
   EXPECT_TRUE(plan.by_sequence && plan.by_head);
   EXPECT_EQ(plan.parts, 1);
-  p.bias_per_head = true;
+  p.score.bias_per_head = true;
   plan = plan_cuda_backward(p, gpu);
   EXPECT_TRUE(plan.by_sequence && !plan.by_head);
-  p.bias_per_batch = true;
+  p.score.bias_per_batch = true;
   plan = plan_cuda_backward(p, gpu);
   EXPECT_TRUE(!plan.by_sequence && !plan.by_head);
   EXPECT_EQ(plan.launches.front().kernel.entry, "fa_backward_bias");
@@ -141,7 +141,8 @@ TEST(CudaBackwardPlan, LaunchesStandInTheirOrderWithTheirGrids) {
   EXPECT_EQ(names(plan_cuda_backward(p, gpu, {.parts = 1})),
             (std::vector<std::string>{prepare, main, finish}));
   p.dtype = float16;
-  p.sinks = p.dsinks = p.bias = p.dbias = p.bias_per_batch = p.bias_per_row = true;  // not per head
+  p.score.sinks = p.wants.dsinks = p.score.bias = p.wants.dbias = p.score.bias_per_batch =
+      p.score.bias_per_row = true;  // not per head
   CudaBackwardPlan plan = plan_cuda_backward(p, gpu, {.parts = 2});
   EXPECT_EQ(names(plan), (std::vector<std::string>{"fa_backward_values", prepare, main, finish,
                                                    keys, bias, "fa_backward_sinks"}));
@@ -150,11 +151,11 @@ TEST(CudaBackwardPlan, LaunchesStandInTheirOrderWithTheirGrids) {
   EXPECT_EQ(plan.launches[2].grid.x, static_cast<unsigned>(plan.key_blocks * 2));
   EXPECT_EQ(plan.launches[5].grid.x, 2 * 512U);  // the rows of the bias
   EXPECT_EQ(plan.launches[6].grid.x, 8U);
-  p.bias_per_head = true;
+  p.score.bias_per_head = true;
   EXPECT_EQ(names(plan_cuda_backward(p, gpu)).front(), bias);
 
-  p.bias_per_batch = p.bias_per_head = false;
-  p.deterministic = true;
+  p.score.bias_per_batch = p.score.bias_per_head = false;
+  p.run.deterministic = true;
   plan = plan_cuda_backward(p, gpu);
   const auto in_turn = std::ranges::find(plan.launches, Over::key_parts, &Launch::over);
   EXPECT_EQ(in_turn->sequences, 2);
@@ -167,10 +168,10 @@ TEST(CudaBackwardPlan, WithoutBlocksThereIsNothingToDo) {
   EXPECT_TRUE(plan_cuda_backward(problem(0, 512, 64, 64), gpu).empty());
   EXPECT_TRUE(plan_cuda_backward(problem(2, 0, 64, 64), gpu).empty());
   Problem p = problem(0, 512, 64, 64);
-  p.sinks = p.dsinks = true;  // whose gradient is 0, which is to be written
+  p.score.sinks = p.wants.dsinks = true;  // whose gradient is 0, which is to be written
   EXPECT_FALSE(plan_cuda_backward(p, gpu).empty());
   p = problem(2, 0, 64, 64);
-  p.bias = p.dbias = p.bias_per_row = true;
+  p.score.bias = p.wants.dbias = p.score.bias_per_row = true;
   EXPECT_TRUE(plan_cuda_backward(p, gpu).empty());
 }
 
@@ -179,7 +180,7 @@ TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   const auto tile = [&](int64_t head_dim, int64_t seqlen, bool in_order) {
     Problem p = problem(1, seqlen, head_dim, head_dim);
-    p.deterministic = in_order;
+    p.run.deterministic = in_order;
     return backward_tile(p, gpu);
   };
   for (const int64_t head_dim : {64, 96}) {
@@ -187,10 +188,10 @@ TEST(CudaBackwardPlan, TilesDependOnTheLengthTheScoresAndTheOrder) {
     EXPECT_EQ(tile(head_dim, 512, false).keys, 64);
     EXPECT_EQ(tile(head_dim, 4096, true), tile(head_dim, 4096, false));
     Problem capped = problem(1, 4096, head_dim, head_dim);
-    capped.softcap = 2;
+    capped.score.softcap = 2;
     EXPECT_EQ(backward_tile(capped, gpu).keys, 64);
     Problem packed = problem(1, 4096, head_dim, head_dim);
-    packed.packed_q = packed.packed_k = true;
+    packed.q.packed = packed.k.packed = true;
     EXPECT_EQ(backward_tile(packed, gpu).keys, 64);
   }
   EXPECT_EQ(tile(64, 512, false).min_blocks, 3);
@@ -209,14 +210,14 @@ TEST(CudaBackwardPlan, LooksForMasksOnlyWhereThereAreSome) {
     return constants.find("all_seen") == constants.npos;
   };
   EXPECT_FALSE(looks([](Problem&) {}));
-  EXPECT_FALSE(looks([](Problem& p) { p.seqlen_q = 1000; }));
-  EXPECT_FALSE(looks([](Problem& p) { p.used_q = true; }));
-  EXPECT_TRUE(looks([](Problem& p) { p.seqlen_k = 1000; }));
+  EXPECT_FALSE(looks([](Problem& p) { p.q.seqlen = 1000; }));
+  EXPECT_FALSE(looks([](Problem& p) { p.q.used = true; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.k.seqlen = 1000; }));
   EXPECT_TRUE(looks([](Problem& p) { p.head_dim = p.head_dim_v = 96; }));  // 96 keys a block
-  EXPECT_TRUE(looks([](Problem& p) { p.window_right = 0; }));
-  EXPECT_TRUE(looks([](Problem& p) { p.window_left = 100; }));
-  EXPECT_TRUE(looks([](Problem& p) { p.used_k = true; }));
-  EXPECT_TRUE(looks([](Problem& p) { p.packed_q = p.packed_k = true; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.score.window_right = 0; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.score.window_left = 100; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.k.used = true; }));
+  EXPECT_TRUE(looks([](Problem& p) { p.q.packed = p.k.packed = true; }));
 }
 
 TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
@@ -226,8 +227,8 @@ TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
       for (const int64_t keys : {64, 100, 512, 700, 1000, 1024, 1152, 2048, 3000, 3072, 16384}) {
         for (const int form : {0, 1, 2, 3}) {
           Problem p = problem(4, keys, head_dim, head_dim);
-          p.window_right = form % 2 - 1;
-          p.packed_q = p.packed_k = form / 2 == 1;
+          p.score.window_right = form % 2 - 1;
+          p.q.packed = p.k.packed = form / 2 == 1;
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
           for (const Launch& launch : plan.launches) {
             EXPECT_EQ(std::ranges::count(kernels, launch.kernel), 1)
@@ -253,15 +254,15 @@ TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   for (const int64_t group : {1, 2, 6, 7, 16}) {
     Problem p = problem(1, 8192, 128, 128);
-    p.heads_k = 8;
-    p.heads_q = 8 * group;
+    p.k.heads = 8;
+    p.q.heads = 8 * group;
     CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
     EXPECT_EQ(plan.parts * plan.part_heads, group);
     EXPECT_GE(plan.key_blocks * plan.parts, std::min<int64_t>(8 * 128 * group, 12 * 264));
-    p.deterministic = true;
+    p.run.deterministic = true;
     EXPECT_EQ(plan_cuda_backward(p, gpu).parts, group);
-    p.batch_invariant = true;
-    p.deterministic = false;
+    p.run.batch_invariant = true;
+    p.run.deterministic = false;
     EXPECT_EQ(plan_cuda_backward(p, gpu).parts, 1);
   }
 }
@@ -272,16 +273,16 @@ TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
     for (const int64_t head_dim : {32, 64, 96, 128, 192, 256}) {
       for (const int64_t right : {-1, 0}) {
         Problem p = problem(1, 100, head_dim, head_dim);
-        p.window_right = right;
-        p.batch_invariant = true;
+        p.score.window_right = right;
+        p.run.batch_invariant = true;
         const BackwardTile alone = backward_tile(p, gpu);
         for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
           for (const bool packed : {false, true}) {
             Problem other = problem(3, seqlen, head_dim, head_dim);
-            other.window_right = right;
-            other.batch_invariant = true;
-            other.packed_q = other.packed_k = packed;
-            other.tokens_q = other.tokens_k = 3 * seqlen;
+            other.score.window_right = right;
+            other.run.batch_invariant = true;
+            other.q.packed = other.k.packed = packed;
+            other.q.tokens = other.k.tokens = 3 * seqlen;
             const CudaBackwardPlan plan = plan_cuda_backward(other, gpu);
             EXPECT_EQ(plan.cut, plan_cuda_backward(p, gpu).cut);
             EXPECT_EQ(backward_tile(other, gpu), alone) << to_text(plan);
@@ -299,15 +300,15 @@ TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
     const char* message;
   } cases[] = {
       {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
-      {[](Problem& p) { p.packed_k = true, p.tokens_k = int64_t{1} << 31; },
+      {[](Problem& p) { p.k.packed = true, p.k.tokens = int64_t{1} << 31; },
        "k: has 2147483648 rows;"},
       {[](Problem& p) { p.head_dim = 576, p.head_dim_v = 512; }, "q: has head_dim 576, 512 of v;"},
       {[](Problem& p) { p.head_dim = 264; },
        "q: has head_dim 264, 64 of v; the backward pass of "
        "CUDA devices takes up to 256"},
       {[](Problem& p) { p.head_dim_v = 512; }, "q: has head_dim 64, 512 of v;"},
-      {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
-      {[](Problem& p) { p.batch = 1 << 20, p.heads_q = p.heads_k = 1 << 20; }, "k: makes "},
+      {[](Problem& p) { p.run.family = Family::sm90; }, "family: is sm90;"},
+      {[](Problem& p) { p.batch = 1 << 20, p.q.heads = p.k.heads = 1 << 20; }, "k: makes "},
   };
   for (const auto& refused : cases) {
     Problem p = problem(1, 64, 64, 64);

@@ -133,15 +133,15 @@ std::vector<Target> wide_targets() {
       p.device = {cuda_device, 0};
       p.dtype = bfloat16;
       p.batch = 1;
-      p.heads_q = p.heads_k = 4;
+      p.q.heads = p.k.heads = 4;
       p.head_dim = head_dim;
       p.head_dim_v = head_dim_v;
-      p.seqlen_q = p.seqlen_k = p.tokens_q = p.tokens_k = 4096;
-      p.window_right = 0;
-      p.softcap = 20;
-      p.alibi = true;
+      p.q.seqlen = p.k.seqlen = p.q.tokens = p.k.tokens = 4096;
+      p.score.window_right = 0;
+      p.score.softcap = 20;
+      p.score.alibi = true;
       p.dropout_p = 0.1;
-      p.lse = true;
+      p.wants.lse = true;
       targets.push_back({plan_cuda_forward(p, gpu).main(), gpu.arch});
     }
   }
@@ -159,11 +159,11 @@ std::vector<Target> ablation_targets() {
       p.device = {cuda_device, 0};
       p.dtype = bfloat16;
       p.batch = 1;
-      p.heads_q = p.heads_k = 2048 / head_dim;
+      p.q.heads = p.k.heads = 2048 / head_dim;
       p.head_dim = p.head_dim_v = head_dim;
-      p.seqlen_q = p.seqlen_k = p.tokens_q = p.tokens_k = 16384;
-      p.window_right = head_dim == 64 ? 0 : -1;
-      p.lse = true;
+      p.q.seqlen = p.k.seqlen = p.q.tokens = p.k.tokens = 16384;
+      p.score.window_right = head_dim == 64 ? 0 : -1;
+      p.wants.lse = true;
       const GpuLimits& gpu = *known_gpu(arch);
       for (const bench::Variant& variant : bench::variants(p, gpu)) {
         targets.push_back({plan_cuda_forward(p, gpu, variant.tuning).main(), arch});

@@ -27,14 +27,14 @@ Problem problem(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, int64_t head_
   p.device = {cuda_device, 0};
   p.dtype = bfloat16;
   p.batch = batch;
-  p.heads_q = 32;
-  p.heads_k = 8;
+  p.q.heads = 32;
+  p.k.heads = 8;
   p.head_dim = p.head_dim_v = head_dim;
-  p.seqlen_q = seqlen_q;
-  p.seqlen_k = seqlen_k;
-  p.tokens_q = batch * seqlen_q;
-  p.tokens_k = batch * seqlen_k;
-  p.lse = true;
+  p.q.seqlen = seqlen_q;
+  p.k.seqlen = seqlen_k;
+  p.q.tokens = batch * seqlen_q;
+  p.k.tokens = batch * seqlen_k;
+  p.wants.lse = true;
   return p;
 }
 
@@ -47,21 +47,21 @@ struct Choice {
 const std::vector<Choice>& choices() {
   static const std::vector<Choice> all{
       {"float16", [](Problem& p) { p.dtype = float16; }},
-      {"packed_q", [](Problem& p) { p.packed_q = true; }},
-      {"packed_k", [](Problem& p) { p.packed_k = true; }},
-      {"used_q", [](Problem& p) { p.used_q = true; }},
-      {"used_k", [](Problem& p) { p.used_k = true; }},
-      {"causal", [](Problem& p) { p.window_right = 0; }},
-      {"window_left", [](Problem& p) { p.window_left = 1000; }},
-      {"negative scale", [](Problem& p) { p.scale = -1; }},
-      {"zero scale", [](Problem& p) { p.scale = 0; }},
-      {"softcap", [](Problem& p) { p.softcap = 20; }},
+      {"packed_q", [](Problem& p) { p.q.packed = true; }},
+      {"packed_k", [](Problem& p) { p.k.packed = true; }},
+      {"used_q", [](Problem& p) { p.q.used = true; }},
+      {"used_k", [](Problem& p) { p.k.used = true; }},
+      {"causal", [](Problem& p) { p.score.window_right = 0; }},
+      {"window_left", [](Problem& p) { p.score.window_left = 1000; }},
+      {"negative scale", [](Problem& p) { p.score.scale = -1; }},
+      {"zero scale", [](Problem& p) { p.score.scale = 0; }},
+      {"softcap", [](Problem& p) { p.score.softcap = 20; }},
       {"dropout", [](Problem& p) { p.dropout_p = 0.1; }},
-      {"alibi", [](Problem& p) { p.alibi = true; }},
-      {"bias", [](Problem& p) { p.bias = true, p.bias_dtype = bfloat16; }},
-      {"float32 bias", [](Problem& p) { p.bias = true, p.bias_dtype = float32; }},
-      {"sinks", [](Problem& p) { p.sinks = true, p.sinks_dtype = float32; }},
-      {"no lse", [](Problem& p) { p.lse = false; }},
+      {"alibi", [](Problem& p) { p.score.alibi = true; }},
+      {"bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = bfloat16; }},
+      {"float32 bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = float32; }},
+      {"sinks", [](Problem& p) { p.score.sinks = true, p.score.sinks_dtype = float32; }},
+      {"no lse", [](Problem& p) { p.wants.lse = false; }},
       {"alignment 8", [](Problem& p) { p.alignment = 8; }},
       {"alignment 4", [](Problem& p) { p.alignment = 4; }},
       {"alignment 2", [](Problem& p) { p.alignment = 2; }},
@@ -176,12 +176,12 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
     const char* message;
   } cases[] = {
       {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
-      {[](Problem& p) { p.family = Family::sm90; }, "family: is sm90;"},
-      {[](Problem& p) { p.packed_q = true, p.tokens_q = int64_t{1} << 31; },
+      {[](Problem& p) { p.run.family = Family::sm90; }, "family: is sm90;"},
+      {[](Problem& p) { p.q.packed = true, p.q.tokens = int64_t{1} << 31; },
        "q: has 2147483648 rows;"},
-      {[](Problem& p) { p.seqlen_q = (int64_t{1} << 31) - 256; }, "q: has 2147483392 rows;"},
-      {[](Problem& p) { p.seqlen_k = (int64_t{1} << 31) - 256; }, "k: has 2147483392 rows;"},
-      {[](Problem& p) { p.batch = 1 << 20, p.heads_q = 1 << 20; }, "q: makes "},
+      {[](Problem& p) { p.q.seqlen = (int64_t{1} << 31) - 256; }, "q: has 2147483392 rows;"},
+      {[](Problem& p) { p.k.seqlen = (int64_t{1} << 31) - 256; }, "k: has 2147483392 rows;"},
+      {[](Problem& p) { p.batch = 1 << 20, p.q.heads = 1 << 20; }, "q: makes "},
   };
   for (const GpuLimits& gpu : known_gpus()) {
     for (const auto& refused : cases) {
@@ -196,7 +196,7 @@ TEST(CudaPlan, WhatIsNotOfferedIsRefusedByName) {
       }
     }
     Problem named = problem(1, 64, 64);
-    named.family = Family::sm80;
+    named.run.family = Family::sm80;
     EXPECT_EQ(plan_cuda_forward(named, gpu).main(),
               plan_cuda_forward(problem(1, 64, 64), gpu).main());
   }
@@ -218,20 +218,20 @@ TEST(CudaPlan, EveryOptionIsAKernelOfItsOwn) {
 TEST(CudaPlan, ValuesAndShapesShareKernels) {
   for (const GpuLimits& gpu : known_gpus()) {
     Problem p = problem(2, 8192, 8192);
-    p.window_left = 1000;
-    p.window_right = 0;
-    p.softcap = 20;
+    p.score.window_left = 1000;
+    p.score.window_right = 0;
+    p.score.softcap = 20;
     p.dropout_p = 0.1;
-    Problem q = p;
-    q.scale = 0.3;
-    q.window_left = 900;
-    q.window_right = 7;
-    q.softcap = 50;
-    q.dropout_p = 0.2;
-    q.seqlen_q = q.seqlen_k = 8191;
-    q.tokens_q = q.tokens_k = 2 * 8191;
-    q.num_threads = 5;
-    EXPECT_EQ(plan_cuda_forward(p, gpu).main(), plan_cuda_forward(q, gpu).main());
+    Problem other = p;
+    other.score.scale = 0.3;
+    other.score.window_left = 900;
+    other.score.window_right = 7;
+    other.score.softcap = 50;
+    other.dropout_p = 0.2;
+    other.q.seqlen = other.k.seqlen = 8191;
+    other.q.tokens = other.k.tokens = 2 * 8191;
+    other.run.num_threads = 5;
+    EXPECT_EQ(plan_cuda_forward(p, gpu).main(), plan_cuda_forward(other, gpu).main());
 
     // Each costs seconds when first met, so that shapes may not have many.
     std::set<std::string> kernels;
@@ -252,7 +252,7 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
       for (const int64_t seqlen_k : {512, 700, 8192, 8193, 100'000, 1 << 20}) {
         for (const int64_t batch : {1, 2, 3}) {
           Problem p = problem(batch, 1, seqlen_k, head_dim);
-          p.heads_q = p.heads_k = head_dim > 256 ? 1 : 4;
+          p.q.heads = p.k.heads = head_dim > 256 ? 1 : 4;
           if (head_dim == 576) p.head_dim_v = 512;
           const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
           SCOPED_TRACE(to_text(plan));
@@ -265,7 +265,7 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
           EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
 
           ASSERT_NE(plan.kernel("fa_combine"), nullptr);
-          EXPECT_EQ(plan.partial_rows, batch * p.heads_q);
+          EXPECT_EQ(plan.partial_rows, batch * p.q.heads);
           EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * plan.partial_rows *
                                               (plan.problem.head_dim_v + 1));
           EXPECT_TRUE(has(plan.main(), "split"));
@@ -280,18 +280,18 @@ TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
     std::vector<Problem> whole{problem(64, 1, 8192), problem(2, 8192, 8192), problem(1, 1, 100),
                                problem(1, 1, 0),     problem(0, 1, 8192),    problem(1, 0, 8192)};
     Problem window = problem(1, 1, 8192);  // few keys are seen
-    window.window_left = 100;
-    window.window_right = 0;
+    window.score.window_left = 100;
+    window.score.window_right = 0;
     whole.push_back(window);
     Problem invariant = problem(1, 1, 8192);
-    invariant.batch_invariant = true;
+    invariant.run.batch_invariant = true;
     whole.push_back(invariant);
     for (const Problem& p : whole) {
       const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
       EXPECT_EQ(plan.splits, 1) << to_text(plan);
       EXPECT_EQ(plan.launches.size(), 1U);
       EXPECT_EQ(plan.workspace_bytes, 0U);
-      EXPECT_GE(plan.split_keys, p.seqlen_k);
+      EXPECT_GE(plan.split_keys, p.k.seqlen);
       EXPECT_FALSE(has(plan.main(), "split"));
     }
   }
@@ -302,14 +302,14 @@ TEST(CudaPlan, BatchInvariantPlansDoNotDependOnTheBatch) {
     for (const Problem& shape : shapes()) {
       for (const bool packed : {false, true}) {
         Problem alone = shape;
-        alone.batch_invariant = true;
-        alone.packed_q = alone.packed_k = packed;
+        alone.run.batch_invariant = true;
+        alone.q.packed = alone.k.packed = packed;
         Problem among = alone;
         alone.batch = 1;
         among.batch = 77;
         for (Problem* p : {&alone, &among}) {
-          p->tokens_q = p->batch * p->seqlen_q;
-          p->tokens_k = p->batch * p->seqlen_k;
+          p->q.tokens = p->batch * p->q.seqlen;
+          p->k.tokens = p->batch * p->k.seqlen;
         }
         const CudaForwardPlan a = plan_cuda_forward(alone, gpu), b = plan_cuda_forward(among, gpu);
         EXPECT_EQ(a.main(), b.main());
@@ -322,9 +322,9 @@ TEST(CudaPlan, BatchInvariantPlansDoNotDependOnTheBatch) {
 TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
   for (const GpuLimits& gpu : known_gpus()) {
     Problem p = problem(3, 20, 50'000);
-    p.packed_q = p.packed_k = true;
-    p.tokens_q = 41;
-    p.heads_q = p.heads_k = 2;
+    p.q.packed = p.k.packed = true;
+    p.q.tokens = 41;
+    p.q.heads = p.k.heads = 2;
     const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
     ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
@@ -337,13 +337,13 @@ TEST(CudaPlan, PackedTilesCoverSequencesOfAnyLengths) {
   for (const GpuLimits& gpu : known_gpus()) {
     for (int n = 0; n < 200; ++n) {
       Problem p = problem(1 + random() % 9, 4096, 4096);
-      p.packed_q = true;
-      p.heads_q = 8;
+      p.q.packed = true;
+      p.q.heads = 8;
       std::vector<int64_t> lengths(p.batch + 1);  // the last: tokens behind all sequences
-      p.tokens_q = 0;
+      p.q.tokens = 0;
       for (int64_t& length : lengths) {
         length = random() % (n % 2 == 0 ? 5 : 1000);
-        p.tokens_q += length;
+        p.q.tokens += length;
       }
       const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
       int64_t needed = 0;
@@ -355,7 +355,7 @@ TEST(CudaPlan, PackedTilesCoverSequencesOfAnyLengths) {
       EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 8);
     }
     Problem none = problem(3, 0, 100);
-    none.packed_q = true;
+    none.q.packed = true;
     EXPECT_EQ(plan_cuda_forward(none, gpu).launches.front().grid.x, 0U);
   }
 }
@@ -379,15 +379,15 @@ TEST(CudaPlan, SectionsFitTheCacheInWholeGroups) {
       for (const int64_t seqlen : {0, 1, 512, 8192, 131'072, 1 << 20}) {
         Problem p = problem(2, seqlen, seqlen, head_dim);
         EXPECT_EQ(plan_cuda_forward(p, gpu).section, 1);
-        p.window_right = 0;
+        p.score.window_right = 0;
         const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
         EXPECT_GE(plan.section, p.group());
         EXPECT_EQ(plan.section % p.group(), 0);
-        EXPECT_LE(plan.section, 2 * p.heads_q);
+        EXPECT_LE(plan.section, 2 * p.q.heads);
         const int64_t bytes = plan.section / p.group() * seqlen * 2 * head_dim * 2;
         EXPECT_TRUE(plan.section == p.group() || bytes <= 40 << 20) << bytes;
         if (seqlen <= 512) {
-          EXPECT_EQ(plan.section, 2 * p.heads_q);
+          EXPECT_EQ(plan.section, 2 * p.q.heads);
         }
       }
     }
@@ -401,17 +401,17 @@ TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
       for (const int64_t right : {-1, 0}) {
         Problem p = problem(1, 100, 100, head_dim);
         p.head_dim_v = std::min<int64_t>(head_dim, 512);
-        p.window_right = right;
-        p.batch_invariant = true;
+        p.score.window_right = right;
+        p.run.batch_invariant = true;
         const ForwardTile alone = forward_tile(p, gpu);
         for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
           for (const bool packed : {false, true}) {
             Problem other = problem(3, seqlen, seqlen, head_dim);
             other.head_dim_v = p.head_dim_v;
-            other.window_right = right;
-            other.batch_invariant = true;
-            other.packed_q = other.packed_k = packed;
-            other.tokens_q = other.tokens_k = 3 * seqlen;
+            other.score.window_right = right;
+            other.run.batch_invariant = true;
+            other.q.packed = other.k.packed = packed;
+            other.q.tokens = other.k.tokens = 3 * seqlen;
             const CudaForwardPlan plan = plan_cuda_forward(other, gpu);
             EXPECT_EQ(plan.cut, plan_cuda_forward(p, gpu).cut);
             EXPECT_EQ(forward_tile(other, gpu), alone) << to_text(plan);
@@ -442,7 +442,7 @@ TEST(Ablation, VariantsAreSoundAndLeaveOutOneWayEach) {
   for (const GpuLimits& gpu : known_gpus()) {
     for (const int64_t head_dim : {64, 128}) {
       Problem p = problem(2, 4096, 4096, head_dim);
-      p.window_right = 0;
+      p.score.window_right = 0;
       std::set<std::string> names;
       for (const bench::Variant& variant : bench::variants(p, gpu)) {
         names.insert(variant.name);
@@ -491,8 +491,8 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
           for (const int64_t keys : {100, 512, 700, 1000, 1600, 2048, 3000, 4096, 100'000}) {
             Problem p = problem(4, keys, keys, head_dim);
             p.dtype = dtype;
-            p.window_right = causal ? 0 : -1;
-            p.lse = keys % 3 == 0;
+            p.score.window_right = causal ? 0 : -1;
+            p.wants.lse = keys % 3 == 0;
             const auto there = [&] {
               const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
               return std::ranges::all_of(plan.launches, [&](const Launch& launch) {
@@ -500,17 +500,17 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
               });
             };
             EXPECT_TRUE(there()) << "batched, " << keys;
-            p.used_k = true;
+            p.k.used = true;
             EXPECT_TRUE(there()) << "a cache of " << keys;
-            p.seqlen_q = 1;
+            p.q.seqlen = 1;
             EXPECT_TRUE(there()) << "a token, " << keys;
             p.batch = 256;
             EXPECT_TRUE(there()) << "256 tokens, " << keys;
             p = problem(4, keys, keys, head_dim);
             p.dtype = dtype;
-            p.window_right = causal ? 0 : -1;
-            p.packed_q = p.packed_k = true;
-            p.tokens_q = p.tokens_k = 4 * keys;
+            p.score.window_right = causal ? 0 : -1;
+            p.q.packed = p.k.packed = true;
+            p.q.tokens = p.k.tokens = 4 * keys;
             EXPECT_TRUE(there()) << "packed, " << keys;
           }
         }
@@ -523,8 +523,8 @@ TEST(CudaPlan, FactorsBeyondFloat32AreRefusedByName) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
   const auto message = [&](double scale, double softcap) -> std::string {
     Problem p = problem(1, 100, 100, 64);
-    p.scale = scale;
-    p.softcap = softcap;
+    p.score.scale = scale;
+    p.score.softcap = softcap;
     try {
       (void)plan_cuda_forward(p, gpu);
     } catch (const Error& e) {
@@ -543,12 +543,12 @@ TEST(CudaPlan, FactorsBeyondFloat32AreRefusedByName) {
 // A factor that float32 rounds to 0 must not meet the -inf of a mask.
 TEST(CudaPlan, ATinyScaleIsNoPositiveOne) {
   Problem p = problem(1, 100, 100, 64);
-  p.scale = 1e-60;
+  p.score.scale = 1e-60;
   const auto positive = [&] {
     return !has(plan_cuda_forward(p, *known_gpu("sm_90a")).main(), "positive_scale=false");
   };
   EXPECT_FALSE(positive());
-  p.scale = 0.1;
+  p.score.scale = 0.1;
   EXPECT_TRUE(positive());
 }
 

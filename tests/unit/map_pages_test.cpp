@@ -28,18 +28,18 @@ class MapPages : public testing::Test {
     if (madvise(memory_, page, MADV_POPULATE_WRITE) != 0) GTEST_SKIP() << "refused by this kernel";
 #endif
     problem_.batch = 2;
-    problem_.heads_q = 4;
+    problem_.q.heads = 4;
     problem_.head_dim_v = 64;
-    problem_.seqlen_q = pages / 2 * page / bytes_of_row;
-    problem_.tokens_q = 2 * problem_.seqlen_q;
-    out_ = {memory_, fa::float32, problem_.seqlen_q * 4 * 64, 4 * 64, 64};
+    problem_.q.seqlen = pages / 2 * page / bytes_of_row;
+    problem_.q.tokens = 2 * problem_.q.seqlen;
+    out_ = {memory_, fa::float32, problem_.q.seqlen * 4 * 64, 4 * 64, 64};
   }
   void TearDown() override {
     if (memory_ != nullptr) munmap(memory_, pages * page);
   }
 
   void map(int64_t index, int64_t count, int64_t least_bytes = 0) const {
-    fa::cpu::map_pages(out_, true, problem_, 64, least_bytes, index, count);
+    fa::cpu::map_pages(out_, problem_.q, problem_.batch, 64, least_bytes, index, count);
   }
   std::vector<bool> mapped() const {
     std::vector<unsigned char> flags(pages);
@@ -77,8 +77,8 @@ TEST_F(MapPages, WhatIsThereStays) {
 }
 
 TEST_F(MapPages, OnlyOfWhatTheTensorCovers) {
-  problem_.seqlen_q /= 2;
-  problem_.tokens_q /= 2;
+  problem_.q.seqlen /= 2;
+  problem_.q.tokens /= 2;
   out_.batch /= 2;
   map(0, 1);
   EXPECT_EQ(mapped(), first_and(0, pages / 2));
@@ -88,8 +88,8 @@ TEST_F(MapPages, SmallOnesAndScatteredOnesAreLeft) {
   map(0, 1, pages * page + 1);
   EXPECT_EQ(mapped(), first_and(0, 0));
   // Every other row of half as many.
-  problem_.seqlen_q /= 2;
-  problem_.tokens_q /= 2;
+  problem_.q.seqlen /= 2;
+  problem_.q.tokens /= 2;
   out_.row *= 2;
   map(0, 1);
   EXPECT_EQ(mapped(), first_and(0, 0));

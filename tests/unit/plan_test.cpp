@@ -12,13 +12,13 @@ Problem problem(int64_t heads_q, int64_t heads_k, int64_t seqlen_q, int64_t seql
   Problem p;
   p.dtype = float32;
   p.batch = 2;
-  p.heads_q = heads_q;
-  p.heads_k = heads_k;
+  p.q.heads = heads_q;
+  p.k.heads = heads_k;
   p.head_dim = p.head_dim_v = 64;
-  p.seqlen_q = seqlen_q;
-  p.seqlen_k = seqlen_k;
-  p.tokens_q = 2 * seqlen_q;
-  p.tokens_k = 2 * seqlen_k;
+  p.q.seqlen = seqlen_q;
+  p.k.seqlen = seqlen_k;
+  p.q.tokens = 2 * seqlen_q;
+  p.k.tokens = 2 * seqlen_k;
   return p;
 }
 
@@ -76,14 +76,14 @@ TEST(Cut, FewRowsReadTheKeysOfSeveralHeadsInPlace) {
   EXPECT_EQ(decode.units(8), 1);
   EXPECT_EQ(cut_forward(plan_cpu(p, 2), 8, 5000).heads_k, 3) << "32 rows each, of a tile's 96";
   EXPECT_FALSE(cut_forward(plan_cpu(p, 2), 9, 5000).in_place) << "36 rows";
-  p.heads_q = p.heads_k = 64;
+  p.q.heads = p.k.heads = 64;
   EXPECT_EQ(cut_forward(plan_cpu(p, 2), 1, 5000).heads_k, 16) << "8 KB of a key";
 }
 
 TEST(Plan, ManyKeyHeadsAreWorkedOnAFewAtATime) {
   Problem p = problem(32, 32, 4096, 4096);
   p.batch = 64;
-  p.tokens_q = p.tokens_k = 64 * 4096;
+  p.q.tokens = p.k.tokens = 64 * 4096;
   const CpuPlan plan = plan_cpu(p, 4);
   EXPECT_LE(plan.shared_bytes, size_t{4} * 16 << 20);
   EXPECT_GT(plan.units_in_work, 1);
@@ -93,7 +93,7 @@ TEST(Cut, DependsOnTheSequenceAloneNotOnBatchOrThreads) {
   Problem a = problem(8, 2, 200, 5000);
   Problem b = a;
   b.batch = 7;
-  b.tokens_q = 7 * 200;
+  b.q.tokens = 7 * 200;
   const ForwardCut x = cut_forward(plan_cpu(a, 1), 33, 4000);
   const ForwardCut y = cut_forward(plan_cpu(b, 64), 33, 4000);
   EXPECT_EQ(x.chunks, y.chunks);
@@ -105,13 +105,13 @@ TEST(Plan, BackwardChunksAreBounded) {
   Problem p = problem(1, 1, 1 << 20, 1 << 20);
   p.pass = Pass::backward;
   EXPECT_EQ(plan_cpu(p, 64).backward_chunks, max_backward_chunks);
-  p.heads_q = p.heads_k = 32;
+  p.q.heads = p.k.heads = 32;
   EXPECT_EQ(plan_cpu(p, 64).backward_chunks, 1);
 }
 
 TEST(Plan, RoomForTheLongestUnitWhateverTheLengths) {
   Problem p = problem(4, 2, 3000, 7000);
-  p.used_q = p.used_k = true;
+  p.q.used = p.k.used = true;
   const CpuPlan plan = plan_cpu(p, 3);
   for (const int64_t q_len : {0, 1, 2, 3, 5, 16, 17, 24, 48, 49, 96, 500, 3000}) {
     for (const int64_t k_len : {0, 1, 1024, 1025, 7000}) {
@@ -135,11 +135,11 @@ TEST(Plan, DecodingHasTilesForEachThread) {
 
 TEST(Plan, OneLongSequenceAmongShortOnesIsSharedByThreads) {
   Problem p = problem(1, 1, 3000, 3000);
-  p.packed_q = p.packed_k = true;
+  p.q.packed = p.k.packed = true;
   p.batch = 64;
-  p.tokens_q = p.tokens_k = 3000 + 63 * 16;
+  p.q.tokens = p.k.tokens = 3000 + 63 * 16;
   EXPECT_FALSE(plan_cpu(p, 2).whole_units);
-  p.tokens_q = p.tokens_k = 64 * 3000;
+  p.q.tokens = p.k.tokens = 64 * 3000;
   EXPECT_TRUE(plan_cpu(p, 2).whole_units);
 }
 
@@ -159,7 +159,7 @@ TEST(Plan, SmallProblemsStayOnOneThread) {
   EXPECT_EQ(plan_cpu(problem(2, 2, 16, 16), 8).threads, 1);
   EXPECT_EQ(plan_cpu(problem(8, 8, 1024, 1024), 8).threads, 8);
   Problem asked = problem(2, 2, 16, 16);
-  asked.num_threads = 3;
+  asked.run.num_threads = 3;
   EXPECT_EQ(plan_cpu(asked, 8).threads, 3);
 }
 
@@ -167,13 +167,13 @@ TEST(Plan, ThreadsAreHeldToTheWork) {
   Problem p = problem(4, 4, 64, 64);  // 2 sequences of 4 heads, a tile each
   for (const Pass pass : {Pass::forward, Pass::backward}) {
     p.pass = pass;
-    p.num_threads = 8;
+    p.run.num_threads = 8;
     const size_t bytes = plan_cpu(p, 1).workspace_bytes;
     EXPECT_EQ(plan_cpu(p, 1).threads, 8);
-    p.num_threads = 4096;
+    p.run.num_threads = 4096;
     EXPECT_EQ(plan_cpu(p, 1).threads, 8);
     EXPECT_EQ(plan_cpu(p, 1).workspace_bytes, bytes);
-    p.num_threads = 0;
+    p.run.num_threads = 0;
     EXPECT_EQ(plan_cpu(p, 4096).workspace_bytes, bytes) << "nor by default";
   }
   // Decoding: as many as there are chunks of keys; packing: as there are blocks of keys.
@@ -182,7 +182,8 @@ TEST(Plan, ThreadsAreHeldToTheWork) {
   Problem bias = problem(1, 1, 1000, 1000);
   bias.pass = Pass::backward;
   EXPECT_EQ(plan_cpu(bias, 4096).threads, 2 * 2) << "a quarter of the keys and more";
-  bias.bias = bias.dbias = bias.bias_per_batch = bias.bias_per_head = bias.bias_per_row = true;
+  bias.score.bias = bias.wants.dbias = bias.score.bias_per_batch = bias.score.bias_per_head =
+      bias.score.bias_per_row = true;
   EXPECT_GT(plan_cpu(bias, 4096).threads, 100) << "tiles of dbias";
   EXPECT_EQ(plan_cpu(problem(8, 8, 0, 0), 4096).threads, 1);
 }

@@ -402,7 +402,7 @@ void TestDropout() {
   ASSERT_EQ(known.word[0], 0x5f6fb709u);
   ASSERT_EQ(known.word[3], 0x4f730a48u);
   Call call;
-  call.problem.heads_q = 5;
+  call.problem.q.heads = 5;
   call.problem.dropout_p = 0.3;
   call.dropout_seed = 0x123456789ABCDEF0;
   call.dropout_offset = 0xFEDCBA9876543210;

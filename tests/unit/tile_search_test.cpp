@@ -157,10 +157,10 @@ TEST(TileWork, PacksSequences) {
   EXPECT_EQ(w.flops(), 4.0 * 64 * 4 * (100 * 100 + 20 * 20 + 300 * 300));
   EXPECT_EQ(cu_seqlens(w), (std::vector<int32_t>{0, 100, 120, 420}));
   const Problem p = problem(w);
-  EXPECT_TRUE(p.packed_q && p.packed_k && p.alibi && p.lse);
+  EXPECT_TRUE(p.q.packed && p.k.packed && p.score.alibi && p.wants.lse);
   EXPECT_EQ(p.batch, 3);
-  EXPECT_EQ(p.tokens_q, 420);
-  EXPECT_EQ(p.seqlen_k, 300);
+  EXPECT_EQ(p.q.tokens, 420);
+  EXPECT_EQ(p.k.seqlen, 300);
   EXPECT_EQ(p.alignment, 16);
 }
 

@@ -20,7 +20,7 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   const Problem& p = plan.problem;
   kernel::BackwardParams params{};
   params.forward = common_params(p, call, plan.key_tiles, 1);
-  params.order_heads = kernel::Divisor(static_cast<int>(p.heads_k));
+  params.order_heads = kernel::Divisor(static_cast<int>(p.k.heads));
   params.dout = view(call.dout);
   params.dlse = view(call.dlse);
   params.dq = view(call.dq);
@@ -32,12 +32,12 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   params.part_heads = plan.part_heads;
   params.q_walk = walk(call.q, plan);
   params.dout_walk = walk(call.dout, plan);
-  params.gradient_scale = static_cast<float>(p.scale);
+  params.gradient_scale = static_cast<float>(p.score.scale);
   params.padded_rows = plan.padded_rows;
   params.padded_keys = plan.padded_keys;
-  params.bias_batches = p.bias_per_batch ? static_cast<int>(p.batch) : 1;
-  params.bias_heads = p.bias_per_head ? static_cast<int>(p.heads_q) : 1;
-  params.bias_rows = p.bias_per_row ? static_cast<int>(p.seqlen_q) : 1;
+  params.bias_batches = p.score.bias_per_batch ? static_cast<int>(p.batch) : 1;
+  params.bias_heads = p.score.bias_per_head ? static_cast<int>(p.q.heads) : 1;
+  params.bias_rows = p.score.bias_per_row ? static_cast<int>(p.q.seqlen) : 1;
   const BackwardWorkspace& bytes = plan.workspace;
   auto* next = static_cast<char*>(workspace);
   const auto take = [&next](auto*& pointer, int64_t size) {

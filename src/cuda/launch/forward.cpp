@@ -24,8 +24,8 @@ kernel::CombineParams combine_params(const CudaForwardPlan& plan,
   return {rows.partial_out,   rows.partial_lse,
           plan.partial_rows,  plan.splits,
           rows.out,           rows.lse,
-          rows.sinks,         p.packed_q ? 1 : rows.batch,
-          rows.heads_q.value, p.packed_q ? p.tokens_q : p.seqlen_q};
+          rows.sinks,         p.q.packed ? 1 : rows.batch,
+          rows.heads_q.value, p.q.packed ? p.q.tokens : p.q.seqlen};
 }
 
 }  // namespace

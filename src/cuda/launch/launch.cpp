@@ -38,18 +38,19 @@ kernel::ForwardParams common_params(const Problem& p, const Call& call, int tile
   params.bias = view(call.bias);
   params.alibi = view(call.alibi);
   params.sinks = view(call.sinks);
-  params.rows = lengths(call.cu_seqlens_q, call.seqused_q, p.seqlen_q, p.tokens_q);
-  params.keys = lengths(call.cu_seqlens_k, call.seqused_k, p.seqlen_k, p.tokens_k);
+  params.rows = lengths(call.cu_seqlens_q, call.seqused_q, p.q.seqlen, p.q.tokens);
+  params.keys = lengths(call.cu_seqlens_k, call.seqused_k, p.k.seqlen, p.k.tokens);
   params.batch = static_cast<int>(p.batch);
-  params.heads_q = kernel::Divisor(static_cast<int>(p.heads_q));
+  params.heads_q = kernel::Divisor(static_cast<int>(p.q.heads));
   params.group = kernel::Divisor(static_cast<int>(p.group()));
   set_order(params, tiles, section);
-  params.scale = static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * log2_e);
-  params.softcap = static_cast<float>(p.softcap * log2_e);
+  params.scale = static_cast<float>(p.score.softcap > 0 ? p.score.scale / p.score.softcap
+                                                        : p.score.scale * log2_e);
+  params.softcap = static_cast<float>(p.score.softcap * log2_e);
   params.keep_scale = static_cast<float>(1 / (1 - p.dropout_p));
   params.threshold = philox::threshold(p.dropout_p);
-  params.window_left = p.window_left;
-  params.window_right = p.window_right;
+  params.window_left = p.score.window_left;
+  params.window_right = p.score.window_right;
   params.seed = call.dropout_seed;
   params.offset = call.dropout_offset;
   params.dropout_state = reinterpret_cast<const long long*>(call.dropout_state);

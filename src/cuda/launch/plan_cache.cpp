@@ -21,12 +21,13 @@ struct Hash {
       hash ^= hash >> 32;
     };
     for (const int64_t value :
-         {p.batch, p.heads_q, p.heads_k, p.head_dim, p.head_dim_v, p.seqlen_q, p.seqlen_k,
-          p.tokens_q, p.tokens_k, p.window_left, p.window_right}) {
+         {p.batch, p.q.heads, p.k.heads, p.head_dim, p.head_dim_v, p.q.seqlen, p.k.seqlen,
+          p.q.tokens, p.k.tokens, p.score.window_left, p.score.window_right}) {
       mix(value);
     }
     mix(p.device.id << 16 | p.dtype.code << 8 | p.alignment);
-    mix(int64_t{p.lse} | p.sinks << 1 | p.bias << 2 | p.alibi << 3 | p.used_q << 4 | p.used_k << 5);
+    mix(int64_t{p.wants.lse} | p.score.sinks << 1 | p.score.bias << 2 | p.score.alibi << 3 |
+        p.q.used << 4 | p.k.used << 5);
     return hash;
   }
 };

@@ -26,8 +26,8 @@ constexpr int64_t min_backward_chunk = 480;
 
 /// Multiply-adds of the forward pass, masks left aside.
 double work(const Problem& p) {
-  return static_cast<double>(p.tokens_q) * static_cast<double>(p.seqlen_k) *
-         static_cast<double>(p.heads_q * (p.head_dim + p.head_dim_v));
+  return static_cast<double>(p.q.tokens) * static_cast<double>(p.k.seqlen) *
+         static_cast<double>(p.q.heads * (p.head_dim + p.head_dim_v));
 }
 
 int64_t longest_head_dim(const Problem& p) { return std::max(p.head_dim, p.head_dim_v); }
@@ -56,7 +56,7 @@ void add_up(CpuPlan& plan) {
 /// Units between two barriers, as far as memory allows; at least one.
 int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
   const Problem& p = plan.problem;
-  const int64_t units = std::max<int64_t>(p.batch * cut.units(p.heads_k), 1);
+  const int64_t units = std::max<int64_t>(p.batch * cut.units(p.k.heads), 1);
   int64_t wanted = ceil_div(items_per_thread * plan.threads, std::max<int64_t>(cut.items(), 1));
   if (cut.floats() > 0) {
     const int64_t limit = thread_share_bytes * plan.threads / static_cast<int64_t>(sizeof(float));
@@ -69,11 +69,11 @@ int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
 /// those of every number of queries that is cut along the keys.
 std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  std::vector<ForwardCut> cuts{cut_forward(plan, p.seqlen_q, p.seqlen_k)};
-  if (!p.packed_q && !p.used_q) return cuts;
+  std::vector<ForwardCut> cuts{cut_forward(plan, p.q.seqlen, p.k.seqlen)};
+  if (!p.q.packed && !p.q.used) return cuts;
   const int64_t most = std::max<int64_t>(plan.tuning.forward_rows / p.group(), 16);
-  for (int64_t q_len = 1; q_len <= std::min(p.seqlen_q, most); ++q_len) {
-    const ForwardCut cut = cut_forward(plan, q_len, p.seqlen_k);
+  for (int64_t q_len = 1; q_len <= std::min(p.q.seqlen, most); ++q_len) {
+    const ForwardCut cut = cut_forward(plan, q_len, p.k.seqlen);
     if (cut.chunks > 1) cuts.push_back(cut);
   }
   return cuts;
@@ -82,10 +82,10 @@ std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
 /// Key heads of a unit in place, as many as leave each thread a few items.
 void share_heads_in_place(CpuPlan& plan) {
   const Problem& p = plan.problem;
-  plan.heads_in_place = std::max<int64_t>(p.heads_k, 1);
+  plan.heads_in_place = std::max<int64_t>(p.k.heads, 1);
   const auto items = [&] {
-    const ForwardCut cut = cut_forward(plan, p.seqlen_q, p.seqlen_k);
-    return cut.in_place ? p.batch * cut.units(p.heads_k) * cut.items() : plan.threads * 4;
+    const ForwardCut cut = cut_forward(plan, p.q.seqlen, p.k.seqlen);
+    return cut.in_place ? p.batch * cut.units(p.k.heads) * cut.items() : plan.threads * 4;
   };
   while (plan.heads_in_place > 1 && items() < plan.threads * 4) plan.heads_in_place /= 2;
 }
@@ -97,12 +97,12 @@ bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
   const Problem& p = plan.problem;
   if (plan.threads == 1) return true;
   if (plan.unit_floats * static_cast<int64_t>(sizeof(float)) > private_unit_bytes) return false;
-  if (p.used_q || p.used_k) return false;  // the plan does not know the lengths
+  if (p.q.used || p.k.used) return false;  // the plan does not know the lengths
   int64_t sequences = p.batch;
-  if (p.packed_q) sequences = std::min(sequences, p.tokens_q / std::max<int64_t>(p.seqlen_q, 1));
-  if (p.packed_k) sequences = std::min(sequences, p.tokens_k / std::max<int64_t>(p.seqlen_k, 1));
-  const int64_t units = sequences * cut.units(p.heads_k);
-  if (p.packed_q || p.packed_k) return units >= 16 * plan.threads;
+  if (p.q.packed) sequences = std::min(sequences, p.q.tokens / std::max<int64_t>(p.q.seqlen, 1));
+  if (p.k.packed) sequences = std::min(sequences, p.k.tokens / std::max<int64_t>(p.k.seqlen, 1));
+  const int64_t units = sequences * cut.units(p.k.heads);
+  if (p.q.packed || p.k.packed) return units >= 16 * plan.threads;
   const int64_t rounds = ceil_div(units, plan.threads);
   return rounds >= 2 && 20 * units >= 19 * plan.threads * rounds;
 }
@@ -113,11 +113,11 @@ bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
 int64_t choose_packed_rows(const CpuPlan& plan) {
   const Problem& p = plan.problem;
   const CpuTuning& t = plan.tuning;
-  const int64_t head_bytes = ceil_div(p.seqlen_k, t.forward_keys) *
+  const int64_t head_bytes = ceil_div(p.k.seqlen, t.forward_keys) *
                              packed_block_floats(p, t.forward_keys) *
                              static_cast<int64_t>(sizeof(float));
   const int64_t rows = 2 * t.forward_rows;
-  const int64_t tiles = p.tokens_q * p.heads_q / rows;
+  const int64_t tiles = p.q.tokens * p.q.heads / rows;
   return head_bytes > t.long_head_bytes && tiles >= 8 * plan.threads ? rows : t.forward_rows;
 }
 
@@ -129,12 +129,12 @@ int64_t pieces(CpuPlan plan) {
     plan.packed_rows = plan.tuning.forward_rows;
     for (const ForwardCut& cut : longest_cuts(plan)) {
       const int64_t of_unit = std::max(cut.items(), cut.pack_blocks);
-      most = std::max(most, p.batch * cut.units(p.heads_k) * of_unit);
+      most = std::max(most, p.batch * cut.units(p.k.heads) * of_unit);
     }
     return most;
   }
-  most = std::max(p.batch * p.heads_q, p.batch * p.heads_k * cut_backward(plan, p.seqlen_k));
-  if (p.dbias) most = std::max(most, bias_tiles(plan).count());
+  most = std::max(p.batch * p.q.heads, p.batch * p.k.heads * cut_backward(plan, p.k.seqlen));
+  if (p.wants.dbias) most = std::max(most, bias_tiles(plan).count());
   return std::max<int64_t>(most, 1);
 }
 
@@ -152,12 +152,12 @@ void plan_forward(CpuPlan& plan) {
   plan.shared_bytes = sizeof(float) * floats;
   const Problem& p = plan.problem;
   plan.streams_out =
-      p.tokens_q * p.heads_q * p.head_dim_v * bytes_of(p.dtype) >= plan.tuning.large_bytes;
+      p.q.tokens * p.q.heads * p.head_dim_v * bytes_of(p.dtype) >= plan.tuning.large_bytes;
   add_up<ForwardScratch, ForwardShared>(plan);
 }
 
 void plan_backward(CpuPlan& plan) {
-  plan.backward_chunks = cut_backward(plan, plan.problem.seqlen_k);
+  plan.backward_chunks = cut_backward(plan, plan.problem.k.seqlen);
   add_up<BackwardScratch, BackwardShared>(plan);
 }
 
@@ -169,9 +169,9 @@ CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning) {
   CpuPlan plan;
   plan.problem = problem;
   plan.tuning = tuning;
-  const int wanted = problem.num_threads > 0 ? problem.num_threads
-                     : runs_alone(problem)   ? 1
-                                             : threads;
+  const int wanted = problem.run.num_threads > 0 ? problem.run.num_threads
+                     : runs_alone(problem)       ? 1
+                                                 : threads;
   // mutant "threads held to the work" of plan_test: pieces(plan) => wanted
   plan.threads = static_cast<int>(std::clamp<int64_t>(wanted, 1, pieces(plan)));
   if (problem.pass == Pass::forward) {
@@ -225,15 +225,15 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
 
 BiasTiles bias_tiles(const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  const int64_t heads = p.bias_per_head ? p.heads_q : 1;
-  return {(p.bias_per_batch ? p.batch : 1) * heads, heads,
-          p.bias_per_row ? ceil_div(p.seqlen_q, plan.tuning.backward_rows) : 1,
-          ceil_div(p.seqlen_k, plan.tuning.backward_keys)};
+  const int64_t heads = p.score.bias_per_head ? p.q.heads : 1;
+  return {(p.score.bias_per_batch ? p.batch : 1) * heads, heads,
+          p.score.bias_per_row ? ceil_div(p.q.seqlen, plan.tuning.backward_rows) : 1,
+          ceil_div(p.k.seqlen, plan.tuning.backward_keys)};
 }
 
 int64_t cut_backward(const CpuPlan& plan, int64_t k_len) {
   const int64_t wanted =
-      std::clamp<int64_t>(backward_items / plan.problem.heads_k, 1, max_backward_chunks);
+      std::clamp<int64_t>(backward_items / plan.problem.k.heads, 1, max_backward_chunks);
   return std::clamp<int64_t>(k_len / min_backward_chunk, 1, wanted);
 }
 
@@ -278,7 +278,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
       std::max(row_stride(plan.tuning.backward_rows), in_tiles(plan.tuning.backward_rows));
   const int64_t keys = plan.tuning.backward_keys;
   const int64_t blocks =
-      ceil_div(std::min(plan.tuning.slab_keys, std::max<int64_t>(p.seqlen_k, 1)), keys);
+      ceil_div(std::min(plan.tuning.slab_keys, std::max<int64_t>(p.k.seqlen, 1)), keys);
   const int64_t width = row_stride(p.head_dim);
   const int64_t width_v = row_stride(p.head_dim_v);
   q_t = arena.take<float>(p.head_dim * rows);
@@ -296,8 +296,8 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   two_rows = arena.take<float>(2 * row_stride(longest_head_dim(p)));
   keep = arena.take<float>(score_stride);
   cap = arena.take<float>(score_stride);
-  bias = arena.take<float>(p.dbias ? rows * score_stride : 0);
-  bias_rest = arena.take<float>(p.dbias ? rows * score_stride : 0);
+  bias = arena.take<float>(p.wants.dbias ? rows * score_stride : 0);
+  bias_rest = arena.take<float>(p.wants.dbias ? rows * score_stride : 0);
   reach = arena.take<int64_t>(rows);
   first_row = arena.take<int64_t>(keys);
   k_t = arena.take<float>(blocks * p.head_dim * score_stride);
@@ -306,7 +306,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   const int64_t slab = (blocks - 1) * keys + in_tiles(keys);
   dk = arena.take<float>(slab * width);
   dv = arena.take<float>(slab * width_v);
-  const int64_t settled = many_tiles(plan, p.seqlen_q) ? slab : 0;
+  const int64_t settled = many_tiles(plan, p.q.seqlen) ? slab : 0;
   settled_dk = arena.take<float>(settled * width);
   dk_rest = arena.take<float>(settled * width);
   settled_dv = arena.take<float>(settled * width_v);
@@ -323,11 +323,11 @@ ForwardShared::ForwardShared(Arena& arena, const CpuPlan& plan) {
 
 BackwardShared::BackwardShared(Arena& arena, const CpuPlan& plan) {
   const Problem& p = plan.problem;
-  delta = arena.take<float>(p.heads_q * p.tokens_q);
-  lse = arena.take<float>(p.heads_q * p.tokens_q);
-  const int64_t sums = plan.backward_chunks * p.heads_q * p.tokens_q * p.head_dim;
+  delta = arena.take<float>(p.q.heads * p.q.tokens);
+  lse = arena.take<float>(p.q.heads * p.q.tokens);
+  const int64_t sums = plan.backward_chunks * p.q.heads * p.q.tokens * p.head_dim;
   dq = arena.take<float>(sums);
-  dq_rest = arena.take<float>(long_chunk(plan, chunk_keys(plan, p.seqlen_k)) ? sums : 0);
+  dq_rest = arena.take<float>(long_chunk(plan, chunk_keys(plan, p.k.seqlen)) ? sums : 0);
 }
 
 std::string to_text(const CpuPlan& plan) {
@@ -338,11 +338,11 @@ std::string to_text(const CpuPlan& plan) {
       "pass: {}\ndevice: cpu\ndtype: {}\nbatch: {}\nheads: {} query, {} key\nhead_dim: {}, {} of "
       "v\n"
       "seqlen: {} query, {} key{}\nthreads: {}\n",
-      forward ? "forward" : "backward", name(p.dtype), p.batch, p.heads_q, p.heads_k, p.head_dim,
-      p.head_dim_v, p.seqlen_q, p.seqlen_k, p.packed_q || p.packed_k ? " (longest, packed)" : "",
+      forward ? "forward" : "backward", name(p.dtype), p.batch, p.q.heads, p.k.heads, p.head_dim,
+      p.head_dim_v, p.q.seqlen, p.k.seqlen, p.q.packed || p.k.packed ? " (longest, packed)" : "",
       plan.threads);
   if (forward) {
-    const ForwardCut cut = cut_forward(plan, p.seqlen_q, p.seqlen_k);
+    const ForwardCut cut = cut_forward(plan, p.q.seqlen, p.k.seqlen);
     text += fmt::format(
         "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
         "key heads of a unit: {}{}\nunits in work: {}{}\nshared bytes: {}\n",

@@ -17,14 +17,14 @@ namespace {
 // late ends late (Llama 3.1 405B at 8k has 3.9, and took 1.4 times as long as with 15.5).
 constexpr int64_t least_waves = 12;
 
-bool sequences_share_bias(const Problem& p) { return !p.bias_per_batch && p.batch > 1; }
-bool heads_share_bias(const Problem& p) { return !p.bias_per_head && p.heads_q > 1; }
-bool rows_share_bias(const Problem& p) { return !p.bias_per_row && p.seqlen_q > 1; }
+bool sequences_share_bias(const Problem& p) { return !p.score.bias_per_batch && p.batch > 1; }
+bool heads_share_bias(const Problem& p) { return !p.score.bias_per_head && p.q.heads > 1; }
+bool rows_share_bias(const Problem& p) { return !p.score.bias_per_row && p.q.seqlen > 1; }
 /// Whether blocks add to the same numbers of the bias's gradient; those that share keys over all
 /// rows have sums of their own.
 bool blocks_share_bias(const Problem& p) {
   // mutant "CUDA plan: shared bias" of cuda_backward_plan_test: heads_share_bias(p) => false
-  return p.dbias && !rows_share_bias(p) && (sequences_share_bias(p) || heads_share_bias(p));
+  return p.wants.dbias && !rows_share_bias(p) && (sequences_share_bias(p) || heads_share_bias(p));
 }
 
 int64_t padded(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t tile) {
@@ -34,30 +34,30 @@ int64_t padded(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64
 void cut(CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   const BackwardKernel::Cut& t = plan.cut;
-  const int64_t key_tiles = tiles_of_head(p.packed_k, p.seqlen_k, p.tokens_k, p.batch, t.keys);
-  const int64_t row_tiles = tiles_of_head(p.packed_q, p.seqlen_q, p.tokens_q, p.batch, t.rows);
-  plan.key_blocks = checked_blocks("k", key_tiles * p.heads_k * (p.packed_k ? 1 : p.batch), t.keys);
-  plan.row_blocks = checked_blocks("q", row_tiles * p.heads_q * (p.packed_q ? 1 : p.batch), t.rows);
+  const int64_t key_tiles = tiles_of_head(p.k.packed, p.k.seqlen, p.k.tokens, p.batch, t.keys);
+  const int64_t row_tiles = tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, t.rows);
+  plan.key_blocks = checked_blocks("k", key_tiles * p.k.heads * (p.k.packed ? 1 : p.batch), t.keys);
+  plan.row_blocks = checked_blocks("q", row_tiles * p.q.heads * (p.q.packed ? 1 : p.batch), t.rows);
   plan.key_tiles = static_cast<int>(key_tiles);
   plan.row_tiles = static_cast<int>(row_tiles);
-  plan.padded_rows = padded(p.packed_q, p.seqlen_q, p.tokens_q, p.batch, t.rows);
-  plan.padded_keys = padded(p.packed_k, p.seqlen_k, p.tokens_k, p.batch, t.keys);
+  plan.padded_rows = padded(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, t.rows);
+  plan.padded_keys = padded(p.k.packed, p.k.seqlen, p.k.tokens, p.batch, t.keys);
   plan.by_sequence = in_order(p) && blocks_share_bias(p) && sequences_share_bias(p);
   plan.by_head = in_order(p) && blocks_share_bias(p) && heads_share_bias(p);
 }
 
 /// Q, dO and dQ's sum of a query head, which blocks that begin at other times read again.
 int64_t row_bytes(const Problem& p) {
-  return p.seqlen_q * (2 * (p.head_dim + p.head_dim_v) + 4 * p.head_dim);
+  return p.q.seqlen * (2 * (p.head_dim + p.head_dim_v) + 4 * p.head_dim);
 }
 
 /// Shares the heads of a group out to blocks, for enough of these and for heads that fit the L2.
 /// Their number depends on the batch, so a problem that wants its bits not to is never shared out.
 int choose_parts(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
-  if (p.batch_invariant || plan.by_head || plan.key_blocks == 0) return 1;
+  if (p.run.batch_invariant || plan.by_head || plan.key_blocks == 0) return 1;
   // In order a block with two heads made its successors wait (Qwen2.5 72B at 8k: 1.30 to 1.09).
-  if (p.deterministic) return static_cast<int>(p.group());
+  if (p.run.deterministic) return static_cast<int>(p.group());
   const int64_t slots = int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
   const int64_t for_blocks = ceil_div(least_waves * slots, plan.key_blocks);
   const int64_t for_memory = ceil_div(p.group() * row_bytes(p), section_bytes);
@@ -67,10 +67,10 @@ int choose_parts(const CudaBackwardPlan& plan) {
 int choose_section(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   // In order, blocks of one head that begin together wait for each other.
-  const bool alternate = p.window_right >= 0 || in_order(p);
-  if (!alternate || p.packed_k || plan.by_sequence || plan.by_head) return 1;
+  const bool alternate = p.score.window_right >= 0 || in_order(p);
+  if (!alternate || p.k.packed || plan.by_sequence || plan.by_head) return 1;
   return static_cast<int>(
-      groups_in_section(p.batch * p.heads_k * plan.parts, plan.part_heads * row_bytes(p)));
+      groups_in_section(p.batch * p.k.heads * plan.parts, plan.part_heads * row_bytes(p)));
 }
 
 void share_keys(CudaBackwardPlan& plan, int parts) {
@@ -85,32 +85,32 @@ void size_workspace(CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   const BackwardKernel::Cut& t = plan.cut;
   BackwardWorkspace& bytes = plan.workspace;
-  bytes.lse = bytes.delta = p.heads_q * plan.padded_rows * 4;
+  bytes.lse = bytes.delta = p.q.heads * plan.padded_rows * 4;
   bytes.dq_sum = bytes.lse * t.columns;
   if (in_order(p)) bytes.dq_turns = bytes.lse / t.rows;
   if (plan.parts > 1) {
-    const int64_t keys = p.heads_k * plan.padded_keys * 4;
+    const int64_t keys = p.k.heads * plan.padded_keys * 4;
     bytes.dk_sum = keys * t.columns;
     bytes.dv_sum = keys * t.value_columns;
     bytes.key_turns = keys / t.keys;
   }
-  if (p.dbias && rows_share_bias(p)) {
-    bytes.dbias_sum = t.bias_sums * p.batch * p.heads_q * p.seqlen_k * 4;
+  if (p.wants.dbias && rows_share_bias(p)) {
+    bytes.dbias_sum = t.bias_sums * p.batch * p.q.heads * p.k.seqlen * 4;
   } else if (blocks_share_bias(p)) {
-    bytes.dbias_sum = plan.bias_rows * p.seqlen_k * 4;
+    bytes.dbias_sum = plan.bias_rows * p.k.seqlen * 4;
   }
-  if (p.dtype == float16) bytes.ranges = 4 * p.batch * (2 * p.heads_q + p.heads_k);
+  if (p.dtype == float16) bytes.ranges = 4 * p.batch * (2 * p.q.heads + p.k.heads);
   plan.workspace_bytes = static_cast<size_t>(bytes.all());
 }
 
 /// What the plan adds to a family's constants, for all kernels of the pass.
 KernelConfig with_sums(KernelConfig config, const Problem& p) {
   return config.flag("deterministic", in_order(p))
-      .format("dbias", p.dbias, p.dbias_dtype)
-      .flag("bias_per_row", p.dbias && !rows_share_bias(p))
+      .format("dbias", p.wants.dbias, p.wants.dbias_dtype)
+      .flag("bias_per_row", p.wants.dbias && !rows_share_bias(p))
       .flag("bias_shared", blocks_share_bias(p))
-      .format("sinks", p.dsinks, p.sinks_dtype)
-      .format("dsinks", p.dsinks, p.dsinks_dtype);
+      .format("sinks", p.wants.dsinks, p.score.sinks_dtype)
+      .format("dsinks", p.wants.dsinks, p.wants.dsinks_dtype);
 }
 
 /// Makes the launches of a plan whose cuts are decided.
@@ -125,7 +125,7 @@ class Launches {
     const Grid rows{static_cast<unsigned>(plan_.row_blocks)};
     const Grid keys{static_cast<unsigned>(plan_.key_blocks)};
     const bool bias_first = !rows_share_bias(p) && !blocks_share_bias(p);
-    if (p.dbias && bias_first) add_bias();
+    if (p.wants.dbias && bias_first) add_bias();
     if (p.dtype == float16) {
       add("fa_backward_values", "pass/ranges.cuh", "MeasureValues", Over::keys, keys);
     }
@@ -137,10 +137,10 @@ class Launches {
       add("fa_backward_finish_keys", "pass/finish.cuh", "FinishKeys", Over::keys, keys,
           2 * t.keys * (t.columns + t.value_columns));
     }
-    if (p.dbias && !bias_first) add_bias();
-    if (p.dsinks) {
+    if (p.wants.dbias && !bias_first) add_bias();
+    if (p.wants.dsinks) {
       add("fa_backward_sinks", "pass/sinks.cuh", "SinkGradients", Over::rows,
-          {static_cast<unsigned>(p.heads_q)}, 4 * t.threads);
+          {static_cast<unsigned>(p.q.heads)}, 4 * t.threads);
     }
   }
 
@@ -159,7 +159,7 @@ class Launches {
   /// A row of the bias is a row of blocks.
   void add_bias() {
     constexpr int64_t most = 65535;  // of a grid's second extent
-    const int64_t of_row = std::min(most, ceil_div(plan_.problem.seqlen_k, plan_.cut.threads));
+    const int64_t of_row = std::min(most, ceil_div(plan_.problem.k.seqlen, plan_.cut.threads));
     add("fa_backward_bias", "pass/bias.cuh", "FinishBias", Over::rows,
         {static_cast<unsigned>(plan_.bias_rows), static_cast<unsigned>(of_row)});
   }
@@ -169,11 +169,12 @@ class Launches {
     const BackwardKernel::Cut& t = plan_.cut;
     KernelConfig config = config_;
     // Every row sees all keys of every block: then the kernel need not look.
-    // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.window_right < 0 => true
-    config.flag("all_seen", p.window_left < 0 && p.window_right < 0 && !p.packed_k && !p.used_k &&
-                                p.seqlen_k % t.keys == 0);
+    // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.score.window_right < 0 =>
+    // true
+    config.flag("all_seen", p.score.window_left < 0 && p.score.window_right < 0 && !p.k.packed &&
+                                !p.k.used && p.k.seqlen % t.keys == 0);
     const int sequences = plan_.by_sequence ? static_cast<int>(p.batch) : 1;
-    const int heads = plan_.by_head ? static_cast<int>(p.heads_k) : 1;
+    const int heads = plan_.by_head ? static_cast<int>(p.k.heads) : 1;
     const int64_t launches = std::max<int64_t>(int64_t{sequences} * heads, 1);
     plan_.launches.push_back(
         {.kernel =
@@ -208,9 +209,10 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
   cut(plan);
   share_keys(plan, tuning.parts ? *tuning.parts : choose_parts(plan));
   plan.section = choose_section(plan);
-  if (p.dbias) {
-    const int64_t rows = (p.bias_per_batch ? p.batch : 1) * (p.bias_per_head ? p.heads_q : 1) *
-                         (p.bias_per_row ? p.seqlen_q : 1);
+  if (p.wants.dbias) {
+    const int64_t rows = (p.score.bias_per_batch ? p.batch : 1) *
+                         (p.score.bias_per_head ? p.q.heads : 1) *
+                         (p.score.bias_per_row ? p.q.seqlen : 1);
     plan.bias_rows = checked_blocks("bias", rows, 1);
   }
   size_workspace(plan);

@@ -23,8 +23,10 @@ void need_offered(const Problem& p) {
            value);
     }
   };
-  need_float("scale", p.scale, p.softcap > 0 ? p.scale / p.softcap : p.scale * std::numbers::log2e);
-  need_float("softcap", p.softcap, p.softcap * std::numbers::log2e);
+  need_float(
+      "scale", p.score.scale,
+      p.score.softcap > 0 ? p.score.scale / p.score.softcap : p.score.scale * std::numbers::log2e);
+  need_float("softcap", p.score.softcap, p.score.softcap * std::numbers::log2e);
   // Tiles of up to 256 rows are counted with 32 bits to their end.
   constexpr int64_t most = INT_MAX - 256;
   const auto need_few = [most](const char* name, int64_t rows) {
@@ -34,9 +36,9 @@ void need_offered(const Problem& p) {
   };
   // The longest packed sequence is given by the caller, and may be given as longer than all tokens.
   // Packed keys behind the last sequence are tiles of the backward pass only.
-  need_few("q", p.packed_q ? p.tokens_q : p.seqlen_q);
-  const int64_t longest = p.packed_k ? std::min(p.seqlen_k, p.tokens_k) : p.seqlen_k;
-  need_few("k", p.packed_k && p.pass == Pass::backward ? p.tokens_k : longest);
+  need_few("q", p.q.packed ? p.q.tokens : p.q.seqlen);
+  const int64_t longest = p.k.packed ? std::min(p.k.seqlen, p.k.tokens) : p.k.seqlen;
+  need_few("k", p.k.packed && p.pass == Pass::backward ? p.k.tokens : longest);
 }
 
 int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size) {
@@ -79,19 +81,20 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
       .number("head_dim", p.head_dim)
       .number("head_dim_v", p.head_dim_v)
       .number("alignment", p.alignment)
-      .flag("packed_q", p.packed_q)
-      .flag("packed_k", p.packed_k)
-      .flag("used_q", p.used_q)
-      // mutant "CUDA plan: seqused_k" of emulated: p.used_k => false
-      .flag("used_k", p.used_k)
-      .flag("window_left", p.window_left >= 0)
-      // mutant "CUDA plan: window right" of emulated: p.window_right >= 0 => false
-      .flag("window_right", p.window_right >= 0)
-      // mutant "CUDA plan: negative scale" of emulated: static_cast<float>(p.scale) > 0 => true
-      .flag("positive_scale", static_cast<float>(p.scale) > 0, true)
-      .flag("softcap", p.softcap > 0)
-      .flag("alibi", p.alibi)
-      .format("bias", p.bias, p.bias_dtype)
+      .flag("packed_q", p.q.packed)
+      .flag("packed_k", p.k.packed)
+      .flag("used_q", p.q.used)
+      // mutant "CUDA plan: seqused_k" of emulated: p.k.used => false
+      .flag("used_k", p.k.used)
+      .flag("window_left", p.score.window_left >= 0)
+      // mutant "CUDA plan: window right" of emulated: p.score.window_right >= 0 => false
+      .flag("window_right", p.score.window_right >= 0)
+      // mutant "CUDA plan: negative scale" of emulated: static_cast<float>(p.score.scale) > 0 =>
+      // true
+      .flag("positive_scale", static_cast<float>(p.score.scale) > 0, true)
+      .flag("softcap", p.score.softcap > 0)
+      .flag("alibi", p.score.alibi)
+      .format("bias", p.score.bias, p.score.bias_dtype)
       .flag("dropout", p.dropout_p > 0);
 }
 
@@ -100,8 +103,8 @@ std::string heading(const Problem& p, const GpuLimits& gpu) {
       "pass: {}\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
       "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n",
       p.pass == Pass::forward ? "forward" : "backward", gpu.arch, gpu.sm_count, name(p.dtype),
-      p.batch, p.heads_q, p.heads_k, p.head_dim, p.head_dim_v, p.seqlen_q, p.seqlen_k,
-      p.packed_q || p.packed_k ? " (longest, packed)" : "");
+      p.batch, p.q.heads, p.k.heads, p.head_dim, p.head_dim_v, p.q.seqlen, p.k.seqlen,
+      p.q.packed || p.k.packed ? " (longest, packed)" : "");
 }
 
 }  // namespace fa

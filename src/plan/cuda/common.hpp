@@ -14,7 +14,7 @@ namespace fa {
 constexpr int pad16(int64_t n) { return static_cast<int>(round_up(n, 16)); }
 
 /// Whether sums have an order of their own: a sequence's bits depend on it, too.
-inline bool in_order(const Problem& p) { return p.deterministic || p.batch_invariant; }
+inline bool in_order(const Problem& p) { return p.run.deterministic || p.run.batch_invariant; }
 
 /// Throws Error (unsupported) for what CUDA devices are not offered in either pass.
 void need_offered(const Problem& problem);

@@ -24,11 +24,11 @@ template <typename Kernel>
 Kernel first_that_serves(const Problem& p, const GpuLimits& gpu,
                          std::optional<Kernel> (*Offer::*pass)(const Problem&, const GpuLimits&)) {
   for (const Offer& offer : offers) {
-    if (p.family != Family::automatic && p.family != offer.family) continue;
+    if (p.run.family != Family::automatic && p.run.family != offer.family) continue;
     if (auto kernel = (offer.*pass)(p, gpu)) return *std::move(kernel);
   }
   fail(Status::unsupported, "family", "is {}; this build has sm80's kernels for CUDA devices",
-       p.family == Family::sm90 ? "sm90" : "automatic");
+       p.run.family == Family::sm90 ? "sm90" : "automatic");
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ constexpr int64_t max_splits = 64;
 KernelSpec combine_kernel(const Problem& p) {
   KernelConfig config;
   config.format("element", true, p.dtype)
-      .format("sinks", p.sinks, p.sinks_dtype)
+      .format("sinks", p.score.sinks, p.score.sinks_dtype)
       .number("head_dim_v", p.head_dim_v)
       .number("alignment", std::min(p.alignment, 8));
   return kernel_spec({"fa_combine",
@@ -36,35 +36,35 @@ KernelSpec combine_kernel(const Problem& p) {
 int row_blocks(CudaForwardPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t rows = plan.cut.rows;
-  const int64_t row_tiles = tiles_of_head(p.packed_q, p.seqlen_q, p.tokens_q, p.batch, rows);
+  const int64_t row_tiles = tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, rows);
   plan.row_tiles = static_cast<int>(row_tiles);
-  return checked_blocks("q", row_tiles * (p.packed_q ? p.heads_q : p.batch * p.heads_q), rows);
+  return checked_blocks("q", row_tiles * (p.q.packed ? p.q.heads : p.batch * p.q.heads), rows);
 }
 
 /// Heads in whole groups, whose long tiles all go first. Without a mask from the right one head
 /// follows the other.
 int choose_section(const Problem& p) {
-  if (p.window_right < 0 || p.packed_q) return 1;
-  const int64_t bytes = p.seqlen_k * (p.head_dim + p.head_dim_v) * 2;
-  return static_cast<int>(groups_in_section(p.batch * p.heads_k, bytes) * p.group());
+  if (p.score.window_right < 0 || p.q.packed) return 1;
+  const int64_t bytes = p.k.seqlen * (p.head_dim + p.head_dim_v) * 2;
+  return static_cast<int>(groups_in_section(p.batch * p.k.heads, bytes) * p.group());
 }
 
 int64_t keys_of_split(const CudaForwardPlan& plan, int64_t splits) {
-  return round_up(ceil_div(plan.problem.seqlen_k, splits), plan.cut.keys);
+  return round_up(ceil_div(plan.problem.k.seqlen, splits), plan.cut.keys);
 }
 
 /// As many splits as fill the device once, where the row tiles alone leave much of it idle. Their
 /// number depends on the batch, so a problem that wants its bits not to is never split.
 int choose_splits(const CudaForwardPlan& plan, int blocks) {
   const Problem& p = plan.problem;
-  if (p.batch_invariant || blocks == 0) return 1;
+  if (p.run.batch_invariant || blocks == 0) return 1;
   const int64_t slots = int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
   const int64_t work = int64_t{blocks} * plan.cut.value_slices;
   if (2 * work > slots) return 1;
-  const int64_t keys = std::min(p.seqlen_k, p.keys_of_row() + plan.cut.rows - 1);
+  const int64_t keys = std::min(p.k.seqlen, p.keys_of_row() + plan.cut.rows - 1);
   const int64_t wanted = std::min({slots / work, keys / min_split_keys, max_splits});
   if (wanted <= 1) return 1;
-  return static_cast<int>(ceil_div(p.seqlen_k, keys_of_split(plan, wanted)));  // none is empty
+  return static_cast<int>(ceil_div(p.k.seqlen, keys_of_split(plan, wanted)));  // none is empty
 }
 
 /// Splits along the keys, and the memory in which their results wait to be joined.
@@ -73,7 +73,7 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
   plan.splits = splits;
   plan.split_keys = static_cast<int>(std::min<int64_t>(keys_of_split(plan, splits), INT_MAX / 2));
   if (splits == 1) return;
-  plan.partial_rows = p.heads_q * (p.packed_q ? p.tokens_q : p.batch * p.seqlen_q);
+  plan.partial_rows = p.q.heads * (p.q.packed ? p.q.tokens : p.batch * p.q.seqlen);
   plan.workspace_bytes =
       static_cast<size_t>(splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
 }

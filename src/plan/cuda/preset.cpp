@@ -32,16 +32,16 @@ Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
   p.device = {cuda_device, 0};
   p.dtype = dtype;
   p.batch = use.batch;
-  p.heads_q = 32;
-  p.heads_k = 8;
+  p.q.heads = 32;
+  p.k.heads = 8;
   p.head_dim = p.head_dim_v = head_dim;
-  p.seqlen_q = use.seqlen_q;
-  p.seqlen_k = use.seqlen_k;
-  p.tokens_q = use.batch * use.seqlen_q;
-  p.tokens_k = use.batch * use.seqlen_k;
-  p.packed_q = p.packed_k = use.packed;
-  p.used_k = use.used_k;
-  p.window_right = use.causal ? 0 : -1;
+  p.q.seqlen = use.seqlen_q;
+  p.k.seqlen = use.seqlen_k;
+  p.q.tokens = use.batch * use.seqlen_q;
+  p.k.tokens = use.batch * use.seqlen_k;
+  p.q.packed = p.k.packed = use.packed;
+  p.k.used = use.used_k;
+  p.score.window_right = use.causal ? 0 : -1;
   return p;
 }
 

@@ -49,13 +49,13 @@ struct Entry {
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
   if (meant == Meant::for_long_plain) {
-    if (p.seqlen_k < 1024 || p.batch_invariant) return false;
+    if (p.k.seqlen < 1024 || p.run.batch_invariant) return false;
   } else if (in_order(p)) {
     return false;
   }
   if (meant == Meant::for_any_order) return true;
-  const bool packed = p.packed_q || p.packed_k;
-  return !packed && p.softcap == 0 && !p.alibi && !p.bias && p.dropout_p == 0;
+  const bool packed = p.q.packed || p.k.packed;
+  return !packed && p.score.softcap == 0 && !p.score.alibi && !p.score.bias && p.dropout_p == 0;
 }
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a

@@ -154,16 +154,16 @@ constexpr Entry entries[] = {
 }  // namespace
 
 ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
-  Work work{.rows = p.seqlen_q,
+  Work work{.rows = p.q.seqlen,
             .keys = p.keys_of_row(),
-            .causal = p.window_right >= 0,
-            .window = p.window_left >= 0,
-            .packed = p.packed_q,
-            .softcap = p.softcap > 0,
+            .causal = p.score.window_right >= 0,
+            .window = p.score.window_left >= 0,
+            .packed = p.q.packed,
+            .softcap = p.score.softcap > 0,
             .dropout = p.dropout_p > 0,
-            .alibi = p.alibi,
-            .bias = p.bias};
-  if (p.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
+            .alibi = p.score.alibi,
+            .bias = p.score.bias};
+  if (p.run.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
     work.rows = 0;
     work.keys = INT64_MAX;
     work.packed = false;

@@ -19,7 +19,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .number("stages", t.stages)
       .number("query_slices", t.query_slices)
       .flag("stale_maximum", t.stale_maximum)
-      .format("sinks", p.sinks, p.sinks_dtype);
+      .format("sinks", p.score.sinks, p.score.sinks_dtype);
   return {
       .cut = {.rows = t.rows(),
               .keys = t.keys,
