@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "cuda/runtime/driver_api.hpp"
 #include "emulator/image.hpp"
@@ -17,6 +18,8 @@
 
 namespace emulator {
 namespace {
+
+using fa::cuda::CUcontext;
 
 struct Kernel {
   Call call;
@@ -48,7 +51,13 @@ Library* open_library(const void* code) {
 }
 
 constexpr int failed = 1;
+constexpr int invalid_context = 201;
 int dummy;
+
+/// The current context of a thread is the last one pushed. A thread begins without one, as on a
+/// device, so that a call that needs one fails here as it fails there.
+thread_local std::vector<CUcontext> contexts;
+bool has_context() { return !contexts.empty() && contexts.back() != nullptr; }
 
 }  // namespace
 }  // namespace emulator
@@ -58,18 +67,21 @@ using emulator::failed;
 
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #define API extern "C" __attribute__((visibility("default"))) CUresult
+#define NEEDS_CONTEXT \
+  if (!emulator::has_context()) return emulator::invalid_context
 
 API cuInit(unsigned) { return success; }
 API cuDriverGetVersion(int* version) {
   *version = 13000;
   return success;
 }
-API cuGetErrorName(CUresult, const char** name) {
-  *name = "EMULATOR_ERROR";
+API cuGetErrorName(CUresult status, const char** name) {
+  *name = status == emulator::invalid_context ? "CUDA_ERROR_INVALID_CONTEXT" : "EMULATOR_ERROR";
   return success;
 }
-API cuGetErrorString(CUresult, const char** text) {
-  *text = "the emulator cannot";
+API cuGetErrorString(CUresult status, const char** text) {
+  *text = status == emulator::invalid_context ? "the thread has no current context"
+                                              : "the emulator cannot";
   return success;
 }
 API cuDeviceGetCount(int* count) {
@@ -130,21 +142,35 @@ API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
   return success;
 }
 API cuCtxGetCurrent(CUcontext* context) {
-  *context = A_CONTEXT;
+  *context = emulator::contexts.empty() ? nullptr : emulator::contexts.back();
   return success;
 }
-API cuCtxSetCurrent(CUcontext) { return success; }
-API cuCtxPushCurrent_v2(CUcontext) { return success; }
+API cuCtxSetCurrent(CUcontext context) {
+  if (!emulator::contexts.empty()) emulator::contexts.pop_back();
+  if (context != nullptr) emulator::contexts.push_back(context);
+  return success;
+}
+API cuCtxPushCurrent_v2(CUcontext context) {
+  emulator::contexts.push_back(context);
+  return success;
+}
 API cuCtxPopCurrent_v2(CUcontext* context) {
-  if (context != nullptr) *context = A_CONTEXT;
+  NEEDS_CONTEXT;
+  if (context != nullptr) *context = emulator::contexts.back();
+  emulator::contexts.pop_back();
   return success;
 }
 API cuCtxGetDevice(CUdevice* device) {
+  NEEDS_CONTEXT;
   *device = 0;
   return success;
 }
-API cuCtxSynchronize() { return success; }
+API cuCtxSynchronize() {
+  NEEDS_CONTEXT;
+  return success;
+}
 API cuStreamCreate(CUstream* stream, unsigned) {
+  NEEDS_CONTEXT;
   *stream = reinterpret_cast<CUstream>(new int);
   return success;
 }
@@ -196,6 +222,7 @@ API cuKernelSetAttribute(int, int, CUkernel, CUdevice) { return success; }
 API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                    unsigned block_x, unsigned, unsigned, unsigned shared_bytes, CUstream,
                    void** parameters, void**) {
+  NEEDS_CONTEXT;
   constexpr unsigned most = 65535;  // blocks along y and z
   if (grid_y > most || grid_z > most) return failed;
   const auto& kernel = *reinterpret_cast<emulator::Kernel*>(function);
@@ -209,6 +236,7 @@ API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsign
   return success;
 }
 API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
+  NEEDS_CONTEXT;
   void* memory = emulator::allocate(bytes);
   *pointer = reinterpret_cast<CUdeviceptr>(memory);
   return memory == nullptr ? error_out_of_memory : success;
@@ -218,18 +246,22 @@ API cuMemFree_v2(CUdeviceptr pointer) {
   return success;
 }
 API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) {
+  NEEDS_CONTEXT;
   std::memcpy(reinterpret_cast<void*>(to), from, bytes);
   return success;
 }
 API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream) {
+  NEEDS_CONTEXT;
   std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
   return success;
 }
 API cuMemsetD8Async(CUdeviceptr pointer, unsigned char value, size_t count, CUstream) {
+  NEEDS_CONTEXT;
   std::memset(reinterpret_cast<void*>(pointer), value, count);
   return success;
 }
 API cuMemsetD32Async(CUdeviceptr pointer, unsigned value, size_t count, CUstream) {
+  NEEDS_CONTEXT;
   for (size_t i = 0; i < count; ++i) reinterpret_cast<unsigned*>(pointer)[i] = value;
   return success;
 }
@@ -244,11 +276,15 @@ API cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, CUmemoryPool, CU
 }
 API cuMemFreeAsync(CUdeviceptr pointer, CUstream) { return cuMemFree_v2(pointer); }
 API cuEventCreate(CUevent* event, unsigned) {
+  NEEDS_CONTEXT;
   *event = reinterpret_cast<CUevent>(&emulator::dummy);
   return success;
 }
 API cuEventDestroy_v2(CUevent) { return success; }
-API cuEventRecord(CUevent, CUstream) { return success; }
+API cuEventRecord(CUevent, CUstream) {
+  NEEDS_CONTEXT;
+  return success;
+}
 API cuEventSynchronize(CUevent) { return success; }
 API cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
   *milliseconds = 1;
@@ -257,6 +293,7 @@ API cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
 API cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* sizes,
                            const uint64_t* strides, const uint32_t* box, const uint32_t* steps,
                            int interleave, int swizzle, int promotion, int fill) {
+  NEEDS_CONTEXT;
   return emulator::encode_tiled(map, type, rank, address, sizes, strides, box, steps, interleave,
                                 swizzle, promotion, fill);
 }

@@ -56,6 +56,7 @@ class Device : public testing::Test {
   static void encode(TensorMap& map, int type, size_t element, void* data,
                      const std::vector<uint64_t>& sizes, const std::vector<uint32_t>& box,
                      Swizzle swizzle) {
+    const cuda::CurrentContext context(0);  // the driver encodes for its device
     static const auto encoder = reinterpret_cast<emulator::EncodeTiled*>(
         dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuTensorMapEncodeTiled"));
     std::vector<uint64_t> strides;
