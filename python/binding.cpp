@@ -5,7 +5,10 @@
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/tvm_ffi.h>
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +35,7 @@ void check(fa_status status) {
 /// bits come as uint16.
 class Tensor {
  public:
+  Tensor() = default;
   Tensor(const DLTensor* given, bool uint16_is_bfloat16) : given_(given != nullptr) {
     if (!given_) return;
     const bool bits = uint16_is_bfloat16 && given->dtype.code == kDLUInt && given->dtype.bits == 16;
@@ -65,7 +69,7 @@ class Tensor {
 
  private:
   static constexpr int64_t no_extent = 0;
-  bool given_;
+  bool given_ = false;
   fa_tensor tensor_{};
   std::vector<int64_t> zeros_;
 };
@@ -120,48 +124,83 @@ class Arguments {
   bool uint16_is_bfloat16_ = false;
 };
 
-/// What forward and backward have in common; members are read in the order of their declaration.
+struct TensorOption {
+  const char* name;
+  const fa_tensor* fa_options::* field;
+};
+struct NumberOption {
+  const char* name;
+  void (*read)(Arguments& in, const char* name, fa_options& options);
+};
+
+template <auto field>
+void number(Arguments& in, const char* name, fa_options& options) {
+  options.*field = in.number<std::decay_t<decltype(options.*field)>>(name);
+}
+template <auto field>
+void flag(Arguments& in, const char* name, fa_options& options) {
+  options.*field = in.number<bool>(name) ? 1 : 0;
+}
+template <auto field>
+void int32(Arguments& in, const char* name, fa_options& options) {
+  options.*field = in.int32(name);
+}
+void scale(Arguments& in, const char* name, fa_options& options) {
+  const auto given = in.number<tvm::ffi::Optional<double>>(name);
+  options.has_scale = given.has_value() ? 1 : 0;
+  options.scale = given.value_or(0);
+}
+
+// What forward and backward have in common, in the order of the arguments: tensors first. The
+// package compares names and order with its own at import (_binding.py).
+constexpr TensorOption tensor_options[] = {
+    {"alibi_slopes", &fa_options::alibi_slopes},
+    {"bias", &fa_options::bias},
+    {"sinks", &fa_options::sinks},
+    {"dropout_state", &fa_options::dropout_state},
+    {"cu_seqlens_q", &fa_options::cu_seqlens_q},
+    {"cu_seqlens_k", &fa_options::cu_seqlens_k},
+    {"seqused_q", &fa_options::seqused_q},
+    {"seqused_k", &fa_options::seqused_k},
+};
+constexpr NumberOption number_options[] = {
+    {"max_seqlen_q", number<&fa_options::max_seqlen_q>},
+    {"max_seqlen_k", number<&fa_options::max_seqlen_k>},
+    {"scale", scale},
+    {"causal", flag<&fa_options::causal>},
+    {"window_left", number<&fa_options::window_left>},
+    {"window_right", number<&fa_options::window_right>},
+    {"softcap", number<&fa_options::softcap>},
+    {"dropout_p", number<&fa_options::dropout_p>},
+    {"deterministic", flag<&fa_options::deterministic>},
+    {"batch_invariant", flag<&fa_options::batch_invariant>},
+    {"family", int32<&fa_options::family>},
+    {"num_threads", int32<&fa_options::num_threads>},
+};
+
+/// The options' names in their order, with spaces between them.
+std::string option_names(Arguments) {
+  std::string names;
+  for (const TensorOption& option : tensor_options) names += std::string(option.name) + ' ';
+  for (const NumberOption& option : number_options) names += std::string(option.name) + ' ';
+  return names;
+}
+
 class Options {
  public:
-  explicit Options(Arguments& in)
-      : alibi_slopes_(in.tensor("alibi_slopes")),
-        bias_(in.tensor("bias")),
-        sinks_(in.tensor("sinks")),
-        dropout_state_(in.tensor("dropout_state")),
-        cu_seqlens_q_(in.tensor("cu_seqlens_q")),
-        cu_seqlens_k_(in.tensor("cu_seqlens_k")),
-        seqused_q_(in.tensor("seqused_q")),
-        seqused_k_(in.tensor("seqused_k")) {
-    options_.alibi_slopes = alibi_slopes_;
-    options_.bias = bias_;
-    options_.sinks = sinks_;
-    options_.dropout_state = dropout_state_;
-    options_.cu_seqlens_q = cu_seqlens_q_;
-    options_.cu_seqlens_k = cu_seqlens_k_;
-    options_.seqused_q = seqused_q_;
-    options_.seqused_k = seqused_k_;
-    options_.max_seqlen_q = in.number<int64_t>("max_seqlen_q");
-    options_.max_seqlen_k = in.number<int64_t>("max_seqlen_k");
-    const auto scale = in.number<tvm::ffi::Optional<double>>("scale");
-    options_.has_scale = scale.has_value() ? 1 : 0;
-    options_.scale = scale.value_or(0);
-    options_.causal = in.number<bool>("causal") ? 1 : 0;
-    options_.window_left = in.number<int64_t>("window_left");
-    options_.window_right = in.number<int64_t>("window_right");
-    options_.softcap = in.number<double>("softcap");
-    options_.dropout_p = in.number<double>("dropout_p");
-    options_.deterministic = in.number<bool>("deterministic") ? 1 : 0;
-    options_.batch_invariant = in.number<bool>("batch_invariant") ? 1 : 0;
-    options_.family = in.int32("family");
-    options_.num_threads = in.int32("num_threads");
+  explicit Options(Arguments& in) {
+    for (size_t i = 0; i < std::size(tensor_options); ++i) {
+      tensors_[i] = in.tensor(tensor_options[i].name);
+      options_.*tensor_options[i].field = tensors_[i];
+    }
+    for (const NumberOption& option : number_options) option.read(in, option.name, options_);
   }
   Options(const Options&) = delete;
   Options& operator=(const Options&) = delete;
   operator const fa_options*() const { return &options_; }  // NOLINT(google-explicit-constructor)
 
  private:
-  Tensor alibi_slopes_, bias_, sinks_, dropout_state_;
-  Tensor cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_;
+  std::array<Tensor, std::size(tensor_options)> tensors_;
   fa_options options_ = FA_OPTIONS_INIT;
 };
 
@@ -276,3 +315,4 @@ FA_EXPORT(check_backward)
 FA_EXPORT(merge)
 FA_EXPORT(dropout_keep)
 FA_EXPORT(info)
+FA_EXPORT(option_names)

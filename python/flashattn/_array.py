@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from . import _binding
 from ._options import (
+    KINDS,
     TENSORS,
     Options,
     family_number,
@@ -256,7 +257,7 @@ def _attention_of_torch(q: Any, k: Any, v: Any, out: Any, return_lse: bool, give
     return (result, lse) if return_lse else result
 
 
-_FLAGS = ("causal", "deterministic", "batch_invariant")
+_FLAGS = tuple(name for name, kind in KINDS.items() if kind is bool)
 
 
 def _read(

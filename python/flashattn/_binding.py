@@ -10,6 +10,7 @@ Tensors are anything that speaks DLPack, or None; what is launched goes to torch
     merge(bits, out_a, lse_a, out_b, lse_b, out, lse)
     dropout_keep(keep, seed, offset, dropout_p)     keep: uint8 [batch, heads, seqlen_q, seqlen_k]
     info() -> "version instruction-set"
+    option_names() -> the names of `options` in their order, with spaces between them
 
 check_* raise what the call would, and run nothing: their tensors may be without memory, each a
 tvm_ffi.Shape of DLPack's type code, the bits and the extents.
@@ -20,6 +21,8 @@ tvm_ffi.Shape of DLPack's type code, the bits and the extents.
 import pathlib
 
 import tvm_ffi
+
+from ._options import Options
 
 tvm_ffi.register_error("NotImplementedError", NotImplementedError)
 
@@ -32,3 +35,17 @@ check_backward = _module.get_function("check_backward")
 merge = _module.get_function("merge")
 dropout_keep = _module.get_function("dropout_keep")
 info = _module.get_function("info")
+option_names = _module.get_function("option_names")
+
+
+def need_same_options(of_library: tuple[str, ...], of_package: tuple[str, ...]) -> None:
+    """ImportError where the two would read each other's options by wrong names."""
+    if of_library != of_package:
+        raise ImportError(
+            "flashattn: flashattn_ffi.so and the package's Python files are of different builds;"
+            " install flashattn anew (options of the library:"
+            f" {', '.join(of_library)}; of the package: {', '.join(of_package)})"
+        )
+
+
+need_same_options(tuple(option_names().split()), Options._fields)

@@ -13,6 +13,7 @@ from ._options import (
     Options,
     family_number,
     flag,
+    new_options,
     real_number,
     refuse,
     scale_or_none,
@@ -132,30 +133,22 @@ def flash_attn_func(
         causal = flag("causal", causal)
         deterministic = flag("deterministic", deterministic)
         batch_invariant = flag("batch_invariant", batch_invariant)
-    # All fields in their order: by keyword it takes four times as long.
-    options = Options._make(
-        (
-            alibi_slopes,
-            bias,
-            sinks,
-            None,  # dropout_state
-            None,  # cu_seqlens_q
-            None,  # cu_seqlens_k
-            seqused_q,
-            seqused_k,
-            0,  # max_seqlen_q
-            0,  # max_seqlen_k
-            softmax_scale,
-            causal,
-            window_left,
-            window_right,
-            softcap,
-            dropout_p,
-            deterministic,
-            batch_invariant,
-            family_number(family),
-            0,  # num_threads
-        )
+    options = new_options(
+        Options,
+        alibi_slopes=alibi_slopes,
+        bias=bias,
+        sinks=sinks,
+        seqused_q=seqused_q,
+        seqused_k=seqused_k,
+        scale=softmax_scale,
+        causal=causal,
+        window_left=window_left,
+        window_right=window_right,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+        batch_invariant=batch_invariant,
+        family=family_number(family),
     )
     return _attention(q, k, v, out, return_attn_probs, return_lse, options)
 

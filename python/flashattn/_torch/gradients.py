@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._options import NO_TENSORS, TENSORS, Options, has_tensors
+from .._options import NO_TENSORS, NOTHING, TENSORS, Options, has_tensors
 from . import passes
 from .checks import in_functorch, is_direct, is_traced, refuse_gradient_of_slopes
 
@@ -98,14 +98,16 @@ def attend_recorded(
 
 def operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, *options = inputs
-    refuse_gradient_of_slopes(options[0])
-    _save(ctx, q, k, v, tuple(options), output)
+    given = Options._make(options)
+    refuse_gradient_of_slopes(given.alibi_slopes)
+    _save(ctx, q, k, v, given, output)
 
 
-def operator_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def operator_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     dout, dlse = grads
-    dq, dk, dv, dbias, dsinks = _gradients(ctx, dout, dlse, *ctx.needs_input_grad[4:6])
-    return (dq, dk, dv, None, dbias, dsinks, *[None] * (len(Options._fields) - 3))
+    wanted = Options._make(ctx.needs_input_grad[3:])  # behind q, k and v
+    dq, dk, dv, dbias, dsinks = _gradients(ctx, dout, dlse, wanted.bias, wanted.sinks)
+    return (dq, dk, dv, *NOTHING._replace(bias=dbias, sinks=dsinks))
 
 
 def no_double_backward(ctx: Any, *grads: Any) -> Any:

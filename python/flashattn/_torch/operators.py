@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._options import KINDS, Length
 from . import fakes, passes
 from .gradients import (
     merge_gradients,
@@ -17,13 +18,17 @@ from .gradients import (
     save_merge,
 )
 
-OPTIONS = (
-    "Tensor? alibi_slopes, Tensor? bias, Tensor? sinks, Tensor? dropout_state,"
-    " Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_q, Tensor? seqused_k,"
-    " SymInt? max_seqlen_q, SymInt? max_seqlen_k, float? scale, bool causal,"
-    " SymInt window_left, SymInt window_right, float softcap, float dropout_p,"
-    " bool deterministic, bool batch_invariant, int family, int num_threads"
-)
+# What a schema calls the kinds of options.
+_TYPES: dict[Any, str] = {
+    Any: "Tensor?",
+    Length | None: "SymInt?",
+    Length: "SymInt",
+    int: "int",
+    float | None: "float?",
+    float: "float",
+    bool: "bool",
+}
+OPTIONS = ", ".join(f"{_TYPES[kind]} {name}" for name, kind in KINDS.items())
 _library = torch.library.Library("flashattn", "DEF")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from .._options import TENSORS, Options
+from .._options import NOTHING, Options
 
 # How one dimension of a mesh shares the work; None: it does not.
 Split = Literal["batch", "heads", "queries", None]
@@ -93,20 +93,21 @@ def _keys(t: Any, split: Split) -> Any:
     return _rows(t, None if split == "queries" else split)
 
 
-def _options(given: Options, split: Split) -> list[Any]:
-    slopes, bias = given.alibi_slopes, given.bias
+def _options(given: Options, split: Split) -> Options:
+    """Where each tensor lies; None for the numbers."""
+    slopes = given.alibi_slopes
     per_sequence = slopes is not None and slopes.ndim == 2
-    return [
-        _part(slopes, split, batch=0 if per_sequence else None, heads=1 if per_sequence else 0),
-        _bias(bias, split),
-        _part(given.sinks, split, heads=0),
-        _part(given.dropout_state, split),
-        _part(given.cu_seqlens_q, split),
-        _part(given.cu_seqlens_k, split),
-        _part(given.seqused_q, split, batch=0),
-        _part(given.seqused_k, split, batch=0),
-        *[None] * (len(given) - TENSORS),
-    ]
+    dims = dict(batch=0, heads=1) if per_sequence else dict(heads=0)
+    return NOTHING._replace(
+        alibi_slopes=_part(slopes, split, **dims),
+        bias=_bias(given.bias, split),
+        sinks=_part(given.sinks, split, heads=0),
+        dropout_state=_part(given.dropout_state, split),
+        cu_seqlens_q=_part(given.cu_seqlens_q, split),
+        cu_seqlens_k=_part(given.cu_seqlens_k, split),
+        seqused_q=_part(given.seqused_q, split, batch=0),
+        seqused_k=_part(given.seqused_k, split, batch=0),
+    )
 
 
 def _bias(bias: Any, split: Split) -> Any:
@@ -146,8 +147,8 @@ def _backward(
         inputs += [_keys(k, split), _keys(v, split), _rows(out, split), _rows(lse, split)]
         parts = _options(given, split)
         of_options = [
-            _summed(parts[1], split) if needs_dbias else _part(q, None),
-            _summed(parts[2], split) if needs_dsinks else _part(q, None),
+            _summed(parts.bias, split) if needs_dbias else _part(q, None),
+            _summed(parts.sinks, split) if needs_dsinks else _part(q, None),
         ]
         of_keys = [_summed(_keys(t, split), split) for t in (k, v)]
         return [_rows(q, split), *of_keys, *of_options], [*inputs, None, None, *parts]
