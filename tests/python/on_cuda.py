@@ -2,6 +2,7 @@
 
 Without a device whoever imports this is skipped, or with FA_REQUIRE_GPU=1 fails."""
 
+import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,11 +83,18 @@ def unaligned(t):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prepared(request):
+def prepared(request, tmp_path_factory):
+    """Gives the GPU to one file at a time, where several processes run tests, and compiles."""
+    with open(tmp_path_factory.getbasetemp().parent / "device.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if request.session.testscollected >= 20:  # a chosen few compile their own
+            prepare_most()
+        yield
+
+
+def prepare_most():
     """The kernels of most tests, compiled many at a time: one by one they take three minutes. (What
     a test has none of here it compiles itself; that of many threads wants to.)"""
-    if request.session.testscollected < 20:
-        return  # a chosen few compile their own
     calls = [(inputs(dtype), options) for dtype in DTYPES for options in OPTIONS.values()]
     causal = dict(causal=True)
     for dtype in DTYPES:

@@ -20,9 +20,8 @@ PAGES = ["README.md", "docs/python.md"]
 
 def run(command, folder):
     """As a user would, who is in no environment yet."""
-    environment = {
-        k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV" and not k.startswith("PYTHON")
-    }
+    ours = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "OMP_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     ended = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -46,9 +45,9 @@ def with_numpy(tmp_path_factory):
     return folder / "venv" / "bin" / "python"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def with_torch(with_numpy):
-    """The same, after `pip install torch transformers`."""
+    """The same, as after `pip install torch transformers`, for one test."""
     purelib = run(
         [with_numpy, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], None
     )
