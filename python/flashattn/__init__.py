@@ -51,7 +51,7 @@ __dir__ = listing(globals(), *_OF_TORCH)
 
 
 def __getattr__(name: str) -> Any:
-    """What needs PyTorch is imported when it is first asked for, and kept here."""
+    """Imports what needs PyTorch when it is first asked for, and keeps it here."""
     if name not in _OF_TORCH and name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

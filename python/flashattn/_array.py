@@ -1,4 +1,4 @@
-"""attention, its gradients, prepare and merge for NumPy arrays and whatever else speaks DLPack."""
+"""attention, attention_backward, prepare and merge for NumPy arrays and other DLPack tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ._options import (
 
 
 class AttentionOptions(TypedDict, total=False):
-    """What attention and attention_backward have in common; all of it optional."""
+    """The options of attention, attention_backward and prepare."""
 
     scale: float | None
     causal: bool
@@ -109,14 +109,15 @@ def attention(
         softcap: scores become softcap * tanh(score / softcap); 0 is off.
         alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|.
         bias: float32 or q's dtype, [B or 1, Hq or 1, Sq or 1, Sk], added; -inf masks. Or bool, True
-            where a key is seen. A row of nothing but lowest numbers (finfo.min) is no masked one:
-            its lse rounds away how many keys there are, and its gradients are too large by that.
+            where a key is seen. A row whose bias is the lowest number (finfo.min) everywhere is not
+            masked: its lse loses the number of keys to rounding, so that its gradients are too
+            large by this factor.
         sinks: float32 or q's dtype, [Hq], logits in the softmax's denominator only.
-        dropout_p, dropout_seed, dropout_offset: what is dropped is a function of the two 64-bit
-            numbers, the element's place and p (docs/numerics.md).
+        dropout_p, dropout_seed, dropout_offset: whether an element is dropped depends on the two
+            64-bit numbers, the element's place and p (docs/numerics.md).
         cu_seqlens_q, cu_seqlens_k: int32 [B + 1], where packed sequences begin.
-        max_seqlen_q, max_seqlen_k: at least the longest packed sequence, which is the default; to
-            find it takes a look at cu_seqlens, which waits for a CUDA device.
+        max_seqlen_q, max_seqlen_k: at least the longest packed sequence, which is the default; the
+            default reads cu_seqlens on the host, which waits for a CUDA device.
         seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
         deterministic, batch_invariant: always so on the CPU.
         family: "auto", "sm80", "sm90": the kernels of CUDA devices.
@@ -124,8 +125,8 @@ def attention(
 
     Returns:
         out [B, Sq, Hq, Dv] or [Tq, Hq, Dv], of q's kind and dtype; lse float32 [B, Hq, Sq] or
-        [Hq, Tq]. For a q that is neither of NumPy nor of torch they are made by its namespace
-        (the array API's __array_namespace__), or NumPy arrays if it has none.
+        [Hq, Tq]. For a q of neither NumPy nor torch, its namespace (the array API's
+        __array_namespace__) makes them, or they are NumPy arrays if it has none.
 
     Raises:
         ValueError, TypeError: an argument, by name.
@@ -202,9 +203,9 @@ def attention_backward(
 
 
 def prepare(q: Any, k: Any, v: Any, **options: Unpack[AttentionOptions]) -> None:
-    """Compiles and loads the CUDA kernels that attention, and every function of flash_attn's, will
-    need for such tensors and options, and runs nothing: the first call is fast then, and may be
-    captured in a CUDA graph. On the CPU there is nothing to do.
+    """Compiles and loads the CUDA kernels that attention and flash_attn's functions need for such
+    tensors and options. It runs nothing. The first call is then fast and may be captured in a CUDA
+    graph. On the CPU there is nothing to do.
 
     Arguments as attention's; only shapes, strides, dtypes and the device of tensors matter. For
     flash_attn_with_kvcache: prepare(q, k_cache, v_cache, seqused_k=its lengths, ...).
@@ -277,7 +278,7 @@ def _read(
     num_threads: int = 0,
     **others: Any,
 ) -> Options:
-    """AttentionOptions as the binding takes them, tensors still as they were given."""
+    """The options as Options, with the tensors as they were given."""
     unknown = sorted(set(others) - set(AttentionOptions.__annotations__))
     if unknown:
         raise TypeError(f"{unknown[0]}: is no option of attention")
@@ -322,7 +323,7 @@ def _dropout_state(q: Any, seed: int, offset: int) -> Any:
     if _is_torch(q):
         import torch
 
-        # Filled on the device: a copy of the host's numbers would wait for it.
+        # Filled on the device, because a copy of the host's numbers would wait for the device.
         state = torch.full((2,), numbers[0], dtype=torch.int64, device=q.device)
         state[1].fill_(numbers[1])
         return state
@@ -330,7 +331,7 @@ def _dropout_state(q: Any, seed: int, offset: int) -> Any:
 
 
 def _added(bias: Any) -> Any:
-    """A boolean bias, True where a key is seen, as one that is added: 0 and -inf."""
+    """A boolean bias, True where a key is seen, as a bias to add: 0 and -inf."""
     if _is_torch(bias):
         from ._torch import added
 
@@ -342,7 +343,7 @@ def _added(bias: Any) -> Any:
 
 
 def _longest(side: str, cu_seqlens: Any, given: int | None) -> int | None:
-    """max_seqlen, by default the longest of packed sequences. The library checks the rest."""
+    """max_seqlen, by default the longest packed sequence. The library checks the rest."""
     if given is not None:
         return whole_number(f"max_seqlen_{side}", given)
     if cu_seqlens is None:
@@ -372,7 +373,7 @@ def _is_numpy(x: Any) -> bool:
 
 
 class _Kind:
-    """Makes outputs of the same kind as an input, which is none of torch's."""
+    """Makes outputs of the same kind as an input that is not a torch tensor."""
 
     def __init__(self, example: Any) -> None:
         self._namespace = None
@@ -424,8 +425,8 @@ def _from_dlpack(name: str, x: Any) -> Any:
 
 
 def _exported(*, writable: bool = False, **tensors: Any) -> list[Any]:
-    """Arguments for the binding. Inputs are copied where the library or DLPack wants them
-    otherwise: a last stride of 1, native and writable memory."""
+    """Arguments for the binding. An input is copied unless its last stride is 1 and its memory
+    writable, aligned and of native byte order, which the library and DLPack need."""
     result: list[Any] = []
     for name, x in tensors.items():
         if x is None:
@@ -465,7 +466,7 @@ def _plain_array(name: str, x: Any, writable: bool) -> Any:
 
 
 def _plain_torch(name: str, x: Any, writable: bool) -> Any:
-    """A torch tensor beside a q of another kind: no operator is called, whoever watches."""
+    """A torch tensor beside a q of another kind. It must be plain: no operator is called."""
     from ._torch import is_direct, passes
 
     plain = x if writable else x.detach().resolve_neg()

@@ -1,6 +1,6 @@
 """The compiled functions, in the order of their arguments.
 
-Tensors are anything that speaks DLPack, or None; what is launched goes to torch's current stream.
+Tensors are anything that speaks DLPack, or None. Kernels run on torch's current stream.
 
     forward(bits, q, k, v, out, lse, *options)
     check_forward(bits, q, k, v, out, lse, *options)
@@ -12,8 +12,8 @@ Tensors are anything that speaks DLPack, or None; what is launched goes to torch
     info() -> "version instruction-set"
     option_names() -> the names of `options` in their order, with spaces between them
 
-check_* raise what the call would, and run nothing: their tensors may be without memory, each a
-tvm_ffi.Shape of DLPack's type code, the bits and the extents.
+check_* raise the errors of the call and run nothing. Their tensors may be without memory: each is
+then a tvm_ffi.Shape of DLPack's type code, the bits and the extents.
 
 `options` is a `flashattn._options.Options`. With `bits`, uint16 tensors hold the bits of bfloat16.
 """

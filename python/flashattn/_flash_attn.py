@@ -108,9 +108,9 @@ def flash_attn_func(
             is unbounded.
         softcap: scores become softcap * tanh(score / softcap); 0 is off.
         alibi_slopes: float32 [Hq] or [B, Hq], adds -slope * |i + Sk - Sq - j|; without a gradient.
-        deterministic: the same gradients bit by bit, run to run (the CPU's always are).
-        return_attn_probs: returns (out, lse, S_dmask); S_dmask is for tests, quadratic, negative
-            where dropped, and empty without dropout.
+        deterministic: gradients are the same bit by bit in each run (on the CPU always).
+        return_attn_probs: returns (out, lse, S_dmask). S_dmask is for tests: it takes quadratic
+            memory, is negative where dropped, and empty without dropout.
         seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
 
     Returns:
@@ -154,7 +154,7 @@ def flash_attn_func(
 
 
 def _numbers(scale: Any, softcap: Any, dropout_p: Any) -> tuple[Any, Any, Any]:
-    """As floats; what is no number is told by its name."""
+    """The three as floats, or a TypeError by name."""
 
     def number(name: str, value: Any, read: Any = real_number) -> Any:
         return value if isinstance(value, torch.SymFloat) else read(name, value)
@@ -230,7 +230,7 @@ def flash_attn_varlen_func(
 
     Args:
         q, k, v: [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv].
-        cu_seqlens_q, cu_seqlens_k: int32 [B + 1], from 0, never falling: where sequences begin.
+        cu_seqlens_q, cu_seqlens_k: int32 [B + 1], where sequences begin: from 0, never falling.
         max_seqlen_q, max_seqlen_k: at least the longest sequence's length.
         block_table: not offered (NotImplementedError).
         The rest as flash_attn_func; lse is [Hq, Tq].

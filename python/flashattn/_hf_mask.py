@@ -3,9 +3,9 @@
 transformers describes a mask by a function of (batch, head, query, key) positions. `rule_of` reads
 the functions that transformers itself composes: each is recognised by its code object, and the
 translation is checked once against the functions' own values (`_translation_holds`). A `Mask` then
-carries the meaning to the attention function in linear memory. Whatever else happens to it, it is
-what "eager" has, 0 and the dtype's lowest number [batch, 1, seqlen_q, seqlen_k]: the first
-operation on it writes it out.
+carries the meaning to the attention function in linear memory. For any other use it is the mask of
+"eager", 0 and the dtype's lowest number [batch, 1, seqlen_q, seqlen_k]: the first operation on it
+writes it out.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _kinds() -> dict[Any, str]:
 
 
 def rule_of(function: Callable[..., Any]) -> Rule | None:
-    """None where transformers did not compose the function of parts known here."""
+    """The rule of a mask function, or None if it is not composed of transformers' known parts."""
     return _parsed(function) if _translation_holds() else None
 
 
@@ -96,7 +96,7 @@ def _remapped(inner: Rule | None, positions: Tensor) -> Rule | None:
     if inner is None or inner.positions is not None:
         return None
     if inner.segments is not None or inner.paddings:
-        return None  # they would be looked up by position
+        return None  # transformers would look these up by the remapped positions
     return replace(inner, positions=positions)
 
 
@@ -161,8 +161,8 @@ def _examples() -> Iterator[Callable[..., Any]]:
 
 @functools.cache
 def _translation_holds() -> bool:
-    """Whether every kind of function, evaluated, is what is read from it. Where another version of
-    transformers means something else by one, all masks are written out."""
+    """Whether each kind of function, evaluated, gives what is read from it. If one does not, as in
+    another version of transformers, all masks are written out."""
     q, batch = torch.arange(9), torch.arange(2)[:, None, None, None]
     for function in _examples():
         rule = _parsed(function)
@@ -192,7 +192,7 @@ class Meaning:
 
     def written_out(self, seqlen_q: int, seqlen_k: int, like: Tensor) -> Tensor:
         """bool [batch or 1, 1, seqlen_q or 1, seqlen_k or 1], on the device of `like`."""
-        # All made of `like`: where a graph is recorded it is a tensor of that graph.
+        # Made of `like`, which is a tensor of the graph while a graph is recorded.
         ones = like.new_ones((max(seqlen_q, seqlen_k),), dtype=torch.long)
         index = ones.cumsum(0) - 1
         row, key = index[:seqlen_q, None] + self.offset, index[:seqlen_k]
@@ -217,8 +217,8 @@ FIELDS = tuple(field.name for field in fields(Meaning))
 
 
 class Mask(torch.Tensor):
-    """A mask [batch, 1, seqlen_q, seqlen_k], added to the scores, known by its meaning, whose
-    fields are its attributes: there torch.compile finds them. `like` is an empty tensor."""
+    """A mask [batch, 1, seqlen_q, seqlen_k] to add to the scores, held as its meaning. The fields
+    of the meaning are attributes, because torch.compile finds tensors there. `like` is empty."""
 
     like: Tensor
 
@@ -266,7 +266,7 @@ class Mask(torch.Tensor):
         return Mask(Meaning(**values), size, dtype, device, inner["like"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Mask:
-        """torch's own goes through clone(), which writes a Mask out."""
+        """Tensor.__deepcopy__ calls clone(), which would write the Mask out."""
         meaning, like = copy.deepcopy((read(self), self.like), memo)
         memo[id(self)] = copied = Mask(meaning, self.shape, self.dtype, self.device, like)
         return copied
@@ -276,7 +276,7 @@ class Mask(torch.Tensor):
 
 
 def read(mask: Mask) -> Meaning:
-    """No property of Mask: torch.compile would evaluate it."""
+    """The meaning of a mask. It is not a property of Mask, as torch.compile would evaluate it."""
     return Meaning(*(getattr(mask, name) for name in FIELDS))
 
 
@@ -290,7 +290,7 @@ def written_out(mask: Any) -> Any:
 
 
 def may_look(tensor: Tensor) -> bool:
-    """Whether values may be read: not in a graph that is recorded, on whichever device."""
+    """Whether the host may read values: not while a graph is recorded, on whichever device."""
     from transformers.utils.import_utils import is_tracing
 
     if torch.compiler.is_compiling() or is_tracing(tensor):
@@ -299,12 +299,13 @@ def may_look(tensor: Tensor) -> bool:
 
 
 def rule_in_place(function: Callable[..., Any]) -> Rule | None:
-    """rule_of, also where a graph is recorded: dynamo looks into no closure."""
+    """rule_of, also while a graph is recorded. Dynamo cannot look into closures: there only two
+    functions are known."""
     from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
     from transformers.utils.import_utils import is_jit_tracing
 
     if is_jit_tracing() or torch.compiler.is_exporting():
-        return None  # a Mask is no part of such a graph
+        return None  # such a graph cannot hold a Mask
     if not torch.compiler.is_compiling():
         return rule_of(function)
     if function is causal_mask_function:
@@ -320,8 +321,8 @@ def meaning_of(
     kv_offset: int,
     padding: Tensor | None,
 ) -> Meaning | None:
-    """The rule for rows from q_offset on and keys from kv_offset on; None has to be written out.
-    `padding` is of these keys."""
+    """The rule for rows from q_offset on and keys from kv_offset on, or None if the mask must be
+    written out. `padding` is of these keys."""
     if rule.paddings:
         return None
     offset = q_offset - kv_offset
@@ -331,7 +332,7 @@ def meaning_of(
         whole = square and isinstance(kv_offset, int) and kv_offset == 0 and padding is None
         segments = _segments(rule, seqlen_q) if whole else None
         return None if segments is None else replace(meaning, segments=segments)
-    # Keys padded at the right end only; causal rows beyond the length are padding, too.
+    # Padding at the right end becomes lengths. Causal rows beyond a length are padding, too.
     ends = (rule.causal and square) or not rule.counts()
     if padding is None or not ends or not may_look(padding):
         return meaning
@@ -341,8 +342,8 @@ def meaning_of(
 
 
 def _segments(rule: Rule, seqlen: int) -> Tensor | None:
-    """[batch, seqlen], never falling: equal where neither packing nor chunks come between. Within a
-    segment positions count up by one, so that distances are those of the indices."""
+    """[batch, seqlen], never falling: two positions are equal if neither packing nor a chunk's end
+    lies between. Within a segment positions rise by one, so that distances are those of indices."""
     sequence, positions = rule.segments, rule.positions
     if sequence is None:
         if positions is not None:
@@ -357,6 +358,6 @@ def _segments(rule: Rule, seqlen: int) -> Tensor | None:
     together = step == 0
     if not ((step >= 0) & (~together | (positions.diff(dim=-1) == 1))).all():
         return None
-    for size, begin in rule.chunks:  # of positions that rise by one: a chunk never comes back
+    for size, begin in rule.chunks:  # positions rise by one, so that a chunk never comes back
         together = together & (((positions - begin[:, None]) // size).diff(dim=-1) == 0)
     return torch.nn.functional.pad((~together).cumsum(-1), (1, 0))

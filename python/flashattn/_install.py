@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-VERSION = "2.8.3"  # of flash_attn, whose functions these are and which libraries ask for
+VERSION = "2.8.3"  # the release of flash_attn whose functions these are
 _SUBMODULES = ("flash_attn_interface", "bert_padding", "layers", "layers.rotary")
 
 
@@ -51,7 +51,7 @@ def install_as_flash_attn(force: bool = False) -> bool:
         submodule = importlib.import_module(f"flashattn.{name}")
         sys.modules[f"flash_attn.{name}"] = submodule
         attributes.setdefault(name.partition(".")[0], submodule)
-    for name, submodule in list(sys.modules.items()):  # flash_attn.cute, where it is in use
+    for name, submodule in list(sys.modules.items()):  # flash_attn.cute, if it is imported
         if name.startswith("flash_attn.") and name.count(".") == 1:
             attributes.setdefault(name.partition(".")[2], submodule)
     vars(module).update(attributes)
@@ -61,15 +61,15 @@ def install_as_flash_attn(force: bool = False) -> bool:
 
 
 def _installed() -> importlib.machinery.ModuleSpec | None:
-    """flash_attn as it would be imported; without an origin it is FlashAttention-4's part alone."""
+    """The installed flash_attn's spec. Without an origin it is FlashAttention-4's part alone."""
     try:
         return importlib.util.find_spec("flash_attn")
-    except ValueError:  # a module without a spec: somebody's own
+    except ValueError:  # another program put a module without a spec there
         return importlib.machinery.ModuleSpec("flash_attn", None, origin="sys.modules")
 
 
 class _Loader(importlib.abc.Loader):
-    """find_spec's answer for a module that is there already."""
+    """Loads a module that already is in sys.modules."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return sys.modules["flash_attn"]
@@ -94,7 +94,7 @@ class _Distribution(importlib.metadata.Distribution):
 
 
 class _Metadata:
-    """Among sys.meta_path's finders: finds the distribution, never a module."""
+    """A finder of sys.meta_path that finds the distribution and never a module."""
 
     def find_spec(self, *_: Any) -> None:
         return None

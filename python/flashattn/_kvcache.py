@@ -107,11 +107,11 @@ def flash_attn_with_kvcache(
         rotary_cos, rotary_sin: [at least the longest position, rotary_dim / 2]: rotate k, and q, by
             their positions; with neither causal nor window all of q is at position cache_seqlens.
         cache_seqlens: int or int32 [B]: how much of the cache counts; all of it when not given. On
-            CUDA a tensor is not read by the host: it is yours to see to that new keys fit.
+            CUDA the host does not read a tensor: the caller must see to it that new keys fit.
         cache_batch_idx: int [B]: which sequence of the cache each of q's has. The host reads it,
             which waits for a CUDA device and cannot be captured in a CUDA graph.
         cache_leftpad, block_table: not offered (NotImplementedError).
-        num_splits: how often keys are split is the plan's choice; the result does not depend on it.
+        num_splits: taken for compatibility; the plan chooses how often keys are split.
         The rest as flash_attn_func. There is no gradient.
 
     Returns:
@@ -156,7 +156,7 @@ def flash_attn_with_kvcache(
             result, lse = _attend_to_cache(
                 q, k_cache, v_cache, lengths, *new, options, known, out, return_softmax_lse
             )
-        else:  # a tracer would keep what the host has looked at, and a cache that has changed
+        else:  # a tracer would record what the host read, and the changed cache, as constants
             result, lse = torch.ops.flashattn.with_kvcache(
                 q, k_cache, v_cache, lengths, *new, *options
             )
@@ -216,7 +216,7 @@ _CACHES = ("k_cache", "v_cache")
 
 
 def _by_the_callers_name(error: Exception) -> Exception:
-    """What attention calls k is the cache here, where k is what comes new."""
+    """attention's error with the names used here, where its k is k_cache, and k the new keys."""
     name, colon, rest = str(error).partition(": ")
     names = {**dict(zip("kv", _CACHES)), "seqused_k": "cache_seqlens"}
     return type(error)(names.get(name, name) + colon + rest)
@@ -304,7 +304,7 @@ def _need_as_many(q: Tensor, k_cache: Tensor) -> None:
 
 
 def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[int] | None:
-    """Which sequence of the cache each of q's has."""
+    """The sequence of the cache that each sequence of q reads."""
     if cache_batch_idx is None:
         _need_as_many(q, k_cache)
         return None
@@ -326,7 +326,7 @@ def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[
 
 
 class _New:
-    """New keys and values [B, S_new, Hk, D], or none: checked, then appended for one call."""
+    """New keys and values [B, S_new, Hk, D], or none. Checks them, then appends them."""
 
     def __init__(
         self,
@@ -369,7 +369,7 @@ class _New:
 
     @contextlib.contextmanager
     def appended(self, places: list[int] | None) -> Iterator[None]:
-        """cache[b, lengths[b] : lengths[b] + S_new] = new[b]; taken back if the call is refused."""
+        """cache[b, lengths[b] : lengths[b] + S_new] = new[b]; undone if the call raises."""
         if self.rows == 0:
             yield
             return
@@ -429,7 +429,7 @@ class _Rotation:
 def _one_by_one(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, places: list[int], options: Options
 ) -> tuple[Tensor, Tensor]:
-    """Each sequence from its place in the cache, without a copy of the cache."""
+    """One call for each sequence, which reads its place in the cache without a copy."""
     slopes = options.alibi_slopes
     if slopes is not None:
         need_tensors(alibi_slopes=slopes)

@@ -7,7 +7,7 @@ import numbers
 import operator
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-LARGEST = float.fromhex("0x1.fffffep127")  # of float32's numbers
+LARGEST = float.fromhex("0x1.fffffep127")  # the largest float32
 
 FAMILIES = {"auto": 0, "sm80": 1, "sm90": 2}
 
@@ -89,7 +89,7 @@ def _window_side(name: str, side: Any) -> int:
 
 
 def real_number(name: str, value: Any) -> float:
-    """A float, also of an integer or of NumPy's. A bool is none: it is a flag in a wrong place."""
+    """A float, also from an integer or from NumPy. A bool is refused: it is a misplaced flag."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
             return float(value)
@@ -99,8 +99,8 @@ def real_number(name: str, value: Any) -> float:
 
 
 def scale_or_none(name: str, value: Any) -> float | None:
-    """The factor of the scores. The library checks it by its own name for it, which is not that of
-    every caller."""
+    """The factor of the scores. It is checked here because the library's errors would call it
+    `scale`, which is not every caller's name."""
     if value is None:
         return None
     scale = real_number(name, value)
@@ -113,7 +113,7 @@ _BOOLS = ("bool", "torch.bool")  # dtypes
 
 
 def whole_number(name: str, value: Any) -> int:
-    """An integer of 64 bits, as the library takes them."""
+    """An integer that fits into 64 bits with a sign, as the library takes it."""
     number = integer(name, value)
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name}: is {number}; it must fit into 64 bits with a sign")
@@ -121,7 +121,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def integer(name: str, value: Any) -> int:
-    """An integer, also of NumPy or of a tensor. A bool is none: it is a flag in a wrong place."""
+    """An integer, also from NumPy or a tensor. A bool is refused: it is a misplaced flag."""
     if not isinstance(value, bool) and str(getattr(value, "dtype", "")) not in _BOOLS:
         try:
             return operator.index(value)
@@ -131,7 +131,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A bool, also of NumPy's, or a compiler's comparison of lengths."""
+    """A bool, also from NumPy, or from a compiler's comparison of lengths."""
     if value is True or value is False:
         return value
     if type(value).__name__ in ("bool", "bool_", "SymBool"):

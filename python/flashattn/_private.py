@@ -16,13 +16,13 @@ from ._torch import copy_exactly, length, new_dropout_state
 def _get_block_size_n(
     device: torch.device, head_dim: int, is_dropout: bool, is_causal: bool
 ) -> int:
-    """Keys of a tile, by which flash_attn's own tests undo the scaling of S_dmask. Here S_dmask
-    holds the probabilities themselves: any number is right."""
+    """The number of keys in a tile. flash_attn's own tests undo the scaling of S_dmask with it.
+    Here any number is right, because S_dmask holds the probabilities themselves."""
     return 128
 
 
 def _read(scale: Any, causal: Any, left: Any, right: Any) -> dict[str, Any]:
-    """Some of Options' fields; what is wrong is told by the caller's names."""
+    """Fields of Options. Errors have the caller's names of them."""
     return dict(
         scale=scale_or_none("softmax_scale", scale),
         causal=flag("causal", causal),
@@ -108,7 +108,7 @@ def _flash_attn_varlen_forward(
 def _private_backward(
     inputs: tuple[Tensor, ...], results: tuple[Tensor | None, ...], given: Options
 ) -> Tensor:
-    """Writes dq, dk, dv where they are given. Returns delta, rows rounded up to 128."""
+    """Writes dq, dk, dv where they are given. Returns delta, its rows padded to 128."""
     dout, q, k, v, out, lse = inputs
     if given.dropout_p > 0 and given.dropout_state is None:
         raise ValueError("rng_state: is missing; with dropout it is that of the forward pass")

@@ -1,4 +1,4 @@
-"""The matrix of probabilities, written down: quadratic, for flash_attn's return_attn_probs only."""
+"""The matrix of probabilities for return_attn_probs, in memory quadratic in the sequence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._torch import is_direct, operators, passes, refuse_capture
 
 
 def dropout_mask(q: Tensor, k: Tensor, lse: Any, given: Options) -> Tensor:
-    """S_dmask: as in flash_attn, only dropout makes it worth its quadratic memory."""
+    """S_dmask. Without dropout it is empty, as in flash_attn."""
     if given.dropout_p == 0:
         return torch.empty((0,), dtype=q.dtype, device=q.device)
     direct = is_direct(q, k, lse, *(t for t in given[:TENSORS] if t is not None))
@@ -23,8 +23,8 @@ def dropout_mask(q: Tensor, k: Tensor, lse: Any, given: Options) -> Tensor:
 
 
 def _signed_probabilities(q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:
-    """P [batch, heads_q, seqlen_q, seqlen_k] before dropout, negative where dropped. It looks at
-    lengths and seed: an operator of its own."""
+    """P [batch, heads_q, seqlen_q, seqlen_k] before dropout, negative where dropped. It is an
+    operator of its own, because it reads lengths and the seed."""
     given = passes.with_maxima(options)
     size = _size(q, k, given)
     result = torch.zeros(size, dtype=torch.float32, device=q.device)

@@ -1,4 +1,4 @@
-"""What the functions of flash_attn take and return, for type checkers."""
+"""Types of the arguments and results of flash_attn's functions, for type checkers."""
 
 from __future__ import annotations
 

@@ -39,12 +39,12 @@ def _cumulative(lengths: Tensor) -> Tensor:
 
 
 def _extent(name: str, given: Any) -> Any:
-    """An integer; a tensor's stays one where it would become a constant of a trace."""
+    """An integer. A tensor stays a tensor under torch.jit.trace, which would record a constant."""
     return given if isinstance(given, Tensor) and is_traced() else length(name, given)
 
 
 def _longest(lengths: Tensor) -> Any:
-    """An integer. torch.jit.trace would keep it as a constant: there a tensor, which
+    """An integer, or under torch.jit.trace, which would record a constant, a tensor, which
     flash_attn_varlen_func takes."""
     if shape_of(lengths)[0] == 0:
         return 0
@@ -76,8 +76,8 @@ def unpad_input(
 def unpad_input_for_concatenated_sequences(
     hidden_states: Tensor, attention_mask_in_length: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """unpad_input where each row of the batch holds several sequences, whose lengths
-    attention_mask_in_length [batch, seqlen] lists from the left (0 where there is no more)."""
+    """unpad_input for rows that hold several sequences each. attention_mask_in_length
+    [batch, seqlen] lists the lengths of a row's sequences from the left, then zeros."""
     listed = attention_mask_in_length.flatten()
     lengths = listed[listed.nonzero().flatten()]
     total = attention_mask_in_length.sum(dim=-1, keepdim=True)

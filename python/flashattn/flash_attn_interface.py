@@ -1,5 +1,5 @@
-"""The functions of flash_attn 2.8 (flash_attn.flash_attn_interface): same signatures, defaults and
-returns, on every device and dtype that the library has, with more keywords at the end.
+"""The functions of flash_attn 2.8 (flash_attn.flash_attn_interface): the same signatures, defaults
+and returns, on every device and dtype that the library has, with more keywords at the end.
 
 Shapes (B batch, S sequence length, T tokens of all sequences, H heads, D head_dim):
 
@@ -17,8 +17,9 @@ Keywords beyond flash_attn's (flash_attn_with_kvcache: sinks, batch_invariant, f
 True where a key is seen; not with varlen), `sinks` ([Hq], a logit in the softmax's denominator
 only, differentiable), `batch_invariant`, `family` ("auto", "sm80", "sm90": CUDA kernels), `out`
 (written in place, without gradients), `return_lse` (returns (out, lse); lse is differentiable),
-`seqused_q` and `seqused_k`. A row whose bias is the lowest number (finfo.min) everywhere is no
-masked one: its lse rounds away how many keys there are, and its gradients are too large by that.
+`seqused_q` and `seqused_k`. A row whose bias is the lowest number (finfo.min) everywhere is not
+masked: its lse loses the number of keys to rounding, so that its gradients are too large by this
+factor.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Hugging Face transformers: `register()`, then a model's `attn_implementation="fa_cpp"`.
 
-What a query sees is what the mask says, as in transformers' "eager": `is_causal` and
-`sliding_window`, which the mask holds already, change nothing. Masks of known meaning (causal,
-windows, chunks, packed sequences, padding) cost linear memory and skip what they hide; any other
-mask is written out as a bias.
+The mask alone says what a query sees, as in transformers' "eager": `is_causal` and
+`sliding_window` change nothing, because the mask holds them already. Masks of known meaning
+(causal, windows, chunks, packed sequences, padding) take linear memory and skip what they hide. Any
+other mask is written out as a bias.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def attention_mask(
     device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> Tensor | None:
-    """A mask function of transformers: the mask of "eager", [batch, 1, q_length, kv_length] and
-    added to the scores, which knows its meaning where that is understood. None only where nothing
-    is hidden and the model allows it.
+    """A mask function of transformers. It returns the mask of "eager", [batch, 1, q_length,
+    kv_length], to add to the scores; where its meaning is understood, as a Mask, which holds the
+    meaning. It returns None only if nothing is hidden and the model allows it.
     """
     from transformers.masking_utils import causal_mask_function, eager_mask, prepare_padding_mask
 
@@ -123,7 +123,7 @@ def attention_forward(
         [batch, seqlen, heads, head_dim], and None for the weights.
 
     Raises:
-        NotImplementedError: an argument, by name, that would change the result and is not known.
+        NotImplementedError: an argument, by name, that is unknown or not offered.
     """
     _refuse_unknown(kwargs)
     _need_four(query=query, key=key, value=value)
@@ -168,7 +168,7 @@ def _padded(
     if isinstance(meaning.offset, Tensor):
         used = (meaning.offset + seqlen_q).to(torch.int32).expand(batch)
         options.update(seqused_k=used.contiguous())
-    elif meaning.causal and meaning.offset + seqlen_q < seqlen_k:  # a static cache's empty end
+    elif meaning.causal and meaning.offset + seqlen_q < seqlen_k:  # a static cache's unused end
         end = meaning.offset + seqlen_q
         k, v = k[:, :end], v[:, :end]
         bias = bias if bias is None or bias.shape[-1] == 1 else bias[..., :end]
@@ -189,7 +189,7 @@ def _combined(
     given: tuple[Tensor, Tensor] | None,
     shape: tuple[int, int, int],
 ) -> tuple[Meaning, tuple[Tensor, Tensor] | None, Tensor | None]:
-    """What is seen: by meaning, by boundaries of packed sequences (not with a bias), by a bias."""
+    """The mask as a meaning, and either boundaries of packed sequences or a bias, or neither."""
     meaning, bias = _taken_apart(mask, shape)
     if position_bias is not None:
         bias = _added(bias, _as_bias(position_bias))
@@ -207,7 +207,7 @@ def _combined(
     if packed is not None:
         bias = _added(bias, _as_bias(_packed_mask(packed, shape)))
     if not _aligned(meaning, shape):
-        assert isinstance(mask, Mask)  # nothing else has a meaning
+        assert isinstance(mask, Mask)  # only a Mask has a meaning
         bias = _added(bias, _as_bias(meaning.written_out(*shape[1:], mask.like)))
         meaning = Meaning()
     return meaning, None, bias
@@ -223,7 +223,7 @@ def _need_four(**tensors: Tensor) -> None:
 
 
 def _refuse_unknown(arguments: dict[str, Any]) -> None:
-    """What a model passes along is either known to change nothing or refused."""
+    """NotImplementedError for an argument of a model that is not known to change nothing."""
     for name, value in arguments.items():
         if value is None or name in WITHOUT_EFFECT or (value is False and name in SWITCHES):
             continue
@@ -231,8 +231,8 @@ def _refuse_unknown(arguments: dict[str, Any]) -> None:
         raise NotImplementedError(f"{name}: is not offered: {why}; use attn_implementation='eager'")
 
 
-# "eager" takes these and does nothing with them: the mask says what they say, or they are meant for
-# other parts of the model.
+# "eager" takes these arguments and ignores them: the mask contains their meaning, or they are meant
+# for other parts of the model.
 WITHOUT_EFFECT = frozenset(
     (
         "is_causal",
@@ -260,7 +260,7 @@ REASONS = dict(
 
 
 def _taken_apart(mask: Tensor | None, shape: tuple[int, int, int]) -> tuple[Meaning, Tensor | None]:
-    """What a mask means, or a bias of its size."""
+    """The meaning of a mask, or a bias of its size."""
     if mask is None:
         return Meaning(), None
     batch, seqlen_q, seqlen_k = shape
@@ -280,8 +280,8 @@ def _taken_apart(mask: Tensor | None, shape: tuple[int, int, int]) -> tuple[Mean
 
 
 def _aligned(meaning: Meaning, shape: tuple[int, int, int]) -> bool:
-    """Whether the library's diagonal, which ends at the last row and the last key that count, can
-    be this one's."""
+    """Whether the library can use this meaning's diagonal: its own ends at the last row and the
+    last key that count."""
     if not meaning.causal and meaning.left is None and meaning.right is None:
         return True
     if isinstance(meaning.offset, Tensor):
@@ -297,7 +297,7 @@ def _window(meaning: Meaning) -> tuple[int, int]:
 
 
 def _boundaries(segments: Tensor, batch: int) -> Tensor:
-    """int32 [sequences + 1] of segments [batch or 1, seqlen], the rows one after the other."""
+    """int32 [sequences + 1], where the segments [batch or 1, seqlen] of all rows begin."""
     segments = segments.expand(batch, -1)
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments.diff(dim=-1) != 0
@@ -333,9 +333,9 @@ def _packed_mask(packed: tuple[Tensor, Tensor], shape: tuple[int, int, int]) -> 
 
 
 def _as_bias(mask: Tensor) -> Tensor:
-    """0 where a boolean mask is True and -inf elsewhere; a floating one as it is, but the
-    lowest numbers hide, too: rounding would spoil the gradient of a row of nothing else. What was
-    expanded over batch or rows stays small."""
+    """A bias: 0 where a boolean mask is True and -inf elsewhere. A floating mask stays as it is,
+    but its lowest numbers become -inf: in a row of nothing else rounding would spoil the gradient.
+    A mask that was expanded over batch or rows stays small."""
     for dim in (0, 2):
         if mask.stride(dim) == 0:
             mask = mask.narrow(dim, 0, 1)

@@ -1,9 +1,9 @@
 """The library for PyTorch.
 
-`attend` is what the public functions call. In plain eager code it goes straight to the binding;
-where anything else may watch or change what is called (torch.jit.trace, torch.compile, functorch, a
-mode, a tensor subclass, a lazy view) it goes through the operators `flashattn::forward`,
-`forward_out`, `backward` and `merge`, which the dispatcher shows to all of these.
+The public functions call `attend`. In plain eager code `attend` calls the binding directly. Where
+anything else may watch or change the call (torch.jit.trace, torch.compile, functorch, a mode, a
+tensor subclass, a lazy view), it calls the operators `flashattn::forward`, `forward_out`,
+`backward` and `merge`, because the dispatcher shows operators to all of these.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _is_autocast = torch._C._is_any_autocast_enabled
 
 
 def in_autocast(t: Tensor) -> Tensor:
-    """As torch's own attention takes it: in autocast's dtype, where autocast is at work."""
+    """t in autocast's dtype where autocast is on, as torch's own attention takes its inputs."""
     device = t.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         return t
@@ -79,7 +79,7 @@ def in_autocast(t: Tensor) -> Tensor:
 def _autocast(
     q: Tensor, k: Tensor, v: Tensor, given: Options
 ) -> tuple[Tensor, Tensor, Tensor, Options]:
-    """Sinks, which torch's attention has not, may stay as exact as they are."""
+    """float32 sinks stay float32: torch's attention, the model for casts, has no sinks."""
     if given.bias is not None:
         given = given._replace(bias=in_autocast(given.bias))
     if given.sinks is not None and given.sinks.dtype != torch.float32:
@@ -90,7 +90,7 @@ def _autocast(
 def _padded(
     q: Tensor, k: Tensor, v: Tensor, given: Options
 ) -> tuple[Tensor, Tensor, Tensor, Options]:
-    """head_dim a multiple of 8, by zeros, which change no score."""
+    """Pads head_dim to a multiple of 8 with zeros, which change no score."""
     given = given._replace(scale=scale_or_default(given.scale, shape_of(q)[-1]))
     return _wide(q), _wide(k), _wide(v), given
 
@@ -117,14 +117,14 @@ def new_dropout_state(device: torch.device) -> Tensor:
 
 
 def longest(cu_seqlens: Tensor) -> int | None:
-    """The longest packed sequence; to find it the host looks at the data. Where a tracer would keep
-    the answer as a constant, None: the operator looks each time that it runs."""
+    """The longest packed sequence, for which the host reads the data. None under a tracer, which
+    would keep the number as a constant: the operator then reads the data each time it runs."""
     return passes.longest(cu_seqlens) if is_direct(cu_seqlens) else None
 
 
 def length(name: str, given: Any) -> Any:
-    """An integer, also of a tensor or of NumPy. Under torch.jit.trace a tensor's would become a
-    constant: None leaves it to the operator to look."""
+    """An integer, also of a tensor or of NumPy. None for a tensor under torch.jit.trace, which
+    would keep its number as a constant: the operator then reads cu_seqlens."""
     if isinstance(given, torch.SymInt) or (type(given) is int and torch.compiler.is_compiling()):
         return given  # as a symbol
     if isinstance(given, Tensor) and is_traced():
@@ -140,8 +140,8 @@ def attend(
     given: Options,
     needs_lse: bool = True,
 ) -> tuple[Tensor, Any, Options]:
-    """Attention in all its forms. Returns out, lse (perhaps None where it is not needed), and the
-    options as they were passed on (with dropout's state, and the scale of a padded head_dim)."""
+    """Attention in all its forms. Returns out, lse (which may be None where it is not needed), and
+    the options that the library got: with dropout's state, and the scale of a padded head_dim."""
     direct = _checked(q, k, v, out, given)
     shape, shape_v = (q.shape, v.shape) if direct else (shape_of(q), shape_of(v))
     if not (_is_plain(shape[-1]) and _is_plain(shape_v[-1])):
@@ -183,12 +183,12 @@ def _attend_padded(
 
 
 def _is_plain(head_dim: Any) -> bool:
-    """Whether the library takes it, or tells it, as it is."""
+    """Whether the library takes this head_dim, or names it in an error, without padding."""
     return head_dim % 8 == 0 and 0 < head_dim <= 512
 
 
 def _as_given(text: str, **tensors: Tensor) -> str:
-    """An error about the shape of a padded tensor, with the head_dim that the caller knows."""
+    """The text of an error about a padded tensor's shape, with the caller's head_dim in it."""
     told = tensors.get(text.partition(":")[0])
     if told is None:
         return text
@@ -222,8 +222,8 @@ def added(bias: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
-    """Whether the call may go straight to the library, after the checks that the library, or an
-    operator, does not make by the argument's name."""
+    """Whether the call may go directly to the library. Makes the checks that neither the library
+    nor an operator makes by the argument's name."""
     if out is None and not has_tensors(given):
         direct = is_direct(q, k, v)
     else:
@@ -295,7 +295,7 @@ def backward(
             raise ValueError(f"{name}: has head_dim {shape_of(t)[-1]}, but v {widths[2]}")
     wanted = given.bias is not None and given.bias.dtype != torch.bool, given.sinks is not None
     given = _with_tensors(q, given)
-    if not in_functorch():  # which sees there that its derivative is asked for
+    if not in_functorch():  # FunctorchBackward refuses a second derivative itself
         dout, q, k, v, out, lse, dlse = map(_detached, (dout, q, k, v, out, lse, dlse))
         given = Options(*map(_detached, given[:TENSORS]), *given[TENSORS:])
     if any(width % 8 != 0 for width in widths):

@@ -19,12 +19,12 @@ def _bits(*keys: str) -> int:
     return bits
 
 
-# Every other key is somebody's who wants to see operators, or to change what they get.
+# Any other key belongs to something that watches operators or changes their arguments.
 _AUTOGRAD = _bits("ADInplaceOrView", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA")
 _NOT_PLAIN = ~(_bits("CPU", "CUDA") | _AUTOGRAD)
 _WATCHED = ~_bits("BackendSelect", "ADInplaceOrView")
 
-# Every call asks these: looked up once.
+# Each call needs these functions: looked up once, here.
 _is_compiling = torch.compiler.is_compiling
 _is_function_mode = torch._C._is_torch_function_mode_enabled
 _included = torch._C._dispatch_tls_local_include_set
@@ -59,8 +59,8 @@ def is_traced() -> bool:
 
 
 def shape_of(t: Tensor) -> torch.Size:
-    """The shape in numbers. torch.jit.trace makes tensors of them, to record what becomes of them,
-    and warns where one is compared."""
+    """The shape in numbers. torch.jit.trace would return tensors, to record their use, and would
+    warn where one is compared."""
     if not is_traced():
         return t.shape
     state = torch._C._get_tracing_state()
@@ -72,8 +72,8 @@ def shape_of(t: Tensor) -> torch.Size:
 
 
 def in_functorch() -> bool:
-    """Whether torch.func.grad, vmap and their like are at work; functionalize has no rule for an
-    autograd.Function, and takes the operators as they are."""
+    """Whether a transform such as torch.func.grad or vmap is on. functionalize does not count: it
+    takes operators as they are, and has no rule for an autograd.Function."""
     if _is_compiling() or not _is_functorch():
         return False
     interpreter = torch._C._functorch.peek_interpreter_stack()
@@ -92,7 +92,7 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 def refuse_capture(name: str, t: Tensor) -> None:
-    """RuntimeError, by name, where a CUDA graph would be asked to hold what the host reads of t."""
+    """RuntimeError, by name, while a CUDA graph is captured: the host would read t only once."""
     if t.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(f"{name}: is read by the host, which a CUDA graph cannot capture")
 
@@ -116,7 +116,7 @@ def need_tensors(**tensors: Any) -> None:
 
 
 def need_shape_of_heads(**tensors: Tensor) -> None:
-    """ValueError for what has no heads and head_dim; the library checks the rest."""
+    """ValueError for a tensor without heads and head_dim. The library checks the rest."""
     for name, t in tensors.items():
         if t.dim() < 3:
             raise ValueError(
@@ -126,8 +126,8 @@ def need_shape_of_heads(**tensors: Tensor) -> None:
 
 
 def need_head_dims(q: Tensor, k: Tensor, v: Tensor, of: tuple[str, str] = ("k", "v")) -> None:
-    """ValueError, as the caller gave them, for head_dims that the library would refuse, or would
-    take for equal once they are padded. `of`: what the caller calls k and v."""
+    """ValueError for head_dims that the library refuses, and for unequal ones that padding would
+    make equal. The message has the caller's numbers; `of` is what the caller calls k and v."""
     head_dim, of_k, of_v = (shape_of(t)[-1] for t in (q, k, v))
     if of_k != head_dim:
         raise ValueError(f"{of[0]}: has head_dim {of_k}, but q {head_dim}")
@@ -142,7 +142,7 @@ def need_head_dims(q: Tensor, k: Tensor, v: Tensor, of: tuple[str, str] = ("k", 
 
 
 def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
-    """It would be lost without a word."""
+    """NotImplementedError for slopes that require a gradient, which would silently be missing."""
     if slopes is not None and slopes.requires_grad and _is_grad_enabled():
         raise NotImplementedError(
             "alibi_slopes: requires a gradient, which is not offered; detach() it, or add the term"
@@ -151,14 +151,14 @@ def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
 
 
 def refuse_tangents(*tensors: Tensor | None) -> None:
-    """Forward-mode derivatives would be lost without a word."""
+    """NotImplementedError for forward-mode derivatives, which would silently be missing."""
     for t in tensors:
         if t is not None and forward_ad.unpack_dual(t).tangent is not None:
             raise NotImplementedError("flashattn: forward-mode derivatives are not offered")
 
 
 def need_device(device: torch.device, of: str = "q", **tensors: Tensor) -> None:
-    """ValueError for a tensor elsewhere. The library sees it too, but not behind a fake tensor."""
+    """ValueError for a tensor on another device. The library cannot see it of a fake tensor."""
     for name, t in tensors.items():
         if t.device != device:
             raise ValueError(f"{name}: lies on {t.device}, but {of} on {device}")

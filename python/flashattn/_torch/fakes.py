@@ -1,5 +1,5 @@
-"""What an operator says of tensors without memory (meta tensors, fakes of a compiler): the shapes
-of its results, and the errors that real tensors would meet."""
+"""The operators for tensors without memory (meta tensors, a compiler's fakes): they return
+results of the right shapes, and raise the errors that real tensors would raise."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _need_like(
 
 
 def _check(check: Any, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> None:
-    """Symbolic extents and numbers, which are known only when the operator runs, are left to it."""
+    """Raises what the call would. A call with a symbol is checked when the operator runs."""
     given = Options._make(options)
     given = given._replace(
         max_seqlen_q=given.max_seqlen_q or 0, max_seqlen_k=given.max_seqlen_k or 0

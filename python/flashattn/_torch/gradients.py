@@ -32,7 +32,7 @@ def _gradients(
     ctx: Any, dout: Tensor | None, dlse: Tensor | None, needs_dbias: bool, needs_dsinks: bool
 ) -> tuple[Tensor | None, ...]:
     """dq, dk, dv, dbias, dsinks."""
-    if is_traced():  # which would take out and lse, as they are now, for constants
+    if is_traced():  # torch.jit.trace would record out and lse as constants
         raise NotImplementedError(
             "flashattn: gradients are not recorded by torch.jit.trace; trace the function, and"
             " differentiate what it returns"
@@ -41,7 +41,7 @@ def _gradients(
     if dout is None:
         dout = torch.zeros_like(out)
     options = (*(tensors or NO_TENSORS), *ctx.numbers)
-    # With create_graph the operator is called: its own gradient is the error to be seen.
+    # With create_graph the operator is called, because its own gradient raises the error.
     batched = not torch.compiler.is_compiling() and any(  # autograd.grad(is_grads_batched=True)
         g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in (dout, dlse)
     )
@@ -57,8 +57,8 @@ def _gradients(
 
 
 class Attend(torch.autograd.Function):
-    """For eager code; bias and sinks stand beside the options, of which they are part, as autograd
-    follows arguments only. (Options one by one would cost 10 us a call.)"""
+    """For eager code. bias and sinks are arguments beside the options that contain them, because
+    autograd follows arguments only. (All options as arguments would cost 10 us a call.)"""
 
     @staticmethod
     def forward(
@@ -73,15 +73,15 @@ class Attend(torch.autograd.Function):
     ) -> Any:
         output = passes.forward(q, k, v, given)
         _save(ctx, q, k, v, given, output)
-        return output if needs_lse else output[0]  # an output more costs 1 us
+        return output if needs_lse else output[0]  # a second output costs 1 us
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None = None) -> Any:
         return (*_gradients(ctx, dout, dlse, *ctx.needs_input_grad[3:5]), None, None)
 
 
-# Function.apply without its part in Python, which takes as long as all the rest and is for
-# functorch: `is_direct` has seen that it is not at work.
+# Function.apply without its part in Python, which takes as long as all the rest. That part serves
+# functorch, which `is_direct` has excluded.
 _apply: Any = super(torch.autograd.Function, Attend).apply
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
@@ -90,7 +90,7 @@ def attend_recorded(
     q: Tensor, k: Tensor, v: Tensor, given: Options, needs_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Attention with a node in autograd's graph."""
-    # A tensor that torch.func.grad has left behind.
+    # torch.func.grad may have left a wrapper around a tensor.
     q, k, v = _unwrap_if_dead(q), _unwrap_if_dead(k), _unwrap_if_dead(v)
     result = _apply(q, k, v, given.bias, given.sinks, given, needs_lse)
     return result if needs_lse else (result, None)
@@ -117,7 +117,7 @@ def no_double_backward(ctx: Any, *grads: Any) -> Any:
 
 
 class FunctorchAttend(torch.autograd.Function):
-    """For torch.func.grad, which does not go through an operator's own gradient."""
+    """For torch.func.grad, which does not call an operator's own gradient."""
 
     generate_vmap_rule = True
     setup_context = staticmethod(operator_save)
@@ -147,8 +147,8 @@ def save_merge(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tenso
 
 
 def merge_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor, ...]:
-    """With w = exp(lse_a - lse): d out_a = w dout, d lse_a = w (dlse + <dout, out_a - out>); none
-    for a part without keys, whatever it holds."""
+    """With w = exp(lse_a - lse): d out_a = w dout, d lse_a = w (dlse + <dout, out_a - out>). Both
+    are 0 in rows of a part without keys, whatever the part holds there."""
     out_a, lse_a, out_b, lse_b, out, lse = ctx.saved_tensors
     grads = []
     for part, part_lse in ((out_a, lse_a), (out_b, lse_b)):
@@ -166,7 +166,7 @@ def merge_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple
 
 
 def _of_rows(statistic: Tensor) -> Tensor:
-    """[batch, heads, seqlen] beside [batch, seqlen, heads, head_dim]."""
+    """[batch, heads, seqlen] as [batch, seqlen, heads, 1]."""
     return statistic.transpose(-1, -2).unsqueeze(-1)
 
 

@@ -72,7 +72,7 @@ def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _nothing_for_none(q: Tensor, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-    """An operator returns tensors: of size 0 where nobody wants the gradient."""
+    """Tensors of size 0 for gradients that are not wanted: an operator cannot return None."""
     return tuple(q.new_empty((0,)) if g is None else g for g in gradients)
 
 
@@ -81,14 +81,14 @@ def _select(n: int, t: Tensor, dim: int) -> Tensor:
 
 
 def _one_at_a_time(name: str, fake: Any) -> Any:
-    """vmap: the operator for each element of the mapped dimension."""
+    """A vmap rule: calls the operator once for each element of the mapped dimension."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         def run(function: Any, element: Any) -> tuple[Tensor, ...]:
             results = function(*(a if d is None else element(a, d) for a, d in zip(args, in_dims)))
             return results if isinstance(results, tuple) else (results,)
 
-        if info.batch_size == 0:  # what one would give, no times
+        if info.batch_size == 0:  # shapes come from the fake, as no element is computed
             one = run(fake, lambda a, d: a.new_empty((*a.shape[:d], *a.shape[d + 1 :])))
             results = tuple(t.new_empty((0, *t.shape)) for t in one)
         else:

@@ -1,4 +1,4 @@
-"""The passes on torch tensors: allocate the outputs, call the binding."""
+"""The passes on torch tensors: they allocate the outputs and call the binding."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _contiguous = torch.contiguous_format
 
 
 def dense(t: Tensor | None) -> Tensor | None:
-    """The library wants a last stride of 1."""
-    # is_contiguous alone takes a third of the time of dim and stride.
+    """A copy where the last stride is not 1, as the library needs it."""
+    # is_contiguous is asked first: it takes a third of the time of dim and stride.
     return t if t is None or t.is_contiguous() or t.stride(-1) == 1 else t.contiguous()
 
 
 def longest(cu_seqlens: Tensor) -> int:
-    """The longest of packed sequences; the library checks the rest."""
+    """The longest of packed sequences. The library checks the rest of cu_seqlens."""
     refuse_capture("cu_seqlens (without max_seqlen)", cu_seqlens)
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
         return 0
@@ -29,7 +29,7 @@ def longest(cu_seqlens: Tensor) -> int:
 
 
 def with_maxima(options: tuple[Any, ...]) -> Options:
-    """The options of a pass that runs: what nobody could know before is looked up."""
+    """The options of a pass that runs: a max_seqlen that was None is read from cu_seqlens."""
     given = Options._make(options)
     if given.max_seqlen_q is None:
         given = given._replace(max_seqlen_q=longest(given.cu_seqlens_q))
@@ -47,7 +47,7 @@ def _dense_options(options: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def new_out(q: Tensor, v: Tensor) -> Tensor:
     """[batch, seqlen, heads, head_dim of v], or packed [tokens, heads, head_dim of v]; dense."""
-    if q.shape[-1] == v.shape[-1]:  # in half the time
+    if q.shape[-1] == v.shape[-1]:  # empty_like takes half the time of new_empty
         return torch.empty_like(q, memory_format=_contiguous)
     return q.new_empty((*q.shape[:-1], v.shape[-1]))
 
@@ -55,7 +55,7 @@ def new_out(q: Tensor, v: Tensor) -> Tensor:
 def new_lse(q: Tensor) -> Tensor:
     """[batch, heads, seqlen], or packed [heads, tokens]."""
     *batch, rows, heads, _ = q.shape
-    # A size in numbers is read faster than one in a tuple.
+    # torch reads a size faster from numbers than from a tuple.
     return torch.empty(*batch, heads, rows, dtype=torch.float32, device=q.device)
 
 

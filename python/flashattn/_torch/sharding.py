@@ -1,5 +1,5 @@
-"""DTensors: the operators' shares of a mesh, by sequences of the batch or by heads. Everything else
-is gathered first, which DTensor does by itself."""
+"""DTensors: how the devices of a mesh share an operator's work, by sequences of the batch or by
+heads. DTensor gathers any other placement first."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 from .._options import NOTHING, Options
 
-# How one dimension of a mesh shares the work; None: it does not.
+# How one dimension of a mesh shares the work: "queries" are heads of q alone; None: not at all.
 Split = Literal["batch", "heads", "queries", None]
 
 
 def _sharded(tensors: dict[str, Any]) -> list[str]:
-    """The names of those that are DTensors; a compiler's are never looked at."""
+    """The names of those that are DTensors. A compiler's tensors are never looked at."""
     module = sys.modules.get("torch.distributed.tensor")
     if module is None or torch.compiler.is_compiling():
         return []
@@ -24,13 +24,13 @@ def _sharded(tensors: dict[str, Any]) -> list[str]:
 
 
 def refuse(**tensors: Any) -> None:
-    """NotImplementedError, by name, for a DTensor where no operator shares the work."""
+    """NotImplementedError, by name, for a DTensor where the work cannot be shared."""
     for name in _sharded(tensors):
         raise NotImplementedError(f"{name}: is a DTensor, which is not offered; call on to_local()")
 
 
 def check(dropout_p: float, writes_out: bool = False, **tensors: Any) -> None:
-    """Before an operator gets these: errors by name where one of them is a DTensor."""
+    """Errors by name for arguments that an operator cannot take beside a DTensor."""
     sharded = _sharded(tensors)
     if not sharded:
         return
@@ -61,7 +61,7 @@ def _register() -> None:
 
 
 def _splits(q: Any, k: Any, given: Options) -> list[Split]:
-    """Those that the shapes allow, whichever dimensions of the mesh take part."""
+    """The splits that the shapes allow, whichever dimensions of the mesh share the work."""
     shares, heads_q, heads_k = q.mesh.size(), q.shape[-2], k.shape[-2]
     splits: list[Split] = [None]
     if given.cu_seqlens_q is None:
@@ -74,7 +74,7 @@ def _splits(q: Any, k: Any, given: Options) -> list[Split]:
 
 
 def _part(t: Any, split: Split, **dims: int | None) -> Any:
-    """Where t lies, when its dimension for this split is cut; whole without one."""
+    """The placement of t: cut at its dimension for this split, or whole if it has none."""
     from torch.distributed.tensor import Replicate, Shard
 
     if t is None:
@@ -89,12 +89,12 @@ def _rows(t: Any, split: Split) -> Any:
 
 
 def _keys(t: Any, split: Split) -> Any:
-    """One head of k serves all shares of q's."""
+    """The placement of k or v: whole where each share of q's heads reads the one head of k."""
     return _rows(t, None if split == "queries" else split)
 
 
 def _options(given: Options, split: Split) -> Options:
-    """Where each tensor lies; None for the numbers."""
+    """The placement of each tensor; None for the numbers."""
     slopes = given.alibi_slopes
     per_sequence = slopes is not None and slopes.ndim == 2
     dims = dict(batch=0, heads=1) if per_sequence else dict(heads=0)
@@ -157,7 +157,7 @@ def _backward(
 
 
 def _summed(placement: Any, split: Split) -> Any:
-    """The gradient of what all shares have read whole is the sum of theirs."""
+    """The gradient of a tensor that each share read whole is the sum of the shares' gradients."""
     from torch.distributed.tensor import Partial
 
     return Partial() if split is not None and placement.is_replicate() else placement

@@ -28,8 +28,7 @@ def apply_rotary_emb(
 
     Args:
         x: [batch, seqlen, heads, head_dim], or with cu_seqlens [tokens, heads, head_dim].
-        cos, sin: [positions, rotary_dim / 2], rotary_dim <= head_dim; a row for each position that
-            is met.
+        cos, sin: [positions, rotary_dim / 2], rotary_dim <= head_dim; a row for each position of x.
         interleaved: pairs are (0, 1), (2, 3), ... (GPT-J) instead of (0, rotary_dim / 2), ...
             (GPT-NeoX).
         inplace: writes into x and returns it.
@@ -88,8 +87,8 @@ def _pairs(x: Tensor, half: int, interleaved: bool) -> tuple[Tensor, Tensor]:
 
 
 def _at(table: Tensor, position: Tensor) -> Tensor:
-    """The table's rows. Unlike table[position] it takes no negative position for one from the end:
-    where the host does not look at positions, this is what refuses them."""
+    """The table's rows at these positions. Unlike table[position] it refuses a negative position,
+    also where the host does not read positions."""
     return table.index_select(0, position.flatten()).unflatten(0, position.shape)
 
 
