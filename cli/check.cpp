@@ -13,9 +13,9 @@
 #include "common/device_flag.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
-#include "common/progress.hpp"
-#include "common/text.hpp"
-#include "io/text_output.hpp"
+#include "support/io/text_output.hpp"
+#include "support/progress.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 namespace {
@@ -70,7 +70,7 @@ check::CheckConfig configure(const CheckFlags& flags, check::Accelerator* accele
 }
 
 std::string count_of(const std::vector<std::string>& pairs, const char* noun) {
-  return count_text(static_cast<int64_t>(pairs.size()), noun);
+  return support::count_text(static_cast<int64_t>(pairs.size()), noun);
 }
 
 void print_failures(const check::Report& report, const CheckFlags& flags) {
@@ -109,7 +109,7 @@ std::string json_text(const check::Report& report, const CheckFlags& flags) {
 }
 
 check::Report run_problems(check::CheckConfig config) {
-  Progress progress(config.count);
+  support::Progress progress(config.count);
   config.progress = [&](int64_t done) { progress.show(done); };
   return check::run(config);
 }
@@ -124,7 +124,7 @@ void print_verdict(const check::Report& report) {
   std::vector<std::string> why;
   if (!report.failures.empty()) {
     why.push_back(fmt::format("{} of {} wrong", report.failures.size(),
-                              count_text(report.problems, "problem")));
+                              support::count_text(report.problems, "problem")));
   }
   if (!report.missed.empty()) why.push_back(count_of(report.missed, "pair") + " never met");
   if (!report.wrongly_accepted.empty()) {
@@ -141,8 +141,9 @@ int run(const CheckFlags& flags) {
   const check::Report report = run_problems(config);
   if (device != nullptr) {
     fmt::print("{} prepared in {:.1f} s, {} run in {:.1f} s\n",
-               count_text(std::min(flags.configurations, config.count), "configuration"),
-               report.prepare_seconds, count_text(report.problems, "problem"), report.seconds);
+               support::count_text(std::min(flags.configurations, config.count), "configuration"),
+               report.prepare_seconds, support::count_text(report.problems, "problem"),
+               report.seconds);
   }
   if (flags.pairs) fmt::print("{}\n", report.pair_table);
   if (!report.extras.empty()) fmt::print("{}\n", report.extras);

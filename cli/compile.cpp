@@ -18,12 +18,12 @@
 
 #include "commands.hpp"
 #include "common/exit.hpp"
-#include "common/progress.hpp"
-#include "common/text.hpp"
 #include "fa/attention.hpp"
-#include "io/held_signals.hpp"
-#include "io/printed.hpp"
-#include "io/text_output.hpp"
+#include "support/io/held_signals.hpp"
+#include "support/io/printed.hpp"
+#include "support/io/text_output.hpp"
+#include "support/progress.hpp"
+#include "support/text.hpp"
 #include "system/shown.hpp"
 
 namespace fa::cli {
@@ -144,7 +144,7 @@ int run(const CompileFlags& flags) {
   io::TextOutput json(flags.json);
   const auto begin = std::chrono::steady_clock::now();
   const BundleSize made = [&] {
-    std::optional<Progress> progress(std::in_place, static_cast<int64_t>(kernels.size()));
+    std::optional<support::Progress> progress(std::in_place, static_cast<int64_t>(kernels.size()));
     std::optional<io::HeldSignals> held;  // while the library writes the bundle, after the last one
     return compile_bundle(
         flags.out, flags.preset, archs, flags.threads, [&](int64_t done, int64_t total) {
@@ -152,13 +152,15 @@ int run(const CompileFlags& flags) {
           if (done < total) return;
           progress.reset();
           const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-          fmt::print("{} in {}\n", count_text(total, "kernel"), seconds_text(seconds.count()));
+          fmt::print("{} in {}\n", support::count_text(total, "kernel"),
+                     support::seconds_text(seconds.count()));
           io::flush_printed();
           held.emplace();
         });
   }();
   if (flags.verbose) print_kernels(made.each);
-  fmt::print("{}: {}\n", system::shown(flags.out), bytes_text(static_cast<double>(made.bytes)));
+  fmt::print("{}: {}\n", system::shown(flags.out),
+             support::bytes_text(static_cast<double>(made.bytes)));
   if (json.wanted()) json.write(json_text(made.each));
   return exit_right;
 }

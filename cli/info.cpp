@@ -10,16 +10,16 @@
 #include <vector>
 
 #include "commands.hpp"
+#include "common/dtype_name.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
-#include "common/text.hpp"
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
-#include "measure/machine.hpp"
 #include "plan/cuda/backward.hpp"
 #include "plan/cuda/forward.hpp"
 #include "plan/cuda/gpu.hpp"
 #include "problem/problem.hpp"
+#include "support/measure/machine.hpp"
 
 namespace fa::cli {
 namespace {
@@ -141,8 +141,8 @@ int run(const InfoFlags& flags) {
     return exit_right;
   }
   fmt::print("version          {} ({})\n", version(), FA_COMMIT);
-  fmt::print("cpu              {}\n", cpu_model());
-  fmt::print("threads          {}\n", default_threads());
+  fmt::print("cpu              {}\n", support::cpu_model());
+  fmt::print("threads          {}\n", support::default_threads());
   fmt::print("instruction set  {}\n", cpu_target());
   fmt::print("available        {}\n", cpu_targets());
   fmt::print("highway          {}.{}.{}\n", HWY_MAJOR, HWY_MINOR, HWY_PATCH);

@@ -12,7 +12,7 @@
 #include "common/exit.hpp"
 #include "common/standard_descriptors.hpp"
 #include "fa/attention.hpp"
-#include "io/error.hpp"
+#include "support/io/error.hpp"
 #include "system/shown.hpp"
 
 namespace fa::cli {

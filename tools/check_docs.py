@@ -20,7 +20,7 @@ FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(
-    r"(?:include|src|cli|tests|bench|docs|examples|tools|cmake)/[\w./-]*\w|[A-Z]\w+\.md"
+    r"(?:include|src|support|cli|tests|bench|docs|examples|tools|cmake)/[\w./-]*\w|[A-Z]\w+\.md"
 )
 
 

@@ -14,7 +14,7 @@
 #include "ablation/cell.hpp"
 #include "check/cuda_accelerator.hpp"
 #include "cuda/runtime/kernel_store.hpp"
-#include "io/text_output.hpp"
+#include "support/io/text_output.hpp"
 
 namespace fa::bench {
 namespace {

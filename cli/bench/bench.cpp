@@ -14,9 +14,9 @@
 #include "common/device_flag.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
-#include "common/progress.hpp"
-#include "io/text_output.hpp"
-#include "measure/machine.hpp"
+#include "support/io/text_output.hpp"
+#include "support/measure/machine.hpp"
+#include "support/progress.hpp"
 
 namespace fa::cli {
 namespace {
@@ -48,7 +48,7 @@ class Bench {
  public:
   explicit Bench(const BenchFlags& flags)
       : flags_(flags),
-        threads_(flags.threads > 0 ? flags.threads : default_threads()),
+        threads_(flags.threads > 0 ? flags.threads : support::default_threads()),
         cells_(cells_of(flags.grid)),
         random_(flags.seed) {
     if (cells_.empty()) throw UsageError("no cells: --work, --dtype and the grid leave nothing");
@@ -57,9 +57,9 @@ class Bench {
   }
 
   BenchResult run() {
-    result_.machine = measure_fma_peak(threads_, 0.5);
+    result_.machine = support::measure_fma_peak(threads_, 0.5);
     if (std::ranges::any_of(cells_, [](const Cell& c) { return c.dtype == bfloat16; })) {
-      result_.arithmetic = arithmetic_of(bfloat16);
+      result_.arithmetic = support::arithmetic_of(bfloat16);
     }
     result_.rotation_bytes = buffers_->rotation().bytes();
     verify();
@@ -71,7 +71,7 @@ class Bench {
   using Clock = std::chrono::steady_clock;
 
   void verify() {
-    Progress progress(static_cast<int64_t>(cells_.size()));
+    support::Progress progress(static_cast<int64_t>(cells_.size()));
     for (Contender& contender : contenders_) {
       progress.show(static_cast<int64_t>(result_.cells.size()), "comparing with float64");
       result_.cells.push_back({contender.cell(), contender.verify(), {}});
@@ -79,7 +79,7 @@ class Bench {
   }
 
   void run_rounds() {
-    Progress progress(flags_.rounds);
+    support::Progress progress(flags_.rounds);
     const auto start = Clock::now();
     for (int round = 0; round < flags_.rounds; ++round) {
       progress.show(round, fmt::format("round {} of {}", round + 1, flags_.rounds));
@@ -98,14 +98,15 @@ class Bench {
       if (turn < contenders_.size()) {
         result_.cells[turn].seconds.push_back(contenders_[turn].time());
       } else if (turn == contenders_.size()) {
-        result_.peaks.push_back(measure_fma_peak(threads_, 0.1).flops);
-        if (result_.arithmetic != Arithmetic::widened) {
-          result_.bfloat16_peaks.push_back(measure_peak(result_.arithmetic, threads_, 0.1));
+        result_.peaks.push_back(support::measure_fma_peak(threads_, 0.1).flops);
+        if (result_.arithmetic != support::Arithmetic::widened) {
+          result_.bfloat16_peaks.push_back(
+              support::measure_peak(result_.arithmetic, threads_, 0.1));
         }
       } else {
         const io::Array& pages = buffers_->rotation();
-        result_.bandwidths.push_back(
-            measure_read_bandwidth({pages.data(), static_cast<size_t>(pages.bytes())}, threads_));
+        result_.bandwidths.push_back(support::measure_read_bandwidth(
+            {pages.data(), static_cast<size_t>(pages.bytes())}, threads_));
       }
     }
   }

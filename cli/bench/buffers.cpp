@@ -6,10 +6,10 @@
 #include <cstring>
 
 #include "common/exit.hpp"
-#include "common/random.hpp"
-#include "common/text.hpp"
-#include "measure/machine.hpp"
-#include "measure/memory.hpp"
+#include "support/measure/machine.hpp"
+#include "support/measure/memory.hpp"
+#include "support/random.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 namespace {
@@ -29,8 +29,8 @@ int64_t suitable_rotation(const std::vector<Cell>& cells) {
   int64_t most = 0;
   for (const Cell& c : cells) most = std::max(most, c.work == Work::decode ? c.key_bytes() : 0);
   if (most == 0) return 0;
-  const int64_t wanted = std::max(8 * last_level_cache(), 2 * most);
-  return std::min({wanted, int64_t{4} << 30, available_memory() / 2});
+  const int64_t wanted = std::max(8 * support::last_level_cache(), 2 * most);
+  return std::min({wanted, int64_t{4} << 30, support::available_memory() / 2});
 }
 
 /// Normal numbers as bfloat16, and copies of them: quick, and every page is written. Any two are a
@@ -38,7 +38,7 @@ int64_t suitable_rotation(const std::vector<Cell>& cells) {
 io::Array random_rotation(int64_t bytes) {
   io::Array whole(bfloat16, {bytes / 2});
   io::Array part(bfloat16, {std::min<int64_t>(bytes / 2, 1 << 22)});
-  fill_normal(part, 1, Buffers::uses);
+  support::fill_normal(part, 1, Buffers::uses);
   for (int64_t at = 0; at < whole.bytes(); at += part.bytes()) {
     const int64_t count = std::min(part.bytes(), whole.bytes() - at);
     std::memcpy(whole.data() + at, part.data(), static_cast<size_t>(count));
@@ -59,7 +59,7 @@ Buffers::Buffers(const std::vector<Cell>& cells, int64_t rotation_bytes) {
       for (const Cell& other : cells) {
         if (other.dtype == cell.dtype) most = std::max(most, elements(other, Use{use}));
       }
-      fill_normal(arrays.emplace_back(cell.dtype, std::vector{most}), 1, use);
+      support::fill_normal(arrays.emplace_back(cell.dtype, std::vector{most}), 1, use);
     }
   }
 }
@@ -71,8 +71,8 @@ std::byte* Buffers::data(DType dtype, Use use) {
 std::byte* Buffers::next_place(int64_t bytes) {
   if (bytes > rotation_.bytes()) {
     throw UsageError(fmt::format("decode: K and V take {}, the memory to rotate in is {}",
-                                 bytes_text(static_cast<double>(bytes)),
-                                 bytes_text(static_cast<double>(rotation_.bytes()))));
+                                 support::bytes_text(static_cast<double>(bytes)),
+                                 support::bytes_text(static_cast<double>(rotation_.bytes()))));
   }
   if (place_ + bytes > rotation_.bytes()) place_ = 0;
   std::byte* place = rotation_.data() + place_;

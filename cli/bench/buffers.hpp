@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "bench/cell.hpp"
-#include "io/array.hpp"
+#include "support/io/array.hpp"
 
 namespace fa::cli {
 

@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <array>
 
+#include "common/dtype_name.hpp"
 #include "common/exit.hpp"
-#include "common/text.hpp"
 #include "demo/models.hpp"
+#include "support/text.hpp"
 #include "system/shown.hpp"
 
 namespace fa::cli {
@@ -98,10 +99,11 @@ std::string to_text(Work work) {
 }
 
 nlohmann::json to_json(const Cell& c) {
-  return {{"model", c.name},      {"work", to_text(c.work)}, {"dtype", dtype_text(c.dtype)},
-          {"batch", c.batch},     {"seqlen_q", c.seqlen_q},  {"seqlen_k", c.seqlen_k},
-          {"heads_q", c.heads_q}, {"heads_k", c.heads_k},    {"head_dim", c.head_dim},
-          {"causal", c.causal},   {"flops", c.flops()},      {"key_bytes", c.key_bytes()}};
+  return {
+      {"model", c.name},      {"work", to_text(c.work)}, {"dtype", support::dtype_text(c.dtype)},
+      {"batch", c.batch},     {"seqlen_q", c.seqlen_q},  {"seqlen_k", c.seqlen_k},
+      {"heads_q", c.heads_q}, {"heads_k", c.heads_k},    {"head_dim", c.head_dim},
+      {"causal", c.causal},   {"flops", c.flops()},      {"key_bytes", c.key_bytes()}};
 }
 
 }  // namespace fa::cli

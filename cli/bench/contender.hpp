@@ -6,7 +6,7 @@
 
 #include "bench/buffers.hpp"
 #include "bench/cell.hpp"
-#include "io/array.hpp"
+#include "support/io/array.hpp"
 #include "verify/verdict.hpp"
 
 namespace fa::cli {

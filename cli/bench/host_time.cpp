@@ -13,10 +13,10 @@
 #include "check/cuda_accelerator.hpp"
 #include "common/device_flag.hpp"
 #include "common/exit.hpp"
-#include "common/text.hpp"
 #include "fa/attention.hpp"
-#include "io/array.hpp"
-#include "measure/machine.hpp"
+#include "support/io/array.hpp"
+#include "support/measure/machine.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 namespace {
@@ -139,7 +139,7 @@ void print_times(const Times& t) {
   const Shape& s = t.shape;
   fmt::print("{:>5} {:>5} {:>7} {:>4} {:>14} {:>11.2f} {:>13.2f} {:>13.2f}\n", s.seqlen_q,
              s.seqlen_k, fmt::format("{}/{}", s.heads_q, s.heads_k), s.head_dim,
-             bytes_text(static_cast<double>(t.workspace_bytes)), t.first * 1e3,
+             support::bytes_text(static_cast<double>(t.workspace_bytes)), t.first * 1e3,
              median(t.forward) * 1e6, median(t.plan_run) * 1e6);
 }
 
@@ -157,7 +157,7 @@ nlohmann::json to_json(const Times& t) {
 int bench_host_time(const std::string& device, io::TextOutput& json) {
   const std::unique_ptr<check::Accelerator> accelerator = accelerator_of(device);
   const std::string name =
-      accelerator == nullptr ? cpu_model() : check::cuda_text(accelerator->device().id);
+      accelerator == nullptr ? support::cpu_model() : check::cuda_text(accelerator->device().id);
   Timer timer(accelerator.get());
   std::vector<Times> all{timer.time(tiny)};
   if (accelerator != nullptr) all.push_back(timer.time(decoding));

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "io/text_output.hpp"
+#include "support/io/text_output.hpp"
 
 namespace fa::cli {
 

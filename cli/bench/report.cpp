@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "common/text.hpp"
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
-#include "measure/machine.hpp"
+#include "support/measure/machine.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 namespace {
@@ -24,13 +24,14 @@ void print_cell(const BenchResult& result, const CellResult& r) {
   const Cell& c = r.cell;
   const double seconds = median(r.seconds);
   const bool decode = c.work == Work::decode;
-  const std::string length = c.seqlen_q == c.seqlen_k
-                                 ? length_text(c.seqlen_k)
-                                 : fmt::format("{}/{}", c.seqlen_q, length_text(c.seqlen_k));
+  const std::string length =
+      c.seqlen_q == c.seqlen_k ? support::length_text(c.seqlen_k)
+                               : fmt::format("{}/{}", c.seqlen_q, support::length_text(c.seqlen_k));
   fmt::print("{:<9} {:<9} {:>5} {:>7} {:>4} {:>6} {:<6} {:>9} {:>8.1f} {:<7} {:>4.0f}%  {}{}\n",
-             to_text(c.work), dtype_text(c.dtype), c.batch, heads_text(c), c.head_dim, length,
-             c.causal ? "causal" : "", seconds_text(seconds), c.amount() / seconds / 1e9,
-             decode ? "GB/s" : "GFLOP/s", 100 * result.share(r), c.name, right(r) ? "" : "  WRONG");
+             to_text(c.work), support::dtype_text(c.dtype), c.batch, heads_text(c), c.head_dim,
+             length, c.causal ? "causal" : "", support::seconds_text(seconds),
+             c.amount() / seconds / 1e9, decode ? "GB/s" : "GFLOP/s", 100 * result.share(r), c.name,
+             right(r) ? "" : "  WRONG");
 }
 
 nlohmann::json versions() {
@@ -84,12 +85,14 @@ bool BenchResult::right() const {
 }
 
 void print_result(const BenchResult& result) {
-  fmt::print("FlashAttention.cpp {} ({}) on {}, {}, {}\n", version(), FA_COMMIT, cpu_model(),
-             count_text(result.machine.threads, "thread"), cpu_target());
+  fmt::print("FlashAttention.cpp {} ({}) on {}, {}, {}\n", version(), FA_COMMIT,
+             support::cpu_model(), support::count_text(result.machine.threads, "thread"),
+             cpu_target());
   fmt::print(
       "peak       {:.1f} GFLOP/s of float32 multiply-adds, median of {} ({}: {:.2f} "
       "GHz implied by {} of {} floats a cycle)\n",
-      median(result.peaks) / 1e9, count_text(static_cast<int64_t>(result.peaks.size()), "round"),
+      median(result.peaks) / 1e9,
+      support::count_text(static_cast<int64_t>(result.peaks.size()), "round"),
       result.machine.target, result.machine.implied_ghz(), result.machine.per_cycle,
       result.machine.lanes);
   if (!result.bfloat16_peaks.empty()) {
@@ -99,8 +102,8 @@ void print_result(const BenchResult& result) {
   if (!result.bandwidths.empty()) {
     fmt::print("bandwidth  {:.1f} GB/s read, rotating over {} (last cache: {})\n",
                median(result.bandwidths) / 1e9,
-               bytes_text(static_cast<double>(result.rotation_bytes)),
-               bytes_text(static_cast<double>(last_level_cache())));
+               support::bytes_text(static_cast<double>(result.rotation_bytes)),
+               support::bytes_text(static_cast<double>(support::last_level_cache())));
   }
   fmt::print("\n{:<9} {:<9} {:>5} {:>7} {:>4} {:>6} {:<6} {:>9} {:>16} {:>5}\n", "work", "dtype",
              "batch", "heads", "d", "length", "", "time", "rate", "share");
@@ -111,7 +114,7 @@ void print_result(const BenchResult& result) {
 }
 
 std::string json_text(const BenchResult& result) {
-  nlohmann::json json{{"device", cpu_model()},
+  nlohmann::json json{{"device", support::cpu_model()},
                       {"threads", result.machine.threads},
                       {"target", cpu_target()},
                       {"versions", versions()},
@@ -121,7 +124,7 @@ std::string json_text(const BenchResult& result) {
                       {"read_bytes_per_second", result.bandwidths},
                       {"implied_ghz", result.machine.implied_ghz()},
                       {"vector_floats", result.machine.lanes},
-                      {"last_level_cache_bytes", last_level_cache()},
+                      {"last_level_cache_bytes", support::last_level_cache()},
                       {"rotation_bytes", result.rotation_bytes}};
   for (const CellResult& cell : result.cells) json["cells"].push_back(to_json(result, cell));
   return json.dump(2) + "\n";

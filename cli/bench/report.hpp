@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bench/cell.hpp"
-#include "measure/peak.hpp"
+#include "support/measure/peak.hpp"
 #include "verify/verdict.hpp"
 
 namespace fa::cli {
@@ -18,11 +18,11 @@ struct CellResult {
 };
 
 struct BenchResult {
-  FmaPeak machine;                              ///< of a longer run before the rounds
-  std::vector<double> peaks;                    ///< operations per second, of every round
-  Arithmetic arithmetic = Arithmetic::widened;  ///< bfloat16's, where it is timed
-  std::vector<double> bfloat16_peaks;           ///< of that, unless it is float32's
-  std::vector<double> bandwidths;               ///< bytes per second, of every round
+  support::FmaPeak machine;   ///< of a longer run before the rounds
+  std::vector<double> peaks;  ///< operations per second, of every round
+  support::Arithmetic arithmetic = support::Arithmetic::widened;  ///< bfloat16's, where it is timed
+  std::vector<double> bfloat16_peaks;  ///< of that, unless it is float32's
+  std::vector<double> bandwidths;      ///< bytes per second, of every round
   int64_t rotation_bytes = 0;
   std::vector<CellResult> cells;
 

@@ -11,14 +11,14 @@
 #include "commands.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
-#include "common/progress.hpp"
-#include "common/text.hpp"
 #include "demo/growth.hpp"
 #include "demo/model_run.hpp"
 #include "fa/attention.hpp"
-#include "io/text_output.hpp"
-#include "measure/machine.hpp"
-#include "measure/peak.hpp"
+#include "support/io/text_output.hpp"
+#include "support/measure/machine.hpp"
+#include "support/measure/peak.hpp"
+#include "support/progress.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 namespace {
@@ -42,21 +42,21 @@ struct DemoFlags {
 };
 
 struct DemoResult {
-  FmaPeak peak;
-  Arithmetic arithmetic = Arithmetic::widened;  ///< bfloat16's
-  double bfloat16_peak = 0;                     ///< operations per second of that
+  support::FmaPeak peak;
+  support::Arithmetic arithmetic = support::Arithmetic::widened;  ///< bfloat16's
+  double bfloat16_peak = 0;                                       ///< operations per second of that
   std::vector<ModelResult> models;
   std::vector<GrowthRow> growth;
   double seconds = 0;
 };
 
 void print_machine(const DemoResult& result) {
-  const FmaPeak& peak = result.peak;
-  fmt::print("FlashAttention.cpp {} on {}, {}, {}\n", version(), cpu_model(),
-             count_text(peak.threads, "thread"), cpu_target());
+  const support::FmaPeak& peak = result.peak;
+  fmt::print("FlashAttention.cpp {} on {}, {}, {}\n", version(), support::cpu_model(),
+             support::count_text(peak.threads, "thread"), cpu_target());
   fmt::print("measured peak: {:.0f} GFLOP/s of float32 multiply-adds ({}, {:.2f} GHz implied)\n",
              peak.flops / 1e9, peak.target, peak.implied_ghz());
-  if (result.arithmetic != Arithmetic::widened) {
+  if (result.arithmetic != support::Arithmetic::widened) {
     fmt::print("               {:.0f} GFLOP/s of {}\n", result.bfloat16_peak / 1e9,
                to_text(result.arithmetic));
   }
@@ -73,7 +73,7 @@ std::vector<int64_t> growth_lengths(int64_t most) {
 
 std::vector<ModelResult> run_models(const DemoFlags& flags) {
   std::vector<ModelResult> results;
-  Progress progress(static_cast<int64_t>(models.size()));
+  support::Progress progress(static_cast<int64_t>(models.size()));
   for (const Model& model : models) {
     progress.show(static_cast<int64_t>(results.size()), model.name);
     results.push_back(run_model(model, flags.length > 0 ? flags.length : model.demo_length,
@@ -85,9 +85,9 @@ std::vector<ModelResult> run_models(const DemoFlags& flags) {
 std::vector<GrowthRow> run_growth(const DemoFlags& flags) {
   const auto lengths = growth_lengths(flags.max_growth);
   std::vector<GrowthRow> rows;
-  Progress progress(static_cast<int64_t>(lengths.size()));
+  support::Progress progress(static_cast<int64_t>(lengths.size()));
   for (const int64_t length : lengths) {
-    progress.show(static_cast<int64_t>(rows.size()), "length " + length_text(length));
+    progress.show(static_cast<int64_t>(rows.size()), "length " + support::length_text(length));
     rows.push_back(measure_growth(length));
   }
   return rows;
@@ -97,12 +97,12 @@ std::vector<GrowthRow> run_growth(const DemoFlags& flags) {
 DemoResult run_parts(const DemoFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   DemoResult result;
-  const int threads = flags.threads > 0 ? flags.threads : default_threads();
-  result.peak = measure_fma_peak(threads, 0.5);
-  result.arithmetic = arithmetic_of(bfloat16);
-  result.bfloat16_peak = result.arithmetic == Arithmetic::widened
+  const int threads = flags.threads > 0 ? flags.threads : support::default_threads();
+  result.peak = support::measure_fma_peak(threads, 0.5);
+  result.arithmetic = support::arithmetic_of(bfloat16);
+  result.bfloat16_peak = result.arithmetic == support::Arithmetic::widened
                              ? result.peak.flops
-                             : measure_peak(result.arithmetic, threads, 0.5);
+                             : support::measure_peak(result.arithmetic, threads, 0.5);
   print_machine(result);
   result.models = run_models(flags);
   for (ModelResult& model : result.models) {
@@ -117,9 +117,9 @@ DemoResult run_parts(const DemoFlags& flags) {
 }
 
 std::string json_text(const DemoResult& result) {
-  nlohmann::json json{{"version", version()},     {"commit", FA_COMMIT},
-                      {"cpu", cpu_model()},       {"threads", result.peak.threads},
-                      {"target", cpu_target()},   {"peak_flops_per_second", result.peak.flops},
+  nlohmann::json json{{"version", version()},        {"commit", FA_COMMIT},
+                      {"cpu", support::cpu_model()}, {"threads", result.peak.threads},
+                      {"target", cpu_target()},      {"peak_flops_per_second", result.peak.flops},
                       {"seconds", result.seconds}};
   json["bfloat16_peak_flops_per_second"] = result.bfloat16_peak;
   json["bfloat16_arithmetic"] = to_text(result.arithmetic);

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <string>
 
-#include "common/text.hpp"
-#include "measure/memory.hpp"
-#include "measure/self.hpp"
+#include "demo/self.hpp"
+#include "support/measure/memory.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 namespace {
@@ -27,7 +27,7 @@ PassCost measure(int64_t seqlen, bool plain, bool backward) {
 PassCost measure_plain(int64_t seqlen, bool backward) {
   const int64_t bytes =
       (backward ? 2 : 1) * growth_heads * seqlen * seqlen * int64_t{sizeof(float)};
-  const int64_t most = std::min(available_memory() / 3, int64_t{2} << 30);
+  const int64_t most = std::min(support::available_memory() / 3, int64_t{2} << 30);
   PassCost cost;
   if (bytes <= most) cost = measure(seqlen, true, backward);
   cost.told = bytes;
@@ -35,19 +35,19 @@ PassCost measure_plain(int64_t seqlen, bool backward) {
 }
 
 std::string time_of(const PassCost& cost) {
-  return cost.seconds ? seconds_text(*cost.seconds) : "-";
+  return cost.seconds ? support::seconds_text(*cost.seconds) : "-";
 }
 
 /// Measured bytes; those that are only counted are marked.
 std::string plain_bytes(const PassCost& cost) {
-  if (cost.measured) return bytes_text(static_cast<double>(*cost.measured));
-  return bytes_text(static_cast<double>(cost.told)) + "*";
+  if (cost.measured) return support::bytes_text(static_cast<double>(*cost.measured));
+  return support::bytes_text(static_cast<double>(cost.told)) + "*";
 }
 
 std::string our_bytes(const PassCost& cost) {
-  const std::string planned = bytes_text(static_cast<double>(cost.told));
+  const std::string planned = support::bytes_text(static_cast<double>(cost.told));
   if (!cost.measured) return "? / " + planned;
-  return bytes_text(static_cast<double>(*cost.measured)) + " / " + planned;
+  return support::bytes_text(static_cast<double>(*cost.measured)) + " / " + planned;
 }
 
 nlohmann::json to_json(const PassCost& cost) {
@@ -74,7 +74,7 @@ void print_growth(const std::vector<GrowthRow>& rows) {
              "memory / planned", "time", "memory / planned", "time", "memory", "time", "memory");
   for (const GrowthRow& row : rows) {
     fmt::print("{:>6}  {:>8} {:>17} {:>8} {:>17}  {:>8} {:>12} {:>8} {:>12}\n",
-               length_text(row.seqlen), time_of(row.forward), our_bytes(row.forward),
+               support::length_text(row.seqlen), time_of(row.forward), our_bytes(row.forward),
                time_of(row.backward), our_bytes(row.backward), time_of(row.plain_forward),
                plain_bytes(row.plain_forward), time_of(row.plain_backward),
                plain_bytes(row.plain_backward));

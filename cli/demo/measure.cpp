@@ -7,11 +7,11 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.hpp"
-#include "common/random.hpp"
 #include "demo/growth.hpp"
 #include "demo/quadratic.hpp"
-#include "io/array.hpp"
-#include "measure/memory.hpp"
+#include "support/io/array.hpp"
+#include "support/measure/memory.hpp"
+#include "support/random.hpp"
 
 namespace fa::cli {
 namespace {
@@ -29,10 +29,10 @@ class Tensors {
   explicit Tensors(int64_t seqlen) {
     for (io::Array* array : {&dout, &q, &k, &v, &out, &dq, &dk, &dv}) {
       *array = io::Array(float32, {1, seqlen, growth_heads, growth_head_dim});
-      fill_normal(*array, 1, ++streams_);
+      support::fill_normal(*array, 1, ++streams_);
     }
     lse = io::Array(float32, {1, growth_heads, seqlen});
-    fill_normal(lse, 1, 0);
+    support::fill_normal(lse, 1, 0);
   }
   BackwardArgs args() const {
     return {dout.tensor(), q.tensor(),  k.tensor(),  v.tensor(), out.tensor(),
@@ -54,7 +54,7 @@ void run_forward(const BackwardArgs& a) { forward({a.q, a.k, a.v, a.out, a.lse},
 
 /// Peak memory after the first run, seconds of the second, whose pages are there already.
 template <typename Pass>
-nlohmann::json measure_pass(const PeakMemory& memory, const Pass& pass) {
+nlohmann::json measure_pass(const support::PeakMemory& memory, const Pass& pass) {
   using Clock = std::chrono::steady_clock;
   pass();
   const auto growth = memory.growth();
@@ -76,7 +76,7 @@ nlohmann::json measure_ours(const MeasureFlags& flags) {
   }
   if (flags.backward) run_forward(args);
   release_memory();
-  auto result = measure_pass(PeakMemory(), [&] {
+  auto result = measure_pass(support::PeakMemory(), [&] {
     if (flags.backward) {
       backward(args, causal());
     } else {
@@ -99,7 +99,7 @@ nlohmann::json measure_plain(const MeasureFlags& flags) {
     plain_forward(shape, t.q.as<float>(), t.k.as<float>(), t.v.as<float>(), p.as<float>(),
                   t.out.as<float>());
   };
-  const PeakMemory memory;
+  const support::PeakMemory memory;
   io::Array p = matrices();
   if (!flags.backward) return measure_pass(memory, [&] { run(p); });
   run(p);

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <chrono>
 
-#include "common/random.hpp"
-#include "common/text.hpp"
-#include "io/array.hpp"
+#include "support/io/array.hpp"
+#include "support/random.hpp"
+#include "support/text.hpp"
 #include "verify/verify.hpp"
 
 namespace fa::cli {
@@ -34,7 +34,7 @@ double shortest(const Pass& pass) {
 io::Array random_tensor(const Model& model, int64_t seqlen, int64_t heads, uint64_t seed,
                         uint64_t stream) {
   io::Array array(model.dtype, {1, seqlen, heads, model.head_dim});
-  fill_normal(array, seed, stream);
+  support::fill_normal(array, seed, stream);
   return array;
 }
 
@@ -91,12 +91,12 @@ void print_speed(const std::vector<ModelResult>& results) {
   for (const ModelResult& r : results) {
     const Model& m = r.model;
     fmt::print("{:<15} {:>13} {:>9} {:>5}", m.name,
-               fmt::format("{}/{} x {}", m.heads_q, m.heads_k, m.head_dim), dtype_text(m.dtype),
-               length_text(r.seqlen));
+               fmt::format("{}/{} x {}", m.heads_q, m.heads_k, m.head_dim),
+               support::dtype_text(m.dtype), support::length_text(r.seqlen));
     for (const bool backward : {false, true}) {
       const double rate = r.flops(backward) / r.seconds(backward);
-      fmt::print(" {:>10} {:>8.1f} {:>5.0f}%", seconds_text(r.seconds(backward)), rate / 1e9,
-                 100 * rate / r.peak);
+      fmt::print(" {:>10} {:>8.1f} {:>5.0f}%", support::seconds_text(r.seconds(backward)),
+                 rate / 1e9, 100 * rate / r.peak);
     }
     fmt::print("\n");
   }
@@ -111,7 +111,7 @@ void print_errors(const std::vector<ModelResult>& results) {
   for (const Verdict& v : results.front().verdicts) fmt::print(" {:^18}", v.tensor());
   fmt::print("\n");
   for (const ModelResult& r : results) {
-    fmt::print("{:<15} {:>9}", r.model.name, dtype_text(r.model.dtype));
+    fmt::print("{:<15} {:>9}", r.model.name, support::dtype_text(r.model.dtype));
     for (const Verdict& v : r.verdicts) {
       fmt::print("  {:.1e} ({:.1e})", v.error(), v.plain_error());
     }
@@ -124,7 +124,7 @@ nlohmann::json to_json(const ModelResult& r) {
                       {"heads_q", r.model.heads_q},
                       {"heads_k", r.model.heads_k},
                       {"head_dim", r.model.head_dim},
-                      {"dtype", dtype_text(r.model.dtype)},
+                      {"dtype", support::dtype_text(r.model.dtype)},
                       {"seqlen", r.seqlen},
                       {"right", r.right()}};
   for (const bool backward : {false, true}) {

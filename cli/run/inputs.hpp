@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "fa/attention.hpp"
-#include "io/array.hpp"
 #include "run/results.hpp"
+#include "support/io/array.hpp"
 
 namespace fa::cli {
 

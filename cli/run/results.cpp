@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "common/exit.hpp"
-#include "io/error.hpp"
-#include "io/npy.hpp"
-#include "io/safetensors.hpp"
+#include "support/io/error.hpp"
+#include "support/io/npy.hpp"
+#include "support/io/safetensors.hpp"
 #include "system/shown.hpp"
 
 namespace fa::cli {

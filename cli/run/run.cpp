@@ -8,11 +8,11 @@
 
 #include "commands.hpp"
 #include "common/exit.hpp"
-#include "common/text.hpp"
-#include "io/printed.hpp"
 #include "run/finite.hpp"
 #include "run/inputs.hpp"
 #include "run/results.hpp"
+#include "support/io/printed.hpp"
+#include "support/text.hpp"
 #include "system/shown.hpp"
 #include "verify/verify.hpp"
 
@@ -111,11 +111,11 @@ void time_pass(const char* name, const Pass& pass) {
     return seconds_since(start);
   };
   const double first = timed();
-  fmt::print("{:<9} {} (first call)", name, seconds_text(first));
+  fmt::print("{:<9} {} (first call)", name, support::seconds_text(first));
   if (first < short_call) {
     double warm = timed();
     for (int i = 1; i < repeats; ++i) warm = std::min(warm, timed());
-    fmt::print(", {} warm (the shortest of {})", seconds_text(warm), repeats);
+    fmt::print(", {} warm (the shortest of {})", support::seconds_text(warm), repeats);
   }
   fmt::print("\n");
 }
@@ -159,7 +159,7 @@ int run(const RunCommand& command) {
   }
   for (const auto& [name, array] :
        {std::pair("q", &inputs.q), std::pair("k", &inputs.k), std::pair("v", &inputs.v)}) {
-    fmt::print("{:<9} {} [{}]\n", name, dtype_text(array->dtype()),
+    fmt::print("{:<9} {} [{}]\n", name, support::dtype_text(array->dtype()),
                fmt::join(array->shape(), ", "));
   }
   RunOutputs outputs(inputs);

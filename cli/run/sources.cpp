@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "common/exit.hpp"
-#include "io/npy.hpp"
+#include "support/io/npy.hpp"
 #include "system/shown.hpp"
 
 namespace fa::cli {

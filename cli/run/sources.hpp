@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "io/array.hpp"
-#include "io/safetensors.hpp"
+#include "support/io/array.hpp"
+#include "support/io/safetensors.hpp"
 
 namespace fa::cli {
 

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "common/text.hpp"
+#include "support/text.hpp"
 
 namespace fa::cli {
 
@@ -11,7 +11,7 @@ std::string to_text(const std::vector<Verdict>& verdicts) {
                                  "plain formula", "error / bound");
   for (const Verdict& v : verdicts) {
     text += fmt::format("{:<8} {:<9} {:>10.2e} {:>14.2e} {:>14.3f}{}\n", v.tensor(),
-                        dtype_text(v.dtype()), v.error(), v.plain_error(), v.ratio(),
+                        support::dtype_text(v.dtype()), v.error(), v.plain_error(), v.ratio(),
                         v.right() ? "" : "  WRONG: " + v.problem());
   }
   return text;

@@ -1,5 +1,5 @@
 // Files that cannot be read, and files that appear whole or not at all.
-#include "io/file.hpp"
+#include "support/io/file.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "files.hpp"
-#include "io/error.hpp"
+#include "support/io/error.hpp"
 
 namespace fa::test {
 namespace {

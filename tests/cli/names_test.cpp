@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "fa/attention.hpp"
-#include "io/npy.hpp"
-#include "io/safetensors.hpp"
 #include "program.hpp"
+#include "support/io/npy.hpp"
+#include "support/io/safetensors.hpp"
 #include "system/shown.hpp"
 
 namespace fa::test {

@@ -1,5 +1,5 @@
 // .npy files: those that NumPy writes, and those that nobody should.
-#include "io/npy.hpp"
+#include "support/io/npy.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "files.hpp"
-#include "io/error.hpp"
+#include "support/io/error.hpp"
 
 namespace fa::test {
 namespace {

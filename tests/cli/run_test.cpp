@@ -8,10 +8,10 @@
 
 #include "fa/attention.hpp"
 #include "files.hpp"
-#include "io/npy.hpp"
-#include "io/safetensors.hpp"
 #include "program.hpp"
 #include "reference/number.hpp"
+#include "support/io/npy.hpp"
+#include "support/io/safetensors.hpp"
 
 namespace fa::test {
 namespace {

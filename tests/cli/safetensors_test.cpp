@@ -1,5 +1,5 @@
 // Safetensors files: those of the reference implementation, and those that nobody should write.
-#include "io/safetensors.hpp"
+#include "support/io/safetensors.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "files.hpp"
-#include "io/error.hpp"
+#include "support/io/error.hpp"
 
 namespace fa::test {
 namespace {

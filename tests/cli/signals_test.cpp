@@ -10,9 +10,9 @@
 #include <thread>
 
 #include "files.hpp"
-#include "io/error.hpp"
-#include "io/file.hpp"
-#include "io/npy.hpp"
+#include "support/io/error.hpp"
+#include "support/io/file.hpp"
+#include "support/io/npy.hpp"
 
 namespace fa::test {
 namespace {

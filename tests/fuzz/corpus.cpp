@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <random>
 
-#include "io/file.hpp"
-#include "io/npy.hpp"
-#include "io/safetensors.hpp"
+#include "support/io/file.hpp"
+#include "support/io/npy.hpp"
+#include "support/io/safetensors.hpp"
 
 namespace {
 

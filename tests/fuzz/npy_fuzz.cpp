@@ -2,9 +2,9 @@
 #include <cstring>
 
 #include "accepted.hpp"
-#include "io/error.hpp"
-#include "io/npy.hpp"
 #include "memory_file.hpp"
+#include "support/io/error.hpp"
+#include "support/io/npy.hpp"
 
 extern "C" int LLVMFuzzerInitialize(int* /*argc*/, char*** /*argv*/) {
   fa::fuzz::judge_at_exit();

@@ -3,9 +3,9 @@
 #include <cstring>
 
 #include "accepted.hpp"
-#include "io/error.hpp"
-#include "io/safetensors.hpp"
 #include "memory_file.hpp"
+#include "support/io/error.hpp"
+#include "support/io/safetensors.hpp"
 
 namespace {
 

@@ -6,7 +6,7 @@
 
 #include "fa/attention.hpp"
 
-namespace fa::cli {
+namespace fa::support {
 
 std::string bytes_text(double bytes);      ///< "1.5 GiB", "320 KiB"
 std::string seconds_text(double seconds);  ///< "2.1 s", "14.3 ms", "80 us"
@@ -15,7 +15,5 @@ std::string length_text(int64_t length);   ///< "512", "4k", "16k"
 std::string count_text(int64_t count, const std::string& noun);
 
 std::string dtype_text(DType dtype);  ///< "float32"
-/// float32, float16 or bfloat16, or short fp32, fp16, bf16. Throws UsageError.
-DType parse_dtype(const std::string& name);
 
-}  // namespace fa::cli
+}  // namespace fa::support

@@ -1,4 +1,4 @@
-#include "common/progress.hpp"
+#include "support/progress.hpp"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <string_view>
 
-namespace fa::cli {
+namespace fa::support {
 namespace {
 
 /// A terminal that goes back to the start of its line: TERM=dumb says that it need not.
@@ -62,4 +62,4 @@ void Progress::show(int64_t done, const std::string& what) {
   drawn_ = line.size();
 }
 
-}  // namespace fa::cli
+}  // namespace fa::support

@@ -1,4 +1,4 @@
-#include "measure/self.hpp"
+#include "demo/self.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>

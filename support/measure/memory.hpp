@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-namespace fa::cli {
+namespace fa::support {
 
 /// Peak of resident memory beyond what is resident now.
 class PeakMemory {
@@ -22,4 +22,4 @@ class PeakMemory {
 /// Bytes that can be taken without swapping, and within the limit of the process's group.
 int64_t available_memory();
 
-}  // namespace fa::cli
+}  // namespace fa::support

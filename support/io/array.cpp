@@ -1,4 +1,4 @@
-#include "io/array.hpp"
+#include "support/io/array.hpp"
 
 #include <stdexcept>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "io/held_signals.hpp"
+#include "support/io/held_signals.hpp"
 
 #include <array>
 #include <atomic>

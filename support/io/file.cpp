@@ -1,4 +1,4 @@
-#include "io/file.hpp"
+#include "support/io/file.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "io/error.hpp"
+#include "support/io/error.hpp"
 
 namespace fa::io {
 namespace {

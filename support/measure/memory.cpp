@@ -1,11 +1,11 @@
-#include "measure/memory.hpp"
+#include "support/measure/memory.hpp"
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <string>
 
-namespace fa::cli {
+namespace fa::support {
 namespace {
 
 /// The number after `key` in a file of lines "Key:   123 kB", in bytes; -1 when it is not there.
@@ -46,4 +46,4 @@ int64_t available_memory() {
   return available;
 }
 
-}  // namespace fa::cli
+}  // namespace fa::support

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "io/array.hpp"
+#include "support/io/array.hpp"
 
-namespace fa::cli {
+namespace fa::support {
 
 /// A number in [0, 2^64) that looks random, from a counter (the finalizer of splitmix64).
 constexpr uint64_t mixed(uint64_t x) {
@@ -18,4 +18,4 @@ constexpr uint64_t mixed(uint64_t x) {
 /// Fills a float tensor; `stream` tells tensors of the same seed apart.
 void fill_normal(io::Array& array, uint64_t seed, uint64_t stream);
 
-}  // namespace fa::cli
+}  // namespace fa::support

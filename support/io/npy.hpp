@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "fa/attention.hpp"
-#include "io/array.hpp"
-#include "io/file.hpp"
+#include "support/io/array.hpp"
+#include "support/io/file.hpp"
 
 namespace fa::io {
 

@@ -1,4 +1,4 @@
-#include "measure/machine.hpp"
+#include "support/measure/machine.hpp"
 
 #include <algorithm>
 #include <fstream>
@@ -6,7 +6,7 @@
 
 #include "cpu/threads.hpp"
 
-namespace fa::cli {
+namespace fa::support {
 
 std::string cpu_model() {
   std::ifstream stream("/proc/cpuinfo");
@@ -33,4 +33,4 @@ int64_t last_level_cache() {
 
 int default_threads() { return cpu::default_threads(); }
 
-}  // namespace fa::cli
+}  // namespace fa::support

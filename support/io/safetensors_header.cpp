@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "io/error.hpp"
-#include "io/safetensors.hpp"
-#include "io/safetensors_kinds.hpp"
+#include "support/io/error.hpp"
+#include "support/io/safetensors.hpp"
+#include "support/io/safetensors_kinds.hpp"
 #include "system/shown.hpp"
 
 namespace fa::io {

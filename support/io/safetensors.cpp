@@ -1,4 +1,4 @@
-#include "io/safetensors.hpp"
+#include "support/io/safetensors.hpp"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "io/error.hpp"
-#include "io/safetensors_kinds.hpp"
+#include "support/io/error.hpp"
+#include "support/io/safetensors_kinds.hpp"
 #include "system/shown.hpp"
 
 namespace fa::io {

@@ -1,4 +1,4 @@
-#include "io/text_output.hpp"
+#include "support/io/text_output.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,9 +10,9 @@
 #include <cstring>
 #include <string_view>
 
-#include "io/error.hpp"
-#include "io/file.hpp"
-#include "io/printed.hpp"
+#include "support/io/error.hpp"
+#include "support/io/file.hpp"
+#include "support/io/printed.hpp"
 
 namespace fa::io {
 namespace {

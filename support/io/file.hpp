@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "io/held_signals.hpp"
+#include "support/io/held_signals.hpp"
 #include "system/replacement.hpp"
 
 namespace fa::io {

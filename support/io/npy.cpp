@@ -1,4 +1,4 @@
-#include "io/npy.hpp"
+#include "support/io/npy.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -7,7 +7,7 @@
 #include <optional>
 #include <string_view>
 
-#include "io/error.hpp"
+#include "support/io/error.hpp"
 #include "system/shown.hpp"
 
 namespace fa::io {

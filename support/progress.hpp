@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-namespace fa::cli {
+namespace fa::support {
 
 /// One line of stderr that tells how far a command is; nothing at all unless stderr is a terminal
 /// on which a line can be overwritten. Wiped when destroyed, which must be before results are
@@ -31,4 +31,4 @@ class Progress {
   Clock::time_point last_{};
 };
 
-}  // namespace fa::cli
+}  // namespace fa::support

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "io/array.hpp"
-#include "io/file.hpp"
+#include "support/io/array.hpp"
+#include "support/io/file.hpp"
 
 namespace fa::io {
 

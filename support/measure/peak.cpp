@@ -1,5 +1,5 @@
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "measure/peak.cpp"
+#define HWY_TARGET_INCLUDE "support/measure/peak.cpp"
 #include "hwy/foreach_target.h"  // must come first
 // clang-format off
 #include "hwy/highway.h"
@@ -13,10 +13,10 @@
 #include <string_view>
 #include <vector>
 
-#include "measure/peak.hpp"
+#include "support/measure/peak.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace fa::cli::HWY_NAMESPACE {
+namespace fa::support::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -119,11 +119,11 @@ HWY_ATTR uint64_t ReadAll(const uint64_t* HWY_RESTRICT words, size_t count) {
   return sum;
 }
 
-}  // namespace fa::cli::HWY_NAMESPACE
+}  // namespace fa::support::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace fa::cli {
+namespace fa::support {
 namespace {
 
 HWY_EXPORT(RunChains);
@@ -231,5 +231,5 @@ double measure_read_bandwidth(std::span<const std::byte> buffer, int threads) {
   return static_cast<double>(each) * threads / seconds_since(start);
 }
 
-}  // namespace fa::cli
+}  // namespace fa::support
 #endif

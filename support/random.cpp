@@ -1,10 +1,10 @@
-#include "common/random.hpp"
+#include "support/random.hpp"
 
 #include <bit>
 #include <cmath>
 #include <numbers>
 
-namespace fa::cli {
+namespace fa::support {
 namespace {
 
 void store(DType dtype, std::byte* data, int64_t i, float value) {
@@ -38,4 +38,4 @@ void fill_normal(io::Array& array, uint64_t seed, uint64_t stream) {
   }
 }
 
-}  // namespace fa::cli
+}  // namespace fa::support

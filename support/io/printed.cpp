@@ -1,4 +1,4 @@
-#include "io/printed.hpp"
+#include "support/io/printed.hpp"
 
 #include <cerrno>
 #include <cstdio>

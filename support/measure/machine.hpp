@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <string>
 
-namespace fa::cli {
+namespace fa::support {
 
 std::string cpu_model();     ///< "AMD EPYC 7763 64-Core Processor"; "unknown CPU" if not told
 int64_t last_level_cache();  ///< bytes of the largest cache; 32 MiB if not told
 int default_threads();       ///< as many as the library takes
 
-}  // namespace fa::cli
+}  // namespace fa::support

@@ -8,7 +8,7 @@
 
 #include "fa/attention.hpp"
 
-namespace fa::cli {
+namespace fa::support {
 
 struct FmaPeak {
   double flops = 0;  ///< float32 operations per second; a multiply-add is two
@@ -40,4 +40,4 @@ double measure_peak(Arithmetic arithmetic, int threads, double seconds = 0.2);
 /// pages are all the same page of zeros.
 double measure_read_bandwidth(std::span<const std::byte> buffer, int threads);
 
-}  // namespace fa::cli
+}  // namespace fa::support

@@ -1,13 +1,10 @@
-#include "common/text.hpp"
+#include "support/text.hpp"
 
 #include <fmt/format.h>
 
 #include <array>
 
-#include "common/exit.hpp"
-#include "system/shown.hpp"
-
-namespace fa::cli {
+namespace fa::support {
 
 std::string bytes_text(double bytes) {
   constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
@@ -38,12 +35,4 @@ std::string dtype_text(DType dtype) {
   return fmt::format("int{}", dtype.bits);
 }
 
-DType parse_dtype(const std::string& name) {
-  if (name == "float32" || name == "fp32") return float32;
-  if (name == "float16" || name == "fp16") return float16;
-  if (name == "bfloat16" || name == "bf16") return bfloat16;
-  throw UsageError(fmt::format("dtype: is \"{}\"; float32, float16 and bfloat16 are allowed",
-                               system::shown(name)));
-}
-
-}  // namespace fa::cli
+}  // namespace fa::support
