@@ -14,12 +14,11 @@ class HostAccelerator : public check::Accelerator {
 
   Device device() const override { return {}; }
   const check::Offer& offer() const override { return offer_; }
-  std::byte* allocate(size_t bytes) override {
-    return static_cast<std::byte*>(::operator new(bytes, alignment));
+  check::DeviceMemory allocate(size_t bytes) override {
+    return {static_cast<std::byte*>(::operator new(bytes, alignment)),
+            [](std::byte* data) { ::operator delete(data, alignment); }};
   }
-  void release(std::byte* data) override { ::operator delete(data, alignment); }
-  Stream open_stream() override { return nullptr; }
-  void close_stream(Stream /*stream*/) override {}
+  check::DeviceStream open_stream() override { return nullptr; }
   void upload(std::byte* to, const std::byte* from, size_t bytes, Stream /*stream*/) override {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }

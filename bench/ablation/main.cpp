@@ -180,11 +180,10 @@ nlohmann::json run_backward_pass(Tensors& tensors, int rounds, std::mt19937_64& 
 
 int run(bool backward, int rounds, const std::string& path) {
   io::TextOutput json(path);
-  const auto accelerator = check::cuda_accelerator(device);
   fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
              check::cuda_text(device), FA_COMMIT, tokens, hidden, rounds);
   constexpr int64_t numbers = tokens * hidden;
-  Tensors tensors(*accelerator, bfloat16,
+  Tensors tensors(device, bfloat16,
                   {numbers, numbers, numbers, numbers, numbers / 64});  // LSE of narrow heads
   std::mt19937_64 random(1);
   const nlohmann::json cells =

@@ -154,14 +154,13 @@ Call upload(const Work& work, Tensors& tensors) {
 }
 
 int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
-  const auto accelerator = check::cuda_accelerator(device.id);
   const GpuLimits gpu = cuda::limits_of(cuda::device(device.id));
   const Problem problem = call_of(work, {}, device, Data::optional).problem;
   const std::vector<ForwardTuning> ways = candidates(flags, problem, gpu);
   fmt::print("{}, commit {}: {}; {} rounds\n", check::cuda_text(device.id), FA_COMMIT, work.text(),
              flags.rounds);
   Tensors tensors(
-      *accelerator, work.dtype,
+      device.id, work.dtype,
       {work.tokens_q() * work.heads_q * work.head_dim,
        work.tokens_k() * work.heads_k * work.head_dim,
        work.tokens_k() * work.heads_k * work.head_dim_v,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/runtime/device.hpp"
+#include "cuda/runtime/memory.hpp"
 
 namespace fa::bench {
 
@@ -15,30 +16,6 @@ constexpr double most_lse_difference = 1e-4;
 // the events count.
 constexpr double turn_milliseconds = 10;
 constexpr double most_calls = 1000;
-
-/// A point of a stream, whose time the device tells.
-class Event {
- public:
-  Event() { cuda::check(cuda::driver().event_create(&event_, 0), "making an event"); }
-  ~Event() { cuda::driver().event_destroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  void record(Stream stream) {
-    cuda::check(cuda::driver().event_record(event_, static_cast<cuda::CUstream>(stream)),
-                "recording an event");
-  }
-  double milliseconds_since(const Event& begin) const {
-    float milliseconds = 0;
-    cuda::check(cuda::driver().event_synchronize(event_), "waiting for an event");
-    cuda::check(cuda::driver().event_elapsed(&milliseconds, begin.event_, event_),
-                "asking for the time between events");
-    return milliseconds;
-  }
-
- private:
-  cuda::CUevent event_ = nullptr;
-};
 
 }  // namespace
 
@@ -55,7 +32,7 @@ std::vector<std::vector<double>> time_in_turns(const Tensors& tensors, size_t wa
                                                const std::function<void(size_t way)>& run,
                                                int rounds, std::mt19937_64& random) {
   const cuda::CurrentContext context(tensors.device().id, tensors.stream());
-  Event begin, end;
+  cuda::Event begin(tensors.device().id), end(tensors.device().id);
   const auto timed = [&](size_t way, int calls) {
     begin.record(tensors.stream());
     for (int n = 0; n < calls; ++n) run(way);

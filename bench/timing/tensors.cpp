@@ -4,8 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "check/cuda_accelerator.hpp"
 #include "check/random.hpp"
-#include "cuda/runtime/device.hpp"
 #include "cuda/runtime/parallel.hpp"
 #include "kernels/common/float16.h"
 
@@ -31,12 +31,11 @@ double relative_difference(const std::vector<T>& a, const std::vector<T>& b, ToF
 
 }  // namespace
 
-Tensors::Tensors(check::Accelerator& device, DType dtype, const Sizes& sizes)
+Tensors::Tensors(int device, DType dtype, const Sizes& sizes)
     : device_(device),
       dtype_(dtype),
       sizes_(sizes),
-      owner_(device.open_stream(), {&device}),
-      stream_(owner_.get()),
+      stream_(device),
       q_(allocate(2 * sizes.q)),
       k_(allocate(2 * sizes.k)),
       v_(allocate(2 * sizes.v)),
@@ -47,8 +46,10 @@ Tensors::Tensors(check::Accelerator& device, DType dtype, const Sizes& sizes)
   fill(v(), sizes.v, 3);
 }
 
-Tensors::Memory Tensors::allocate(int64_t bytes) const {
-  return {device_.allocate(static_cast<size_t>(bytes)), {&device_}};
+Device Tensors::device() const { return {check::cuda_device_type, device_}; }
+
+cuda::Buffer Tensors::allocate(int64_t bytes) const {
+  return {device_, static_cast<size_t>(bytes)};
 }
 
 void Tensors::fill(std::byte* tensor, int64_t numbers, uint64_t seed) const {
@@ -60,23 +61,19 @@ void Tensors::fill(std::byte* tensor, int64_t numbers, uint64_t seed) const {
       host[i] = dtype_ == bfloat16 ? narrow::f32_bits_to_bf16(bits) : narrow::f32_bits_to_f16(bits);
     }
   });
-  device_.upload(tensor, reinterpret_cast<const std::byte*>(host.data()), 2 * host.size(), stream_);
-  device_.synchronize(stream_);
+  cuda::upload(device_, tensor, host.data(), 2 * host.size(), stream());
+  stream_.synchronize();
 }
 
 std::byte* Tensors::add(std::span<const std::byte> bytes) {
-  std::byte* const data = added_.emplace_back(allocate(static_cast<int64_t>(bytes.size()))).get();
-  device_.upload(data, bytes.data(), bytes.size(), stream_);
-  device_.synchronize(stream_);
+  std::byte* const data = added_.emplace_back(allocate(static_cast<int64_t>(bytes.size()))).data();
+  cuda::upload(device_, data, bytes.data(), bytes.size(), stream());
+  stream_.synchronize();
   return data;
 }
 
 void Tensors::poison(std::byte* tensor, int64_t bytes) const {
-  const cuda::CurrentContext context(device_.device().id);
-  cuda::check(
-      cuda::driver().set_bytes(reinterpret_cast<cuda::CUdeviceptr>(tensor), 0xff,
-                               static_cast<size_t>(bytes), static_cast<cuda::CUstream>(stream_)),
-      "filling memory");
+  cuda::fill(device_, tensor, 0xff, static_cast<size_t>(bytes), stream());
 }
 
 void Tensors::poison() const {
@@ -85,16 +82,14 @@ void Tensors::poison() const {
 }
 
 void Tensors::download(std::byte* to, const std::byte* from, size_t bytes) const {
-  device_.download(to, from, bytes, stream_);
-  device_.synchronize(stream_);
+  cuda::download(device_, to, from, bytes, stream());
+  stream_.synchronize();
 }
 
 void Tensors::download(Results& to) const {
-  device_.download(reinterpret_cast<std::byte*>(to.out.data()), out(),
-                   sizeof(uint16_t) * to.out.size(), stream_);
-  device_.download(reinterpret_cast<std::byte*>(to.lse.data()), lse(),
-                   sizeof(float) * to.lse.size(), stream_);
-  device_.synchronize(stream_);
+  cuda::download(device_, to.out.data(), out(), sizeof(uint16_t) * to.out.size(), stream());
+  cuda::download(device_, to.lse.data(), lse(), sizeof(float) * to.lse.size(), stream());
+  stream_.synchronize();
 }
 
 double Tensors::difference(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b) const {

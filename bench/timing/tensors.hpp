@@ -3,11 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
-#include "check/accelerator.hpp"
+#include "cuda/runtime/memory.hpp"
 #include "fa/attention.hpp"
 
 namespace fa::bench {
@@ -19,16 +18,16 @@ struct Sizes {
 
 class Tensors {
  public:
-  /// Standard-normal q, k and v of bfloat16 or float16.
-  Tensors(check::Accelerator& device, DType dtype, const Sizes& sizes);
+  /// Standard-normal q, k and v of bfloat16 or float16, on a CUDA device.
+  Tensors(int device, DType dtype, const Sizes& sizes);
 
-  std::byte* q() const { return q_.get(); }
-  std::byte* k() const { return k_.get(); }
-  std::byte* v() const { return v_.get(); }
-  std::byte* out() const { return out_.get(); }
-  std::byte* lse() const { return lse_.get(); }
-  Device device() const { return device_.device(); }
-  Stream stream() const { return stream_; }
+  std::byte* q() const { return q_.data(); }
+  std::byte* k() const { return k_.data(); }
+  std::byte* v() const { return v_.data(); }
+  std::byte* out() const { return out_.data(); }
+  std::byte* lse() const { return lse_.data(); }
+  Device device() const;
+  cuda::CUstream stream() const { return stream_.get(); }
 
   /// One more input, kept as long as these tensors.
   std::byte* add(std::span<const std::byte> bytes);
@@ -54,24 +53,14 @@ class Tensors {
   static double difference(const std::vector<float>& a, const std::vector<float>& b);
 
  private:
-  struct Release {
-    check::Accelerator* device;
-    void operator()(std::byte* data) const { device->release(data); }
-  };
-  using Memory = std::unique_ptr<std::byte, Release>;
-  Memory allocate(int64_t bytes) const;
-  struct Close {
-    check::Accelerator* device;
-    void operator()(void* stream) const { device->close_stream(stream); }
-  };
+  cuda::Buffer allocate(int64_t bytes) const;
 
-  check::Accelerator& device_;
+  int device_;
   DType dtype_;
   Sizes sizes_;
-  std::unique_ptr<void, Close> owner_;
-  Stream stream_;
-  Memory q_, k_, v_, out_, lse_;
-  std::vector<Memory> added_;
+  cuda::Stream stream_;
+  cuda::Buffer q_, k_, v_, out_, lse_;
+  std::vector<cuda::Buffer> added_;
 };
 
 }  // namespace fa::bench

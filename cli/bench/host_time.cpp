@@ -43,20 +43,15 @@ class Room {
     std::memset(zeros_.data(), 0, static_cast<size_t>(zeros_.bytes()));
     if (device_ == nullptr || bytes == 0) return;
     data_ = device_->allocate(static_cast<size_t>(zeros_.bytes()));
-    device_->upload(data_, zeros_.data(), static_cast<size_t>(zeros_.bytes()), nullptr);
+    device_->upload(data_.get(), zeros_.data(), static_cast<size_t>(zeros_.bytes()), nullptr);
     device_->synchronize(nullptr);
   }
-  ~Room() {
-    if (data_ != nullptr) device_->release(data_);
-  }
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  std::byte* data() { return device_ != nullptr ? data_ : zeros_.data(); }
+  std::byte* data() { return device_ != nullptr ? data_.get() : zeros_.data(); }
 
  private:
   check::Accelerator* device_;
   io::Array zeros_;
-  std::byte* data_ = nullptr;
+  check::DeviceMemory data_;
 };
 
 struct Times {
@@ -70,11 +65,6 @@ class Timer {
  public:
   explicit Timer(check::Accelerator* device)
       : device_(device), stream_(device != nullptr ? device->open_stream() : nullptr) {}
-  ~Timer() {
-    if (device_ != nullptr) device_->close_stream(stream_);
-  }
-  Timer(const Timer&) = delete;
-  Timer& operator=(const Timer&) = delete;
 
   Times time(const Shape& s) {
     const Device device = device_ != nullptr ? device_->device() : Device{};
@@ -95,9 +85,9 @@ class Timer {
     Times times;
     times.shape = s;
     const auto start = std::chrono::steady_clock::now();
-    forward(args, options, stream_);
+    forward(args, options, stream_.get());
     times.first = seconds_since(start);
-    times.forward = every_round([&] { forward(args, options, stream_); });
+    times.forward = every_round([&] { forward(args, options, stream_.get()); });
 
     const Plan plan = plan_forward(args, options);
     plan.prepare();
@@ -105,7 +95,7 @@ class Timer {
     Room workspace(device_, static_cast<int64_t>(times.workspace_bytes));
     void* at = times.workspace_bytes > 0 ? workspace.data() : nullptr;
     times.plan_run =
-        every_round([&] { plan.run(args, options, at, times.workspace_bytes, stream_); });
+        every_round([&] { plan.run(args, options, at, times.workspace_bytes, stream_.get()); });
     return times;
   }
 
@@ -118,13 +108,13 @@ class Timer {
       const auto start = std::chrono::steady_clock::now();
       for (int i = 0; i < calls; ++i) call();
       if (round > 0) seconds.push_back(seconds_since(start) / calls);
-      if (device_ != nullptr) device_->synchronize(stream_);
+      if (device_ != nullptr) device_->synchronize(stream_.get());
     }
     return seconds;
   }
 
   check::Accelerator* device_;
-  Stream stream_;
+  check::DeviceStream stream_;
 };
 
 /// Where kernels came from: cuda_info()'s line about it.

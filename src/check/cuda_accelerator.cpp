@@ -4,16 +4,12 @@
 
 #include "cuda/runtime/device.hpp"
 #include "cuda/runtime/driver.hpp"
+#include "cuda/runtime/memory.hpp"
 
 namespace fa::check {
 namespace {
 
-constexpr unsigned non_blocking = 1;  // does not wait for the default stream
-
 cuda::CUstream stream_of(Stream stream) { return static_cast<cuda::CUstream>(stream); }
-cuda::CUdeviceptr address(const std::byte* data) {
-  return reinterpret_cast<cuda::CUdeviceptr>(data);
-}
 
 /// Leaves the calling thread without a context, as most threads are that call the library.
 class Cuda : public Accelerator {
@@ -23,45 +19,22 @@ class Cuda : public Accelerator {
   Device device() const override { return {cuda_device_type, id_}; }
   const Offer& offer() const override { return cuda_offer; }
 
-  std::byte* allocate(size_t bytes) override {
-    const cuda::CurrentContext context(id_);
-    cuda::CUdeviceptr data = 0;
-    cuda::check(cuda::driver().alloc(&data, bytes),
-                fmt::format("allocating {} bytes", bytes).c_str());
-    return reinterpret_cast<std::byte*>(data);  // NOLINT(performance-no-int-to-ptr): the driver's
+  DeviceMemory allocate(size_t bytes) override {
+    const auto buffer = std::make_shared<cuda::Buffer>(id_, bytes);
+    return {buffer, buffer->data()};
   }
-  void release(std::byte* data) override {
-    const cuda::CurrentContext context(id_);
-    cuda::driver().free(address(data));
-  }
-
-  Stream open_stream() override {
-    const cuda::CurrentContext context(id_);
-    cuda::CUstream stream = nullptr;
-    cuda::check(cuda::driver().stream_create(&stream, non_blocking), "making a stream");
-    return stream;
-  }
-  void close_stream(Stream stream) override {
-    const cuda::CurrentContext context(id_);
-    cuda::driver().stream_destroy(stream_of(stream));
+  DeviceStream open_stream() override {
+    const auto stream = std::make_shared<cuda::Stream>(id_);
+    return {stream, stream->get()};
   }
 
   void upload(std::byte* to, const std::byte* from, size_t bytes, Stream stream) override {
-    if (bytes == 0) return;
-    const cuda::CurrentContext context(id_);
-    cuda::check(cuda::driver().copy_to_device(address(to), from, bytes, stream_of(stream)),
-                "copying to the device");
+    cuda::upload(id_, to, from, bytes, stream_of(stream));
   }
   void download(std::byte* to, const std::byte* from, size_t bytes, Stream stream) override {
-    if (bytes == 0) return;
-    const cuda::CurrentContext context(id_);
-    cuda::check(cuda::driver().copy_to_host(to, address(from), bytes, stream_of(stream)),
-                "copying to the host");
+    cuda::download(id_, to, from, bytes, stream_of(stream));
   }
-  void synchronize(Stream stream) override {
-    const cuda::CurrentContext context(id_);
-    cuda::check(cuda::driver().stream_synchronize(stream_of(stream)), "waiting for the device");
-  }
+  void synchronize(Stream stream) override { cuda::synchronize(id_, stream_of(stream)); }
 
  private:
   int32_t id_;

@@ -49,12 +49,6 @@ void MemoryList::add(std::span<std::byte> bytes) {
 Place::Place(Accelerator& accelerator, Allocation allocation)
     : accelerator_(&accelerator), allocation_(allocation), stream_(accelerator.open_stream()) {}
 
-Place::~Place() {
-  if (accelerator_ == nullptr) return;
-  if (arena_ != nullptr) accelerator_->release(arena_);
-  accelerator_->close_stream(stream_);
-}
-
 void Place::run(const MemoryList& memory, const std::function<void(const Here&)>& calls) {
   if (accelerator_ == nullptr) return calls(Here(*this));
   lay_out(memory);
@@ -74,47 +68,47 @@ void Place::lay_out(const MemoryList& memory) {
   pieces_.clear();
   size_t end = guard;
   for (const std::span<std::byte> host : memory.pieces()) {
-    pieces_.push_back({host, nullptr, end});
+    pieces_.push_back({host, end, nullptr, nullptr});
     end = round_up(end + host.size() + guard);
   }
   if (allocation_ == Allocation::each) {
     for (Piece& piece : pieces_) {
-      piece.device = accelerator_->allocate(std::max<size_t>(piece.host.size(), 1));
+      piece.own = accelerator_->allocate(std::max<size_t>(piece.host.size(), 1));
+      piece.device = piece.own.get();
     }
     return;
   }
-  if (end > capacity_) {
-    if (arena_ != nullptr) accelerator_->release(arena_);
-    arena_ = nullptr;
+  if (!arena_ || end > capacity_) {
+    arena_.reset();
     capacity_ = std::max(arena_least, end + end / 2);
     arena_ = accelerator_->allocate(capacity_);
   }
   staging_.assign(end, std::byte{0xff});
-  for (Piece& piece : pieces_) piece.device = arena_ + piece.offset;
+  for (Piece& piece : pieces_) piece.device = arena_.get() + piece.offset;
 }
 
 void Place::upload() {
   if (allocation_ == Allocation::each) {
     for (const Piece& piece : pieces_) {
-      accelerator_->upload(piece.device, piece.host.data(), piece.host.size(), stream_);
+      accelerator_->upload(piece.device, piece.host.data(), piece.host.size(), stream_.get());
     }
     return;
   }
   for (const Piece& piece : pieces_) {
     std::copy(piece.host.begin(), piece.host.end(), staging_.data() + piece.offset);
   }
-  accelerator_->upload(arena_, staging_.data(), staging_.size(), stream_);
+  accelerator_->upload(arena_.get(), staging_.data(), staging_.size(), stream_.get());
 }
 
 void Place::download() {
   if (allocation_ == Allocation::each) {
     for (const Piece& piece : pieces_) {
-      accelerator_->download(piece.host.data(), piece.device, piece.host.size(), stream_);
+      accelerator_->download(piece.host.data(), piece.device, piece.host.size(), stream_.get());
     }
-    return accelerator_->synchronize(stream_);
+    return accelerator_->synchronize(stream_.get());
   }
-  accelerator_->download(staging_.data(), arena_, staging_.size(), stream_);
-  accelerator_->synchronize(stream_);
+  accelerator_->download(staging_.data(), arena_.get(), staging_.size(), stream_.get());
+  accelerator_->synchronize(stream_.get());
   for (const Piece& piece : pieces_) {
     std::copy_n(staging_.data() + piece.offset, piece.host.size(), piece.host.data());
   }
@@ -139,8 +133,8 @@ void Place::expect_canaries() const {
 
 void Place::release_pieces() {
   if (allocation_ == Allocation::arena) return;
-  accelerator_->synchronize(stream_);
-  for (const Piece& piece : pieces_) accelerator_->release(piece.device);
+  accelerator_->synchronize(stream_.get());
+  pieces_.clear();
 }
 
 std::byte* Place::mirrored(const void* host) const {

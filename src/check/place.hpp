@@ -39,7 +39,6 @@ class Place {
   /// The host itself.
   Place() = default;
   explicit Place(Accelerator& accelerator, Allocation allocation = Allocation::arena);
-  ~Place();
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
 
@@ -51,7 +50,7 @@ class Place {
     BackwardArgs operator()(BackwardArgs args) const;
     Options operator()(Options options) const;
     void* operator()(void* host) const;
-    Stream stream() const { return place_.stream_; }
+    Stream stream() const { return place_.stream_.get(); }
 
    private:
     friend class Place;
@@ -67,8 +66,9 @@ class Place {
  private:
   struct Piece {
     std::span<std::byte> host;
+    size_t offset;     ///< in the arena
+    DeviceMemory own;  ///< without one
     std::byte* device;
-    size_t offset;  ///< in the arena
   };
   void lay_out(const MemoryList& memory);
   void upload();
@@ -79,9 +79,9 @@ class Place {
 
   Accelerator* accelerator_ = nullptr;
   Allocation allocation_ = Allocation::arena;
-  Stream stream_ = nullptr;
+  DeviceStream stream_;
+  DeviceMemory arena_;
   std::vector<Piece> pieces_;
-  std::byte* arena_ = nullptr;
   size_t capacity_ = 0;             ///< of the arena
   std::vector<std::byte> staging_;  ///< the arena's content, on the host
 };

@@ -48,28 +48,23 @@ check::Accelerator& gpu() {
 
 GpuPlace::GpuPlace() : check::Place(gpu(), allocation()) {}
 
-GpuMemory::GpuMemory(size_t bytes)
-    : size_(bytes), data_(gpu().allocate(std::max<size_t>(bytes, 1))) {
+GpuMemory::GpuMemory(size_t bytes) : size_(bytes), buffer_(0, std::max<size_t>(bytes, 1)) {
   fill(0xff);
 }
 
 void GpuMemory::fill(unsigned char byte) const {
-  if (size_ == 0) return;
-  const cuda::CurrentContext context(0);
-  cuda::check(cuda::driver().set_bytes(reinterpret_cast<cuda::CUdeviceptr>(data_.get()), byte,
-                                       size_, nullptr),
-              "filling memory");
-  gpu().synchronize(nullptr);
+  cuda::fill(0, data(), byte, size_, nullptr);
+  cuda::synchronize(0, nullptr);
 }
 
 void GpuMemory::upload(size_t at, const void* from, size_t bytes) const {
-  gpu().upload(data_.get() + at, static_cast<const std::byte*>(from), bytes, nullptr);
-  gpu().synchronize(nullptr);
+  cuda::upload(0, data() + at, from, bytes, nullptr);
+  cuda::synchronize(0, nullptr);
 }
 
 void GpuMemory::download(void* to, size_t at, size_t bytes) const {
-  gpu().download(static_cast<std::byte*>(to), data_.get() + at, bytes, nullptr);
-  gpu().synchronize(nullptr);
+  cuda::download(0, to, data() + at, bytes, nullptr);
+  cuda::synchronize(0, nullptr);
 }
 
 GpuTensor::GpuTensor(std::vector<int64_t> shape, DType dtype)

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "check/place.hpp"
 #include "check/spec.hpp"
 #include "check/verdict.hpp"
+#include "cuda/runtime/memory.hpp"
 #include "fa/attention.hpp"
 #include "reference/reference.hpp"
 
@@ -29,35 +29,25 @@ class GpuPlace : public check::Place {
 };
 
 /// A stream that the default stream does not wait for.
-class GpuStream {
+class GpuStream : public cuda::Stream {
  public:
-  GpuStream() : stream_(gpu().open_stream()) {}
-  ~GpuStream() { gpu().close_stream(stream_); }
-  GpuStream(const GpuStream&) = delete;
-  GpuStream& operator=(const GpuStream&) = delete;
-  operator Stream() const { return stream_; }  // NOLINT(google-explicit-constructor)
-  void synchronize() const { gpu().synchronize(stream_); }
-
- private:
-  Stream stream_;
+  GpuStream() : cuda::Stream(0) {}
+  operator fa::Stream() const { return get(); }  // NOLINT(google-explicit-constructor)
 };
 
 /// Device memory, every byte 0xff at first: NaN in all float types.
 class GpuMemory {
  public:
   explicit GpuMemory(size_t bytes);
-  std::byte* data() const { return data_.get(); }
+  std::byte* data() const { return buffer_.data(); }
   size_t size() const { return size_; }
   void fill(unsigned char byte) const;
   void upload(size_t at, const void* from, size_t bytes) const;
   void download(void* to, size_t at, size_t bytes) const;
 
  private:
-  struct Release {
-    void operator()(std::byte* data) const { gpu().release(data); }
-  };
   size_t size_;
-  std::unique_ptr<std::byte, Release> data_;
+  cuda::Buffer buffer_;
 };
 
 /// A contiguous tensor in device memory. What reads or writes it from the host does not wait for

@@ -7,14 +7,13 @@
 #include <gtest/gtest.h>
 
 #include <bit>
-#include <functional>
-#include <memory>
 #include <random>
 #include <vector>
 
 #include "check/cuda_accelerator.hpp"
 #include "cuda/launch/launch.hpp"
 #include "cuda/runtime/kernel_store.hpp"
+#include "cuda/runtime/memory.hpp"
 #include "emulator/tensor_map.hpp"
 #include "toy/params.h"
 #include "toy/source.hpp"
@@ -36,19 +35,16 @@ class Device : public testing::Test {
   /// A copy of the numbers on the device.
   template <typename T>
   T* upload(const std::vector<T>& numbers) {
-    std::byte* there = accelerator().allocate(numbers.size() * sizeof(T));
-    accelerator().upload(there, reinterpret_cast<const std::byte*>(numbers.data()),
-                         numbers.size() * sizeof(T), nullptr);
-    accelerator().synchronize(nullptr);
-    memory_.emplace_back(there, [](std::byte* data) { accelerator().release(data); });
+    std::byte* there = memory_.emplace_back(0, numbers.size() * sizeof(T)).data();
+    cuda::upload(0, there, numbers.data(), numbers.size() * sizeof(T), nullptr);
+    cuda::synchronize(0, nullptr);
     return reinterpret_cast<T*>(there);
   }
   std::vector<float> download(const float* from, size_t count) {
     std::vector<float> numbers(count);
-    accelerator().download(reinterpret_cast<std::byte*>(numbers.data()),
-                           reinterpret_cast<const std::byte*>(from), count * sizeof(float),
-                           nullptr);
-    accelerator().synchronize(nullptr);
+    cuda::download(0, numbers.data(), reinterpret_cast<const std::byte*>(from),
+                   count * sizeof(float), nullptr);
+    cuda::synchronize(0, nullptr);
     return numbers;
   }
 
@@ -82,15 +78,11 @@ class Device : public testing::Test {
     static cuda::KernelStore store(sources(), cuda::digest("toy"), cuda::DiskCache(""), {});
     const cuda::CurrentContext context(0);
     cuda::launch(store.load(spec, 0), spec, {blocks, 1, 1}, &params, nullptr);
-    accelerator().synchronize(nullptr);
+    cuda::synchronize(0, nullptr);
   }
 
  private:
-  static check::Accelerator& accelerator() {
-    static const auto device = check::cuda_accelerator(0);
-    return *device;
-  }
-  std::vector<std::unique_ptr<std::byte, std::function<void(std::byte*)>>> memory_;
+  std::vector<cuda::Buffer> memory_;
 };
 
 std::vector<float> random_numbers(size_t count, unsigned seed) {
