@@ -35,8 +35,4 @@ struct Expectation {
 
 Expectation expect(const Problem& problem);
 
-// The word of docs/numerics.md's dropout for query row i, key j.
-uint32_t dropout_word(uint64_t seed, uint64_t offset, uint64_t sequence_and_head, uint64_t i,
-                      uint64_t j);
-
 }  // namespace judge
