@@ -166,31 +166,30 @@ int run(const CheckFlags& flags) {
 
 }  // namespace
 
-Command add_check(CLI::App& program) {
+Command add_check(const support::Flags& program) {
   auto flags = std::make_shared<CheckFlags>();
-  CLI::App* app = program.add_subcommand("check", "Random problems against float64");
-  CLI::Option* count = app->add_option("--count", flags->count, "how many problems")
-                           ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app->add_option("--seed", flags->seed, "seed of the problems")->check(unsigned_number());
-  app->add_option("--index", flags->index, "only this problem")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
-      ->excludes(count);
-  app->add_option("--threads", flags->threads, "problems at a time; 0: one for each core")
-      ->check(CLI::Range(0, 1024));
-  app->add_flag("--pairs", flags->pairs, "print how often each pair of options met");
-  app->add_option("--device", flags->device, "cpu, or cuda[:N], for what that offers")
-      ->check(device_name());
-  app->add_option("--configs", flags->configurations,
-                  "configurations, each with kernels of its own, that problems share on a device")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
-  app->add_option("--failures", flags->most_failures, "end with so many wrong problems")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app->add_flag("--own-allocations", flags->own_allocations,
-                "each tensor in device memory of its own: for compute-sanitizer");
-  app->add_flag("--hash", flags->hash,
-                "print a hash of the outputs' bits: builds that compute the same print the same");
-  app->add_option("--json", flags->json, "also write the findings to this file");
-  app->footer(examples);
+  const support::Flags app = program.command("check", "Random problems against float64");
+  const support::Flag count =
+      app.value("--count", flags->count, "how many problems").within(1, int64_t{1} << 40);
+  app.value("--seed", flags->seed, "seed of the problems").unsigned_number();
+  app.value("--index", flags->index, "only this problem")
+      .within(0, int64_t{1} << 40)
+      .excludes(count);
+  app.value("--threads", flags->threads, "problems at a time; 0: one for each core")
+      .within(0, 1024);
+  app.on("--pairs", flags->pairs, "print how often each pair of options met");
+  add_device_flag(app, flags->device, "cpu, or cuda[:N], for what that offers");
+  app.value("--configs", flags->configurations,
+            "configurations, each with kernels of its own, that problems share on a device")
+      .within(1, int64_t{1} << 20);
+  app.value("--failures", flags->most_failures, "end with so many wrong problems")
+      .within(1, int64_t{1} << 40);
+  app.on("--own-allocations", flags->own_allocations,
+         "each tensor in device memory of its own: for compute-sanitizer");
+  app.on("--hash", flags->hash,
+         "print a hash of the outputs' bits: builds that compute the same print the same");
+  app.value("--json", flags->json, "also write the findings to this file");
+  app.footer(examples);
   return {app, [flags] { return run(*flags); }};
 }
 

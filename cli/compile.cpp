@@ -167,20 +167,19 @@ int run(const CompileFlags& flags) {
 
 }  // namespace
 
-Command add_compile(CLI::App& program) {
+Command add_compile(const support::Flags& program) {
   auto flags = std::make_shared<CompileFlags>();
-  CLI::App* app = program.add_subcommand("compile", "CUDA kernels ahead of their use, in a bundle");
-  app->add_option("--arch", flags->archs, "architectures, separated by commas: sm_80, sm_90a ...")
-      ->required();
-  app->add_option("--preset", flags->preset, "which kernels: llm, llm-backward")
-      ->capture_default_str();
-  app->add_option("-o,--out", flags->out, "the bundle to be written");
-  app->add_flag("--list", flags->list, "print the kernels instead; not with -o, --json, --verbose");
-  app->add_flag("--verbose", flags->verbose, "print what each kernel takes of the GPU");
-  app->add_option("--json", flags->json, "also write that to this file");
-  app->add_option("--threads", flags->threads, "kernels at a time; 0: one for each core")
-      ->check(CLI::Range(0, 1024));
-  app->footer(examples);
+  const support::Flags app =
+      program.command("compile", "CUDA kernels ahead of their use, in a bundle");
+  app.value("--arch", flags->archs, "architectures, separated by commas: sm_80, sm_90a ...")
+      .required();
+  app.value("--preset", flags->preset, "which kernels: llm, llm-backward").show_default();
+  app.value("-o,--out", flags->out, "the bundle to be written");
+  app.on("--list", flags->list, "print the kernels instead; not with -o, --json, --verbose");
+  app.on("--verbose", flags->verbose, "print what each kernel takes of the GPU");
+  app.value("--json", flags->json, "also write that to this file");
+  app.value("--threads", flags->threads, "kernels at a time; 0: one for each core").within(0, 1024);
+  app.footer(examples);
   return {app, [flags] { return run(*flags); }};
 }
 

@@ -156,18 +156,19 @@ int run(const InfoFlags& flags) {
 
 }  // namespace
 
-Command add_info(CLI::App& program) {
+Command add_info(const support::Flags& program) {
   auto flags = std::make_shared<InfoFlags>();
-  CLI::App* app = program.add_subcommand("info", "The library and this machine; plans of problems");
-  CLI::Option* plan = app->add_flag("--plan", flags->plan,
-                                    "print how a problem would be run, forward and backward");
+  const support::Flags app =
+      program.command("info", "The library and this machine; plans of problems");
+  const support::Flag plan =
+      app.on("--plan", flags->plan, "print how a problem would be run, forward and backward");
   std::set<std::string> archs;
   for (const GpuLimits& gpu : known_gpus()) archs.insert(gpu.arch);
-  app->add_option("--arch", flags->arch,
-                  "the plans of a GPU, which need not be here, instead of the CPU's")
-      ->check(CLI::IsMember(archs));
+  app.value("--arch", flags->arch,
+            "the plans of a GPU, which need not be here, instead of the CPU's")
+      .one_of(archs);
   const auto extent = [&](const char* flag, auto& value, const char* help) {
-    app->add_option(flag, value, help)->group("Problem")->check(CLI::Range(0L, 1L << 30));
+    app.value(flag, value, help).group("Problem").within(0, int64_t{1} << 30);
   };
   extent("--batch", flags->batch, "sequences");
   extent("--seqlen", flags->seqlen, "queries of each sequence");
@@ -176,20 +177,18 @@ Command add_info(CLI::App& program) {
   extent("--heads-k", flags->heads_k, "key heads; --heads when not given");
   extent("--head-dim", flags->head_dim, "head_dim of q and k");
   extent("--head-dim-v", flags->head_dim_v, "head_dim of v; --head-dim when not given");
-  app->add_option("--dtype", flags->dtype, "float32, float16 or bfloat16")->group("Problem");
+  app.value("--dtype", flags->dtype, "float32, float16 or bfloat16").group("Problem");
   const auto with = [&](const char* flag, bool& value, const char* help) {
-    app->add_flag(flag, value, help)->group("Problem");
+    app.on(flag, value, help).group("Problem");
   };
   with("--packed", flags->packed, "packed sequences with cu_seqlens");
   with("--bias", flags->bias, "a bias [1, heads, seqlen, seqlen_k] and its gradient");
   with("--sinks", flags->sinks, "sinks and their gradient");
   with("--alibi", flags->alibi, "ALiBi slopes");
   with("--dlse", flags->dlse, "a gradient through LSE");
-  add_option_flags(*app, flags->options);
-  for (CLI::Option* option : app->get_options()) {
-    if (option != plan && option != app->get_help_ptr()) option->needs(plan);
-  }
-  app->footer(examples);
+  add_option_flags(app, flags->options);
+  app.all_need(plan);
+  app.footer(examples);
   return {app, [flags] { return run(*flags); }};
 }
 

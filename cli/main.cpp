@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -76,21 +77,22 @@ int wrong_usage(const CLI::App& program, const CLI::ParseError& error) {
 }
 
 int main(int argc, char** argv) {
-  CLI::App program(description, "fa");
-  program.set_version_flag("--version", std::string("fa ") + version());
-  program.require_subcommand(1);
+  CLI::App parser(description, "fa");
+  const support::Flags program(parser);
+  parser.set_version_flag("--version", std::string("fa ") + version());
+  parser.require_subcommand(1);
   const std::vector<Command> commands{add_demo(program),   add_run(program),  add_check(program),
                                       add_bench(program),  add_info(program), add_compile(program),
                                       add_measure(program)};
   try {
-    program.parse(argc, argv);
+    parser.parse(argc, argv);
   } catch (const CLI::Success& asked) {  // --help, --version
-    return program.exit(asked);
+    return parser.exit(asked);
   } catch (const CLI::ParseError& error) {
-    return wrong_usage(program, error);
+    return wrong_usage(parser, error);
   }
   for (const Command& command : commands) {
-    if (command.app->parsed()) return run_command(command);
+    if (command.flags.app().parsed()) return run_command(command);
   }
   return exit_wrong_usage;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -139,42 +140,40 @@ int run(const BenchFlags& flags) {
 
 }  // namespace
 
-Command add_bench(CLI::App& program) {
+Command add_bench(const support::Flags& program) {
   auto flags = std::make_shared<BenchFlags>();
-  CLI::App* app = program.add_subcommand("bench", "Times this library beside the machine's peaks");
+  const support::Flags app =
+      program.command("bench", "Times this library beside the machine's peaks");
   Grid& grid = flags->grid;
   const auto numbers = [&](const char* flag, std::vector<int64_t>& value, const char* help) {
-    app->add_option(flag, value, help)->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+    app.value(flag, value, help).within(1, int64_t{1} << 20);
   };
   const auto number = [&](const char* flag, auto& value, const char* help) {
-    app->add_option(flag, value, help)->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+    app.value(flag, value, help).within(1, int64_t{1} << 24);
   };
-  app->add_option("--work", grid.works, "forward, backward, decode");
-  app->add_option("--dtype", grid.dtypes, "float32, float16, bfloat16");
+  app.value("--work", grid.works, "forward, backward, decode");
+  app.value("--dtype", grid.dtypes, "float32, float16, bfloat16");
   numbers("--head-dim", grid.head_dims, "head_dims of the grid");
   numbers("--seqlen", grid.seqlens, "lengths of the grid");
   number("--tokens", grid.tokens, "batch * length of the grid");
   number("--hidden", grid.hidden, "heads * head_dim of the grid");
-  app->add_flag("--models", grid.models, "famous models in place of the grid");
+  app.on("--models", grid.models, "famous models in place of the grid");
   number("--model-seqlen", grid.model_seqlen, "their length");
   number("--rounds", flags->rounds, "how often each cell is timed");
-  app->add_option("--seconds", flags->seconds, "stop after the round in which this time is over")
-      ->check(CLI::NonNegativeNumber);
-  app->add_option("--threads", flags->threads, threads_help)->check(CLI::Range(0, 1024));
-  app->add_option("--rotation", flags->rotation_mib,
-                  "MiB from which decoding takes ever new keys; 0: 8 times the last cache, at most "
-                  "4096 and half of the free memory")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of the order of the cells")
-      ->check(unsigned_number());
-  CLI::Option* host_time = app->add_flag(
-      "--host-time", flags->host_time,
-      "instead of all this, how long a call keeps its thread where its work hardly counts");
-  app->add_option("--device", flags->device, "cpu, or cuda[:N]: of --host-time")
-      ->check(device_name())
-      ->needs(host_time);
-  app->add_option("--json", flags->json, "write every round to FILE")->type_name("FILE");
-  app->footer(examples);
+  app.value("--seconds", flags->seconds, "stop after the round in which this time is over")
+      .not_negative();
+  app.value("--threads", flags->threads, threads_help).within(0, 1024);
+  app.value("--rotation", flags->rotation_mib,
+            "MiB from which decoding takes ever new keys; 0: 8 times the last cache, at most "
+            "4096 and half of the free memory")
+      .within(0, int64_t{1} << 20);
+  app.value("--seed", flags->seed, "seed of the order of the cells").unsigned_number();
+  const support::Flag host_time =
+      app.on("--host-time", flags->host_time,
+             "instead of all this, how long a call keeps its thread where its work hardly counts");
+  add_device_flag(app, flags->device, "cpu, or cuda[:N]: of --host-time").needs(host_time);
+  app.value("--json", flags->json, "write every round to FILE").type_name("FILE");
+  app.footer(examples);
   return {app, [flags] { return run(*flags); }};
 }
 

@@ -6,13 +6,13 @@
 
 namespace fa::cli {
 
-CLI::Validator device_name() {
-  return {[](const std::string& name) {
-            static const std::regex known("cpu|cuda(:[0-9]{1,4})?");
-            return std::regex_match(name, known) ? ""
-                                                 : "is " + name + "; allowed are cpu and cuda[:N]";
-          },
-          "cpu|cuda[:N]"};
+support::Flag add_device_flag(const support::Flags& command, std::string& device,
+                              const std::string& help) {
+  const auto problem = [](const std::string& name) {
+    static const std::regex known("cpu|cuda(:[0-9]{1,4})?");
+    return std::regex_match(name, known) ? "" : "is " + name + "; allowed are cpu and cuda[:N]";
+  };
+  return command.value("--device", device, help).check(problem, "cpu|cuda[:N]");
 }
 
 std::unique_ptr<check::Accelerator> accelerator_of(const std::string& device) {

@@ -2,18 +2,14 @@
 // threads.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include "fa/attention.hpp"
+#include "support/flags.hpp"
 
 namespace fa::cli {
 
 /// One flag for each number in `options`, which must outlive the parsing; but not for the longest
 /// sequences, which only those who bring lengths can tell.
-void add_option_flags(CLI::App& app, Options& options);
-
-/// For numbers of 64 bits without sign: refuses "-3" and 2^64, which would become others.
-CLI::Validator unsigned_number();
+void add_option_flags(const support::Flags& command, Options& options);
 
 inline constexpr const char* threads_help =
     "CPU threads; 0: the least of OMP_NUM_THREADS, the CPUs that fa may run on (affinity) and,"

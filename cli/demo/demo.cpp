@@ -148,18 +148,18 @@ int run(const DemoFlags& flags) {
 
 }  // namespace
 
-Command add_demo(CLI::App& program) {
+Command add_demo(const support::Flags& program) {
   auto flags = std::make_shared<DemoFlags>();
-  CLI::App* app = program.add_subcommand(
+  const support::Flags app = program.command(
       "demo", "Attention of famous models: checked, timed, and its memory against the plain way");
-  app->add_option("--threads", flags->threads, threads_help)->check(CLI::Range(0, 1024));
-  app->add_option("--length", flags->length, "sequence length of every model; 0: one for each")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--max-growth", flags->max_growth, "longest sequence of the second table")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--seed", flags->seed, "seed of tensors and samples")->check(unsigned_number());
-  app->add_option("--json", flags->json, "write all numbers to FILE")->type_name("FILE");
-  app->footer(examples);
+  app.value("--threads", flags->threads, threads_help).within(0, 1024);
+  app.value("--length", flags->length, "sequence length of every model; 0: one for each")
+      .within(0, int64_t{1} << 20);
+  app.value("--max-growth", flags->max_growth, "longest sequence of the second table")
+      .within(0, int64_t{1} << 20);
+  app.value("--seed", flags->seed, "seed of tensors and samples").unsigned_number();
+  app.value("--json", flags->json, "write all numbers to FILE").type_name("FILE");
+  app.footer(examples);
   return {app, [flags] { return run(*flags); }};
 }
 

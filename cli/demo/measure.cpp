@@ -120,13 +120,13 @@ int run(const MeasureFlags& flags) {
 
 }  // namespace
 
-Command add_measure(CLI::App& program) {
+Command add_measure(const support::Flags& program) {
   auto flags = std::make_shared<MeasureFlags>();
-  CLI::App* app = program.add_subcommand("measure", "One pass of the demo's growing problem");
-  app->group("");
-  app->add_flag("--plain", flags->plain);
-  app->add_flag("--backward", flags->backward);
-  app->add_option("--seqlen", flags->seqlen)->check(CLI::Range(int64_t{32}, int64_t{1} << 20));
+  const support::Flags app = program.command("measure", "One pass of the demo's growing problem");
+  app.hide();
+  app.on("--plain", flags->plain);
+  app.on("--backward", flags->backward);
+  app.value("--seqlen", flags->seqlen).within(32, int64_t{1} << 20);
   return {app, [flags] { return run(*flags); }};
 }
 

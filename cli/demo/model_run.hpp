@@ -1,7 +1,7 @@
 // One model's attention: run, timed and compared with float64.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <vector>
 
 #include "demo/models.hpp"

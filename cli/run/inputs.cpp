@@ -39,13 +39,13 @@ int64_t longest(const io::Array& cu_seqlens) {
 
 }  // namespace
 
-void RunFlags::add_to(CLI::App& app) {
+void RunFlags::add_to(const support::Flags& command) {
   const auto tensor = [&](const char* flag, std::string& value, const char* help) {
-    app.add_option(flag, value, help)->group("Tensors")->type_name("SRC");
+    command.value(flag, value, help).group("Tensors").type_name("SRC");
   };
-  app.add_option("--tensors", tensors, "a .safetensors file; a SRC may be a name in it")
-      ->group("Tensors")
-      ->type_name("FILE");
+  command.value("--tensors", tensors, "a .safetensors file; a SRC may be a name in it")
+      .group("Tensors")
+      .type_name("FILE");
   tensor("--q", q, "queries, [B, Sq, Hq, D], or one sequence [Sq, Hq, D]; \"q\" in --tensors");
   tensor("--k", k, "keys, [B, Sk, Hk, D] or [Sk, Hk, D]");
   tensor("--v", v, "values, [B, Sk, Hk, Dv] or [Sk, Hk, Dv]");
@@ -59,9 +59,9 @@ void RunFlags::add_to(CLI::App& app) {
   tensor("--dropout-state", dropout_state, "int64 [2]: seed and offset");
   tensor("--dout", dout, "gradient of the loss by the output: asks for the gradients");
   tensor("--dlse", dlse, "gradient of the loss by LSE, float32; needs --dout");
-  add_option_flags(app, options);
+  add_option_flags(command, options);
   const auto longest = [&](const char* flag, int64_t& value, const char* help) {
-    app.add_option(flag, value, help)->group("Attention");
+    command.value(flag, value, help).group("Attention");
   };
   longest("--max-seqlen-q", options.max_seqlen_q, "longest of the packed sequences of queries");
   longest("--max-seqlen-k", options.max_seqlen_k, "longest of the packed sequences of keys");

@@ -1,12 +1,12 @@
 // The tensors and options of `fa run`, from flags to what the library takes.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
 #include "fa/attention.hpp"
 #include "run/results.hpp"
+#include "support/flags.hpp"
 #include "support/io/array.hpp"
 
 namespace fa::cli {
@@ -20,7 +20,7 @@ struct RunFlags {
   std::string dout, dlse;
   Options options;
 
-  void add_to(CLI::App& app);
+  void add_to(const support::Flags& command);
 };
 
 /// Everything that is read. Tensors of 3 dimensions that are not packed are one sequence: they get

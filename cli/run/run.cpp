@@ -189,14 +189,14 @@ int run(const RunCommand& command) {
 
 }  // namespace
 
-Command add_run(CLI::App& program) {
+Command add_run(const support::Flags& program) {
   auto command = std::make_shared<RunCommand>();
-  CLI::App* app = program.add_subcommand("run", "Attention of your own tensors");
-  command->flags.add_to(*app);
-  app->add_option("--out", command->out, "a folder for .npy files, or FILE.safetensors")
-      ->type_name("PATH");
-  app->add_flag("--check", command->check, "compare the results with float64");
-  app->footer(examples);
+  const support::Flags app = program.command("run", "Attention of your own tensors");
+  command->flags.add_to(app);
+  app.value("--out", command->out, "a folder for .npy files, or FILE.safetensors")
+      .type_name("PATH");
+  app.on("--check", command->check, "compare the results with float64");
+  app.footer(examples);
   return {app, [command] { return run(*command); }};
 }
 
