@@ -2,78 +2,18 @@
 // of any tile: the numbers themselves come from measurements and may change.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <functional>
-#include <random>
 #include <set>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "ablation/variants.hpp"
+#include "cuda_problems.hpp"
 #include "plan/cuda/forward.hpp"
-#include "plan/cuda/preset.hpp"
 
 namespace fa {
 namespace {
-
-/// Whether a constant differs from its default.
-bool has(const KernelSpec& kernel, const std::string& constant) {
-  return (" " + kernel.constants + " ").find(" " + constant + " ") != std::string::npos;
-}
-
-Problem problem(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, int64_t head_dim = 128) {
-  Problem p;
-  p.device = {cuda_device, 0};
-  p.dtype = bfloat16;
-  p.batch = batch;
-  p.q.heads = 32;
-  p.k.heads = 8;
-  p.head_dim = p.head_dim_v = head_dim;
-  p.q.seqlen = seqlen_q;
-  p.k.seqlen = seqlen_k;
-  p.q.tokens = batch * seqlen_q;
-  p.k.tokens = batch * seqlen_k;
-  p.wants.lse = true;
-  return p;
-}
-
-/// Every option that a kernel is compiled for, set one at a time.
-struct Choice {
-  const char* name;
-  std::function<void(Problem&)> set;
-};
-
-const std::vector<Choice>& choices() {
-  static const std::vector<Choice> all{
-      {"float16", [](Problem& p) { p.dtype = float16; }},
-      {"packed_q", [](Problem& p) { p.q.packed = true; }},
-      {"packed_k", [](Problem& p) { p.k.packed = true; }},
-      {"used_q", [](Problem& p) { p.q.used = true; }},
-      {"used_k", [](Problem& p) { p.k.used = true; }},
-      {"causal", [](Problem& p) { p.score.window_right = 0; }},
-      {"window_left", [](Problem& p) { p.score.window_left = 1000; }},
-      {"negative scale", [](Problem& p) { p.score.scale = -1; }},
-      {"zero scale", [](Problem& p) { p.score.scale = 0; }},
-      {"softcap", [](Problem& p) { p.score.softcap = 20; }},
-      {"dropout", [](Problem& p) { p.dropout_p = 0.1; }},
-      {"alibi", [](Problem& p) { p.score.alibi = true; }},
-      {"bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = bfloat16; }},
-      {"float32 bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = float32; }},
-      {"sinks", [](Problem& p) { p.score.sinks = true, p.score.sinks_dtype = float32; }},
-      {"no lse", [](Problem& p) { p.wants.lse = false; }},
-      {"alignment 8", [](Problem& p) { p.alignment = 8; }},
-      {"alignment 4", [](Problem& p) { p.alignment = 4; }},
-      {"alignment 2", [](Problem& p) { p.alignment = 2; }},
-  };
-  return all;
-}
-
-/// Long, short and decoding: what tiles may be chosen by.
-std::vector<Problem> shapes(int64_t head_dim = 128) {
-  return {problem(2, 8192, 8192, head_dim), problem(32, 512, 512, head_dim),
-          problem(1, 1, 8192, head_dim), problem(64, 1, 8192, head_dim)};
-}
 
 /// What the kernel and the device ask of every plan.
 void expect_sound(const CudaForwardPlan& plan, const ForwardTile& t) {
@@ -246,183 +186,6 @@ TEST(CudaPlan, ValuesAndShapesShareKernels) {
   }
 }
 
-TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {64, 128, 256, 320, 512, 576}) {
-      for (const int64_t seqlen_k : {512, 700, 8192, 8193, 100'000, 1 << 20}) {
-        for (const int64_t batch : {1, 2, 3}) {
-          Problem p = problem(batch, 1, seqlen_k, head_dim);
-          p.q.heads = p.k.heads = head_dim > 256 ? 1 : 4;
-          if (head_dim == 576) p.head_dim_v = 512;
-          const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-          SCOPED_TRACE(to_text(plan));
-          EXPECT_GT(plan.splits, 1);
-          EXPECT_LE(plan.splits * int64_t{plan.launches.front().grid.x} * plan.cut.value_slices,
-                    int64_t{gpu.sm_count} * plan.cut.blocks_per_sm);
-          // They cover the keys, whole steps each, and none is empty.
-          EXPECT_EQ(plan.split_keys % plan.cut.keys, 0);
-          EXPECT_GE(int64_t{plan.splits} * plan.split_keys, seqlen_k);
-          EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
-
-          ASSERT_NE(plan.kernel("fa_combine"), nullptr);
-          EXPECT_EQ(plan.partial_rows, batch * p.q.heads);
-          EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * plan.partial_rows *
-                                              (plan.problem.head_dim_v + 1));
-          EXPECT_TRUE(has(plan.main(), "split"));
-        }
-      }
-    }
-  }
-}
-
-TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    std::vector<Problem> whole{problem(64, 1, 8192), problem(2, 8192, 8192), problem(1, 1, 100),
-                               problem(1, 1, 0),     problem(0, 1, 8192),    problem(1, 0, 8192)};
-    Problem window = problem(1, 1, 8192);  // few keys are seen
-    window.score.window_left = 100;
-    window.score.window_right = 0;
-    whole.push_back(window);
-    Problem invariant = problem(1, 1, 8192);
-    invariant.run.batch_invariant = true;
-    whole.push_back(invariant);
-    for (const Problem& p : whole) {
-      const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-      EXPECT_EQ(plan.splits, 1) << to_text(plan);
-      EXPECT_EQ(plan.launches.size(), 1U);
-      EXPECT_EQ(plan.workspace_bytes, 0U);
-      EXPECT_GE(plan.split_keys, p.k.seqlen);
-      EXPECT_FALSE(has(plan.main(), "split"));
-    }
-  }
-}
-
-TEST(CudaPlan, BatchInvariantPlansDoNotDependOnTheBatch) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (const Problem& shape : shapes()) {
-      for (const bool packed : {false, true}) {
-        Problem alone = shape;
-        alone.run.batch_invariant = true;
-        alone.q.packed = alone.k.packed = packed;
-        Problem among = alone;
-        alone.batch = 1;
-        among.batch = 77;
-        for (Problem* p : {&alone, &among}) {
-          p->q.tokens = p->batch * p->q.seqlen;
-          p->k.tokens = p->batch * p->k.seqlen;
-        }
-        const CudaForwardPlan a = plan_cuda_forward(alone, gpu), b = plan_cuda_forward(among, gpu);
-        EXPECT_EQ(a.main(), b.main());
-        EXPECT_EQ(a.splits, b.splits);
-      }
-    }
-  }
-}
-
-TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    Problem p = problem(3, 20, 50'000);
-    p.q.packed = p.k.packed = true;
-    p.q.tokens = 41;
-    p.q.heads = p.k.heads = 2;
-    const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-    ASSERT_NE(plan.kernel("fa_combine"), nullptr);
-    EXPECT_EQ(plan.partial_rows, 2 * 41);
-    EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * 2 * 41 * 129);
-  }
-}
-
-TEST(CudaPlan, PackedTilesCoverSequencesOfAnyLengths) {
-  std::mt19937 random(1);
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (int n = 0; n < 200; ++n) {
-      Problem p = problem(1 + random() % 9, 4096, 4096);
-      p.q.packed = true;
-      p.q.heads = 8;
-      std::vector<int64_t> lengths(p.batch + 1);  // the last: tokens behind all sequences
-      p.q.tokens = 0;
-      for (int64_t& length : lengths) {
-        length = random() % (n % 2 == 0 ? 5 : 1000);
-        p.q.tokens += length;
-      }
-      const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-      int64_t needed = 0;
-      for (const int64_t length : lengths) {
-        needed += (length + plan.cut.rows - 1) / plan.cut.rows;
-      }
-      EXPECT_GE(plan.row_tiles, needed);
-      EXPECT_LE(plan.row_tiles, needed + p.batch + 1) << "blocks without work";
-      EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 8);
-    }
-    Problem none = problem(3, 0, 100);
-    none.q.packed = true;
-    EXPECT_EQ(plan_cuda_forward(none, gpu).launches.front().grid.x, 0U);
-  }
-}
-
-TEST(CudaPlan, RowsOfABatchAreTiledOnce) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t seqlen : {0, 1, 63, 64, 65, 127, 128, 129, 1000}) {
-      const CudaForwardPlan plan = plan_cuda_forward(problem(3, seqlen, 1000), gpu);
-      EXPECT_GE(int64_t{plan.row_tiles} * plan.cut.rows, seqlen);
-      EXPECT_LT((plan.row_tiles - 1) * int64_t{plan.cut.rows}, seqlen);
-      EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 3 * 32);
-    }
-  }
-}
-
-// The tiles of a section's heads alternate, so that their keys must fit the L2 of 40 MB (A100's) or
-// more together; query heads of one key head belong to one section.
-TEST(CudaPlan, SectionsFitTheCacheInWholeGroups) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {64, 128, 256}) {
-      for (const int64_t seqlen : {0, 1, 512, 8192, 131'072, 1 << 20}) {
-        Problem p = problem(2, seqlen, seqlen, head_dim);
-        EXPECT_EQ(plan_cuda_forward(p, gpu).section, 1);
-        p.score.window_right = 0;
-        const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-        EXPECT_GE(plan.section, p.group());
-        EXPECT_EQ(plan.section % p.group(), 0);
-        EXPECT_LE(plan.section, 2 * p.q.heads);
-        const int64_t bytes = plan.section / p.group() * seqlen * 2 * head_dim * 2;
-        EXPECT_TRUE(plan.section == p.group() || bytes <= 40 << 20) << bytes;
-        if (seqlen <= 512) {
-          EXPECT_EQ(plan.section, 2 * p.q.heads);
-        }
-      }
-    }
-  }
-}
-
-// A sequence's bits depend on its tile and on splits.
-TEST(CudaPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256, 384, 512, 576}) {
-      for (const int64_t right : {-1, 0}) {
-        Problem p = problem(1, 100, 100, head_dim);
-        p.head_dim_v = std::min<int64_t>(head_dim, 512);
-        p.score.window_right = right;
-        p.run.batch_invariant = true;
-        const ForwardTile alone = forward_tile(p, gpu);
-        for (const int64_t seqlen : {1, 1024, 3000, 100'000}) {
-          for (const bool packed : {false, true}) {
-            Problem other = problem(3, seqlen, seqlen, head_dim);
-            other.head_dim_v = p.head_dim_v;
-            other.score.window_right = right;
-            other.run.batch_invariant = true;
-            other.q.packed = other.k.packed = packed;
-            other.q.tokens = other.k.tokens = 3 * seqlen;
-            const CudaForwardPlan plan = plan_cuda_forward(other, gpu);
-            EXPECT_EQ(plan.cut, plan_cuda_forward(p, gpu).cut);
-            EXPECT_EQ(forward_tile(other, gpu), alone) << to_text(plan);
-            EXPECT_EQ(plan.splits, 1);
-          }
-        }
-      }
-    }
-  }
-}
-
 TEST(CudaPlan, TuningDecidesWhatItNames) {
   const Problem p = problem(1, 300, 1000);
   const GpuLimits& gpu = *known_gpu("sm_90a");
@@ -471,50 +234,6 @@ TEST(CudaPlan, TextNamesWhatWasDecided) {
           std::string("combine kernel: fa_combine (128 threads)\n"),
           "workspace: " + number(static_cast<int64_t>(plan.workspace_bytes)) + " bytes\n"}) {
       EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
-    }
-  }
-}
-
-TEST(Preset, IsAFewKernelsThatFitEachGpu) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    const std::vector<KernelSpec> kernels = preset_kernels("llm", gpu.arch);
-    EXPECT_LE(kernels.size(), 120U);
-    for (size_t i = 0; i < kernels.size(); ++i) {
-      EXPECT_LE(kernels[i].shared_bytes, gpu.shared_per_block);
-      EXPECT_EQ(std::count(kernels.begin(), kernels.end(), kernels[i]), 1) << kernels[i].constants;
-    }
-    // What programs ask for most is among them, with and without LSE.
-    for (const DType dtype : {float16, bfloat16}) {
-      for (const int64_t head_dim : {64, 128, 256, 512}) {
-        for (const bool causal : {false, true}) {
-          if (head_dim == 512 && !causal) continue;
-          for (const int64_t keys : {100, 512, 700, 1000, 1600, 2048, 3000, 4096, 100'000}) {
-            Problem p = problem(4, keys, keys, head_dim);
-            p.dtype = dtype;
-            p.score.window_right = causal ? 0 : -1;
-            p.wants.lse = keys % 3 == 0;
-            const auto there = [&] {
-              const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-              return std::ranges::all_of(plan.launches, [&](const Launch& launch) {
-                return std::ranges::count(kernels, launch.kernel) == 1;
-              });
-            };
-            EXPECT_TRUE(there()) << "batched, " << keys;
-            p.k.used = true;
-            EXPECT_TRUE(there()) << "a cache of " << keys;
-            p.q.seqlen = 1;
-            EXPECT_TRUE(there()) << "a token, " << keys;
-            p.batch = 256;
-            EXPECT_TRUE(there()) << "256 tokens, " << keys;
-            p = problem(4, keys, keys, head_dim);
-            p.dtype = dtype;
-            p.score.window_right = causal ? 0 : -1;
-            p.q.packed = p.k.packed = true;
-            p.q.tokens = p.k.tokens = 4 * keys;
-            EXPECT_TRUE(there()) << "packed, " << keys;
-          }
-        }
-      }
     }
   }
 }
