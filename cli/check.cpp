@@ -90,7 +90,7 @@ void print_failures(const check::Report& report, const CheckFlags& flags) {
   }
 }
 
-/// What a script reads of a run.
+/// The findings of a run, for scripts.
 std::string json_text(const check::Report& report, const CheckFlags& flags) {
   const nlohmann::json json{{"device", flags.device},
                             {"seed", flags.seed},

@@ -24,7 +24,7 @@ constexpr const char* description =
     "Exit code: 0 right, 1 a wrong result, 2 wrong usage, or a file that cannot be read or "
     "written.";
 
-/// After what is printed already, where stdout and stderr go to the same place.
+/// Flushes stdout first, so that the message comes last where both streams go to one place.
 int fail(const std::string& what, int code) {
   std::fflush(stdout);
   // Not fmt's print, which throws when stderr is full too.
@@ -53,7 +53,7 @@ int run_command(const Command& command) {
   }
 }
 
-/// The exit code, once everything is printed: a full disk may be noticed only here.
+/// Flushes stdout and returns the exit code: a full disk may be noticed only here.
 int finish(int code) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
@@ -61,7 +61,7 @@ int finish(int code) {
   return fail("the results cannot be printed" + why, code == exit_right ? exit_wrong_usage : code);
 }
 
-/// What is wrong with the command line, and where to read on.
+/// Tells what is wrong with the command line, and where its help is.
 int wrong_usage(const CLI::App& program, const CLI::ParseError& error) {
   std::string command = "fa";
   for (const CLI::App* app : program.get_subcommands()) command += " " + app->get_name();

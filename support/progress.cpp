@@ -13,7 +13,7 @@
 namespace fa::support {
 namespace {
 
-/// A terminal that goes back to the start of its line: TERM=dumb says that it need not.
+/// True for a terminal that can return to the start of its line. TERM=dumb names one that cannot.
 bool can_overwrite() {
   const char* kind = std::getenv("TERM");
   return isatty(STDERR_FILENO) == 1 && kind != nullptr && std::string_view(kind) != "dumb";

@@ -7,9 +7,9 @@
 
 namespace fa::support {
 
-/// One line of stderr that tells how far a command is; nothing at all unless stderr is a terminal
-/// on which a line can be overwritten. Wiped when destroyed, which must be before results are
-/// printed. It takes no escape codes.
+/// One line of stderr that tells how far a command is. It is shown only on a terminal that can
+/// overwrite a line, and needs no escape codes. The destructor wipes it: it must run before results
+/// are printed.
 class Progress {
  public:
   explicit Progress(int64_t total);

@@ -12,7 +12,7 @@ void store(DType dtype, std::byte* data, int64_t i, float value) {
     reinterpret_cast<float*>(data)[i] = value;
   } else if (dtype == float16) {
     reinterpret_cast<_Float16*>(data)[i] = static_cast<_Float16>(value);
-  } else {  // bfloat16, rounded to nearest even: a normal number is neither NaN nor near the top
+  } else {  // bfloat16, rounded to nearest even; a random normal number is no NaN and not huge
     const auto bits = std::bit_cast<uint32_t>(value);
     reinterpret_cast<uint16_t*>(data)[i] =
         static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);

@@ -1,4 +1,4 @@
-// What must hold between two calls, whatever the numbers.
+// Relations that must hold between two calls, whatever the numbers.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -19,7 +19,7 @@ struct Shape {
 
   int64_t heads() const { return hidden / head_dim; }
   int64_t batch() const { return tokens / seqlen; }
-  /// As the paper counts: half of them under a causal mask.
+  /// As the papers count: half of all pairs under a causal mask.
   double flops() const;
 };
 
@@ -30,7 +30,7 @@ class Cell {
   const Shape& shape() const { return shape_; }
   const std::vector<Variant>& variants() const { return variants_; }
   Contest& contest() { return contest_; }
-  /// Of a variant.
+  /// The results of a variant.
   const Measured& measured(size_t variant) const { return contest_.measured()[variant]; }
   double tflops(size_t variant) const { return shape_.flops() / measured(variant).median() * 1e-9; }
 

@@ -60,7 +60,7 @@ bool all_right(const std::vector<Cell>& cells) {
   return right;
 }
 
-/// Of each name its fastest variant, in the order of the variants.
+/// The fastest variant of each name, in the order of the variants.
 std::vector<size_t> fastest(const Cell& cell) {
   std::vector<size_t> best;
   for (size_t n = 0; n < cell.variants().size(); ++n) {

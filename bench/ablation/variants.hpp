@@ -21,7 +21,7 @@ using BackwardVariant = VariantOf<BackwardTuning>;
 /// The plan's own way comes first.
 std::vector<Variant> variants(const Problem& problem, const GpuLimits& gpu);
 
-/// Likewise. What a problem's plan does not do cannot be left out of it.
+/// Variants of the backward kernel. They leave out only what the problem's plan does.
 std::vector<BackwardVariant> backward_variants(const Problem& problem, const GpuLimits& gpu);
 
 }  // namespace fa::bench

@@ -49,7 +49,7 @@ struct Flags {
   bool list = false;
 };
 
-/// What is not given follows from the rest.
+/// Fills in what is not given from the rest.
 Work work_of(const Flags& flags) {
   Work w = flags.work;
   w.dtype = flags.dtype == "bf16" ? bfloat16 : float16;
@@ -100,7 +100,7 @@ ForwardTile tile_of(const ForwardTuning& tuning, const Problem& problem, const G
   return tuning.tile ? *tuning.tile : forward_tile(problem, gpu);
 }
 
-/// Of rounds in which both ran.
+/// The median ratio of the rounds in which both ran.
 double ratio(const Measured& planned, const Measured& other) {
   std::vector<double> ratios;
   for (size_t n = 0; n < other.milliseconds.size(); ++n) {

@@ -19,7 +19,7 @@ inline std::optional<int64_t> parse_number(std::string_view text) {
   return number;
 }
 
-/// What stands between commas.
+/// The parts between commas.
 inline std::vector<std::string_view> split(std::string_view text) {
   std::vector<std::string_view> parts;
   for (size_t comma = text.find(','); comma != text.npos; comma = text.find(',')) {

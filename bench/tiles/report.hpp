@@ -1,4 +1,4 @@
-// What was found of the tiles, for people and programs.
+// The results of the tiles, for people and programs.
 #pragma once
 
 #include <string>
@@ -18,7 +18,7 @@ struct Row {
   cuda::CubinUse use;
   bool planned = false;
   const Measured* measured = nullptr;
-  /// Of the planned tile's time to this one's, the median of all rounds: above 1 is faster.
+  /// The planned tile's time over this one's, the median of all rounds: above 1 is faster.
   double ratio = 0;
 
   int blocks_per_sm() const;

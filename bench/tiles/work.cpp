@@ -21,7 +21,7 @@ constexpr double median_length = 512;
 constexpr double least_length = 8, most_length = 8192;
 constexpr int64_t most_sequences = 1 << 16;
 
-/// Of a query and a key, in one head of one sequence.
+/// Pairs of a query and a key that it sees, in one head of one sequence.
 double pairs(const Work& work, int64_t rows, int64_t keys) {
   if (work.window < 0) {
     return static_cast<double>(rows) * static_cast<double>(keys) * (work.causal ? 0.5 : 1);

@@ -19,7 +19,7 @@ struct Work {
   int64_t batch = 0;
   int64_t seqlen_q = 0;
   int64_t seqlen_k = 0;
-  /// Of packed sequences, queries and keys alike; else empty. batch is their number.
+  /// Lengths of packed sequences, of queries and keys alike, or empty. batch is their number.
   std::vector<int64_t> lengths;
   bool causal = false;
   int64_t window = -1;  ///< keys that a query sees before its own; -1 is all
@@ -29,8 +29,8 @@ struct Work {
 
   int64_t tokens_q() const;
   int64_t tokens_k() const;
-  /// As the paper counts, where there is no window: half of them under a causal mask. With a
-  /// window only pairs of a query and a key that it sees.
+  /// Without a window as the papers count: half of all pairs under a causal mask. With a window
+  /// only the pairs of a query and a key that it sees.
   double flops() const;
   std::string text() const;
 };
@@ -39,7 +39,7 @@ struct Work {
 /// Error naming --packed.
 std::vector<int64_t> parse_lengths(const std::string& text);
 
-/// What a call has in the device's memory; null for a plan alone.
+/// Addresses of a call's tensors on the device; null for a plan alone.
 struct Addresses {
   std::byte *q = nullptr, *k = nullptr, *v = nullptr, *out = nullptr, *lse = nullptr;
   std::byte* cu_seqlens = nullptr;

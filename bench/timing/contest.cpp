@@ -12,8 +12,8 @@ namespace {
 // All ways round P and O to bfloat16, whose unit is 2^-8, or finer; LSE comes from sums in float32.
 constexpr double most_out_difference = 1e-2;
 constexpr double most_lse_difference = 1e-4;
-// A turn has as many calls as take so long: several of a short one, so that neither the launch nor
-// the events count.
+// The time of a turn, which has several calls where they are short: launches and events then do not
+// count.
 constexpr double turn_milliseconds = 10;
 constexpr double most_calls = 1000;
 

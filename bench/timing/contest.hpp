@@ -20,7 +20,7 @@ std::vector<std::vector<double>> time_in_turns(const Tensors& tensors, size_t wa
                                                int rounds, std::mt19937_64& random);
 double median_of(std::vector<double> numbers);
 
-/// What was found of one way.
+/// The results of one way.
 struct Measured {
   double out_difference = 0;  ///< relative, from the first
   double lse_difference = 0;

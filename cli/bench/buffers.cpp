@@ -23,8 +23,8 @@ int64_t elements(const Cell& c, Buffers::Use use) {
   return c.batch * c.head_dim * (of_keys ? c.seqlen_k * c.heads_k : c.seqlen_q * c.heads_q);
 }
 
-/// Eight times the last cache, so that nothing of one turn is left in it at the next; at most
-/// 4 GiB and half of the free memory.
+/// Eight times the last cache, so that the next turn finds nothing of this one in it. At most 4 GiB
+/// and half of the free memory.
 int64_t suitable_rotation(const std::vector<Cell>& cells) {
   int64_t most = 0;
   for (const Cell& c : cells) most = std::max(most, c.work == Work::decode ? c.key_bytes() : 0);
@@ -33,8 +33,9 @@ int64_t suitable_rotation(const std::vector<Cell>& cells) {
   return std::min({wanted, int64_t{4} << 30, support::available_memory() / 2});
 }
 
-/// Normal numbers as bfloat16, and copies of them: quick, and every page is written. Any two are a
-/// float32 that is near to normal as well, and each is a finite float16.
+/// Random normal bfloat16 numbers, 8 MiB of them, then copies: that is quick and writes every page.
+/// Cells of other dtypes read the same bytes: any two numbers make a float32 near to normal, and
+/// each is a finite float16.
 io::Array random_rotation(int64_t bytes) {
   io::Array whole(bfloat16, {bytes / 2});
   io::Array part(bfloat16, {std::min<int64_t>(bytes / 2, 1 << 22)});

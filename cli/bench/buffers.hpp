@@ -19,13 +19,13 @@ class Buffers {
   /// `rotation_bytes`: 0 for what suits the machine's caches and memory.
   Buffers(const std::vector<Cell>& cells, int64_t rotation_bytes);
 
-  /// As long as the largest cell of this dtype needs.
+  /// Memory for the largest cell of this dtype.
   std::byte* data(DType dtype, Use use);
 
-  /// Keys and values of decoding come from ever new places here, so that no cache holds them;
-  /// empty when no cell decodes.
+  /// Decoding takes its keys and values from a new place here at each call, so that no cache holds
+  /// them. Empty when no cell decodes.
   const io::Array& rotation() const { return rotation_; }
-  /// Where the next `bytes` of the rotation begin. Throws UsageError when it is not that long.
+  /// The begin of the next `bytes` of the rotation. Throws UsageError when it is not that long.
   std::byte* next_place(int64_t bytes);
 
  private:

@@ -1,4 +1,4 @@
-// What is timed: one pass of one problem.
+// A cell of the benchmark: one pass of one problem.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct Cell {
   int64_t head_dim = 64;
   bool causal = false;
 
-  /// As the paper counts them.
+  /// Floating point operations, as the FlashAttention papers count them.
   double flops() const;
   /// Bytes of K and V, which decoding reads once.
   int64_t key_bytes() const;
@@ -32,7 +32,7 @@ struct Cell {
   double amount() const;
 };
 
-/// Which cells to time.
+/// The cells to time.
 struct Grid {
   std::vector<std::string> dtypes{"float32", "bfloat16"};
   std::vector<int64_t> head_dims{64, 128, 256};

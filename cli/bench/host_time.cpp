@@ -117,7 +117,7 @@ class Timer {
   check::DeviceStream stream_;
 };
 
-/// Where kernels came from: cuda_info()'s line about it.
+/// cuda_info()'s line about where the kernels came from.
 std::string kernels_line() {
   const std::string info = cuda_info();
   const size_t begin = info.find("\nkernels: ");

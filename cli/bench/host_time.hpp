@@ -1,4 +1,4 @@
-// How long a call keeps its thread, where the work itself hardly counts.
+// The time that a call takes of its host thread, for problems of hardly any work.
 #pragma once
 
 #include <string>

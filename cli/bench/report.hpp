@@ -1,4 +1,4 @@
-// What a benchmark found.
+// The results of a benchmark.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// Flags that several commands have: for those of fa::Options that are plain numbers, seeds,
-// threads.
+// Flags that several commands have: the plain numbers of fa::Options, and threads.
 #pragma once
 
 #include "fa/attention.hpp"
@@ -7,8 +6,8 @@
 
 namespace fa::cli {
 
-/// One flag for each number in `options`, which must outlive the parsing; but not for the longest
-/// sequences, which only those who bring lengths can tell.
+/// Adds a flag for each number in `options`, which must outlive the parsing. The longest sequences
+/// have none: only `fa run`, which reads lengths, can use them.
 void add_option_flags(const support::Flags& command, Options& options);
 
 inline constexpr const char* threads_help =

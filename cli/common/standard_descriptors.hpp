@@ -1,10 +1,10 @@
-// stdin, stdout and stderr, which whoever starts the program may have closed.
+// stdin, stdout and stderr, which the caller of the program may have closed.
 #pragma once
 
 namespace fa::cli {
 
-/// Takes those that are closed, so that no file of the program's gets their number and then what is
-/// printed. They still cannot be read or written: what uses them fails with EBADF.
+/// Opens /dev/null in place of closed ones. Otherwise a file that the program opens would get the
+/// number of stdout, and with it all printed text. Reading or writing them still fails with EBADF.
 void take_closed_descriptors();
 
 }  // namespace fa::cli

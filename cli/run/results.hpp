@@ -27,7 +27,7 @@ class WrittenResults {
   std::vector<io::OutputFile> files_;
 };
 
-/// Where results go: one FILE.safetensors, or else a folder with one NAME.npy for each. Throws
+/// The place of the results: one FILE.safetensors, or a folder with a NAME.npy for each. Throws
 /// UsageError for a name that is neither.
 class ResultPath {
  public:

@@ -43,7 +43,7 @@ struct RunCommand {
 /// Beyond this many multiply-adds of the reference, some seconds, rows are sampled.
 constexpr double most_reference_work = 1e10;
 
-/// What the library writes, in the shapes of the inputs.
+/// The outputs of a call, in the shapes of the inputs.
 class RunOutputs {
  public:
   explicit RunOutputs(const RunInputs& in) {

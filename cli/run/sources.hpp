@@ -1,4 +1,4 @@
-// Where a user's tensors come from.
+// Reads the tensors that a user names: a file, or a name in --tensors.
 #pragma once
 
 #include <map>
@@ -20,9 +20,9 @@ class Sources {
   /// Reads one tensor; an empty source gives an array that is not given. Throws UsageError naming
   /// `flag`, or io::FileError.
   io::Array read(const std::string& flag, const std::string& source);
-  /// The same for lengths: int64, numpy's default, becomes int32.
+  /// Reads lengths: int64, numpy's default, becomes int32.
   io::Array read_lengths(const std::string& flag, const std::string& source);
-  /// Every file that was read from.
+  /// All files that were read.
   const std::vector<std::string>& files() const { return files_; }
 
  private:

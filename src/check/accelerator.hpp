@@ -22,7 +22,7 @@ class Accelerator {
   Accelerator(const Accelerator&) = delete;
   Accelerator& operator=(const Accelerator&) = delete;
 
-  /// What tensors in its memory say.
+  /// The device of a tensor in its memory.
   virtual Device device() const = 0;
   virtual const Offer& offer() const = 0;
 

@@ -40,7 +40,7 @@ class Memory {
   std::vector<std::byte> watched_;  ///< 0xff for each byte of no tensor
 };
 
-/// Where the elements of a tensor lie: strides and the first element's place, in elements.
+/// The places of a tensor's elements: strides and the first element's place, in elements.
 struct Layout {
   std::vector<int64_t> strides;
   int64_t offset = 0;  ///< from the memory's begin
@@ -50,7 +50,7 @@ struct Layout {
 };
 
 Layout contiguous(const std::vector<int64_t>& shape);
-/// How a random layout is to be.
+/// The kind of a random layout.
 struct LayoutKind {
   bool strided = false;    ///< dimensions in a random order in memory, gaps between rows
   bool unaligned = false;  ///< rows begin at odd elements

@@ -26,7 +26,7 @@
 namespace fa::check {
 namespace {
 
-/// How often the further checks ran.
+/// Counts of the further checks.
 struct Extras {
   int64_t again = 0;
   int64_t threads = 0;
@@ -72,7 +72,7 @@ class Trial {
         output_hash_(static_cast<uint64_t>(spec.index)) {}
 
   void run();
-  /// Of the outputs of the forward and the backward pass.
+  /// The hash of the outputs of both passes.
   uint64_t output_hash() const { return output_hash_.value(); }
 
  private:
@@ -219,7 +219,7 @@ void Trial::run_alone() {
   if (same_bits_alone(c_.spec)) return;
   for (const bool backward : {false, true}) {
     for (const Output& output : c_.outputs(backward)) {
-      // What a sum over the batch gives is the whole call's still.
+      // An output that is summed over the batch is still the whole call's.
       compare(output, exact_, plain_);
     }
   }

@@ -24,7 +24,7 @@ struct CheckConfig {
   uint64_t seed = 1;
   int64_t first = 0;  ///< index of the first problem: (seed, index) is the whole of a problem
   int threads = 0;    ///< problems at a time; 0 is one for each core
-  /// Where the problems run, the host when null, and what is asked of it (problems.hpp).
+  /// The device that runs the problems, null for the host, and what is asked of it (problems.hpp).
   Accelerator* accelerator = nullptr;
   const Offer* offer = &cpu_offer;
   int64_t configurations = 0;  ///< 0: each problem has its own

@@ -146,7 +146,7 @@ Features draw_features(Pair pair, const Features& offered, Random& random) {
     const auto f = static_cast<F>((start + n) % feature_count);
     if (random.chance(entries[bit(f)].chance)) add_if_possible(f);
   }
-  // Of the dtypes exactly one: what is there already keeps the others out.
+  // A problem has exactly one dtype: one that is set already keeps the others out.
   std::vector<F> dtypes;
   for (const F f : {F::fp32, F::fp16, F::bf16}) {
     if (offered[bit(f)]) dtypes.push_back(f);

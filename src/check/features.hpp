@@ -1,4 +1,4 @@
-// What a random problem may have, and which of these may meet in one problem.
+// Features of random problems, and which of them may meet in one problem.
 #pragma once
 
 #include <array>
@@ -80,7 +80,7 @@ Features with_needs(Pair pair);
 /// Random features of those offered that go together, `pair` (and what it needs) among them.
 Features draw_features(Pair pair, const Features& offered, Random& random);
 
-/// How often each pair of the offered features met.
+/// Counts how often each pair of the offered features met.
 class PairTable {
  public:
   explicit PairTable(const Features& offered) : offered_(offered) {}

@@ -13,7 +13,7 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-/// Which rows of the tensor lie within a length.
+/// For each row of the tensor, whether it lies within its sequence's length.
 std::vector<bool> counting_rows(const SideSpec& side) {
   std::vector<bool> counts(static_cast<size_t>(side.total()));
   for (int64_t b = 0; b < static_cast<int64_t>(side.extent.size()); ++b) {
@@ -204,7 +204,7 @@ void Case::poison_beyond() {
   if (bias.given()) bias.poison_where([this](int64_t n) { return !bias_counts(n); });
 }
 
-/// Of all rows: whether the mask leaves them no key, sinks or not.
+/// For each row, whether the mask leaves it no key, with or without sinks.
 std::vector<bool> Case::keyless_rows() const {
   std::vector<bool> keyless(static_cast<size_t>(spec.rows.total()));
   for (int64_t b = 0; b < spec.batch; ++b) {

@@ -1,4 +1,4 @@
-// What a device is asked for: features of random problems, and sizes that reach the edges of its
+// The problems that a device is asked for: their features, and sizes that reach the edges of its
 // tiles.
 #pragma once
 

@@ -1,5 +1,5 @@
-// Where the calls of a problem run: on the host as they are, or on a device that holds a mirror of
-// their memory.
+// The place where the calls of a problem run: the host, or a device that holds a mirror of their
+// memory.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ class MemoryList {
   std::vector<std::span<std::byte>> pieces_;
 };
 
-/// How a place takes its device's memory.
+/// The way in which a place takes memory of its device.
 enum class Allocation : uint8_t {
   arena,  ///< once, for all calls
   each    ///< one for each piece and call, so that compute-sanitizer sees what goes beyond it

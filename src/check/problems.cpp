@@ -11,8 +11,8 @@ namespace {
 // Keeps a configuration's numbers apart from those of problem and case.
 constexpr uint64_t configuration_stream = 0xc0f1;
 
-// Of this many random candidates, that with the most new pairs is taken (Cohen et al., The AETG
-// system, 1997): all pairs of 31 features meet in fewer than 30 configurations.
+// The best of this many random candidates is taken: the one with the most new pairs (Cohen et al.,
+// The AETG system, 1997). All pairs of 31 features then meet in fewer than 30 configurations.
 constexpr int candidates = 30;
 
 bool has(const Features& features, Pair pair) {

@@ -1,4 +1,4 @@
-// Where random problems come from: the whole of one is the seed and its index.
+// Random problems. Seed and index determine one completely.
 #pragma once
 
 #include <cstdint>

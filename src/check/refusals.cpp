@@ -18,7 +18,7 @@ bool untouched(const Case& c, bool backward) {
   return true;
 }
 
-/// What is wrong with the answer to a call that must be refused; empty when nothing is.
+/// Tells what is wrong with the answer to a call that must be refused; empty when it is right.
 template <typename Call>
 std::string wrong_answer(const Case& c, bool backward, const char* argument, const Call& call) {
   try {

@@ -67,7 +67,7 @@ struct Spec {
 
   bool strided = false;
   bool unaligned = false;
-  /// Of an unaligned tensor's rows, in bytes: 8, 4 or 2; 0 draws one for each tensor.
+  /// Bytes that the rows of an unaligned tensor are aligned to: 8, 4 or 2; 0 draws one for each.
   int32_t alignment = 0;
   double score_size = 1;  ///< standard deviation of q's numbers
   double key_size = 1;    ///< of k's
@@ -79,7 +79,7 @@ struct Spec {
   /// Whether blocks of a device add to this output as they come, unless asked to keep an order: to
   /// dq, and to the gradient of a bias with rows of its own that heads or sequences share.
   bool added_as_they_come(std::string_view output) const;
-  /// What the problem has in fact, not what was asked for.
+  /// The features that the problem has in fact, which may differ from those asked for.
   Features features() const;
   /// Shapes, options and magnitudes in one line.
   std::string text() const;

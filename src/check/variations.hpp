@@ -10,7 +10,7 @@
 
 namespace fa::check {
 
-/// The same call again.
+/// Makes the same call again.
 void check_again(const Case& c, Place& place, Verdict& verdict);
 
 /// Again with other numbers of threads.

@@ -35,7 +35,7 @@ void TensorVerdict::add(const Number& n) {
   const float nearest = reference::rounded(dtype_, static_cast<float>(n.exact));
   if (std::isinf(nearest) && n.ours == nearest) return;
   const double eps = reference::epsilon(precision_);
-  // Where the plain formula itself overflows, it tells nothing.
+  // A plain formula that overflows tells nothing.
   const double plain = std::isfinite(n.plain) ? n.plain - n.exact : 0;
   const double error = n.ours - n.exact;
   ours_.add(error);

@@ -1,4 +1,4 @@
-// What was found about one tensor, and about one problem. The error bound's one home.
+// The verdict on one tensor and on one problem. The error bound is defined here.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What the readers and writers of files throw.
+// The error of the readers and writers of files.
 #pragma once
 
 #include <stdexcept>

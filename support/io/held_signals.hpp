@@ -3,8 +3,8 @@
 
 namespace fa::io {
 
-/// While one lives, such a signal waits; when the last one is gone, with its file whole or removed,
-/// the signal does what it did before. For one thread at a time.
+/// While one lives, such a signal waits. When the last one is gone, its file is whole or removed,
+/// and the signal acts as it did before. For one thread at a time.
 class HeldSignals {
  public:
   HeldSignals();
@@ -12,7 +12,7 @@ class HeldSignals {
   HeldSignals& operator=(const HeldSignals&) = default;
   ~HeldSignals();
 
-  /// Whether one waits, so that a long write is to be given up.
+  /// True when a signal waits: a long write should then be given up.
   static bool any();
 };
 

@@ -1,10 +1,10 @@
-// What is printed, before files take their names.
+// Flushes stdout before files take their names.
 #pragma once
 
 namespace fa::io {
 
-/// Throws std::system_error, stdout's error set, unless all that was printed has left the program:
-/// on an error nothing is written.
+/// Throws std::system_error, with stdout's error set, unless all printed text has left the program.
+/// Callers then write no file.
 void flush_printed();
 
 }  // namespace fa::io

@@ -100,7 +100,7 @@ class HeaderReader final : public nlohmann::json_sax<json> {
 
   [[noreturn]] void fail(const std::string& problem) const { fail_tensor(file_, name_, problem); }
 
-  /// What the value of a name or field, that it cannot have, is told to be.
+  /// Refuses a value that its name or field cannot have, by an error that tells what it must be.
   [[noreturn]] void refuse() const {
     if (where_ == Where::start)
       throw FileError(file_, "the safetensors header is not a JSON object");

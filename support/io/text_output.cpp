@@ -23,8 +23,8 @@ using system::File;
   throw FileError(path, fmt::format("cannot be written: {}", std::strerror(errno)));
 }
 
-/// The open descriptor that `path` names, or -1. As a file it would be replaced, under the feet of
-/// whoever opened it.
+/// The open descriptor that `path` names, or -1. As a file it would be replaced while another
+/// program has it open.
 int descriptor_of(std::string_view path) {
   constexpr std::string_view folder = "/dev/fd/";
   if (path == "-" || path == "/dev/stdout") return STDOUT_FILENO;
@@ -36,7 +36,7 @@ int descriptor_of(std::string_view path) {
   return error == std::errc() && rest == end ? descriptor : -1;
 }
 
-/// Another descriptor of the same file; not open, with errno set, where that cannot be written to.
+/// Another descriptor of the same file. Where that is not writable, it is closed and errno is set.
 File duplicate(int descriptor) {
   const int flags = fcntl(descriptor, F_GETFL);
   if (flags >= 0 && (flags & O_ACCMODE) == O_RDONLY) errno = EBADF;

@@ -1,4 +1,4 @@
-// A text for scripts, beside what is printed: what a --json names.
+// The text for scripts that --json asks for, beside the printed results.
 #pragma once
 
 #include <string>
@@ -7,16 +7,17 @@
 
 namespace fa::io {
 
-/// A file appears whole or not at all; a device or a pipe is written to as it is. "-" and
-/// /dev/stdout are stdout, which then has the text alone: what is printed goes to stderr. Throws
+/// Writes a text to a file, which appears whole or not at all, or to a device or a pipe. "-" and
+/// /dev/stdout name stdout: it then has this text alone, and printed results go to stderr. Throws
 /// FileError.
 class TextOutput {
  public:
-  /// Before anything is computed: throws where `path` cannot be written. Empty: no text is wanted.
+  /// Throws where `path` cannot be written: made before anything is computed. An empty path means
+  /// that no text is wanted.
   explicit TextOutput(const std::string& path);
 
   bool wanted() const { return !path_.empty(); }
-  /// After what was printed; std::system_error, and nothing written, where that cannot be.
+  /// Flushes stdout first. Where that fails, throws std::system_error and writes nothing.
   void write(const std::string& text);
 
  private:

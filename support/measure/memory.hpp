@@ -11,7 +11,7 @@ class PeakMemory {
  public:
   /// Sets the process's peak back to what is resident now.
   PeakMemory();
-  /// Growth since then in bytes; nothing where the kernel does not let us set the peak back.
+  /// Growth since then, in bytes. Nothing where the kernel does not let a process reset its peak.
   std::optional<int64_t> growth() const;
 
  private:
@@ -19,7 +19,7 @@ class PeakMemory {
   int64_t resident_ = 0;
 };
 
-/// Bytes that can be taken without swapping, and within the limit of the process's group.
+/// Bytes that the process can take without swapping and within its control group's limit.
 int64_t available_memory();
 
 }  // namespace fa::support

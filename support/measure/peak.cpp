@@ -22,7 +22,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int chains = 12;
 
-/// `steps` multiply-adds on each chain; the result only keeps the compiler from dropping them.
+/// Runs `steps` multiply-adds on each chain. The result only keeps the compiler from dropping them.
 template <class MultiplyAdd>
 HWY_INLINE float run_chains(int64_t steps, const MultiplyAdd& multiply_add) {
   const hn::ScalableTag<float> d;
@@ -46,7 +46,7 @@ HWY_ATTR float RunChains(int64_t steps, float factor, float term) {
   return run_chains(steps, [&](auto c) HWY_ATTR { return hn::MulAdd(c, f, t); });
 }
 
-/// The same of bfloat16 pairs: two multiply-adds in a lane.
+/// RunChains for pairs of bfloat16: a lane does two multiply-adds.
 HWY_ATTR float RunPairChains([[maybe_unused]] int64_t steps, [[maybe_unused]] float factor,
                              [[maybe_unused]] float term) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -62,7 +62,7 @@ HWY_ATTR float RunPairChains([[maybe_unused]] int64_t steps, [[maybe_unused]] fl
 #endif
 }
 
-/// Products of tiles of 16 x 32 and 32 x 16 numbers; four sums keep the unit busy.
+/// AMX multiplies a tile of 16 x 32 numbers by one of 32 x 16. Four sums keep its unit busy.
 constexpr int tile_chains = 4;
 constexpr double tile_flops = 2.0 * 16 * 16 * 32;
 
@@ -146,8 +146,9 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// What one thread does. Short runs, of which the slowest are those that another process broke
-/// into, and the fastest may be those whose neighbour on the same core was not at work.
+/// The rate of one thread: the 90th percentile of short runs. The slowest runs were interrupted by
+/// another process; the fastest may have had a core to themselves while the thread beside them
+/// idled.
 double steps_per_second(double seconds, Arithmetic arithmetic) {
   constexpr int64_t steps = 100'000;  // 0.2 ms, in tiles 2 ms
   const auto run_steps = [&] {

@@ -1,4 +1,4 @@
-// What the machine can do at best: multiply-adds and memory reads, all threads at work.
+// The machine's peaks: multiply-adds and memory reads per second with all threads at work.
 #pragma once
 
 #include <cstddef>
@@ -23,8 +23,8 @@ struct FmaPeak {
 /// latency of 4 to 5 cycles and two units, 8 to 10 keep a core busy.
 FmaPeak measure_fma_peak(int threads, double seconds = 0.2);
 
-/// What multiplies the numbers of a dtype on this CPU, with the instruction set that cpu_target()
-/// names.
+/// The instructions that multiply the numbers of a dtype on this CPU. cpu_target() names their
+/// instruction set.
 enum class Arithmetic : uint8_t {
   widened,  ///< float32 multiply-adds
   pairs,    ///< of bfloat16, in vectors
@@ -36,8 +36,8 @@ const char* to_text(Arithmetic arithmetic);
 /// Operations per second of that arithmetic, which this CPU must have.
 double measure_peak(Arithmetic arithmetic, int threads, double seconds = 0.2);
 
-/// Bytes per second of one pass over `buffer`, whose pages must have been written before: untouched
-/// pages are all the same page of zeros.
+/// Bytes per second of one pass over `buffer`. The caller has written to all its pages: Linux maps
+/// untouched ones to one page of zeros.
 double measure_read_bandwidth(std::span<const std::byte> buffer, int threads);
 
 }  // namespace fa::support

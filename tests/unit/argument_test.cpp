@@ -128,7 +128,7 @@ TEST(Arguments, OtherDtypesAreNamed) {
     const std::vector<std::string> words{"q: has dtype " + std::string(name) + ";",
                                          "allowed: float32, float16, bfloat16"};
     forward_fails([&](Case& c) { c.forward.q.dtype = dtype; }, wrong_type, words);
-    // Whatever else is wrong with it.
+    // The first error is told, whatever else is wrong.
     forward_fails(
         [&](Case& c) {
           c.forward.q.dtype = dtype;

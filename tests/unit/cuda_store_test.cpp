@@ -98,7 +98,7 @@ extern "C" __global__ void serial(float* out, unsigned long long a, int n) {
                        "instructions are serialized"));
 }
 
-// What the driver says of a loaded kernel, without one.
+// A cubin tells what the driver would say of the loaded kernel.
 TEST(Cubin, TellsWhatAKernelTakes) {
   const Source sources[] = {{"test/uses.cuh", R"(
 extern "C" __global__ void little(float* out) { out[threadIdx.x] = 1; }
@@ -175,7 +175,7 @@ TEST(KernelStore, AsksDiskThenCompiler) {
   EXPECT_EQ(second.counters().compiled, 0);
   EXPECT_EQ(second.counters().from_disk, 1);
 
-  // What makes another kernel is compiled.
+  // Anything that makes another kernel has it compiled.
   second.cubin(test_spec(2), "sm_80");
   second.cubin(test_spec(1), "sm_90a");
   EXPECT_EQ(second.counters().compiled, 2);
@@ -273,7 +273,7 @@ TEST(KernelStore, FiftyProcessesCompileOnce) {
     if (child == 0) {
       KernelStore store = store_in(folder / "cache");
       for (int k = 0; k < kernels; ++k) store.cubin(test_spec(k), "sm_80");
-      // Whole or not at all: it may be killed on the way.
+      // The report appears whole or not at all: the process may be killed while it writes.
       const std::string report = folder / ("compiled." + std::to_string(p));
       write_file(report + ".part", std::to_string(store.counters().compiled));
       std::filesystem::rename(report + ".part", report);

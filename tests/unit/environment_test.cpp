@@ -1,4 +1,5 @@
-// What chooses code and folders is not read where a program has more rights than its caller.
+// A program with more rights than its caller does not read the variables that choose code and
+// folders.
 #include "system/environment.hpp"
 
 #include <gtest/gtest.h>

@@ -206,8 +206,8 @@ TEST(LongSums, ScoresOverALongHead) {
   }
 }
 
-/// How many rows a tile has depends on the threads, what it sees on its rows, and what a row gets
-/// on neither.
+/// The threads decide how many rows a tile has, and its rows decide which keys it sees. The bits of
+/// a row depend on neither.
 TEST(LongSums, TheSameBitsInAnyTile) {
   std::mt19937 random(3);
   constexpr int64_t rows = 1600, keys = 3000, width = 256;  // more than CpuTuning::long_head_bytes

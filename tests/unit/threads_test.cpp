@@ -1,4 +1,4 @@
-// How many threads there are by default: what control groups allow, and the CPUs of a thread.
+// The default number of threads: limits of control groups, and the CPUs of a thread.
 #include "cpu/threads.hpp"
 
 #include <gtest/gtest.h>
