@@ -19,6 +19,7 @@
 #include "plan/cuda/forward.hpp"
 #include "plan/cuda/gpu.hpp"
 #include "problem/problem.hpp"
+#include "support/commit.hpp"
 #include "support/measure/machine.hpp"
 
 namespace fa::cli {
@@ -140,7 +141,7 @@ int run(const InfoFlags& flags) {
     fmt::print("{}", PlannedProblem(flags).text());
     return exit_right;
   }
-  fmt::print("version          {} ({})\n", version(), FA_COMMIT);
+  fmt::print("version          {} ({})\n", version(), support::commit);
   fmt::print("cpu              {}\n", support::cpu_model());
   fmt::print("threads          {}\n", support::default_threads());
   fmt::print("instruction set  {}\n", cpu_target());

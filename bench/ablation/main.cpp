@@ -14,6 +14,7 @@
 #include "ablation/cell.hpp"
 #include "check/cuda_accelerator.hpp"
 #include "cuda/runtime/kernel_store.hpp"
+#include "support/commit.hpp"
 #include "support/io/text_output.hpp"
 
 namespace fa::bench {
@@ -181,7 +182,7 @@ nlohmann::json run_backward_pass(Tensors& tensors, int rounds, std::mt19937_64& 
 int run(bool backward, int rounds, const std::string& path) {
   io::TextOutput json(path);
   fmt::print("{}, commit {}: bfloat16, {} tokens, hidden {}, median of {} rounds\n",
-             check::cuda_text(device), FA_COMMIT, tokens, hidden, rounds);
+             check::cuda_text(device), support::commit, tokens, hidden, rounds);
   constexpr int64_t numbers = tokens * hidden;
   Tensors tensors(device, bfloat16,
                   {numbers, numbers, numbers, numbers, numbers / 64});  // LSE of narrow heads
@@ -191,7 +192,7 @@ int run(bool backward, int rounds, const std::string& path) {
   if (cells.is_null()) return 1;
   if (json.wanted()) {
     const nlohmann::json found{
-        {"device", check::cuda_text(device)}, {"commit", FA_COMMIT}, {"cells", cells}};
+        {"device", check::cuda_text(device)}, {"commit", support::commit}, {"cells", cells}};
     json.write(found.dump(1) + "\n");
   }
   return 0;

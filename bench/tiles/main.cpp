@@ -17,6 +17,7 @@
 #include "cuda/runtime/kernel_store.hpp"
 #include "cuda/runtime/parallel.hpp"
 #include "problem/argument.hpp"
+#include "support/commit.hpp"
 #include "support/io/text_output.hpp"
 #include "tiles/candidates.hpp"
 #include "tiles/report.hpp"
@@ -157,8 +158,8 @@ int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   const GpuLimits gpu = cuda::limits_of(cuda::device(device.id));
   const Problem problem = call_of(work, {}, device, Data::optional).problem;
   const std::vector<ForwardTuning> ways = candidates(flags, problem, gpu);
-  fmt::print("{}, commit {}: {}; {} rounds\n", check::cuda_text(device.id), FA_COMMIT, work.text(),
-             flags.rounds);
+  fmt::print("{}, commit {}: {}; {} rounds\n", check::cuda_text(device.id), support::commit,
+             work.text(), flags.rounds);
   Tensors tensors(
       device.id, work.dtype,
       {work.tokens_q() * work.heads_q * work.head_dim,

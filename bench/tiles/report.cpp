@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "support/commit.hpp"
 #include "tiles/candidates.hpp"
 
 namespace fa::bench {
@@ -89,7 +90,7 @@ void print_rows(std::vector<Row> rows, const Work& work) {
 }
 
 std::string json_text(const std::string& device, const std::vector<Row>& rows, const Work& work) {
-  nlohmann::json found{{"device", device}, {"commit", FA_COMMIT}, {"problem", to_json(work)}};
+  nlohmann::json found{{"device", device}, {"commit", support::commit}, {"problem", to_json(work)}};
   for (const Row& row : rows) found["tiles"].push_back(to_json(row, work));
   return found.dump(1) + "\n";
 }

@@ -14,6 +14,7 @@
 #include "common/device_flag.hpp"
 #include "common/exit.hpp"
 #include "fa/attention.hpp"
+#include "support/commit.hpp"
 #include "support/io/array.hpp"
 #include "support/measure/machine.hpp"
 #include "support/text.hpp"
@@ -152,14 +153,14 @@ int bench_host_time(const std::string& device, io::TextOutput& json) {
   std::vector<Times> all{timer.time(tiny)};
   if (accelerator != nullptr) all.push_back(timer.time(decoding));
 
-  fmt::print("FlashAttention.cpp {} ({}), {}, {}\n\n", version(), FA_COMMIT, device, name);
+  fmt::print("FlashAttention.cpp {} ({}), {}, {}\n\n", version(), support::commit, device, name);
   fmt::print("{:>5} {:>5} {:>7} {:>4} {:>14} {:>11} {:>13} {:>13}\n", "rows", "keys", "heads", "d",
              "workspace", "first, ms", "forward, us", "Plan::run, us");
   for (const Times& times : all) print_times(times);
   fmt::print("bfloat16, causal; median of {} rounds of {} calls\n{}", rounds, calls,
              accelerator == nullptr ? "" : kernels_line());
   if (json.wanted()) {
-    nlohmann::json found{{"device", name}, {"version", version()}, {"commit", FA_COMMIT}};
+    nlohmann::json found{{"device", name}, {"version", version()}, {"commit", support::commit}};
     for (const Times& times : all) found["cells"].push_back(to_json(times));
     json.write(found.dump(2) + "\n");
   }

@@ -7,6 +7,7 @@
 
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
+#include "support/commit.hpp"
 #include "support/measure/machine.hpp"
 #include "support/text.hpp"
 
@@ -36,7 +37,7 @@ void print_cell(const BenchResult& result, const CellResult& r) {
 
 nlohmann::json versions() {
   return {{"fa", version()},
-          {"commit", FA_COMMIT},
+          {"commit", support::commit},
           {"highway", fmt::format("{}.{}.{}", HWY_MAJOR, HWY_MINOR, HWY_PATCH)},
           {"compiler", __VERSION__}};
 }
@@ -85,7 +86,7 @@ bool BenchResult::right() const {
 }
 
 void print_result(const BenchResult& result) {
-  fmt::print("FlashAttention.cpp {} ({}) on {}, {}, {}\n", version(), FA_COMMIT,
+  fmt::print("FlashAttention.cpp {} ({}) on {}, {}, {}\n", version(), support::commit,
              support::cpu_model(), support::count_text(result.machine.threads, "thread"),
              cpu_target());
   fmt::print(

@@ -14,6 +14,7 @@
 #include "demo/growth.hpp"
 #include "demo/model_run.hpp"
 #include "fa/attention.hpp"
+#include "support/commit.hpp"
 #include "support/io/text_output.hpp"
 #include "support/measure/machine.hpp"
 #include "support/measure/peak.hpp"
@@ -117,7 +118,7 @@ DemoResult run_parts(const DemoFlags& flags) {
 }
 
 std::string json_text(const DemoResult& result) {
-  nlohmann::json json{{"version", version()},        {"commit", FA_COMMIT},
+  nlohmann::json json{{"version", version()},        {"commit", support::commit},
                       {"cpu", support::cpu_model()}, {"threads", result.peak.threads},
                       {"target", cpu_target()},      {"peak_flops_per_second", result.peak.flops},
                       {"seconds", result.seconds}};

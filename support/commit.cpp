@@ -1,0 +1,7 @@
+#include "support/commit.hpp"
+
+namespace fa::support {
+
+const char* const commit = FA_COMMIT;
+
+}  // namespace fa::support
