@@ -169,8 +169,7 @@ class Launches {
     const BackwardKernel::Cut& t = plan_.cut;
     KernelConfig config = config_;
     // Every row sees all keys of every block: then the kernel need not look.
-    // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.score.window_right < 0 =>
-    // true
+    // mutant "CUDA plan: all keys are seen" of cuda_backward_plan_test: p.score.window_right => -1
     config.flag("all_seen", p.score.window_left < 0 && p.score.window_right < 0 && !p.k.packed &&
                                 !p.k.used && p.k.seqlen % t.keys == 0);
     const int sequences = plan_.by_sequence ? static_cast<int>(p.batch) : 1;

@@ -89,8 +89,7 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
       .flag("window_left", p.score.window_left >= 0)
       // mutant "CUDA plan: window right" of emulated: p.score.window_right >= 0 => false
       .flag("window_right", p.score.window_right >= 0)
-      // mutant "CUDA plan: negative scale" of emulated: static_cast<float>(p.score.scale) > 0 =>
-      // true
+      // mutant "CUDA plan: negative scale" of emulated: p.score.scale => 1.0
       .flag("positive_scale", static_cast<float>(p.score.scale) > 0, true)
       .flag("softcap", p.score.softcap > 0)
       .flag("alibi", p.score.alibi)
