@@ -59,7 +59,8 @@ void need_threads(const Problem& problem) {
 
 CpuPlan plan_on_cpu(const Problem& problem) {
   need_threads(problem);
-  return plan_cpu(problem, runs_alone(problem) ? 1 : cpu::default_threads());
+  return plan_cpu(problem, runs_alone(problem) ? 1 : cpu::default_threads(),
+                  cpu::bfloat16_arithmetic());
 }
 
 void run_pass(const CpuPlan& plan, const Call& call, void* workspace) {

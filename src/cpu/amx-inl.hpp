@@ -1,10 +1,10 @@
-// bfloat16 multiplied by whole tiles: AMX, of Intel's since Sapphire Rapids. A tile register has 16
-// rows of 64 bytes; one instruction adds the product of 16 x 32 and 32 x 16 numbers to 16 x 16 sums
-// in float32, 16 times what the vectors' multiply-adds of float32 do in the time. Pairs
-// as in pairs-inl.hpp, but A's lie row by row.
+// bfloat16 multiplied by tile registers: AMX, in Intel's CPUs since Sapphire Rapids. A tile
+// register has 16 rows of 64 bytes. One instruction adds the product of 16 x 32 and 32 x 16 numbers
+// to 16 x 16 sums in float32, 16 times the rate of float32 multiply-adds in vectors. B is pairs as
+// in pairs-inl.hpp; A's pairs lie row by row.
 //
-// Four sums of C, 32 x 32, want two tiles of A and two of B for each 32 of the depth: four loads of
-// 8 cycles beside four products of 16.
+// A part of C, 32 x 32, is four tiles of sums. For each 32 of the depth it takes two tiles of A and
+// two of B: four loads of 8 cycles beside four products of 16 cycles.
 #if defined(FA_CPU_AMX_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_AMX_INL
 #undef FA_CPU_AMX_INL
@@ -17,7 +17,6 @@
 
 #include "cpu/gemm-inl.hpp"
 #include "cpu/pairs-inl.hpp"
-#include "cpu/target.hpp"
 #include "hwy/highway.h"
 #include "plan/cpu/plan.hpp"
 
@@ -26,26 +25,14 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Whether a problem's packed keys are multiplied by tiles.
-inline bool by_tiles([[maybe_unused]] const Problem& p) {
 #if FA_CPU_HAS_PAIRS
-  return p.dtype == bfloat16 && multiplies_tiles() && scale_fits_pairs(p) &&
-         p.head_dim % tile_span == 0 && p.head_dim_v % tile_span == 0;
-#else
-  return false;
-#endif
-}
-
-/// Whether they are packed as pairs, for vectors or for tiles.
-inline bool packs_pairs(const Problem& p) { return in_pairs(p) || by_tiles(p); }
-
-/// Rows from those of `numbers` on up to a whole tile, of pairs: 0, which the depth is filled with.
+/// Fills the depth of a product with 0: the rows of pairs behind those of `numbers`, up to a whole
+/// tile.
 HWY_ATTR inline void clear_to_tile(int64_t numbers, Pair* rows, int64_t stride) {
   const int64_t begin = ceil_div(numbers, 2);
   std::memset(rows + begin * stride, 0, (in_tiles(numbers) / 2 - begin) * stride * sizeof(Pair));
 }
 
-#if FA_CPU_HAS_PAIRS
 /// Eight tiles of 16 rows of 64 bytes, as ldtilecfg takes it.
 struct alignas(64) TileShapes {
   uint8_t palette = 1;
@@ -56,20 +43,13 @@ struct alignas(64) TileShapes {
 };
 inline constexpr TileShapes tile_shapes;
 
-/// A thread's tile registers, shaped while this lives, if they are wanted.
+/// A thread's tile registers, shaped while this lives.
 class TileRegisters {
  public:
-  explicit TileRegisters(bool wanted) : wanted_(wanted) {
-    if (wanted_) asm volatile("ldtilecfg %0" : : "m"(tile_shapes));
-  }
-  ~TileRegisters() {
-    if (wanted_) asm volatile("tilerelease");
-  }
+  TileRegisters() { asm volatile("ldtilecfg %0" : : "m"(tile_shapes)); }
+  ~TileRegisters() { asm volatile("tilerelease"); }
   TileRegisters(const TileRegisters&) = delete;
   TileRegisters& operator=(const TileRegisters&) = delete;
-
- private:
-  const bool wanted_;
 };
 
 // By their names, as in pairs-inl.hpp. Tiles 0 to 3 are sums, 4 and 5 of A, 6 and 7 of B.
@@ -93,10 +73,10 @@ HWY_INLINE void multiply_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sum), "i"(a), "i"(b));
 }
 
-/// C = A B, or C += A B, in parts of 32 x 32: rows, columns and depth, which counts numbers, are
-/// rounded up to that, and what A and B have there beyond the depth must be 0. `wanted` is by
-/// groups of 32 rows, its firsts are multiples of 32. a: [m][a_stride] words. C's rows from m on
-/// are written as well: where they are another's, the caller has A's rows there 0.
+/// C = A B, or C += A B, in parts of 32 x 32. Rows, columns and depth (in numbers) are rounded up
+/// to 32; beyond the depth A and B must be 0. `wanted` has groups of 32 rows, and its firsts are
+/// multiples of 32. a: [m][a_stride] words. C's rows from m on are written as well: if they belong
+/// to others, A's rows there must be 0.
 HWY_ATTR inline void tile_product(int64_t m, int64_t n, int64_t depth, const Pair* a,
                                   int64_t a_stride, const Pair* b, int64_t b_stride, float* c,
                                   int64_t c_stride, Accumulate::Mode mode, Wanted wanted) {

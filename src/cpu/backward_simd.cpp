@@ -11,7 +11,7 @@
 #include "hwy/foreach_target.h"  // must come first
 // clang-format off
 #include "hwy/highway.h"
-#include "cpu/amx-inl.hpp"
+#include "cpu/arithmetic/tiles-inl.hpp"
 #include "cpu/backward_tile-inl.hpp"
 #include "cpu/math-inl.hpp"
 #include "cpu/rows-inl.hpp"
@@ -41,8 +41,8 @@ HWY_ATTR HWY_INLINE void add_row(const float* x, int64_t n, float* total, float*
   }
 }
 
-/// delta = <dO, O> - dLSE. Without a key: 0, or -dLSE where there is a sink, and LSE = +inf for the
-/// main pass, so that nothing of dO is read.
+/// delta = <dO, O> - dLSE. For a row without a key it is 0, or -dLSE where there is a sink; the
+/// main pass is given LSE = +inf there, so that it reads nothing of dO.
 HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t head,
                     const BackwardShared& shared, const BackwardScratch& scratch) {
   const Floats d;
@@ -80,6 +80,7 @@ HWY_ATTR void Delta(const CpuPlan& plan, const Call& call, const Sequence& seq, 
 }
 
 /// One slab of an item's keys: packs it, runs all query rows past it, writes its dK and dV.
+template <class A>
 class Slab {
  public:
   Slab(const BackwardItem& item, const BackwardShared& shared, const BackwardScratch& scratch,
@@ -93,9 +94,7 @@ class Slab {
         settles_(many_tiles(item.plan, item.sequence.q.len)) {}
 
   HWY_ATTR void run() const {
-#if FA_CPU_HAS_PAIRS
-    const TileRegisters registers(by_tiles(p_));
-#endif
+    [[maybe_unused]] const typename A::Registers registers{};
     const int64_t keys = end_ - begin_;
     const int64_t width = row_stride(p_.head_dim);
     const int64_t width_v = row_stride(p_.head_dim_v);
@@ -109,7 +108,7 @@ class Slab {
       for (float* sums : {s_.settled_dv, s_.dv_rest}) clear(sums, width_v);
     }
     for (int64_t key = begin_; key < end_; key += item_.plan.tuning.backward_keys) {
-      pack_key_block(item_.call, item_.sequence, item_.head_k, block(key));
+      pack_key_block<A>(item_.call, item_.sequence, item_.head_k, block(key));
     }
     const int64_t q_len = item_.sequence.q.len;
     const TileShape shape = tile_shape(p_.group(), q_len, item_.plan.tuning.backward_rows);
@@ -127,8 +126,8 @@ class Slab {
   KeyBlock block(int64_t key) const { return key_block(item_.plan, s_, begin_, key, end_); }
 
   HWY_ATTR void rows(const Tile& tile) const {
-    BackwardTile t(item_.plan, item_.call, item_.sequence, item_.head_k * p_.group(), tile, s_,
-                   shared_);
+    BackwardTile<A> t(item_.plan, item_.call, item_.sequence, item_.head_k * p_.group(), tile, s_,
+                      shared_);
     if (t.keys_in_sight(begin_, end_) == 0) return;
     t.load();
     const int64_t width = row_stride(p_.head_dim);
@@ -137,7 +136,7 @@ class Slab {
       KeyBlock b = block(key);
       b.keys = t.keys_in_sight(b.key, b.key + b.keys);
       if (b.keys == 0) continue;
-      t.score_gradients(b, BackwardTile::Of::product);
+      t.score_gradients(b, Of::product);
       t.add_gradients(b);
     }
     for (int64_t r = 0; r < t.rows(); ++r) add_dq(t.head(r), t.row(r), s_.dq + r * width);
@@ -173,7 +172,7 @@ class Slab {
   HWY_ATTR void store() const {
     const Call& call = item_.call;
     // The rest of the scale is in dS.
-    const float factor = Scale(p_.score.scale, packs_pairs(p_)).score;
+    const float factor = Scale(p_.score.scale, A::name).score;
     const float* dk = settles_ ? s_.settled_dk : s_.dk;
     const float* dv = settles_ ? s_.settled_dv : s_.dv;
     for (int64_t j = 0; j < end_ - begin_; ++j) {
@@ -204,10 +203,12 @@ void Item(const BackwardItem& item, const BackwardShared& shared, const Backward
       std::memset(shared.dq_rest + first * p.head_dim, 0, bytes);
     }
   }
-  for (int64_t key = item.key_begin; key < item.key_end; key += item.plan.tuning.slab_keys) {
-    Slab(item, shared, scratch, key, std::min(key + item.plan.tuning.slab_keys, item.key_end))
-        .run();
-  }
+  const int64_t keys = item.plan.tuning.slab_keys;
+  with_arithmetic(item.plan.arithmetic, [&]<class A>(A) {
+    for (int64_t key = item.key_begin; key < item.key_end; key += keys) {
+      Slab<A>(item, shared, scratch, key, std::min(key + keys, item.key_end)).run();
+    }
+  });
 }
 
 /// dq = the rest of the scale * sum of the chunks' dS K, in the chunks' order.
@@ -215,7 +216,7 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
                        int64_t chunks, const BackwardShared& shared,
                        const BackwardScratch& scratch) {
   const Problem& p = plan.problem;
-  const float scale = Scale(p.score.scale, packs_pairs(p)).score;
+  const float scale = Scale(p.score.scale, plan.arithmetic).score;
   for (int64_t i = 0; i < seq.q.len; ++i) {
     float* sum = scratch.two_rows;
     const auto partial = [&](int64_t chunk) {
@@ -230,8 +231,9 @@ HWY_ATTR void FinishDq(const CpuPlan& plan, const Call& call, const Sequence& se
   }
 }
 
-/// Recomputes P and dP, two more products, so that what a bias was broadcast over is summed in a
-/// fixed order without memory of its own.
+/// One tile of dbias. It recomputes P and dP, two more products, so that sums over a broadcast bias
+/// have a fixed order and need no memory of their own.
+template <class A>
 class BiasGradient {
  public:
   BiasGradient(const CpuPlan& plan, const Call& call, const BackwardShared& shared,
@@ -249,9 +251,7 @@ class BiasGradient {
                       : 1) {}
 
   HWY_ATTR void run(int64_t slot_batch, int64_t slot_head) const {
-#if FA_CPU_HAS_PAIRS
-    const TileRegisters registers(by_tiles(p_));
-#endif
+    [[maybe_unused]] const typename A::Registers registers{};
     std::memset(sum(0), 0, sum_rows_ * score_stride * sizeof(float));
     std::memset(s_.bias_rest, 0, sum_rows_ * score_stride * sizeof(float));
     // mutant "dbias: sum over the batch": p_.score.bias_per_batch => true
@@ -279,13 +279,13 @@ class BiasGradient {
         std::min(seq.q.len, p_.score.bias_per_row ? row_begin_ + sum_rows_ : seq.q.len);
     if (key_begin_ >= key_end || row_begin_ >= row_end) return;
     const KeyBlock block = key_block(plan_, s_, key_begin_, key_begin_, key_end);
-    pack_key_block(call_, seq, head / p_.group(), block);
+    pack_key_block<A>(call_, seq, head / p_.group(), block);
     for (int64_t i = row_begin_; i < row_end; i += plan_.tuning.backward_rows) {
       const Tile tile{0, 1, i, std::min(plan_.tuning.backward_rows, row_end - i)};
-      BackwardTile t(plan_, call_, seq, head, tile, s_, shared_);
+      BackwardTile<A> t(plan_, call_, seq, head, tile, s_, shared_);
       if (t.keys_in_sight(block.key, block.key + block.keys) == 0) continue;
       t.load();
-      t.score_gradients(block, BackwardTile::Of::softmax);
+      t.score_gradients(block, Of::softmax);
       for (int64_t r = 0; r < t.rows(); ++r) {
         const int64_t to = p_.score.bias_per_row ? r : 0;
         // mutant "dbias": block.keys => 0
@@ -308,7 +308,9 @@ class BiasGradient {
 void Dbias(const CpuPlan& plan, const Call& call, int64_t slot_batch, int64_t slot_head,
            int64_t row_begin, int64_t key_begin, const BackwardShared& shared,
            const BackwardScratch& scratch) {
-  BiasGradient(plan, call, shared, scratch, row_begin, key_begin).run(slot_batch, slot_head);
+  with_arithmetic(plan.arithmetic, [&]<class A>(A) {
+    BiasGradient<A>(plan, call, shared, scratch, row_begin, key_begin).run(slot_batch, slot_head);
+  });
 }
 
 BackwardKernels GetBackwardKernels() { return {Delta, Item, FinishDq, Dbias}; }

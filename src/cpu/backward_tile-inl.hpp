@@ -1,5 +1,5 @@
-// A tile of query rows and a block of keys in the backward pass: loaded, their P and dS, and the
-// three products that these go into.
+// A tile of query rows and a block of keys in the backward pass: loading them, forming P and dS,
+// and the three products of those.
 #if defined(FA_CPU_BACKWARD_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_BACKWARD_TILE_INL
 #undef FA_CPU_BACKWARD_TILE_INL
@@ -7,11 +7,10 @@
 #define FA_CPU_BACKWARD_TILE_INL
 #endif
 
-#include <array>
 #include <cstring>
 #include <limits>
 
-#include "cpu/amx-inl.hpp"
+#include "cpu/arithmetic/tiles-inl.hpp"
 #include "cpu/gemm-inl.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/math-inl.hpp"
@@ -55,27 +54,25 @@ inline KeyBlock key_block(const CpuPlan& plan, const BackwardScratch& s, int64_t
           s.dv + first * row_stride(p.head_dim_v)};
 }
 
-/// K^T, V^T and K's rows, which dQ is made of. In pairs half as many rows of each.
-HWY_ATTR inline void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
-                                    const KeyBlock& block) {
+/// K^T, V^T and K's rows, which dQ is made of. In words half as many rows of each.
+template <class A>
+HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head_k,
+                             const KeyBlock& block) {
   const Problem& p = call.problem;
   const auto key = [&](int64_t j) { return key_row(call.k, seq, block.key + j, head_k); };
   const auto value = [&](int64_t j) { return key_row(call.v, seq, block.key + j, head_k); };
-  if (packs_pairs(p)) {
-    transpose_pairs(key, block.keys, p.head_dim, as_pairs(block.k_t), score_stride);
-    transpose_pairs(value, block.keys, p.head_dim_v, as_pairs(block.v_t), score_stride);
-    interleave_rows(key, block.keys, p.head_dim, as_pairs(block.k), row_stride(p.head_dim));
-    if (by_tiles(p)) clear_to_tile(block.keys, as_pairs(block.k), row_stride(p.head_dim));
-    return;
-  }
-  load_transposed(p.dtype, key, block.keys, p.head_dim, 1.0f, block.k_t, score_stride);
-  load_transposed(p.dtype, value, block.keys, p.head_dim_v, 1.0f, block.v_t, score_stride);
-  for (int64_t j = 0; j < block.keys; ++j) {
-    load_row(p.dtype, key(j), p.head_dim, 1.0f, block.k + j * row_stride(p.head_dim));
-  }
+  A::pack_transposed(p.dtype, key, block.keys, p.head_dim, block.k_t);
+  A::pack_transposed(p.dtype, value, block.keys, p.head_dim_v, block.v_t);
+  A::pack_rows(p.dtype, key, block.keys, p.head_dim, block.k);
 }
 
-/// A tile of query rows, loaded: what both the main pass and dbias need of it.
+/// Which gradient dS is: of the product of q and k, with the scale up to 1, or of what the softmax
+/// was taken of (bias).
+enum class Of : uint8_t { product, softmax };
+
+/// A loaded tile of query rows, for the main pass and for dbias. A: an arithmetic
+/// (arithmetic/widened-inl.hpp).
+template <class A>
 class BackwardTile {
  public:
   BackwardTile(const CpuPlan& plan, const Call& call, const Sequence& seq, int64_t first_head,
@@ -87,9 +84,7 @@ class BackwardTile {
         s_(scratch),
         shared_(shared),
         p_(plan.problem),
-        by_tiles_(by_tiles(p_)),
-        in_pairs_(packs_pairs(p_)),
-        scale_(p_.score.scale, in_pairs_),
+        scale_(p_.score.scale, A::name),
         rows_(tile.heads * tile.rows),
         first_head_(first_head + tile.head) {}
 
@@ -104,67 +99,33 @@ class BackwardTile {
     const auto dout = [&](int64_t r) -> const char* {
       return s_.lse[r] == infinity ? row_of_0 : query_row(call_.dout, seq_, row(r), head(r));
     };
-    load_rows(q, p_.head_dim, scale_.query, s_.q, s_.q_t);
-    load_rows(dout, p_.head_dim_v, 1.0f, s_.dout, s_.dout_t);
+    A::load_queries_and_rows(p_.dtype, q, rows_, p_.head_dim, scale_.query, s_.q_t,
+                             t_stride(p_.head_dim), s_.q);
+    A::load_queries_and_rows(p_.dtype, dout, rows_, p_.head_dim_v, 1.0f, s_.dout_t,
+                             t_stride(p_.head_dim_v), s_.dout);
   }
-
-  /// Gradient of which score: the product of q and k, with the scale up to 1, or what the softmax
-  /// was taken of (bias).
-  enum class Of : uint8_t { product, softmax };
 
   /// P (after dropout) and dS of the tile for one block of keys, into scratch.
   HWY_ATTR void score_gradients(const KeyBlock& block, Of of) {
     find_reach(block);
-    const auto score = [&](int64_t width, const float* rows_t, const float* keys_t, float* out) {
-      const Wanted wanted{.columns = reach_};
-#if FA_CPU_HAS_PAIRS
-      if (by_tiles_) {
-        tile_product(rows_, block.keys, width, as_pairs(rows_t), t_stride(width), as_pairs(keys_t),
-                     score_stride, out, score_stride, Accumulate::store, wanted);
-        return;
-      }
-#endif
-      product<Layout::transposed>(in_pairs_, rows_, block.keys, width, rows_t, t_stride(width),
-                                  keys_t, score_stride, out, score_stride,
-                                  {Accumulate::store, nullptr, score_run}, wanted);
-    };
-    score(p_.head_dim, s_.q_t, block.k_t, s_.p);
-    score(p_.head_dim_v, s_.dout_t, block.v_t, s_.ds);
+    A::scores(rows_, block.keys, p_.head_dim, s_.q_t, t_stride(p_.head_dim), block.k_t, s_.p,
+              reach_);
+    A::scores(rows_, block.keys, p_.head_dim_v, s_.dout_t, t_stride(p_.head_dim_v), block.v_t,
+              s_.ds, reach_);
     for (int64_t r = 0; r < rows_; ++r) finish_row(r, block, of);
   }
 
   /// dV += P^T dO, dK += dS^T Q, dQ += dS K.
   HWY_ATTR void add_gradients(const KeyBlock& block) const {
-    const int64_t width = row_stride(p_.head_dim);
-    const int64_t width_v = row_stride(p_.head_dim_v);
-    if (in_pairs_) narrow_gradients(block.keys);
-#if FA_CPU_HAS_PAIRS
-    if (by_tiles_) {
-      const auto add = [&](int64_t m, int64_t n, int64_t depth, const Pair* a, int64_t a_stride,
-                           const float* b, float* c, Wanted wanted) {
-        tile_product(m, n, depth, a, a_stride, as_pairs(b), row_stride(n), c, row_stride(n),
-                     Accumulate::add, wanted);
-      };
-      const Wanted from_first{.first = first_row_};
-      add(block.keys, p_.head_dim_v, rows_, by_keys(s_.p, block.keys), words_stride(), s_.dout,
-          block.dv, from_first);
-      add(block.keys, p_.head_dim, rows_, by_keys(s_.ds_pairs, block.keys), words_stride(), s_.q,
-          block.dk, from_first);
-      add(rows_, p_.head_dim, block.keys, as_pairs(s_.ds), score_stride, block.k, s_.dq,
-          {.depth = reach_});
-      return;
-    }
-#endif
-    const Accumulate in_runs{Accumulate::add, nullptr, run_of(p_)};
+    const float* ds_by_row = A::narrow_gradients(s_, rows_, block.keys);
+    const int64_t run = run_of(p_);
     // mutant "dv": s_.p => s_.ds
-    product<Layout::transposed>(in_pairs_, block.keys, p_.head_dim_v, rows_, s_.p, score_stride,
-                                s_.dout, width_v, block.dv, width_v, in_runs,
-                                {.first = first_row_});
-    product<Layout::transposed>(in_pairs_, block.keys, p_.head_dim, rows_,
-                                in_pairs_ ? s_.ds_pairs : s_.ds, score_stride, s_.q, width,
-                                block.dk, width, in_runs, {.first = first_row_});
-    product<Layout::scores>(in_pairs_, rows_, p_.head_dim, block.keys, s_.ds, score_stride, block.k,
-                            width, s_.dq, width, in_runs, {.depth = reach_});
+    A::add_to_keys(block.keys, p_.head_dim_v, rows_, s_.p, s_.dout, block.dv, run, first_row_,
+                   s_.words_t);
+    A::add_to_keys(block.keys, p_.head_dim, rows_, ds_by_row, s_.q, block.dk, run, first_row_,
+                   s_.words_t);
+    A::add_to_queries(rows_, p_.head_dim, block.keys, s_.ds, block.k, s_.dq,
+                      {Accumulate::add, nullptr, run}, reach_);
   }
 
   /// How many of the keys [begin, end) reach up to the last one that some row of the tile sees.
@@ -186,18 +147,17 @@ class BackwardTile {
 
   /// Row stride of Q's and dO's second copies.
   int64_t t_stride(int64_t width) const {
-    return row_stride(by_tiles_ ? width / 2 : plan_.tuning.backward_rows);
+    return A::query_stride(width, plan_.tuning.backward_rows);
   }
-  /// Rows, or keys, whose products begin or end at the same key, or row.
-  int64_t group_rows() const { return by_tiles_ ? tile_span : tile_rows; }
 
-  /// Where the tile's first row sees less of a block than its end: how many keys count for each
-  /// group of rows, up to the last one that some row of it sees, and the first row that counts for
-  /// each group of keys. At 1k keys under a causal mask 8% of all products are left out by it.
+  /// Finds which products of a block a mask leaves out. For each group of rows: how many keys
+  /// count, up to the last one that some row of the group sees. For each group of keys: the first
+  /// row that counts. Both are null if the tile's first row sees the block's last key. At 1k keys
+  /// under a causal mask this saves 8% of all products.
   void find_reach(const KeyBlock& block) {
     reach_ = first_row_ = nullptr;
     if (keys_of_row(tile_.row).end >= block.key + block.keys) return;
-    const int64_t group = group_rows();
+    constexpr int64_t group = A::group_rows;  // of rows, and of keys
     std::fill_n(s_.first_row, ceil_div(block.keys, group), (rows_ - 1) / group * group);
     for (int64_t r0 = 0; r0 < rows_; r0 += group) {
       int64_t reach = 0;
@@ -214,76 +174,6 @@ class BackwardTile {
     first_row_ = s_.first_row;
   }
 
-  /// Rows of q or dO, and scale times their transpose; for tiles pairs of two rows, and rows as
-  /// they are.
-  template <class RowAt>
-  HWY_ATTR HWY_INLINE void load_rows(const RowAt& row_at, int64_t width, float scale, float* out,
-                                     float* transposed) const {
-    if (in_pairs_) {
-      interleave_rows(row_at, rows_, width, as_pairs(out), row_stride(width));
-      if (!by_tiles_) {
-        transpose_pairs(row_at, rows_, width, as_pairs(transposed), t_stride(width));
-        return;
-      }
-      clear_to_tile(rows_, as_pairs(out), row_stride(width));
-      for (int64_t r = 0; r < rows_; ++r) {
-        std::memcpy(transposed + r * t_stride(width), row_at(r), width * bytes_of(p_.dtype));
-      }
-      return;
-    }
-    for (int64_t r = 0; r < rows_; ++r) {
-      load_row(p_.dtype, row_at(r), width, 1.0f, out + r * row_stride(width));
-    }
-    const auto loaded = [&](int64_t r) {
-      return reinterpret_cast<const char*>(out + r * row_stride(width));
-    };
-    load_transposed(float32, loaded, rows_, width, scale, transposed, t_stride(width));
-  }
-
-  /// Words of pairs of rows as tiles take them: [keys up to a whole tile][words_stride()].
-  HWY_ATTR const Pair* by_keys(const float* words, int64_t keys) const {
-    const D8 d;
-    const auto row_at = [&](int64_t r) {
-      return reinterpret_cast<const char*>(words + r * score_stride);
-    };
-    const auto load = [&](const float* row, int64_t c) { return hn::LoadU(d, row + c); };
-    transpose_rows<float>(row_at, ceil_div(rows_, 2), padded(keys), load, s_.words_t,
-                          words_stride());
-    std::memset(s_.words_t + padded(keys) * words_stride(), 0,
-                (in_tiles(keys) - padded(keys)) * words_stride() * sizeof(float));
-    return as_pairs(s_.words_t);
-  }
-  int64_t words_stride() const { return row_stride(ceil_div(rows_, 2)); }
-
-  /// P and dS as pairs of two rows each, and dS as pairs of two keys, in place but for the second.
-  HWY_ATTR void narrow_gradients([[maybe_unused]] int64_t keys) const {
-#if FA_CPU_HAS_PAIRS
-    const Floats d;
-    const Pairs dp;
-    using Two = std::array<hn::Vec<Floats>, 2>;
-    const auto load = [&](const float* x, int64_t r, int64_t j) HWY_ATTR {
-      const auto at = [&](int64_t key) HWY_ATTR {
-        return r < rows_ && key < padded(keys) ? hn::Load(d, x + r * score_stride + key)
-                                               : hn::Zero(d);
-      };
-      return Two{at(j), at(j + lanes())};
-    };
-    for (int64_t r = 0; r < rows_; r += 2) {
-      for (int64_t j = 0; j < padded(keys); j += 2 * lanes()) {
-        const Two p[2] = {load(s_.p, r, j), load(s_.p, r + 1, j)};
-        const Two ds[2] = {load(s_.ds, r, j), load(s_.ds, r + 1, j)};
-        for (int x = 0; x < 2; ++x) {
-          const int64_t at = r / 2 * score_stride + j + x * lanes();
-          hn::Store(narrow_interleaved(p[0][x], p[1][x]), dp, as_pairs(s_.p) + at);
-          hn::Store(narrow_interleaved(ds[0][x], ds[1][x]), dp, as_pairs(s_.ds_pairs) + at);
-          hn::Store(narrow(ds[x][0], ds[x][1]), dp,
-                    as_pairs(s_.ds) + (r + x) * score_stride + j / 2);
-        }
-      }
-    }
-#endif
-  }
-
   HWY_ATTR HWY_INLINE void finish_row(int64_t r, const KeyBlock& block, Of of) const {
     const Floats d;
     const ScoreRow score(call_, seq_, head(r), row(r));
@@ -294,7 +184,7 @@ class BackwardTile {
       std::memset(ds_row, 0, padded(block.keys) * sizeof(float));
       return;
     }
-    const int64_t keys = reach_ != nullptr ? reach_[r / group_rows()] : block.keys;
+    const int64_t keys = reach_ != nullptr ? reach_[r / A::group_rows] : block.keys;
     const bool capped = p_.score.softcap > 0 && of == Of::product;
     score.finish(scale_, block.key, keys, p_row, s_.keep, capped ? s_.cap : nullptr);
     const auto lse = hn::Set(d, s_.lse[r]);
@@ -336,8 +226,6 @@ class BackwardTile {
   const BackwardScratch& s_;
   const BackwardShared& shared_;
   const Problem& p_;
-  const bool by_tiles_;  ///< bfloat16 is multiplied as it is, by AMX's tiles,
-  const bool in_pairs_;  ///< or so or in vectors
   const Scale scale_;
   const int64_t rows_;
   const int64_t first_head_;

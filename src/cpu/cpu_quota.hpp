@@ -6,8 +6,9 @@
 
 namespace fa::cpu {
 
-/// As CPUs, rounded up: the least of this process's group and those around it, of either version of
-/// control groups. None where nothing limits it. Files are looked up under `root` ("/").
+/// The quota in CPUs, rounded up: the least of this process's group and the groups around it, in
+/// either version of control groups. Nothing where no group limits it. `root` ("/") is the folder
+/// under which files are looked up.
 std::optional<int> cpu_quota(const std::filesystem::path& root);
 
 }  // namespace fa::cpu

@@ -3,10 +3,10 @@
 //
 // Cost of M rows for a key: 2 M (D + Dv) multiply-adds for (D + Dv) numbers of memory. A core that
 // reads 15 GB/s and multiplies 118 GFLOP/s waits for its memory up to M = 16 in float32 and 8 in
-// bfloat16, so what counts is the order of the reads. Usually the heads of a key are neighbours in
-// memory and the keys of a head are not: 16 or 32 keys of each head in turn, 8 KB of every key,
-// read at the rate of a plain loop; one head at a time at half of it. And what comes later must be
-// asked for early, or a core either reads or multiplies.
+// bfloat16, so the order of the reads matters most. Usually the heads of a key are neighbours in
+// memory and the keys of a head are not. Reading 16 or 32 keys of each head in turn, 8 KB of every
+// key, reaches the rate of a plain loop; one head at a time reaches half of it. Prefetches let a
+// core read later keys while it multiplies.
 #if defined(FA_CPU_DIRECT_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_DIRECT_INL
 #undef FA_CPU_DIRECT_INL
@@ -48,15 +48,15 @@ struct InPlace {
   }
 };
 
-/// What a few query rows are multiplied with: `heads` key heads, each with `rows` rows of its own.
+/// A few query rows: `rows` rows for each of `heads` key heads.
 struct FewRows {
   int64_t heads;
   int64_t rows;
 };
 
-/// Rows of the keys that come later. The products ask for what they have just read of a row in the
-/// present keys, or else a core would either read or multiply; for L2, since L1 has no room for
-/// rows a page apart.
+/// Addresses to prefetch. While a product reads bytes [b, b + 64) of a key, it prefetches the same
+/// bytes of a later key, so that loads and multiply-adds overlap. They go to L2: L1 cannot hold
+/// rows that lie a page apart.
 struct Ahead {
   const char* first = nullptr;  ///< or none; beyond the tensor's end, asking is harmless
   int64_t stride = 0;           ///< in bytes
@@ -67,8 +67,8 @@ struct Ahead {
   }
 };
 
-/// Asked for three turns ahead; a single one ahead, four rows on bfloat16 keys read 18 GB/s with
-/// two cores in place of 28.
+/// The keys three turns ahead. One turn ahead, four rows on bfloat16 keys read 18 GB/s with two
+/// cores instead of 28.
 template <typename T>
 Ahead keys_ahead(const InPlace<T>& x, FewRows few, int64_t j, int64_t head, int64_t keys_in_turn) {
   constexpr int64_t size = sizeof(T);
@@ -90,7 +90,7 @@ Keys<T> keys_at(const InPlace<T>& x, int64_t j, int64_t head, int64_t column, Ah
   return {x.row(j, head) + column, x.row_stride, ahead};
 }
 
-/// How numbers are multiplied: widened to float32 as they are read,
+/// Numbers in place that are widened to float32 as they are read.
 template <class D, typename T>
 struct Widened {
   using Number = T;
@@ -111,7 +111,7 @@ struct Widened {
 };
 
 #if FA_CPU_HAS_PAIRS
-/// or in pairs as they are: Q and P are in words, V's pairs are those of two keys.
+/// bfloat16 in place, multiplied as it is: Q and P are words, a pair of V is of two keys.
 struct Paired {
   using Number = hwy::bfloat16_t;
   using Operand = hn::Vec<Pairs>;
@@ -222,8 +222,8 @@ HWY_INLINE void dot_tile(D d, const float* HWY_RESTRICT q, int64_t q_stride, Key
   }
 }
 
-/// What a product adds to: the rows of O when it is the block's last turn, `block` before that,
-/// which has the sums of its turns.
+/// Where a product's sums go. In a block's last turn they are added to the rows of O, before that
+/// to `block`, the sums of the turns so far.
 struct Outputs {
   const float* factors;  ///< of O's rows
   float* out;

@@ -1,10 +1,10 @@
 // The forward pass over all units: key heads of a sequence, or in place a few of them together.
 //
-// Where there are enough units, a thread takes whole ones: it packs K and V for itself, runs the
-// unit's tiles and joins its chunks, and waits for nobody. Else units are worked on a few at a time
-// (the "wave"): first their K and V are packed once for all query tiles of the group, then the
-// tiles are handed out, then chunks are joined; a barrier stands between. A wave is as long as
-// shared memory allows, which the plan sized for 32 items a thread.
+// If there are enough units, each thread takes whole units: it packs K and V for itself, runs the
+// unit's tiles, joins its chunks, and never waits. Otherwise all threads work on a few units at a
+// time (a "wave"): they pack the units' K and V once for all query tiles of the group, then run the
+// tiles, then join the chunks, with a barrier between these steps. A wave has as many units as fit
+// into shared memory, which the plan sized for 32 items a thread.
 #include <algorithm>
 
 #include "cpu/kernels.hpp"
@@ -19,7 +19,8 @@ namespace fa::cpu {
 
 namespace {
 
-/// Something that every unit of a sequence has the same number of, numbered over the batch.
+/// Things of which every unit of a sequence has the same number (items, packs), numbered over the
+/// batch.
 class Numbered {
  public:
   Numbered(const int64_t* things, const int64_t* units, int64_t batch)
@@ -35,7 +36,7 @@ class Numbered {
     const int64_t rest = number - things_[b];
     return {b, rest / count(b), rest % count(b)};
   }
-  /// Number of the first one of a unit; of all units: how many there are.
+  /// Number of a unit's first thing; for the number of units: how many things there are.
   int64_t first(int64_t unit) const {
     if (unit == units_[batch_]) return things_[batch_];
     const int64_t b = sequence_of(units_, unit);

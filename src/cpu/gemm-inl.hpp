@@ -45,7 +45,8 @@ struct Accumulate {
   int64_t run = std::numeric_limits<int64_t>::max();  ///< products of a partial sum of A B
 };
 
-/// How much of C is wanted, by groups of tile_rows rows: null for all of it. What is not, stays.
+/// Which parts of C are wanted, by groups of tile_rows rows; null for all. The other parts stay as
+/// they are.
 struct Wanted {
   const int64_t* columns = nullptr;  ///< of each group: so many of C's columns, padded
   const int64_t* depth = nullptr;    ///< so many of A's numbers, where the rest is 0
@@ -169,21 +170,6 @@ HWY_ATTR void gemm(int64_t m, int64_t n, int64_t depth, const Element* a, int64_
   if (j < padded(n)) {
     panel<layout, 1>(m, j, depth, a, a_stride, b, b_stride, c, c_stride, accumulate, wanted);
   }
-}
-
-/// The same of scratch, which holds numbers or pairs.
-template <Layout layout>
-HWY_ATTR void product([[maybe_unused]] bool pairs, int64_t m, int64_t n, int64_t depth,
-                      const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
-                      int64_t c_stride, Accumulate accumulate, Wanted wanted = {}) {
-#if FA_CPU_HAS_PAIRS
-  if (pairs) {
-    gemm<layout>(m, n, depth, as_pairs(a), a_stride, as_pairs(b), b_stride, c, c_stride, accumulate,
-                 wanted);
-    return;
-  }
-#endif
-  gemm<layout>(m, n, depth, a, a_stride, b, b_stride, c, c_stride, accumulate, wanted);
 }
 
 }  // namespace fa::cpu::HWY_NAMESPACE

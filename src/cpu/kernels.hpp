@@ -1,5 +1,5 @@
-// What the drivers (forward.cpp, backward.cpp, merge.cpp) ask of the SIMD kernels, one set for each
-// instruction set.
+// The SIMD kernels that the drivers (forward.cpp, backward.cpp, merge.cpp) call: one set of
+// functions for each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ struct RowSum {
   float sum;
 };
 
-/// Where a tile's result goes when its keys are one of several chunks: O in rows of
-/// padded(head_dim_v), not yet divided by the row's sum, and that sum without sink, which a rounded
-/// LSE would lose digits of. Each key head's place is one behind the other's.
+/// Where a tile's result goes when its keys are one of several chunks. O lies in rows of
+/// padded(head_dim_v), not yet divided by the row's sum. That sum is kept without the sink and not
+/// as an LSE, which would lose digits. The key heads' places follow one another.
 struct PartialOutputs {
   float* out = nullptr;
   RowSum* sum = nullptr;
@@ -35,8 +35,8 @@ struct PartialOutputs {
   }
 };
 
-/// One tile of query rows against keys [key_begin, key_end) of their key head. In place, K and V
-/// are read where they lie, and the tile may have the query heads of several key heads.
+/// One tile of query rows against keys [key_begin, key_end) of their key head. In place, the kernel
+/// reads K and V where they lie, and the tile may have the query heads of several key heads.
 struct ForwardTile {
   const CpuPlan& plan;
   const Call& call;

@@ -1,7 +1,7 @@
 // A large output is often fresh memory, whose pages the kernel maps when they are first written to.
-// Threads at neighbouring heads of the same rows would fault on the same pages all at once: 16 of
-// them took four times as long for a forward pass of 512 keys. So each has a share of the pages
-// mapped beforehand.
+// Threads at neighbouring heads of the same rows would fault on the same pages at once: 16 threads
+// took four times as long for a forward pass of 512 keys. So each thread maps a share of the pages
+// beforehand.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +15,9 @@
 
 namespace fa::cpu {
 
-/// Share `index` of `count` of a tensor's pages; does nothing for tensors below `least_bytes` and
-/// for those with other things between their rows. What is mapped already stays as it is.
+/// Maps share `index` of `count` of the pages of a tensor with the rows of `side`. Does nothing for
+/// tensors below `least_bytes`, nor for tensors with other data between their rows. Pages that are
+/// mapped already stay as they are.
 inline void map_pages([[maybe_unused]] const Rows& rows, [[maybe_unused]] const Side& side,
                       [[maybe_unused]] int64_t batch, [[maybe_unused]] int64_t width,
                       [[maybe_unused]] int64_t least_bytes, [[maybe_unused]] int64_t index,

@@ -13,9 +13,10 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// How near the result e^x is, as a part of itself: to 1.6e-7 + 8e-8 |x| (2e-8 |x| with fused
-/// multiply-adds), so that no weight of a softmax, the largest of which is 1, is off by more than
-/// 1.7e-7; or to 3e-6 + 8e-8 |x| in an instruction less, for what is rounded to bfloat16 then.
+/// The relative error of exp(x). full: 1.6e-7 + 8e-8 |x| (2e-8 |x| with fused multiply-adds), so
+/// that no weight of a softmax, the largest of which is 1, is off by more than 1.7e-7.
+/// for_bfloat16: 3e-6 + 8e-8 |x| with one instruction less, for results that are then rounded to
+/// bfloat16.
 enum class Exp : uint8_t { full, for_bfloat16 };
 
 /// exp(x) for x <= 0 (or up to 80); 0 below -87.7, where float32 would be subnormal. NaN stays NaN.

@@ -3,9 +3,9 @@
 // target.cpp). The products of two bfloat16 numbers are exact in float32, which they are summed in;
 // subnormal numbers, and sums, count as 0.
 //
-// A product A B takes A's words with two neighbouring k of a row, B's with two of a column. What
-// the tensors have side by side along k (Q, K, dO and V in S and dP) are such words as it is; P and
-// dS are rounded to bfloat16, and other rows interleaved.
+// A product A B takes words of two neighbouring k: of a row of A and of a column of B. Where a
+// tensor's numbers lie side by side along k (Q, K, dO and V in S and dP), its memory has such words
+// already. P and dS are rounded to bfloat16, and rows of the other tensors are interleaved.
 #if defined(FA_CPU_PAIRS_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_PAIRS_INL
 #undef FA_CPU_PAIRS_INL
@@ -13,12 +13,10 @@
 #define FA_CPU_PAIRS_INL
 #endif
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "cpu/rows-inl.hpp"
-#include "cpu/target.hpp"
 #include "hwy/highway.h"
 #include "plan/cpu/plan.hpp"
 
@@ -37,20 +35,8 @@ using Pairs = hn::CappedTag<Pair, lane_pad>;
 #define FA_CPU_HAS_PAIRS 0
 #endif
 
-/// Pairs cannot take the scale exactly, which comes after their sums: a small one would let them
-/// overflow where what is wanted does not.
-inline bool scale_fits_pairs(const Problem& p) { return std::abs(p.score.scale) >= 0x1p-12; }
-
-/// Whether a problem's products are those of pairs in vectors.
-inline bool in_pairs([[maybe_unused]] const Problem& p) {
-#if FA_CPU_HAS_PAIRS
-  return p.dtype == bfloat16 && multiplies_pairs() && scale_fits_pairs(p);
-#else
-  return false;
-#endif
-}
-
-/// Products of a register's partial sum. What is rounded to half a float32's digits needs none.
+/// How many products a register sums before the sum is set aside. Inputs with half a float32's
+/// digits need no partial sums.
 inline int64_t run_of(const Problem& p) {
   // mutant "partial sums in registers" of long_sums_test: p.dtype == float32 => false
   return p.dtype == float32 ? sum_run : std::numeric_limits<int64_t>::max();

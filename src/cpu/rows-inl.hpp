@@ -126,8 +126,8 @@ HWY_ATTR HWY_INLINE void load_row(DType dtype, const char* source, int64_t n, fl
   for (; i < padded(n); ++i) out[i] = 0;
 }
 
-/// Which way a row is stored. Past the caches its lines are not read before they are written; who
-/// reads them next finds them in memory only, and on x86 only after hwy::FlushStream.
+/// How a row is stored. Past the caches, its lines are not read before they are written; another
+/// thread finds them in memory only, and on x86 only after hwy::FlushStream.
 enum class Store : uint8_t { as_usual, past_caches };
 
 /// target[0, n) = scale * source, rounded to dtype. Past the caches only whole cache lines go.

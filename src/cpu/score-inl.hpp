@@ -1,5 +1,5 @@
-// Where a score is formed: the one place that knows softcap, ALiBi, bias and masks, for forward and
-// backward alike. And dropout's factors of a row.
+// Scores from products: the one place of both passes that knows softcap, ALiBi, bias and masks.
+// Also dropout's factors of a row.
 #if defined(FA_CPU_SCORE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef FA_CPU_SCORE_INL
 #undef FA_CPU_SCORE_INL
@@ -24,13 +24,16 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// q is scaled before the product and the score after it, so that neither overflows while the
-/// score itself is finite: a factor up to 1 goes to q, a larger one to the score. (For dQ and dK:
-/// to dS, or to their end.) Pairs are multiplied as they are.
+/// Where the scale is multiplied in. A scale up to 1 goes to q, a larger one to the score after the
+/// product, so that neither overflows while the score itself is finite. (For dQ and dK: to dS, or
+/// to their final sums.) bfloat16 that is multiplied as it is takes the scale after the product.
 struct Scale {
-  explicit Scale(double scale, bool pairs = false)
-      : query(!pairs && std::abs(scale) <= 1 ? static_cast<float>(scale) : 1.0f),
-        score(!pairs && std::abs(scale) <= 1 ? 1.0f : static_cast<float>(scale)) {}
+  Scale(double scale, Arithmetic arithmetic)
+      : query(goes_to_query(scale, arithmetic) ? static_cast<float>(scale) : 1.0f),
+        score(goes_to_query(scale, arithmetic) ? 1.0f : static_cast<float>(scale)) {}
+  static bool goes_to_query(double scale, Arithmetic arithmetic) {
+    return arithmetic == Arithmetic::widened && std::abs(scale) <= 1;
+  }
   float query;
   float score;
 };
@@ -61,8 +64,9 @@ class ScoreRow {
     return false;
   }
 
-  /// Turns s, the products of keys [j0, j0 + n), into scores; -inf where masked and up to
-  /// padded(n). cap, when wanted: the derivative of softcap. line: scratch for a row of bias.
+  /// Turns s, the products of keys [j0, j0 + n), into scores; masked keys and those up to padded(n)
+  /// become -inf. cap: gets the derivative of softcap, unless null. line: scratch for a row of
+  /// bias.
   HWY_ATTR HWY_INLINE void finish(const Scale& scale, int64_t j0, int64_t n, float* s, float* line,
                                   float* cap = nullptr) const {
     if (scale.score != 1) multiply(scale.score, n, s);

@@ -21,19 +21,16 @@ namespace fa::cpu {
 
 namespace {
 
-/// How bfloat16 is multiplied.
-enum class Bfloat16 : uint8_t { widened, pairs, tiles };
-
 struct Target {
   int64_t bit;
   std::string name;
-  Bfloat16 bfloat16 = Bfloat16::widened;
+  Arithmetic bfloat16 = Arithmetic::widened;
 };
 
 #if HWY_ARCH_X86
 bool has_bfloat16_products() { return __builtin_cpu_supports("avx512bf16") != 0; }
-/// At twice the rate of float32's multiply-adds on AMD's (a Zen 4 core: 236 beside 118 GFLOP/s), at
-/// half of it on Intel's (16 cores of a Xeon with AMX: 1395 beside 2834).
+/// AMD's CPUs multiply pairs at twice the rate of float32 (a Zen 4 core: 236 and 118 GFLOP/s),
+/// Intel's at half of it (16 cores of a Xeon with AMX: 1395 and 2834).
 bool has_fast_bfloat16_products() { return __builtin_cpu_is("amd") != 0; }
 
 #else
@@ -44,7 +41,7 @@ bool has_fast_bfloat16_products() { return false; }
 #if defined(__linux__) && defined(__x86_64__)
 constexpr long tile_data = 18;  // XFEATURE_XTILEDATA
 
-/// The CPU has them (CPUID 7: EDX bits 22 and 24), and Linux knows their state.
+/// Whether the CPU has AMX (CPUID 7: EDX bits 22 and 24) and Linux knows its state.
 bool has_tiles() {
   unsigned a = 0;
   unsigned b = 0;
@@ -58,8 +55,8 @@ bool has_tiles() {
          (supported >> tile_data & 1) != 0;
 }
 
-/// Linux grants the process that state, which makes its signal frames larger: asked for only where
-/// tiles are to be used. Refused where a thread's signal stack is too small for it.
+/// Asks Linux for the state of the tiles, which makes the process's signal frames larger; so only
+/// if tiles are to be used. Linux refuses where a thread's signal stack is too small.
 bool granted_tiles() {
   constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -69,7 +66,7 @@ bool has_tiles() { return false; }
 bool granted_tiles() { return false; }
 #endif
 
-/// Best first. Lower bits are better targets.
+/// The targets that this CPU can run, best first. Lower bits are better targets.
 std::vector<Target> supported() {
   std::vector<Target> targets;
   const int64_t usable = hwy::SupportedTargets() & HWY_TARGETS;
@@ -78,8 +75,8 @@ std::vector<Target> supported() {
     std::string name = hwy::TargetName(bit);
     for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
     const bool pairs = bit <= HWY_AVX3 && has_bfloat16_products();
-    const Target in_pairs{bit, name + "_bf16", Bfloat16::pairs};
-    if (pairs && has_tiles()) targets.push_back({bit, name + "_amx", Bfloat16::tiles});
+    const Target in_pairs{bit, name + "_bf16", Arithmetic::pairs};
+    if (pairs && has_tiles()) targets.push_back({bit, name + "_amx", Arithmetic::tiles});
     if (pairs && has_fast_bfloat16_products()) targets.push_back(in_pairs);
     targets.push_back({bit, name});
     if (pairs && !has_fast_bfloat16_products()) targets.push_back(in_pairs);
@@ -96,7 +93,7 @@ Target choose() {
   const std::string wanted = system::variable("FA_CPU_TARGET");
   for (const Target& target : targets) {
     if (!wanted.empty() && target.name != wanted) continue;
-    if (target.bfloat16 != Bfloat16::tiles || granted_tiles()) return target;
+    if (target.bfloat16 != Arithmetic::tiles || granted_tiles()) return target;
   }
   throw Error(Status::invalid_argument,
               fmt::format("FA_CPU_TARGET: is \"{}\"; this CPU can run: {}", system::shown(wanted),
@@ -121,8 +118,7 @@ size_t target_index() {
 #endif
 }
 
-bool multiplies_pairs() { return chosen().bfloat16 == Bfloat16::pairs; }
-bool multiplies_tiles() { return chosen().bfloat16 == Bfloat16::tiles; }
+Arithmetic bfloat16_arithmetic() { return chosen().bfloat16; }
 
 std::string target_name() { return chosen().name; }
 

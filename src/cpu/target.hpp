@@ -5,17 +5,17 @@
 #include <string>
 #include <vector>
 
+#include "plan/cpu/plan.hpp"
+
 namespace fa::cpu {
 
 /// Position of the chosen instruction set in Highway's dispatch tables.
 size_t target_index();
-/// Whether the kernels are to multiply bfloat16 as it is, by instructions that are no target of
-/// Highway's: AVX-512's for pairs in vectors, names with "_bf16";
-bool multiplies_pairs();
-/// or AMX's tiles, names with "_amx".
-bool multiplies_tiles();
+/// How this CPU is to multiply bfloat16. Pairs (AVX-512's vdpbf16ps) and tiles (AMX) are no targets
+/// of Highway's: the names of ours have "_bf16" and "_amx".
+Arithmetic bfloat16_arithmetic();
 std::string target_name();
-/// Those compiled in that this CPU has, best first.
+/// The names of all targets that are compiled in and that this CPU has, best first.
 std::vector<std::string> available_targets();
 
 }  // namespace fa::cpu

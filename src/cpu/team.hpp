@@ -1,5 +1,5 @@
-// The threads that work on a pass. One alone makes no parallel region: OpenMP's runtime would take
-// memory for it, and ends the process where there is none.
+// The threads that work on a pass. A single thread makes no parallel region, because OpenMP's
+// runtime would allocate for it and ends the process when memory is out.
 #pragma once
 
 #include <omp.h>
@@ -13,7 +13,7 @@ class Team {
   explicit Team(int threads) : threads_(threads) {}
 
   int threads() const { return threads_; }
-  /// Of the calling thread, from 0 on.
+  /// The calling thread's number, from 0 on.
   int number() const { return alone() ? 0 : omp_get_thread_num(); }
 
   /// body() on each thread.
@@ -24,7 +24,8 @@ class Team {
     body();
   }
 
-  // In a body: body(0) .. body(count - 1), shared out among the threads. Nobody waits at the end.
+  // To be called in a body of `run`: body(0) .. body(count - 1), shared out among the threads. No
+  // thread waits at the end.
 
   template <typename Body>
   void evenly(int64_t count, const Body& body) const {
@@ -39,7 +40,7 @@ class Team {
     for (int64_t i = 0; i < count; ++i) body(i);
   }
 
-  /// Waits for all threads, and sees what they have written.
+  /// Waits for all threads; the caller then sees what they have written.
   void barrier() const {
     if (alone()) return;
 #pragma omp barrier

@@ -1,5 +1,5 @@
-// What no sequence covers: rows and keys beyond `seqused`, and packed tokens behind the last
-// sequence. Outputs say so there: 0, and -inf in LSE.
+// Rows and keys that no sequence covers: those beyond `seqused`, and packed tokens behind the last
+// sequence. Outputs are 0 there, LSE is -inf.
 #pragma once
 
 #include <cstring>
@@ -15,7 +15,8 @@ struct TokenRange {
   int64_t end;
 };
 
-/// The rows (query_side) or keys of sequence b that do not count; b == batch: the packed tail.
+/// The rows (query_side) or keys of sequence b that do not count. b == batch means the packed
+/// tokens behind the last sequence.
 inline TokenRange unused_tokens(const Call& call, int64_t b, bool query_side) {
   const Problem& p = call.problem;
   const Side& side = query_side ? p.q : p.k;

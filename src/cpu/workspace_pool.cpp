@@ -32,7 +32,7 @@ struct Pool {
 
 Pool& pool();
 
-/// A child is never forked while another thread, which it would not have, holds the lock.
+/// Forks wait for the lock: a child does not have the thread that holds it.
 Pool* make_pool() {
   auto* made = new Pool;  // never destroyed: threads may still call at exit
   const auto unlock = [] { pool().mutex.unlock(); };

@@ -5,8 +5,8 @@
 
 namespace fa::cpu {
 
-/// A workspace on a cache line, from the pool or new; goes back to the pool. Throws Error
-/// (out_of_memory).
+/// A workspace on a cache line, taken from the pool or allocated. The destructor gives it back to
+/// the pool. Throws Error (out_of_memory).
 class Workspace {
  public:
   explicit Workspace(size_t bytes);

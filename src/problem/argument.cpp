@@ -16,7 +16,7 @@ std::string device_text(Device device) {
   return fmt::format("{}:{}", type, device.id);
 }
 
-// No address space holds more, and sums of reaches in bytes stay far from 2^63.
+// No address space is larger, and sums of such reaches in bytes stay far from 2^63.
 constexpr int64_t farthest = int64_t{1} << 56;
 
 }  // namespace
@@ -77,7 +77,7 @@ void Argument::need_reach() {
   }
 }
 
-/// Addresses are numbers until all of the tensor is known to lie between 0 and 2^64.
+/// Addresses are integers here, until the whole tensor is known to lie between 0 and 2^64.
 void Argument::need_address() {
   const auto start = reinterpret_cast<uintptr_t>(tensor_.data);
   const int64_t bytes = bytes_of(dtype());

@@ -1,5 +1,4 @@
-// One tensor argument under inspection: the checks every argument shares, each with an error that
-// names it.
+// One tensor argument: the checks that all arguments share. Each error names the argument.
 #pragma once
 
 #include <fmt/format.h>
@@ -24,15 +23,15 @@ template <typename... T>
               fmt::format("{}: {}", argument, fmt::format(format, std::forward<T>(args)...)));
 }
 
-/// Takes no memory of its own: a call's arguments are checked without allocating.
+/// Allocates nothing, so that a call's arguments are checked without memory.
 class Argument {
  public:
   enum class Use : uint8_t { input, output };
 
   Argument() = default;
 
-  /// Checks what holds for every tensor: dtype, extents, strides, addresses; of an output also that
-  /// no two of its elements share memory.
+  /// Checks dtype, extents, strides and addresses. Of an output it also checks that no two of its
+  /// elements share memory.
   Argument(const char* name, const Tensor& tensor, Device device, Use use, Data data,
            std::initializer_list<DType> allowed);
 

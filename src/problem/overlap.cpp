@@ -1,8 +1,8 @@
 // Two elements share a byte iff a sum of multiples of the strides hits a small range:
 //   lo <= sum of x_i * c_i <= hi,  0 <= x_i <= n_i.
-// In general that is as hard as a knapsack. For tensors it is easy: strides up to the range's
-// length only widen it, as do the dimensions of a dense tensor; of nested strides only a few
-// multiples each come into question; the last two strides are decided by Euclid's algorithm.
+// In general that is as hard as a knapsack. For tensors it is easy. Strides up to the range's
+// length only widen the range, as do the dimensions of a dense tensor. Of each nested stride only a
+// few multiples come into question. Euclid's algorithm decides the last two strides.
 #include "problem/overlap.hpp"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 using Dim = Footprint::Dim;
 __extension__ using Wide = __int128;
 
-// Each takes well under a microsecond.
+// Steps of the search; each takes well under a microsecond.
 constexpr int most_steps = 1 << 13;
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
@@ -67,7 +67,7 @@ class Sums {
   }
 
  private:
-  /// The same of the `count` smallest strides alone.
+  /// Whether a sum of multiples of the `count` smallest strides lies in [low, high].
   Sharing smallest(size_t count, int64_t low, int64_t high) {
     if (high < 0 || low > reach_[count]) return Sharing::none;
     if (low <= 0 || high >= reach_[count]) return Sharing::some;

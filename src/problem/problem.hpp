@@ -1,4 +1,5 @@
-// What is asked: shapes, dtypes, masks and options of one pass, validated once. Knows no device.
+// The problem that a call poses: shapes, dtypes, masks and options of one pass, validated once. It
+// knows no device.
 #pragma once
 
 #include <cstdint>
@@ -91,8 +92,9 @@ struct Problem {
   friend bool operator==(const Problem&, const Problem&) = default;
 };
 
-/// Rows of one tensor [batch, row, head, width]; packed tensors have batch stride 0.
-/// lse is [batch, head, row] (width 1), bias [batch, head, row, key]: strides 0 where broadcast.
+/// Rows of one tensor [batch, row, head, width]. A packed tensor has the batch stride 0. lse is
+/// [batch, head, row] with width 1, bias [batch, head, row, key]; a broadcast extent has the stride
+/// 0.
 struct Rows {
   char* data = nullptr;
   DType dtype{};
@@ -121,7 +123,7 @@ struct Sequence {
   Span q, k;
 };
 
-/// A validated call: the problem, and where its tensors are.
+/// A validated call: the problem, and the addresses of its tensors.
 struct Call {
   Problem problem;
   Rows q, k, v, out, lse;
@@ -135,24 +137,24 @@ struct Call {
   uint64_t dropout_offset = 0;
   const int64_t* dropout_state = nullptr;
 
-  /// Lengths are read from the host's memory: only for tensors on the CPU.
+  /// Reads the lengths from the host's memory, so only for tensors on the CPU.
   Sequence sequence(int64_t b) const;
 };
 
 enum class Data : uint8_t {
   required,  ///< a tensor that is not empty must have its data: the call will run
-  optional   ///< planning: only lengths are read, where they are there
+  optional   ///< planning: only lengths are read, if they have data
 };
 
 /// Checks every argument against include/fa/attention.hpp. Throws Error naming the argument, its
-/// value and what is allowed; reads lengths (cu_seqlens, seqused) but no other data. A workspace of
-/// the caller's is one more output that no tensor may share memory with.
+/// value and what is allowed. Reads lengths (cu_seqlens, seqused) but no other data. The caller's
+/// workspace counts as one more output: no tensor may share memory with it.
 Call validate(const ForwardArgs& args, const Options& options, Data data,
               const Tensor& workspace = {});
 Call validate(const BackwardArgs& args, const Options& options, Data data,
               const Tensor& workspace = {});
 
-/// What `merge` works on, validated in the same way; packed tensors are a batch of one.
+/// A validated call of `merge`. Packed tensors are a batch of one.
 struct MergeCall {
   int64_t batch = 0;
   int64_t seqlen = 0;

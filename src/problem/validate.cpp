@@ -21,7 +21,7 @@ void need_known_device(const char* name, const Tensor& tensor) {
   }
 }
 
-/// Builds a Call argument by argument; keeps each for the overlap check at the end.
+/// Builds a Call argument by argument. It keeps all arguments for the overlap check at the end.
 class Validator {
  public:
   Validator(Pass pass, const Tensor& q, Data data) : data_(data) {
@@ -79,7 +79,7 @@ void need_finite(const char* name, double value) {
   }
 }
 
-/// Also of one problem's shape: 8 .. 512 in steps of 8, or 576 with 512.
+/// Head dims are 8 .. 512 in steps of 8, or 576 with 512.
 void need_head_dims(int64_t head_dim, int64_t head_dim_v) {
   const auto plain = [](int64_t d) { return d >= 8 && d <= 512 && d % 8 == 0; };
   // mutant "head_dim 576 with 512": head_dim == 576 => false
@@ -103,7 +103,7 @@ void Validator::numbers(const Options& options) {
     fail(Status::invalid_argument, "softcap", "is {}; it must be positive, or 0 for none",
          options.softcap);
   }
-  // As float32 it divides: what rounds to zero there would make infinities.
+  // Kernels divide by it in float32: a number that rounds to 0 there would make infinities.
   if (options.softcap > 0 && static_cast<float>(options.softcap) < FLT_MIN) {
     fail(Status::invalid_argument, "softcap", "is {}; it must be at least {} (or 0 for none)",
          options.softcap, FLT_MIN);

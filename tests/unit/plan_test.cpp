@@ -188,6 +188,33 @@ TEST(Plan, ThreadsAreHeldToTheWork) {
   EXPECT_EQ(plan_cpu(problem(8, 8, 0, 0), 4096).threads, 1);
 }
 
+TEST(Plan, ArithmeticIsTheCpusForBfloat16WhereItFits) {
+  const auto plan_of = [](Arithmetic cpus, auto&& change) {
+    Problem p = problem(8, 2, 256, 256);
+    p.dtype = bfloat16;
+    p.head_dim = p.head_dim_v = 64;
+    p.score.scale = 0.125;
+    change(p);
+    return plan_cpu(p, 2, cpus);
+  };
+  const auto as_is = [](Problem&) {};
+  const auto half = [](Problem& p) { p.dtype = float16; };
+  const auto narrow = [](Problem& p) { p.head_dim_v = 40; };
+  const auto small = [](Problem& p) { p.score.scale = -0x1p-13; };
+  for (const Arithmetic cpus : {Arithmetic::widened, Arithmetic::pairs, Arithmetic::tiles}) {
+    EXPECT_EQ(plan_of(cpus, as_is).arithmetic, cpus);
+    EXPECT_EQ(plan_of(cpus, half).arithmetic, Arithmetic::widened);
+    EXPECT_EQ(plan_of(cpus, small).arithmetic, Arithmetic::widened);
+  }
+  EXPECT_EQ(plan_of(Arithmetic::pairs, as_is).arithmetic_in_place, Arithmetic::pairs);
+  EXPECT_EQ(plan_of(Arithmetic::tiles, as_is).arithmetic_in_place, Arithmetic::widened);
+  EXPECT_EQ(plan_of(Arithmetic::pairs, narrow).arithmetic, Arithmetic::pairs);
+  EXPECT_EQ(plan_of(Arithmetic::pairs, narrow).arithmetic_in_place, Arithmetic::widened);
+  EXPECT_EQ(plan_of(Arithmetic::tiles, narrow).arithmetic, Arithmetic::widened);
+  const std::string text = to_text(plan_of(Arithmetic::tiles, as_is));
+  EXPECT_NE(text.find("products: bfloat16, by tiles"), std::string::npos) << text;
+}
+
 TEST(Plan, TextNamesWhatWasDecided) {
   const std::string text = to_text(plan_cpu(problem(8, 2, 1, 5000), 2));
   for (const char* part :

@@ -21,6 +21,7 @@
 #include <random>
 #include <vector>
 
+#include "cpu/target.hpp"
 #include "hwy/aligned_allocator.h"
 #include "hwy/targets.h"
 
@@ -222,8 +223,10 @@ void gemm_of_pairs([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n, int64
       as_pairs(b_pairs.get())[k / 2 * b_stride + j] = pair_of(b[k * b_stride + j], second);
     }
   }
-  product<layout>(true, m, n, depth, a_pairs.get(), a_stride, b_pairs.get(), b_stride, c, b_stride,
-                  accumulate);
+#if FA_CPU_HAS_PAIRS
+  gemm<layout>(m, n, depth, as_pairs(a_pairs.get()), a_stride, as_pairs(b_pairs.get()), b_stride, c,
+               b_stride, accumulate);
+#endif
 }
 
 template <Layout layout>
@@ -248,8 +251,7 @@ void TestGemm(int64_t m, int64_t n, int64_t depth, Accumulate::Mode mode, bool p
   if (pairs) {
     gemm_of_pairs<layout>(m, n, depth, a.get(), a_stride, b.get(), b_stride, c.get(), accumulate);
   } else {
-    product<layout>(false, m, n, depth, a.get(), a_stride, b.get(), b_stride, c.get(), b_stride,
-                    accumulate);
+    gemm<layout>(m, n, depth, a.get(), a_stride, b.get(), b_stride, c.get(), b_stride, accumulate);
   }
   for (int64_t i = 0; i <= m; ++i) {
     for (int64_t j = 0; j < b_stride; ++j) {
@@ -273,7 +275,8 @@ void TestGemms() {
     for (const int64_t n : {1, 16, 17, 32, 40, 100}) {
       for (const int64_t depth : {0, 1, 7, 96}) {
         for (const auto mode : {Accumulate::store, Accumulate::add, Accumulate::rescale}) {
-          for (const bool pairs : {false, FA_CPU_HAS_PAIRS && multiplies_pairs()}) {
+          for (const bool pairs :
+               {false, FA_CPU_HAS_PAIRS && bfloat16_arithmetic() == Arithmetic::pairs}) {
             TestGemm<Layout::scores>(m, n, depth, mode, pairs);
             TestGemm<Layout::transposed>(m, n, depth, mode, pairs);
           }
@@ -287,7 +290,7 @@ void TestGemms() {
 void TestTileProduct([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n,
                      [[maybe_unused]] int64_t depth, [[maybe_unused]] Accumulate::Mode mode) {
 #if FA_CPU_HAS_PAIRS
-  if (!multiplies_tiles()) return;
+  if (bfloat16_arithmetic() != Arithmetic::tiles) return;
   std::mt19937 random(static_cast<unsigned>(m * 1000 + n * 10 + depth));
   std::uniform_int_distribution<int> small(-8, 8);
   const int64_t rows = in_tiles(m), columns = in_tiles(n), numbers = in_tiles(depth);
@@ -309,7 +312,7 @@ void TestTileProduct([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n,
       b_pairs[k / 2 * b_stride + j] = pair_of(b[k * columns + j], b[(k + 1) * columns + j]);
     }
   }
-  const TileRegisters registers(true);
+  const TileRegisters registers;
   tile_product(m, n, depth, a_pairs.get(), a_stride, b_pairs.get(), b_stride, c.get(), b_stride,
                mode, {});
   for (int64_t i = 0; i < rows; ++i) {
@@ -325,7 +328,7 @@ void TestTileProduct([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n,
 /// Rounded to nearest even, but for subnormal numbers: those are 0.
 void TestNarrowingToPairs() {
 #if FA_CPU_HAS_PAIRS
-  if (!multiplies_pairs() && !multiplies_tiles()) return;
+  if (bfloat16_arithmetic() == Arithmetic::widened) return;
   const Floats d;
   std::mt19937 random(7);
   HWY_ALIGN float x[2 * lane_pad];

@@ -65,7 +65,7 @@ Results run(const Inputs& in, const CpuTuning& tuning, int threads) {
   Floats dbias(in.bias.shape, nan), dsinks(in.sinks.shape, nan);
   const auto pass = [&](const auto& args, auto&& run_pass) {
     const fa::Call call = fa::validate(args, options, fa::Data::required);
-    const fa::CpuPlan plan = fa::plan_cpu(call.problem, threads, tuning);
+    const fa::CpuPlan plan = fa::plan_cpu(call.problem, threads, fa::Arithmetic::widened, tuning);
     void* workspace = std::aligned_alloc(64, (plan.workspace_bytes + 63) / 64 * 64);
     run_pass(plan, call, workspace);
     std::free(workspace);

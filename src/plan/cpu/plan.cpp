@@ -3,28 +3,29 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace fa {
 
 namespace {
 
-// Below this many multiply-adds a parallel region costs more than it saves (a few microseconds,
-// and up to milliseconds beside a second OpenMP runtime that spins).
+// With fewer multiply-adds a parallel region costs more than it saves: a few microseconds, and up
+// to milliseconds beside a second OpenMP runtime that spins.
 constexpr double one_thread_work = 1 << 19;
-// Work items for each thread between two barriers. With 8 instead, a machine that runs other
-// programs beside loses half at 512 keys: a thread that is not running holds up all others at a
-// barrier.
+// Work items of each thread between two barriers. With 8, a machine that also runs other programs
+// was half as fast at 512 keys, because a thread that is not scheduled holds up all others.
 constexpr int64_t items_per_thread = 32;
-// What packed keys or partial outputs may take for each thread, if one unit does not need more.
+// Bytes that packed keys or partial outputs may take for each thread, if one unit does not need
+// more.
 constexpr int64_t thread_share_bytes = 16 << 20;
-// A thread packs up to so much for itself alone: what a core has of the last caches.
+// Bytes that a thread packs for itself alone: a core's share of the last caches.
 constexpr int64_t private_unit_bytes = 4 << 20;
-// Backward items wanted of one sequence when it stands alone.
+// Work items wanted of a sequence in the backward pass when it is the only one.
 constexpr int64_t backward_items = 16;
 constexpr int64_t min_backward_chunk = 480;
 
-/// Multiply-adds of the forward pass, masks left aside.
+/// Multiply-adds of the forward pass without a mask.
 double work(const Problem& p) {
   return static_cast<double>(p.q.tokens) * static_cast<double>(p.k.seqlen) *
          static_cast<double>(p.q.heads * (p.head_dim + p.head_dim_v));
@@ -36,11 +37,39 @@ int64_t partial_floats(const Problem& p, int64_t rows, int64_t chunks) {
   return chunks * rows * (padded(p.head_dim_v) + 2);
 }
 
-/// A key head with few query rows: its keys are cut in chunks, and tiles read them in place or pack
-/// what they read. Beyond one tile (96 rows) only while decoding: 128 query heads may share one key
-/// head.
+/// Whether a key head has few query rows. Then its keys are cut in chunks, and tiles read them in
+/// place or pack what they read. More than one tile (96 rows) counts as few only in decoding, where
+/// 128 query heads may share one key head.
 bool few_queries(const TileShape& tiles, int64_t q_len) {
   return tiles.count() == 1 || (tiles.count() <= 4 && q_len <= 16);
+}
+
+/// The CPU's arithmetic for bfloat16, where the problem has that dtype and meets its conditions.
+Arithmetic choose_arithmetic(const Problem& p, Arithmetic bfloat16) {
+  if (p.dtype != fa::bfloat16) return Arithmetic::widened;
+  // Pairs take the scale after their sums, not before: with a small scale the sums could overflow
+  // where the scores do not.
+  if (std::abs(p.score.scale) < 0x1p-12) return Arithmetic::widened;
+  const bool whole_tiles = p.head_dim % tile_span == 0 && p.head_dim_v % tile_span == 0;
+  return bfloat16 == Arithmetic::tiles && !whole_tiles ? Arithmetic::widened : bfloat16;
+}
+
+/// Keys in place are never multiplied by tiles, which take packed ones, and by pairs only if a row
+/// is a whole number of vectors.
+Arithmetic choose_in_place(const Problem& p, Arithmetic packed) {
+  const bool whole_vectors = p.head_dim % (2 * lane_pad) == 0 && p.head_dim_v % (2 * lane_pad) == 0;
+  return packed == Arithmetic::pairs && whole_vectors ? Arithmetic::pairs : Arithmetic::widened;
+}
+
+const char* text_of(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::pairs:
+      return "bfloat16, in pairs";
+    case Arithmetic::tiles:
+      return "bfloat16, by tiles";
+    default:
+      return "float32";
+  }
 }
 
 template <typename Scratch, typename Shared>
@@ -53,7 +82,7 @@ void add_up(CpuPlan& plan) {
   plan.workspace_bytes = all.bytes() + plan.threads * plan.thread_bytes;
 }
 
-/// Units between two barriers, as far as memory allows; at least one.
+/// Units between two barriers: as many as memory allows, at least one.
 int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
   const Problem& p = plan.problem;
   const int64_t units = std::max<int64_t>(p.batch * cut.units(p.k.heads), 1);
@@ -65,8 +94,8 @@ int64_t in_work(const CpuPlan& plan, const ForwardCut& cut) {
   return std::clamp<int64_t>(wanted, 1, units);
 }
 
-/// The cuts that shared memory is planned for: the longest sequence's and, where lengths vary,
-/// those of every number of queries that is cut along the keys.
+/// The cuts that shared memory is planned for: that of the longest sequence and, where lengths
+/// vary, that of every number of queries whose keys are cut in chunks.
 std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
   const Problem& p = plan.problem;
   std::vector<ForwardCut> cuts{cut_forward(plan, p.q.seqlen, p.k.seqlen)};
@@ -79,7 +108,7 @@ std::vector<ForwardCut> longest_cuts(const CpuPlan& plan) {
   return cuts;
 }
 
-/// Key heads of a unit in place, as many as leave each thread a few items.
+/// Sets how many key heads a unit in place has: as many as leave each thread a few items.
 void share_heads_in_place(CpuPlan& plan) {
   const Problem& p = plan.problem;
   plan.heads_in_place = std::max<int64_t>(p.k.heads, 1);
@@ -90,9 +119,9 @@ void share_heads_in_place(CpuPlan& plan) {
   while (plan.heads_in_place > 1 && items() < plan.threads * 4) plan.heads_in_place /= 2;
 }
 
-/// Whether threads take whole units: when there are enough of them to keep all threads busy to the
-/// end, and what one needs is not so much that threads had better share it. Where lengths vary,
-/// only as many units count as could have the longest one.
+/// Whether a thread takes whole units. It does if there are enough units to keep all threads busy
+/// to the end, and if a unit does not need so much memory that threads had better share it. Where
+/// lengths vary, only as many units count as could have the longest length.
 bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
   const Problem& p = plan.problem;
   if (plan.threads == 1) return true;
@@ -107,9 +136,9 @@ bool whole_units_fit(const CpuPlan& plan, const ForwardCut& cut) {
   return rounds >= 2 && 20 * units >= 19 * plan.threads * rounds;
 }
 
-/// Rows of a tile: with more of them a head's packed keys are read less often, but there have to be
-/// tiles enough for all threads. Results do not depend on it: a row knows nothing of its
-/// neighbours.
+/// Rows of a tile whose keys are packed. With more rows a head's packed keys are read less often,
+/// but there have to be enough tiles for all threads. Results do not depend on the number, because
+/// a row's result does not depend on the other rows.
 int64_t choose_packed_rows(const CpuPlan& plan) {
   const Problem& p = plan.problem;
   const CpuTuning& t = plan.tuning;
@@ -121,7 +150,7 @@ int64_t choose_packed_rows(const CpuPlan& plan) {
   return head_bytes > t.long_head_bytes && tiles >= 8 * plan.threads ? rows : t.forward_rows;
 }
 
-/// Pieces of work that threads could have in hand at once, cut as finely as they may be.
+/// The most pieces of work that threads could hold at once.
 int64_t pieces(CpuPlan plan) {
   const Problem& p = plan.problem;
   int64_t most = 1;
@@ -165,10 +194,13 @@ void plan_backward(CpuPlan& plan) {
 
 bool runs_alone(const Problem& problem) { return work(problem) <= one_thread_work; }
 
-CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning) {
+CpuPlan plan_cpu(const Problem& problem, int threads, Arithmetic bfloat16,
+                 const CpuTuning& tuning) {
   CpuPlan plan;
   plan.problem = problem;
   plan.tuning = tuning;
+  plan.arithmetic = choose_arithmetic(problem, bfloat16);
+  plan.arithmetic_in_place = choose_in_place(problem, plan.arithmetic);
   const int wanted = problem.run.num_threads > 0 ? problem.run.num_threads
                      : runs_alone(problem)       ? 1
                                                  : threads;
@@ -344,14 +376,18 @@ std::string to_text(const CpuPlan& plan) {
   if (forward) {
     const ForwardCut cut = cut_forward(plan, p.q.seqlen, p.k.seqlen);
     text += fmt::format(
-        "tile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey blocks packed: {}\n"
+        "products: {}\ntile: {} rows x {} keys\ntiles of a key head: {}\nkey chunks: {}\nkey "
+        "blocks packed: {}\n"
         "key heads of a unit: {}{}\nunits in work: {}{}\nshared bytes: {}\n",
+        text_of(cut.in_place ? plan.arithmetic_in_place : plan.arithmetic),
         cut.pack_blocks > 0 ? plan.packed_rows : t.forward_rows, t.forward_keys, cut.tiles.count(),
         cut.chunks, cut.pack_blocks, cut.heads_k, cut.in_place ? ", read in place" : "",
         plan.units_in_work, plan.whole_units ? ", one for each thread" : "", plan.shared_bytes);
   } else {
-    text += fmt::format("tile: {} rows x {} keys\nkeys of a slab: {}\nkey chunks: {}\n",
-                        t.backward_rows, t.backward_keys, t.slab_keys, plan.backward_chunks);
+    text +=
+        fmt::format("products: {}\ntile: {} rows x {} keys\nkeys of a slab: {}\nkey chunks: {}\n",
+                    text_of(plan.arithmetic), t.backward_rows, t.backward_keys, t.slab_keys,
+                    plan.backward_chunks);
   }
   return text + fmt::format("scratch of a thread: {} bytes\nworkspace: {} bytes\n",
                             plan.thread_bytes, plan.workspace_bytes);

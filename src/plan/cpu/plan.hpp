@@ -1,5 +1,5 @@
-// How the CPU runs a problem: tiles, chunks, threads and workspace. Pure functions of the problem;
-// every size in floats or bytes has its one home here.
+// How the CPU runs a problem: arithmetic, tiles, chunks, threads and workspace. Pure functions of
+// the problem. Every size in floats or bytes has its one home here.
 #pragma once
 
 #include <cstddef>
@@ -17,21 +17,21 @@ struct CpuTuning {
   /// 128, Q, S and O of a tile take 144 KB and a block of K and V 128 KB: together within a core's
   /// L2 of 512 KB.
   int64_t forward_rows = 96;
-  /// Twice as many where a key head's packed blocks are larger than this: they come from memory, or
-  /// from a last cache shared with others, once for each tile. 8k keys of head_dim 128 (9.4 MB) 4
-  /// to 6% faster; 5 MB 2% slower, or 2% faster beside busy neighbours. Counted in float32, which
-  /// pairs fill half of (not measured).
+  /// Tiles have twice as many rows where a key head's packed blocks are larger than this, because
+  /// each tile then reads them from memory or from a shared last cache. With 8k keys of head_dim
+  /// 128 (9.4 MB) that is 4 to 6% faster; with 5 MB it is 2% slower, or 2% faster beside busy
+  /// neighbours. The size counts float32 numbers; pairs fill half of it (not measured).
   int64_t long_head_bytes = 6 << 20;
   int64_t forward_keys = 128;  ///< keys of a block; at most `max_block_keys`
-  /// Key heads with at most so many query rows read K and V where they lie: packing them for so few
-  /// would cost as much as the products.
+  /// A key head with at most this many query rows reads K and V where they lie: packing would cost
+  /// as much as the products.
   int64_t rows_in_place = 32;
-  /// So many bytes of a key are read together, if need be of several heads, whose rows lie side by
-  /// side: 1 KB of each key was read at half the rate of 8 KB.
+  /// Bytes of a key's row that a unit reads together, from several heads if need be, whose rows lie
+  /// side by side. 1 KB of each key was read at half the rate of 8 KB.
   int64_t bytes_in_place = 8192;
-  /// Outputs of so many bytes are taken for larger than a cache, and for fresh memory. They are
-  /// stored past the caches, which saves reading their lines before they are overwritten (1k keys 1
-  /// to 3% faster, 128 keys 4%, 64 keys 9%), after their pages were mapped (map_pages.hpp).
+  /// The plan takes outputs of this many bytes for fresh memory that is larger than a cache. Their
+  /// pages are mapped beforehand (map_pages.hpp), and they are stored past the caches, which saves
+  /// reading lines before they are overwritten (1k keys 1 to 3% faster, 128 keys 4%, 64 keys 9%).
   int64_t large_bytes = 2 << 20;
   int64_t backward_rows = 96;
   int64_t backward_keys = 96;
@@ -40,8 +40,9 @@ struct CpuTuning {
   int64_t split_keys = 512;
   /// Keys that a backward item holds at once, packed, with their dK and dV: 2.9 MB at head_dim 128.
   int64_t slab_keys = 960;
-  /// After so many keys O and the sum of P, and after so many tiles of rows dK and dV, are added to
-  /// totals that keep what their rounding takes (`sum_run` below); dQ where a chunk has more slabs.
+  /// How often sums are added to totals that keep what rounding takes from them (`sum_run` below):
+  /// O and the sum of P after this many keys, dK and dV after this many tiles of rows, and each
+  /// addition to dQ, if a chunk has more slabs than this.
   int64_t settle_keys = 1024;
   int64_t settle_tiles = 8;
   int64_t settle_slabs = 4;
@@ -54,17 +55,18 @@ inline constexpr int64_t max_block_keys = 128;
 /// Row stride of score tiles. Known to the compiler, and not a multiple of 4 KB, so that a column
 /// of rows does not fall into one set of L1.
 inline constexpr int64_t score_stride = max_block_keys + lane_pad;
-/// More chunks than this would make dQ's partial sums more than linear in the sequence.
+/// With a number of chunks that grows with the sequence, dQ's partial sums would take more than
+/// linear memory.
 inline constexpr int64_t max_backward_chunks = 8;
 
 /// float32 sums are sums of sums, so that their error does not grow with the number of keys or
-/// rows: of so many products in a register, of those over a block, of a few blocks, and of these
-/// with what rounding takes kept (Kahan). The worst case is n equal numbers, added one after the
-/// other: each sum may be rounded the same way, which makes n / 4 roundings of the result, and 8 of
-/// them are 4 eps.
+/// rows. A register sums this many products; a block sums those, a few blocks are summed, and
+/// Kahan's sum over these keeps what rounding takes. The worst case is n equal numbers, added one
+/// after the other: each sum may be rounded the same way, which makes n / 4 roundings of the
+/// result, and 8 of them are 4 eps.
 inline constexpr int64_t sum_run = 16;
-/// Of a score, and of dP, over head_dim: the passes need not add them up in one order, so that what
-/// rounding takes is not the same in the forward and in the backward pass.
+/// The same for a score and for dP, sums over head_dim. The forward and the backward pass may add
+/// them up in different orders, so that they round differently.
 inline constexpr int64_t score_run = 32;
 
 constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }
@@ -73,12 +75,12 @@ constexpr int64_t row_stride(int64_t n) {
   return padded(n) + (padded(n) / lane_pad % 2 == 0 ? lane_pad : 0);
 }
 
-/// Numbers and rows that two of AMX's tiles span: products by them have whole groups of so many
-/// rows, columns and numbers of their depth.
+/// Rows, and numbers of a row, that two of AMX's tiles span. A product by tiles has whole groups of
+/// this many rows, columns and numbers of its depth.
 inline constexpr int64_t tile_span = 32;
 constexpr int64_t in_tiles(int64_t n) { return ceil_div(n, tile_span) * tile_span; }
 
-/// Hands out pieces of a buffer, each on a cache line. Without a buffer it only counts.
+/// Hands out pieces of a buffer, each on a cache line. Without a buffer it only counts bytes.
 class Arena {
  public:
   explicit Arena(void* base = nullptr) : base_(static_cast<char*>(base)) {}
@@ -95,9 +97,18 @@ class Arena {
   size_t bytes_ = 0;
 };
 
+/// How a pass multiplies its numbers.
+enum class Arithmetic : uint8_t {
+  widened,  ///< as float32
+  pairs,    ///< bfloat16 as it is, two products in each lane of a vector
+  tiles     ///< bfloat16 as it is, by tile registers
+};
+
 struct CpuPlan {
   Problem problem;
   CpuTuning tuning;
+  Arithmetic arithmetic{};           ///< of packed keys
+  Arithmetic arithmetic_in_place{};  ///< forward: of keys that are read where they lie
   int threads = 1;
   int64_t packed_rows = 0;      ///< forward: query rows of a tile whose keys are packed
   int64_t heads_in_place = 1;   ///< forward: most key heads of a unit in place
@@ -111,16 +122,17 @@ struct CpuPlan {
   size_t workspace_bytes = 0;
 };
 
-/// A tiny problem, which takes one thread unless it names a number.
+/// Whether a problem is so small that one thread runs it, unless it names a number of threads.
 bool runs_alone(const Problem& problem);
-/// threads: how many there are to use when the problem names no number. It gets no more than there
-/// is work for.
-CpuPlan plan_cpu(const Problem& problem, int threads, const CpuTuning& tuning = {});
+/// threads: how many to use when the problem names no number. The plan takes no more than there is
+/// work for. bfloat16: how this CPU is to multiply bfloat16.
+CpuPlan plan_cpu(const Problem& problem, int threads, Arithmetic bfloat16 = Arithmetic::widened,
+                 const CpuTuning& tuning = {});
 std::string to_text(const CpuPlan& plan);
 
-// How one key head's work is cut, from the sequence's own lengths alone: never from the batch, its
-// neighbours or the threads, so that the bits do not depend on them. (The rows of a tile whose keys
-// are packed may: a row of it knows nothing of the others.)
+// How one key head's work is cut. Cuts depend on the sequence's own lengths alone, never on the
+// batch, its neighbours or the threads, so that the bits of the results do not depend on those.
+// (Rows of a tile whose keys are packed may: a row's result does not depend on the other rows.)
 
 /// Query rows of one tile: `rows` rows of each of `heads` heads of the group.
 struct TileShape {
@@ -141,7 +153,7 @@ struct Tile {
 };
 Tile tile_at(const TileShape& shape, int64_t group, int64_t q_len, int64_t index);
 
-/// What the forward pass does with a unit: one key head of a sequence, or a few in place.
+/// How the forward pass cuts a unit: one key head of a sequence, or a few that are read in place.
 struct ForwardCut {
   int64_t heads_k;      ///< of a unit; the last one of a sequence may have fewer
   bool in_place;        ///< K and V are read where they lie, not packed
@@ -158,7 +170,7 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len);
 int64_t cut_backward(const CpuPlan& plan, int64_t k_len);
 /// Keys of a backward chunk; the last one of a sequence may have fewer.
 int64_t chunk_keys(const CpuPlan& plan, int64_t k_len);
-/// Whether dQ is summed over so many of a chunk's keys that what rounding takes is kept.
+/// Whether a chunk has so many keys that the sum of dQ keeps what rounding takes from it.
 bool long_chunk(const CpuPlan& plan, int64_t keys);
 /// Whether dK and dV are settled: a key head of float32 has many tiles of `q_len` rows.
 bool many_tiles(const CpuPlan& plan, int64_t q_len);
