@@ -8,11 +8,11 @@ using u32 = unsigned;
 inline constexpr float log2_e = 1.4426950408889634f;
 inline constexpr float minus_infinity = __builtin_bit_cast(float, 0xff800000);
 
-inline float exp2(float x) { return std::exp2(x); }
+inline float exp2(float x) { return exp2f(x); }
 inline float min_or_nan(float x, float y) { return x != x || x < y ? x : y; }
-inline float log2(float x) { return std::log2(x); }
+inline float log2(float x) { return log2f(x); }
 inline float reciprocal(float x) { return 1 / x; }
-inline float tanh_approx(float x) { return std::tanh(x); }
+inline float tanh_approx(float x) { return tanhf(x); }
 
 inline u32 bf16(float x) {  // rounded to nearest even
   const u32 bits = __float_as_uint(x);
