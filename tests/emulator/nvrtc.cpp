@@ -64,11 +64,8 @@ bool compile(Program& program, const std::string& arch) {
   std::string folder = (fs::temp_directory_path() / "fa-emulator.XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) return false;
   const fs::path root = folder;
-  const std::regex shared(R"(extern __shared__ __align__\(\d+\) char shared\[\];)");
-  for (auto [name, header] : program.headers) {
+  for (const auto& [name, header] : program.headers) {
     if (name.starts_with("ptx/")) continue;
-    header =
-        std::regex_replace(header, shared, "char* const shared = emulator::runtime->shared();");
     fs::create_directories((root / name).parent_path());
     std::ofstream(root / name) << header;
   }

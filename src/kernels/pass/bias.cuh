@@ -12,7 +12,7 @@ using namespace fa::tile;
 /// S: the family's shapes.
 template <class S>
 struct FinishBias {
-  using C = typename S::Config;
+  using C = S::Config;
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {

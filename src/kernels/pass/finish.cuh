@@ -16,7 +16,7 @@ using namespace fa::tile;
 template <class S, typename Tile, typename Order, int rows, int columns>
 __device__ void write_sum(const Place& place, float* sum, float scale, const kernel::View& view,
                           u32 shared) {
-  using Grid = typename Order::Grid;
+  using Grid = Order::Grid;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (int part = 0; part < Order::parts; ++part) {
@@ -34,11 +34,10 @@ __device__ void write_sum(const Place& place, float* sum, float scale, const ker
 
 template <class S>
 struct FinishRows {
-  using C = typename S::Config;
+  using C = S::Config;
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {
-    extern __shared__ __align__(128) char shared[];
     const kernel::ForwardParams& f = p.forward;
     const Place place = find_place<C::rows, C::packed_q, C::used_q>(f, f.rows, p.order_heads,
                                                                     static_cast<int>(blockIdx.x));
@@ -50,18 +49,17 @@ struct FinishRows {
     }
     // mutant "CUDA: dq" of emulated: p.gradient_scale => 1.0f
     write_sum<S, typename S::QueryTile, typename S::QuerySum, C::rows, C::head_dim>(
-        place, sum, p.gradient_scale, p.dq, ptx::shared_address(shared));
+        place, sum, p.gradient_scale, p.dq, ptx::shared_address(ptx::shared_memory()));
   }
 };
 
 template <class S>
 struct FinishKeys {
-  using C = typename S::Config;
+  using C = S::Config;
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {
-    extern __shared__ __align__(128) char shared[];
-    const u32 tiles = ptx::shared_address(shared);
+    const u32 tiles = ptx::shared_address(ptx::shared_memory());
     const kernel::ForwardParams& f = p.forward;
     const Place place = find_place<C::keys, C::packed_k, C::used_k, Longest::first>(
         f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));

@@ -16,7 +16,7 @@ using namespace fa::tile;
 /// S: the family's shapes (sm80/backward_shapes.cuh is one).
 template <class S>
 struct Prepare {
-  using C = typename S::Config;
+  using C = S::Config;
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {

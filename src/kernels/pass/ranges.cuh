@@ -13,7 +13,7 @@ using namespace fa::tile;
 /// S: the family's shapes.
 template <class S>
 struct MeasureValues {
-  using C = typename S::Config;
+  using C = S::Config;
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ptx/math.cuh"
+#include "ptx/shared.cuh"
 #include "tile/number.cuh"
 #include "tile/place.cuh"
 
@@ -13,12 +14,11 @@ using namespace fa::tile;
 /// S: the family's shapes.
 template <class S>
 struct SinkGradients {
-  using C = typename S::Config;
+  using C = S::Config;
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {
-    extern __shared__ __align__(128) char shared[];
-    float* sums = reinterpret_cast<float*>(shared);
+    float* sums = reinterpret_cast<float*>(ptx::shared_memory());
     const kernel::ForwardParams& f = p.forward;
     const int head = static_cast<int>(blockIdx.x);
     const float sink = ptx::log2_e * Format<C::sinks>::load(f.sinks.data, head * f.sinks.head);

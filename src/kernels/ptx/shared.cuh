@@ -5,6 +5,13 @@ namespace fa::ptx {
 
 using u32 = unsigned;
 
+/// The block's shared memory, as many bytes as its launch asks for. No swizzle needs more
+/// alignment.
+__device__ inline char* shared_memory() {
+  extern __shared__ __align__(1024) char shared[];
+  return shared;
+}
+
 __device__ inline u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));
 }

@@ -37,7 +37,7 @@ struct Backward : BackwardShapes<C> {
       typename S::KeyTile, typename S::QueryGrid, typename S::QuerySum, typename S::QueryTile,
       typename S::ScoreGrid, typename S::Scores, typename S::ScoreTile, typename S::ValueGrid,
       typename S::ValueSum, typename S::ValueTile;
-  using QueryPart = typename QuerySum::Part;
+  using QueryPart = QuerySum::Part;
 
   // Shared memory: K, V, then places for a step's Q, dO and statistics, then P and dS.
   static constexpr int statistic_chunks = C::rows / 4;  ///< of 16 bytes, of LSE or of delta
@@ -588,7 +588,6 @@ struct Backward : BackwardShapes<C> {
   }
 
   static __device__ void run(const Params& p) {
-    extern __shared__ __align__(128) char shared[];
     const kernel::ForwardParams& f = p.forward;
     // Each part of a key head counts as one of the heads whose tiles are shared out.
     constexpr Longest longest = C::deterministic ? Longest::last : Longest::first;
@@ -601,7 +600,7 @@ struct Backward : BackwardShapes<C> {
     if (place.sequence < f.batch) {  // else keys behind the last sequence
       rows = side_of<C::packed_q, C::used_q>(f.rows, place.sequence, f.batch);
     }
-    Backward(p, place, part, rows, ptx::shared_address(shared)).differentiate();
+    Backward(p, place, part, rows, ptx::shared_address(ptx::shared_memory())).differentiate();
   }
 };
 

@@ -63,8 +63,8 @@ template <class S>
 __device__ void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlot& slot,
                                   const typename S::Scores& ds, float scale, int row0, int key0,
                                   int warp, int lane) {
-  using C = typename S::Config;
-  using ScoreGrid = typename S::ScoreGrid;
+  using C = S::Config;
+  using ScoreGrid = S::ScoreGrid;
   constexpr BiasGradient bias_gradient = bias_gradient_of<C>;
   if constexpr (bias_gradient == BiasGradient::of_columns) {
     const int row_warp = ScoreGrid::column(warp) / ScoreGrid::warp_columns;

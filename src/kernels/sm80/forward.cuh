@@ -280,7 +280,6 @@ struct Forward {
   }
 
   static __device__ void run(const Params& p) {
-    extern __shared__ __align__(128) char shared[];
     const Place place = find_place<rows, C::packed_q, C::used_q>(p, p.rows, p.heads_q,
                                                                  static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
@@ -288,7 +287,7 @@ struct Forward {
     if (place.sequence < p.batch) {  // else tokens behind the last sequence
       keys = side_of<C::packed_k, C::used_k>(p.keys, place.sequence, p.batch);
     }
-    Forward(p, place, keys, ptx::shared_address(shared)).attend();
+    Forward(p, place, keys, ptx::shared_address(ptx::shared_memory())).attend();
   }
 };
 

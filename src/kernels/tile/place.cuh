@@ -115,8 +115,8 @@ __device__ Place find_place(const kernel::ForwardParams& p, const kernel::Length
       tile -= __shfl_sync(~0u, sum - own, owner);
       int sequence = base + of_lane * owner, count = 0;
 #pragma unroll
-      for (int i = 0; i < of_lane; ++i) {
-        const int next = __shfl_sync(~0u, tiles[i], owner);
+      for (const int own_tiles : tiles) {
+        const int next = __shfl_sync(~0u, own_tiles, owner);
         if (count == 0 && tile >= next) {
           tile -= next;
           ++sequence;

@@ -23,7 +23,6 @@ float tanhf(float) noexcept;
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __grid_constant__
-#define __align__(n) alignas(n)
 
 struct alignas(16) uint4 {
   unsigned x, y, z, w;

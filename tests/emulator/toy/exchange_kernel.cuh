@@ -65,6 +65,5 @@ __device__ inline void exchange(const ExchangeParams& p, unsigned shared) {
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(fa::toy::exchange_threads)
     fa_toy_exchange(const __grid_constant__ fa::toy::ExchangeParams p) {
-  extern __shared__ __align__(1024) char shared[];
-  fa::toy::exchange(p, fa::ptx::shared_address(shared));
+  fa::toy::exchange(p, fa::ptx::shared_address(fa::ptx::shared_memory()));
 }

@@ -5,6 +5,6 @@
 
 extern "C" __global__ void __launch_bounds__(fa::toy::threads, 1)
     fa_toy_ring(const __grid_constant__ fa::toy::RingParams p) {
-  extern __shared__ __align__(1024) char shared[];
-  fa::toy::multiply_by_ring<fa::toy::Fault::none>(p, fa::ptx::shared_address(shared));
+  fa::toy::multiply_by_ring<fa::toy::Fault::none>(
+      p, fa::ptx::shared_address(fa::ptx::shared_memory()));
 }

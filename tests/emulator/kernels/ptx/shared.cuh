@@ -5,6 +5,7 @@ namespace fa::ptx {
 
 using u32 = unsigned;
 
+inline char* shared_memory() { return emulator::runtime->shared(); }
 inline u32 shared_address(const void* p) {
   return emulator::shared_base +
          static_cast<u32>(static_cast<const char*>(p) - emulator::runtime->shared());
