@@ -61,6 +61,8 @@ struct BackwardShapes {
                              column_warps<DoutTile, C::warps, C::keys, width>(C::column_warps)>;
   /// dS^T or P^T of a step, as a warp has it.
   using Scores = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
+  /// The same as the operand A of a product over rows.
+  using Operand = KeptSlices<ScoreGrid::n_tiles / 2, ScoreGrid::m_tiles>;
 
   /// dQ of a step is formed in parts of its columns, one after the other, for the registers.
   static constexpr int query_parts = QueryGrid::n_tiles % (2 * C::query_parts) == 0 &&

@@ -3,7 +3,7 @@
 // Where each number belongs to one row, head and sequence, the block that forms it writes it. Where
 // heads or sequences share rows, blocks add to a sum of the bias's own size. Where the rows share
 // keys, each warp that has rows of its own sums up each head of each sequence, and
-// backward_bias.cuh adds these sums: [row_warps][batch][heads_q][keys], always in the same order.
+// pass/bias.cuh adds these sums: [row_warps][batch][heads_q][keys], always in the same order.
 #pragma once
 
 #include "sm80/backward_shapes.cuh"

@@ -15,6 +15,7 @@
 #include "tile/mask.cuh"
 #include "tile/output.cuh"
 #include "tile/place.cuh"
+#include "tile/ring.cuh"
 #include "tile/rows.cuh"
 #include "tile/score.cuh"
 #include "tile/softmax.cuh"
@@ -58,6 +59,7 @@ struct Forward {
   using Scores = float[m_tiles][n_tiles][4];
 
   static constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
+  using Stages = Ring<C::stages, stage_bytes>;
 
   const Params& p;
   const Place place;
@@ -96,22 +98,13 @@ struct Forward {
         k(row_of(p.k, place, place.head / p.group, keys_side.begin + all.begin * C::keys),
           2 * p.k.row),
         v(row_of(p.v, place, place.head / p.group, keys_side.begin + all.begin * C::keys) +
-              2 * first_value_column(),
+              2 * first_value_column<C>(),
           2 * p.v.row),
         score(p, place, k_len),
         dropout(p, place) {
     TileReader<QueryTile, rows, C::head_dim, threads, C::alignment>(
         row_of(p.q, place, place.head, place.rows.begin + place.row), 2 * p.q.row)
         .load(shared, place.rows.length - place.row);
-  }
-
-  /// First of V's columns that this block works on. The last slice ends where V does: what it
-  /// shares with the one before, both form, to the same bits.
-  static __device__ int first_value_column() {
-    const int first = C::value_columns * blockIdx.z;
-    if constexpr (C::head_dim_v % C::value_columns == 0) return first;
-    constexpr int last = C::head_dim_v - C::value_columns;
-    return first < last ? first : last;
   }
 
   __device__ Steps steps_of(int first, int count) const {
@@ -132,24 +125,17 @@ struct Forward {
     return visible_keys<C::window_left, C::window_right>(p, row, place.rows.length, k_len);
   }
 
-  static constexpr u32 ring = C::stages * stage_bytes;
-  static __device__ u32 after(u32 stage) {
-    return stage == ring - stage_bytes ? 0 : stage + stage_bytes;
-  }
-  static __device__ u32 before(u32 stage) {
-    return stage == 0 ? ring - stage_bytes : stage - stage_bytes;
-  }
-
   /// Starts to load what the turn `ahead` of `index` works on: K of its step, V of the step before.
   static constexpr int ahead = C::stages - 1;
   __device__ void load_ahead(int index, u32 stage) {
     const int step = index + ahead;
     const u32 at = shared + QueryTile::bytes;
     if (step < all.end && (C::groups == 1 || group == 1)) {
-      k.load(at + before(stage), k_len - step * C::keys);
+      k.load(at + Stages::before(stage), k_len - step * C::keys);
     }
     if (step > all.begin && step <= all.end && (C::groups == 1 || group == 0)) {
-      v.load(at + before(before(stage)) + KeyTile::bytes, k_len - (step - 1) * C::keys);
+      v.load(at + Stages::before(Stages::before(stage)) + KeyTile::bytes,
+             k_len - (step - 1) * C::keys);
     }
     ptx::cp_async_commit();
   }
@@ -215,9 +201,9 @@ struct Forward {
     if constexpr (C::groups == 2) {
       ptx::cp_async_wait<ahead - 2>();  // this thread's part of what the next turn needs
       ptx::barrier_arrive<threads>(1 + (group ^ 1));
-      // Group 1 loads K, for it may still need the last one (see exponentiate) while group 0 goes
-      // on. The last V but one is free when group 0 has passed: both have left the turn before this
-      // one.
+      // Group 1 loads K over that of the step before, which it may have read again until now
+      // (exponentiate). Group 0 loads V over that of two steps before: now both groups have left
+      // the turn that multiplied it.
       load_ahead(index, stage);
     }
   }
@@ -226,7 +212,7 @@ struct Forward {
   template <bool values, bool scores>
   __device__ void turn(int index, u32 stage) {
     float s[m_tiles][n_tiles][4];
-    if constexpr (values) multiply_values(before(stage));
+    if constexpr (values) multiply_values(Stages::before(stage));
     if constexpr (scores) multiply_scores(s, stage);
     pass_turn(index, stage);
     if constexpr (scores) {
@@ -241,12 +227,12 @@ struct Forward {
   __device__ void attend() {
     u32 stage = stage_bytes;
 #pragma unroll
-    for (int i = -ahead; i < 0; ++i, stage = after(stage)) load_ahead(all.begin + i, stage);
+    for (int i = -ahead; i < 0; ++i, stage = Stages::after(stage)) load_ahead(all.begin + i, stage);
     ptx::cp_async_wait<ahead - 1>();
     __syncthreads();
     q.load(query, 0);  // they came with the first keys
     if (C::groups == 2 && group == 1) ptx::barrier_arrive<threads>(1);
-    for (int index = all.begin; index <= all.end; ++index, stage = after(stage)) {
+    for (int index = all.begin; index <= all.end; ++index, stage = Stages::after(stage)) {
       take_turn(index, stage);
       if (index > own.begin && index < own.end) {
         turn<true, true>(index, stage);
@@ -269,10 +255,10 @@ struct Forward {
       if (blockIdx.z == 0) store_lse<C>(p, place, row, lse);
     });
     if constexpr (C::split) {
-      store_partial<C>(p, place, warp_row, first_value_column(), lane, o);
+      store_partial<C>(p, place, warp_row, first_value_column<C>(), lane, o);
     } else {
       char* to = const_cast<char*>(row_of(p.out, place, place.head, place.rows.begin + warp_row) +
-                                   2 * first_value_column());
+                                   2 * first_value_column<C>());
       store_rows<Element, OutTile, C::value_columns, C::alignment>(
           shared + warp * C::warp_rows * OutTile::row_bytes, o, lane, to, 2 * p.out.row,
           place.rows.extent - warp_row);

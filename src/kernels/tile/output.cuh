@@ -10,6 +10,16 @@
 
 namespace fa::tile {
 
+/// First of V's columns that this block works on. The last slice ends where V does: both it and the
+/// slice before form the columns that they share, to the same bits.
+template <class C>
+__device__ int first_value_column() {
+  const int first = C::value_columns * blockIdx.z;
+  if constexpr (C::head_dim_v % C::value_columns == 0) return first;
+  constexpr int last = C::head_dim_v - C::value_columns;
+  return first < last ? first : last;
+}
+
 struct RowEnd {
   float scale;  ///< what O is multiplied by: 0 where the row saw no key, or does not count
   float lse;

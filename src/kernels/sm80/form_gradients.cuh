@@ -1,0 +1,105 @@
+// What the backward pass makes of a warp's products: P^T of S^T, and dS^T of P^T and dP^T. A
+// fragment [m][n][4] has keys as its rows and query rows as its columns.
+#pragma once
+
+#include "sm80/backward_shapes.cuh"
+#include "tile/fragment.cuh"
+#include "tile/score.cuh"
+
+namespace fa::sm80 {
+
+/// Where a warp's fragments lie: in a tile of query rows, and among the keys of its block.
+template <class S>
+struct ScorePlace {
+  using Grid = S::ScoreGrid;
+
+  int tile_row, first_key;  ///< of the tile and of the block, in the sequence
+  int warp, lane;
+
+  /// The lane's first row, counted from the tile's first.
+  __device__ int row_in_tile() const { return Grid::column(warp) + fragment_column(0, 0, lane); }
+  __device__ int key(int m, int h) const {
+    return first_key + Grid::row(warp) + fragment_row(m, h, lane);
+  }
+};
+
+/// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores. `factor`:
+/// what scores lack (Score::factor); `lse`: the tile's, in shared memory.
+template <class S, class C = S::Config>
+__device__ void form_probabilities(typename S::Scores& s, typename S::Scores& slopes,
+                                   const Score<C>& score, float factor, const ScorePlace<S>& place,
+                                   u32 lse_at) {
+  using Element = S::Element;
+  const int row0 = place.row_in_tile();
+#pragma unroll
+  for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int key = place.key(m, h);
+#pragma unroll
+      for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
+        const float2 pair = ptx::load_floats(lse_at + 4 * (row0 + 8 * n));
+        const float lse[2] = {pair.x, pair.y};
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& x = s[m][n][2 * h + e];
+          const int row = place.tile_row + row0 + 8 * n + e;
+          if constexpr (!Score<C>::none) x = score.value(x, row, key, slopes[m][n][2 * h + e]);
+          // P is at most 1, also where scores are so large that their float32 LSE is far off.
+          x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, Element::gradient_headroom - lse[e]),
+                                        Element::gradient_headroom));
+        }
+      }
+    }
+  }
+}
+
+/// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P as the products have it. `delta_at`: the
+/// tile's, in shared memory.
+template <class S>
+__device__ void form_gradients(const typename S::Operand& p_left, typename S::Scores& dp,
+                               float scale, const ScorePlace<S>& place, u32 delta_at) {
+  using Element = S::Element;
+  const int row0 = place.row_in_tile();
+#pragma unroll
+  for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
+    const float2 pair = ptx::load_floats(delta_at + 4 * (row0 + 8 * n));
+    const float delta[2] = {pair.x, pair.y};
+#pragma unroll
+    for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const u32 both = p_left.slice[n / 2][m][n % 2 * 2 + h];
+        const float x[2] = {Element::low(both), Element::high(both)};
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& y = dp[m][n][2 * h + e];
+          // mutant "CUDA: delta" of emulated: y - delta[e] => y
+          y = x[e] * ((y - delta[e]) * scale);
+        }
+      }
+    }
+  }
+}
+
+/// Which elements of a fragment dropout drops: bit e of [m][n].
+template <class S>
+using Dropped = u32[S::ScoreGrid::m_tiles][S::ScoreGrid::n_tiles];
+
+/// Sets what is dropped of a fragment to 0.
+template <class S>
+__device__ void drop(typename S::Scores& x, const Dropped<S>& dropped) {
+#pragma unroll
+  for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        // mutant "CUDA: dropout of P and dP" of emulated: dropped[m][n] >> e & 1 => false
+        if (dropped[m][n] >> e & 1) x[m][n][e] = 0;
+      }
+    }
+  }
+}
+
+}  // namespace fa::sm80
