@@ -14,13 +14,11 @@ kernel::Walk walk(const Rows& rows, const CudaBackwardPlan& plan) {
   return {head - tile, -(plan.part_heads - 1) * head};
 }
 
-/// Of the kernels whose tiles are those of keys.
+/// All but the order: each launch has its own.
 kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call& call,
                                        void* workspace) {
   const Problem& p = plan.problem;
-  kernel::BackwardParams params{};
-  params.forward = common_params(p, call, plan.key_tiles, 1);
-  params.order_heads = kernel::Divisor(static_cast<int>(p.k.heads));
+  auto params = params_of<kernel::BackwardParams>(p, call);
   params.dout = view(call.dout);
   params.dlse = view(call.dlse);
   params.dq = view(call.dq);
@@ -59,26 +57,26 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
 }  // namespace
 
 void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream) const {
-  const kernel::BackwardParams keys = backward_params(plan_, call, workspace);
-  kernel::BackwardParams rows = keys;
-  rows.order_heads = rows.forward.heads_q;
-  set_order(rows.forward, plan_.row_tiles, 1);
+  const Problem& p = plan_.problem;
+  kernel::BackwardParams params = backward_params(plan_, call, workspace);
   // All of it, also what no row has.
   if (const int64_t zeros = plan_.workspace.zeros(); zeros > 0) {
-    check(driver().set_words(reinterpret_cast<CUdeviceptr>(keys.dk_sum), 0,
+    check(driver().set_words(reinterpret_cast<CUdeviceptr>(params.dk_sum), 0,
                              static_cast<size_t>(zeros / 4), static_cast<CUstream>(stream)),
           "setting memory");
   }
   for (size_t index = 0; index < plan_.launches.size(); ++index) {
     switch (plan_.launches[index].over) {
       case Over::keys:
-        launch(index, &keys, stream);
+        params.order = order(p, p.k.heads, plan_.key_tiles);
+        launch(index, &params, stream);
         break;
       case Over::key_parts:
-        launch_parts(index, keys, stream);
+        launch_parts(index, params, stream);
         break;
       case Over::rows:
-        launch(index, &rows, stream);
+        params.order = order(p, p.q.heads, plan_.row_tiles);
+        launch(index, &params, stream);
         break;
       case Over::splits:
         break;  // of a forward pass
@@ -91,12 +89,12 @@ void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams params,
                                    void* stream) const {
   const Launch& main = plan_.launches[index];
   if (main.grid.empty()) return;
-  params.order_heads = kernel::Divisor(main.heads > 1 ? 1 : params.order_heads.value * plan_.parts);
-  set_order(params.forward, plan_.key_tiles, plan_.section);
-  for (params.first_sequence = 0; params.first_sequence < main.sequences; ++params.first_sequence) {
-    for (params.first_head = 0; params.first_head < main.heads; ++params.first_head) {
-      launch(index, &params, stream);
-    }
+  const int64_t heads = main.heads > 1 ? 1 : plan_.problem.k.heads * plan_.parts;
+  params.order = order(plan_.problem, heads, plan_.key_tiles, plan_.section);
+  int& sequence = params.order.first_sequence;
+  int& head = params.order.first_head;
+  for (sequence = 0; sequence < main.sequences; ++sequence) {
+    for (head = 0; head < main.heads; ++head) launch(index, &params, stream);
   }
 }
 

@@ -9,11 +9,11 @@ namespace {
 kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& call,
                                      void* workspace) {
   const Problem& p = plan.problem;
-  kernel::ForwardParams params = common_params(p, call, plan.row_tiles, plan.section);
-  params.split_keys = plan.split_keys;
-  params.partial_rows = plan.partial_rows;
-  params.partial_out = static_cast<float*>(workspace);
-  params.partial_lse = params.partial_out + plan.splits * plan.partial_rows * p.head_dim_v;
+  auto params = params_of<kernel::ForwardParams>(p, call);
+  params.order = order(p, p.q.heads, plan.row_tiles, plan.section);
+  auto* out = static_cast<float*>(workspace);
+  float* lse = out + plan.splits * plan.partial_rows * p.head_dim_v;
+  params.partial = {plan.split_keys, out, lse, plan.partial_rows};
   return params;
 }
 
@@ -21,11 +21,10 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
 kernel::CombineParams combine_params(const CudaForwardPlan& plan,
                                      const kernel::ForwardParams& rows) {
   const Problem& p = plan.problem;
-  return {rows.partial_out,   rows.partial_lse,
-          plan.partial_rows,  plan.splits,
-          rows.out,           rows.lse,
-          rows.sinks,         p.q.packed ? 1 : rows.batch,
-          rows.heads_q.value, p.q.packed ? p.q.tokens : p.q.seqlen};
+  return {rows.partial,      plan.splits,
+          rows.operands.out, rows.operands.lse,
+          rows.score.sinks,  p.q.packed ? 1 : rows.order.batch,
+          rows.heads.query,  p.q.packed ? p.q.tokens : p.q.seqlen};
 }
 
 }  // namespace

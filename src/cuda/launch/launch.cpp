@@ -9,52 +9,45 @@
 
 namespace fa::cuda {
 
-namespace {
-
-kernel::Lengths lengths(const int32_t* cu_seqlens, const int32_t* seqused, int64_t seqlen,
-                        int64_t tokens) {
-  return {cu_seqlens, seqused, static_cast<int>(seqlen), tokens};
-}
-
-}  // namespace
-
 kernel::View view(const Rows& rows) { return {rows.data, rows.batch, rows.row, rows.head}; }
 
-void set_order(kernel::ForwardParams& params, int tiles, int section) {
-  tiles = std::max(tiles, 1);  // of a side without rows no block asks
-  params.row_tiles = kernel::Divisor(tiles);
-  params.section = kernel::Divisor(section);
-  params.section_tiles = kernel::Divisor(section * tiles);
+kernel::Operands operands(const Call& call) {
+  return {view(call.q), view(call.k), view(call.v), view(call.out), view(call.lse)};
 }
 
-kernel::ForwardParams common_params(const Problem& p, const Call& call, int tiles, int section) {
+kernel::Lengths lengths(const Side& side, const int32_t* cu_seqlens, const int32_t* seqused) {
+  return {cu_seqlens, seqused, static_cast<int>(side.seqlen), side.tokens};
+}
+
+kernel::Heads heads(const Problem& p) {
+  return {static_cast<int>(p.q.heads), kernel::Divisor(static_cast<int>(p.group()))};
+}
+
+kernel::ScoreArgs score_args(const Problem& p, const Call& call) {
   const double log2_e = std::numbers::log2e;
-  kernel::ForwardParams params{};
-  params.q = view(call.q);
-  params.k = view(call.k);
-  params.v = view(call.v);
-  params.out = view(call.out);
-  params.lse = view(call.lse);
-  params.bias = view(call.bias);
-  params.alibi = view(call.alibi);
-  params.sinks = view(call.sinks);
-  params.rows = lengths(call.cu_seqlens_q, call.seqused_q, p.q.seqlen, p.q.tokens);
-  params.keys = lengths(call.cu_seqlens_k, call.seqused_k, p.k.seqlen, p.k.tokens);
-  params.batch = static_cast<int>(p.batch);
-  params.heads_q = kernel::Divisor(static_cast<int>(p.q.heads));
-  params.group = kernel::Divisor(static_cast<int>(p.group()));
-  set_order(params, tiles, section);
-  params.scale = static_cast<float>(p.score.softcap > 0 ? p.score.scale / p.score.softcap
-                                                        : p.score.scale * log2_e);
-  params.softcap = static_cast<float>(p.score.softcap * log2_e);
-  params.keep_scale = static_cast<float>(1 / (1 - p.dropout_p));
-  params.threshold = philox::threshold(p.dropout_p);
-  params.window_left = p.score.window_left;
-  params.window_right = p.score.window_right;
-  params.seed = call.dropout_seed;
-  params.offset = call.dropout_offset;
-  params.dropout_state = reinterpret_cast<const long long*>(call.dropout_state);
-  return params;
+  return {view(call.bias), view(call.alibi), view(call.sinks),
+          static_cast<float>(p.score.softcap > 0 ? p.score.scale / p.score.softcap
+                                                 : p.score.scale * log2_e),
+          static_cast<float>(p.score.softcap * log2_e)};
+}
+
+kernel::Window window(const Problem& p) { return {p.score.window_left, p.score.window_right}; }
+
+kernel::DropoutArgs dropout_args(const Problem& p, const Call& call) {
+  return {static_cast<float>(1 / (1 - p.dropout_p)), philox::threshold(p.dropout_p),
+          call.dropout_seed, call.dropout_offset,
+          reinterpret_cast<const long long*>(call.dropout_state)};
+}
+
+kernel::Order order(const Problem& p, int64_t heads, int tiles, int section) {
+  tiles = std::max(tiles, 1);  // no block asks for a tile of a side without rows
+  return {kernel::Divisor(static_cast<int>(heads)),
+          kernel::Divisor(tiles),
+          kernel::Divisor(section),
+          kernel::Divisor(section * tiles),
+          0,
+          0,
+          static_cast<int>(p.batch)};
 }
 
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,

@@ -14,8 +14,8 @@ struct View {
   long long head;
 };
 
-/// Where the sequences lie. Lengths in device memory may say anything: the kernels hold them within
-/// the tensors and the maxima.
+/// Rows, or keys, of all sequences. Lengths in device memory may say anything: the kernels hold
+/// them within the tensors and the maxima.
 struct Lengths {
   const int* cu_seqlens;  ///< [batch + 1], or null
   const int* seqused;     ///< [batch], or null
@@ -23,46 +23,85 @@ struct Lengths {
   long long tokens;       ///< rows in a packed tensor
 };
 
-struct ForwardParams {
-  View q, k, v, out, lse, bias, alibi, sinks;
-  Lengths rows, keys;
-  int batch;
-  Divisor heads_q;
-  Divisor group;          ///< query heads of a key head
-  Divisor row_tiles;      ///< of a head, all packed sequences together
-  Divisor section;        ///< heads whose tiles alternate, longest first (tile/place.cuh)
-  Divisor section_tiles;  ///< of a section: section * row_tiles
-  int split_keys;         ///< keys of a split, a multiple of the key tile
-  float scale;            ///< of the scores, times log2(e) unless softcap follows
-  float softcap;          ///< cap * log2(e)
-  float keep_scale;       ///< 1 / (1 - dropout_p)
-  unsigned threshold;     ///< an element is kept iff its word is at least this
-  long long window_left;  ///< -1: unbounded
-  long long window_right;
-  unsigned long long seed;
-  unsigned long long offset;
-  const long long* dropout_state;  ///< (seed, offset) in device memory, or null
-  float* partial_out;              ///< [splits][rows of all heads][head_dim_v]
-  float* partial_lse;              ///< [splits][rows of all heads]
-  long long partial_rows;
+struct Heads {
+  int query;
+  Divisor group;  ///< query heads of a key head
 };
 
-/// Bytes from behind a tile that was read to the next head's, and from that of the last head to the
-/// first head's of the rows behind.
+/// The tensors of the attention itself.
+struct Operands {
+  View q, k, v, out, lse;
+};
+
+/// Which tile of rows, or of keys, each block of a launch takes (tile/place.cuh).
+struct Order {
+  Divisor heads;          ///< of a sequence, or parts of heads
+  Divisor tiles;          ///< of a head, all packed sequences together
+  Divisor section;        ///< heads whose tiles alternate, longest first
+  Divisor section_tiles;  ///< of a section: section * tiles
+  int first_sequence;     ///< of a launch that takes one sequence, or one head of keys, of all
+  int first_head;
+  int batch;  ///< sequences of the problem; here, loads of the divisors stay pairs
+};
+
+/// The terms of a score beside q.k, and the sinks.
+struct ScoreArgs {
+  View bias, alibi, sinks;
+  float scale;    ///< of q.k, times log2(e) unless softcap follows
+  float softcap;  ///< cap * log2(e)
+};
+
+/// Keys that a row sees beside its diagonal one; -1: unbounded.
+struct Window {
+  long long left;
+  long long right;
+};
+
+struct DropoutArgs {
+  float keep_scale;    ///< 1 / (1 - dropout_p)
+  unsigned threshold;  ///< an element is kept iff its word is at least this
+  unsigned long long seed;
+  unsigned long long offset;
+  const long long* state;  ///< (seed, offset) in device memory, or null
+};
+
+/// The results of the splits of a forward pass, to be joined.
+struct Partial {
+  int keys;        ///< of a split, a multiple of the key tile
+  float* out;      ///< [splits][rows][head_dim_v]
+  float* lse;      ///< [splits][rows]
+  long long rows;  ///< of all heads
+};
+
+struct ForwardParams {
+  Operands operands;
+  Lengths rows, keys;
+  Heads heads;
+  Order order;
+  ScoreArgs score;
+  Window window;
+  DropoutArgs dropout;
+  Partial partial;
+};
+
+/// Steps of a tile reader's pointer after a tile, in bytes: to the same rows of the next head, and
+/// from the last head to the next rows of the first head.
 struct Walk {
   long long to_head;
   long long to_rows;
 };
 
-/// Of all kernels of a backward pass. `forward` is what it has in common with the forward pass; its
-/// tiles are those of keys, whose heads are `order_heads`, or of rows in the kernels before and
-/// after the main one.
+/// Of all kernels of a backward pass. `order` is that of the launch: of tiles of keys, or of rows
+/// in the kernels before and after the main one.
 struct BackwardParams {
-  ForwardParams forward;
+  Operands operands;
+  Lengths rows, keys;
+  Heads heads;
+  Order order;
+  ScoreArgs score;
+  Window window;
+  DropoutArgs dropout;
   View dout, dlse, dq, dk, dv, dsinks, dbias;
-  Divisor order_heads;  ///< of a sequence, or their parts, whose tiles the blocks take
-  int first_sequence;   ///< of a launch that takes one sequence, or one head of keys, of all
-  int first_head;
   Divisor parts;  ///< blocks that share a tile of keys, with part_heads query heads each
   int part_heads;
   Walk q_walk, dout_walk;
@@ -83,11 +122,9 @@ struct BackwardParams {
   int bias_rows;
 };
 
-/// Joins the splits of a forward pass, or two attentions over disjoint keys.
+/// For the kernel that joins the splits of a forward pass.
 struct CombineParams {
-  const float* partial_out;
-  const float* partial_lse;
-  long long partial_rows;
+  Partial partial;
   int splits;
   View out, lse, sinks;
   int batch;  ///< 1 for packed rows
@@ -95,6 +132,7 @@ struct CombineParams {
   long long seqlen;
 };
 
+/// For the kernel that joins two attentions over disjoint keys.
 struct MergeParams {
   View out_a, lse_a, out_b, lse_b, out, lse;
   int batch;

@@ -20,7 +20,7 @@ struct FinishBias {
     const int slot = index / p.bias_rows, row = index % p.bias_rows;
     const int batch = slot / p.bias_heads, head = slot % p.bias_heads;
     const long long first = batch * p.dbias.batch + head * p.dbias.head + row * p.dbias.row;
-    for (long long key = blockIdx.y * S::threads + threadIdx.x; key < p.forward.keys.seqlen;
+    for (long long key = blockIdx.y * S::threads + threadIdx.x; key < p.keys.seqlen;
          key += gridDim.y * S::threads) {
       Format<C::dbias>::store(p.dbias.data, first + key,
                               sum_of(p, batch, head, static_cast<int>(key)));
@@ -32,13 +32,12 @@ struct FinishBias {
   static __device__ float sum_of(const Params& p, int batch, int head, int key) {
     constexpr BiasGradient way = bias_gradient_of<C>;
     constexpr int row_warps = C::rows / S::ScoreGrid::warp_columns;
-    const kernel::ForwardParams& f = p.forward;
     float sum = 0;
     if constexpr (way == BiasGradient::summed) {
-      sum = p.dbias_sum[static_cast<long long>(blockIdx.x) * f.keys.seqlen + key];
+      sum = p.dbias_sum[static_cast<long long>(blockIdx.x) * p.keys.seqlen + key];
     } else if constexpr (way == BiasGradient::of_columns) {
-      for (int sequence = batch; sequence < f.batch; sequence += p.bias_batches) {
-        for (int of = head; of < f.heads_q.value; of += p.bias_heads) {
+      for (int sequence = batch; sequence < p.order.batch; sequence += p.bias_batches) {
+        for (int of = head; of < p.heads.query; of += p.bias_heads) {
           for (int warp = 0; warp < row_warps; ++warp) {
             sum += column_sum(p, warp, sequence, of)[key];
           }

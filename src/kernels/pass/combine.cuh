@@ -21,7 +21,7 @@ __device__ void combine_row(const kernel::CombineParams& p, long long row) {
 
   float top = minus_infinity;
   for (int s = 0; s < p.splits; ++s) {
-    const float lse = p.partial_lse[s * p.partial_rows + row];
+    const float lse = p.partial.lse[s * p.partial.rows + row];
     top = top >= lse || top != top ? top : lse;  // a NaN stays, which fmaxf would pass over
   }
   const bool unused = top == kernel::unused_row;
@@ -36,7 +36,7 @@ __device__ void combine_row(const kernel::CombineParams& p, long long row) {
   // mutant "CUDA: join of splits" of emulated: ptx::exp2((lse - top) * ptx::log2_e) => 1.0f
   const auto weight = [&](float lse) { return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e); };
   float total = weight(sink);
-  for (int s = 0; s < p.splits; ++s) total += weight(p.partial_lse[s * p.partial_rows + row]);
+  for (int s = 0; s < p.splits; ++s) total += weight(p.partial.lse[s * p.partial.rows + row]);
   const float inverse = empty ? 0 : ptx::reciprocal(total);
 
   char* out = static_cast<char*>(p.out.data) +
@@ -44,9 +44,9 @@ __device__ void combine_row(const kernel::CombineParams& p, long long row) {
   for (int column = 4 * lane; column < C::head_dim_v; column += 128) {
     float sum[4] = {};
     for (int s = 0; s < p.splits; ++s) {
-      const float w = weight(p.partial_lse[s * p.partial_rows + row]) * inverse;
+      const float w = weight(p.partial.lse[s * p.partial.rows + row]) * inverse;
       const float4 part = *reinterpret_cast<const float4*>(
-          p.partial_out + (s * p.partial_rows + row) * C::head_dim_v + column);
+          p.partial.out + (s * p.partial.rows + row) * C::head_dim_v + column);
       const float o[4] = {part.x, part.y, part.z, part.w};
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum[e] = w == 0 ? sum[e] : fmaf(w, o[e], sum[e]);
@@ -67,7 +67,7 @@ struct Combine {
   static __device__ void run(const Params& p) {
     const long long row =
         static_cast<long long>(kernel::joined_rows) * blockIdx.x + threadIdx.x / 32;
-    if (row < p.partial_rows) combine_row<C>(p, row);
+    if (row < p.partial.rows) combine_row<C>(p, row);
   }
 };
 

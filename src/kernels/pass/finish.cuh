@@ -38,13 +38,12 @@ struct FinishRows {
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {
-    const kernel::ForwardParams& f = p.forward;
-    const Place place = find_place<C::rows, C::packed_q, C::used_q>(f, f.rows, p.order_heads,
-                                                                    static_cast<int>(blockIdx.x));
+    const Place place =
+        find_place<C::rows, C::packed_q, C::used_q>(p.order, p.rows, static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     float* sum = nullptr;
-    if (place.sequence < f.batch) {
-      const long long padded = S::padded_row_begin(f, place.sequence, place.rows) + place.row;
+    if (place.sequence < p.order.batch) {
+      const long long padded = S::padded_row_begin(p.rows, place.sequence, place.rows) + place.row;
       sum = p.dq_sum + (place.head * p.padded_rows + padded) * S::depth;
     }
     // mutant "CUDA: dq" of emulated: p.gradient_scale => 1.0f
@@ -60,13 +59,12 @@ struct FinishKeys {
 
   static __device__ void run(const Params& p) {
     const u32 tiles = ptx::shared_address(ptx::shared_memory());
-    const kernel::ForwardParams& f = p.forward;
     const Place place = find_place<C::keys, C::packed_k, C::used_k, Longest::first>(
-        f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));
+        p.order, p.keys, static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     float *dk = nullptr, *dv = nullptr;
-    if (place.sequence < f.batch) {
-      const long long padded = S::padded_key_begin(f, place.sequence, place.rows) + place.row;
+    if (place.sequence < p.order.batch) {
+      const long long padded = S::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
       dk = p.dk_sum + (place.head * p.padded_keys + padded) * S::depth;
       dv = p.dv_sum + (place.head * p.padded_keys + padded) * S::width;
     }

@@ -20,11 +20,11 @@ struct Prepare {
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {
-    const kernel::ForwardParams& f = p.forward;
-    const Place place = find_place<C::rows, C::packed_q, C::used_q>(f, f.rows, p.order_heads,
-                                                                    static_cast<int>(blockIdx.x));
-    if (place.sequence < 0 || place.sequence == f.batch || place.row >= place.rows.extent) return;
-    const long long padded = S::padded_row_begin(f, place.sequence, place.rows) + place.row;
+    const Place place =
+        find_place<C::rows, C::packed_q, C::used_q>(p.order, p.rows, static_cast<int>(blockIdx.x));
+    if (place.sequence < 0 || place.sequence == p.order.batch || place.row >= place.rows.extent)
+      return;
+    const long long padded = S::padded_row_begin(p.rows, place.sequence, place.rows) + place.row;
     const long long statistics = place.head * p.padded_rows + padded;
 
     float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * S::depth);
@@ -43,19 +43,19 @@ struct Prepare {
 #pragma unroll
       for (int turn = 0; turn < turns; ++turn) {
         const int row = min(first + turn * groups, place.rows.length - 1);
-        lse[turn] = statistic(f.lse, place, row);
-        dout[turn].add(row_at(p.dout, place, row), row_at(f.out, place, row), lane);
+        lse[turn] = statistic(p.operands.lse, place, row);
+        dout[turn].add(row_at(p.dout, place, row), row_at(p.operands.out, place, row), lane);
       }
     }
 
-    const Side keys = side_of<C::packed_k, C::used_k>(f.keys, place.sequence, f.batch);
+    const Side keys = side_of<C::packed_k, C::used_k>(p.keys, place.sequence, p.order.batch);
     float largest = 0, largest_dlse = 0;
 #pragma unroll
     for (int turn = 0; turn < turns; ++turn) {
       const int row = first + turn * groups;
       dout[turn].join();
-      const auto seen =
-          visible_keys<C::window_left, C::window_right>(f, row, place.rows.length, keys.length);
+      const auto seen = visible_keys<C::window_left, C::window_right>(
+          p.window, row, place.rows.length, keys.length);
       const bool absent = row >= place.rows.length || lse[turn] == ptx::minus_infinity;
       const bool empty = absent || seen.begin >= seen.end;
       float delta = empty ? 0 : dout[turn].ab;

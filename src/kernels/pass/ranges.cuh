@@ -18,16 +18,16 @@ struct MeasureValues {
 
   static __device__ void run(const Params& p) {
     using Products = RowProducts<C>;
-    const kernel::ForwardParams& f = p.forward;
     const Place place = find_place<C::keys, C::packed_k, C::used_k, Longest::first>(
-        f, f.keys, p.order_heads, static_cast<int>(blockIdx.x));
-    if (place.sequence < 0 || place.sequence == f.batch || place.row >= place.rows.extent) return;
+        p.order, p.keys, static_cast<int>(blockIdx.x));
+    if (place.sequence < 0 || place.sequence == p.order.batch || place.row >= place.rows.extent)
+      return;
     float largest = 0;
     for (int i = threadIdx.x / Products::lanes; i < C::keys; i += S::threads / Products::lanes) {
       const int key = place.row + i;
       Products products;
       if (key < place.rows.length) {
-        const char* v = row_at(f.v, place, key);
+        const char* v = row_at(p.operands.v, place, key);
         products.add(v, v, threadIdx.x % Products::lanes);
       }
       products.join();

@@ -19,13 +19,13 @@ struct SinkGradients {
 
   static __device__ void run(const Params& p) {
     float* sums = reinterpret_cast<float*>(ptx::shared_memory());
-    const kernel::ForwardParams& f = p.forward;
     const int head = static_cast<int>(blockIdx.x);
-    const float sink = ptx::log2_e * Format<C::sinks>::load(f.sinks.data, head * f.sinks.head);
+    const float sink =
+        ptx::log2_e * Format<C::sinks>::load(p.score.sinks.data, head * p.score.sinks.head);
     float sum = 0;
-    for (int sequence = 0; sequence < f.batch; ++sequence) {
-      const Side rows = side_of<C::packed_q, C::used_q>(f.rows, sequence, f.batch);
-      const long long first = head * p.padded_rows + S::padded_row_begin(f, sequence, rows);
+    for (int sequence = 0; sequence < p.order.batch; ++sequence) {
+      const Side rows = side_of<C::packed_q, C::used_q>(p.rows, sequence, p.order.batch);
+      const long long first = head * p.padded_rows + S::padded_row_begin(p.rows, sequence, rows);
       for (int row = threadIdx.x; row < rows.length; row += S::threads) {
         // +inf where a row sees no key: all of its probability is the sink's.
         const float lse = p.lse_2[first + row];

@@ -35,7 +35,6 @@ struct Backward : BackwardShapes<C> {
   using ValueSums = RowSums<S, ValueGrid>;
 
   const Params& p;
-  const kernel::ForwardParams& f = p.forward;
   const Place place;  ///< of the keys: `row` is the first, `head` that of keys
   const u32 shared;
   const int lane = threadIdx.x % 32;
@@ -43,7 +42,7 @@ struct Backward : BackwardShapes<C> {
 
   const int part;     ///< of the query heads that share the keys: this block's
   const Place query;  ///< the sequence's rows, of the first of these heads
-  const long long padded = S::padded_row_begin(f, place.sequence, query.rows);
+  const long long padded = S::padded_row_begin(p.rows, place.sequence, query.rows);
   StepReader<S> reader;
 
   // Operands, as the warp reads its part of them. V lies as K does, dO as Q, dS as P: where panels
@@ -73,7 +72,7 @@ struct Backward : BackwardShapes<C> {
   float dk[KeyGrid::m_tiles][KeyGrid::n_tiles][4] = {};
   float dv[ValueGrid::m_tiles][ValueGrid::n_tiles][4] = {};
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
-  const float factor = Score<C>::factor(f);
+  const float factor = Score<C>::factor(p.score);
   const RowsInSight<C> sight;
 
   __device__ Backward(const Params& params, const Place& where, int which_part, const Side& rows,
@@ -82,9 +81,9 @@ struct Backward : BackwardShapes<C> {
         place(where),
         shared(base),
         part(which_part),
-        query{where.sequence, where.head * f.group.value + part * p.part_heads, 0, rows},
+        query{where.sequence, where.head * p.heads.group.value + part * p.part_heads, 0, rows},
         reader(p, query, padded),
-        sight(f, rows.length, where.rows.length, where.row) {
+        sight(p.window, rows.length, where.rows.length, where.row) {
     if (Element::scales_gradients && sight.first_row <= sight.last_row) {
       ds_bits = gradient_bits(p, place.sequence, place.head, query.head);
     }
@@ -101,7 +100,7 @@ struct Backward : BackwardShapes<C> {
     // mutant "CUDA: dk" of emulated: p.gradient_scale => 1.0f
     const float dk_scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
     constexpr float p_unscale = 1.0f / (1u << static_cast<int>(Element::gradient_headroom));
-    const float dv_scale = (C::dropout ? f.keep_scale : 1) * p_unscale;
+    const float dv_scale = (C::dropout ? p.dropout.keep_scale : 1) * p_unscale;
     if (p.parts.value > 1) {
       add_keys(dk_scale, dv_scale);
     } else {
@@ -126,11 +125,11 @@ struct Backward : BackwardShapes<C> {
   /// dK and dV of the heads of this block. The blocks that share the keys add in their order, which
   /// costs little, once a block, so that the bits of dK and dV are always the same.
   __device__ void add_keys(float dk_scale, float dv_scale) {
-    if (place.sequence == f.batch) return;  // keys behind the last sequence
+    if (place.sequence == p.order.batch) return;  // keys behind the last sequence
     scale_by(dk, dk_scale);
     scale_by(dv, dv_scale);
-    const long long at =
-        place.head * p.padded_keys + S::padded_key_begin(f, place.sequence, place.rows) + place.row;
+    const long long at = place.head * p.padded_keys +
+                         S::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
     int* turn = p.key_turns + at / C::keys;
     if (threadIdx.x == 0) ptx::wait_for_turn(turn, part);
     __syncthreads();
@@ -144,7 +143,7 @@ struct Backward : BackwardShapes<C> {
   __device__ void walk() {
     Step now{sight.first_row, 0};
     u32 stage_offset = 0;
-    load_keys<S>(f, place, shared);
+    load_keys<S>(p.operands, place, shared);
     const u32 stages = shared + Memory::stages_at;
     reader.load(now, stages + stage_offset);
     if constexpr (C::key_slices + C::value_slices > 0) {
@@ -154,8 +153,8 @@ struct Backward : BackwardShapes<C> {
       kept_v.load(score_v, Memory::value_at);
     }
     Place at = query;
-    Dropout dropout(f, at);
-    Score<C> score(f, at, sight.k_len);
+    Dropout dropout(p.dropout, p.heads.query, at);
+    Score<C> score(p.score, at, sight.k_len);
     for (;;) {
       const Step next = reader.after(now);
       const bool ends = next.row > sight.last_row;
@@ -171,8 +170,8 @@ struct Backward : BackwardShapes<C> {
       at.row = now.row;
       at.head = query.head + now.head;
       if (p.part_heads > 1) {
-        dropout = Dropout(f, at);
-        score = Score<C>(f, at, sight.k_len);
+        dropout = Dropout(p.dropout, p.heads.query, at);
+        score = Score<C>(p.score, at, sight.k_len);
       }
       step(at, dropout, score, stage_offset, all_seen, load_ahead);
       if (ends) break;
@@ -206,7 +205,7 @@ struct Backward : BackwardShapes<C> {
     multiply<Element, Lies::along_k, Lies::along_k, S::depth / 16>(s, score_k, 0, score_q,
                                                                    stage_offset, kept_k);
     form_probabilities<S>(s, slopes, score, factor, scores, stage + Memory::lse_at);
-    if (!all_seen) hide_unseen(s, at.row);
+    if (!all_seen) hide_unseen<S>(s, sight, scores);
     const Operand p_left = as_left<Element>(s);
     Dropped<S> dropped = {};
     if constexpr (C::dropout) {
@@ -220,7 +219,7 @@ struct Backward : BackwardShapes<C> {
         dp, score_v, Memory::value_at, score_dout, stage_offset + Memory::dout_at, kept_v);
     ValueSums::add_own(dv, kept_p, value_dout, stage_offset + Memory::dout_at, warp);
     if constexpr (C::dropout) {
-      scale_by(dp, f.keep_scale);
+      scale_by(dp, p.dropout.keep_scale);
       drop<S>(dp, dropped);
     }
     form_gradients<S>(p_left, dp, power_of_2<Element>(ds_bits - Element::gradient_headroom), scores,
@@ -255,30 +254,6 @@ struct Backward : BackwardShapes<C> {
       }
     } else {
       add_between(at, stage_offset);
-    }
-  }
-
-  /// Sets P^T to 0 where a row does not see a key. Few steps need it, and branch here: as two whole
-  /// steps, with a mask and without, they spilled more (5% slower in order and at head_dim 96).
-  /// After the rounding of P it would make head_dim 96 4% slower without a mask, by its spills.
-  __device__ void hide_unseen(Scores& x, int tile_row) const {
-    const int row0 = tile_row + ScoreGrid::column(warp) + fragment_column(0, 0, lane);
-#pragma unroll
-    for (int m = 0; m < ScoreGrid::m_tiles; ++m) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int key = place.row + ScoreGrid::row(warp) + fragment_row(m, h, lane);
-        const RowsOfKey seen = sight.rows_of(key);
-#pragma unroll
-        for (int n = 0; n < ScoreGrid::n_tiles; ++n) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int row = row0 + 8 * n + e;
-            // mutant "CUDA: hidden keys of dP" of emulated: row < seen.begin => false
-            if (row < seen.begin || (C::window_left && row >= seen.end)) x[m][n][2 * h + e] = 0;
-          }
-        }
-      }
     }
   }
 
@@ -330,17 +305,16 @@ struct Backward : BackwardShapes<C> {
   }
 
   static __device__ void run(const Params& p) {
-    const kernel::ForwardParams& f = p.forward;
     // Each part of a key head counts as one of the heads whose tiles are shared out.
     constexpr Longest longest = C::deterministic ? Longest::last : Longest::first;
-    Place place = find_place<C::keys, C::packed_k, C::used_k, longest>(
-        f, f.keys, p.order_heads, static_cast<int>(blockIdx.x), p.first_sequence, p.first_head);
+    Place place = find_place<C::keys, C::packed_k, C::used_k, longest, true>(
+        p.order, p.keys, static_cast<int>(blockIdx.x));
     const int head = place.head / p.parts, part = place.head - head * p.parts.value;
     place.head = head;
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     Side rows{0, 0, 0};
-    if (place.sequence < f.batch) {  // else keys behind the last sequence
-      rows = side_of<C::packed_q, C::used_q>(f.rows, place.sequence, f.batch);
+    if (place.sequence < p.order.batch) {  // else keys behind the last sequence
+      rows = side_of<C::packed_q, C::used_q>(p.rows, place.sequence, p.order.batch);
     }
     Backward(p, place, part, rows, ptx::shared_address(ptx::shared_memory())).differentiate();
   }

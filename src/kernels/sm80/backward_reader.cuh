@@ -16,12 +16,12 @@ struct Step {
 
 /// Starts to load K and V of a place among the keys.
 template <class S>
-__device__ void load_keys(const kernel::ForwardParams& f, const Place& place, u32 shared) {
+__device__ void load_keys(const kernel::Operands& operands, const Place& place, u32 shared) {
   using C = S::Config;
   TileReader<typename S::KeyTile, C::keys, C::head_dim, S::threads, C::alignment> k(
-      row_at(f.k, place, place.row), 2 * f.k.row);
+      row_at(operands.k, place, place.row), 2 * operands.k.row);
   TileReader<typename S::ValueTile, C::keys, C::head_dim_v, S::threads, C::alignment> v(
-      row_at(f.v, place, place.row), 2 * f.v.row);
+      row_at(operands.v, place, place.row), 2 * operands.v.row);
   const int count = place.rows.length - place.row;
   k.load(shared, count);
   v.load(shared + BackwardMemory<S>::value_at, count);
@@ -44,7 +44,7 @@ struct StepReader {
       : p(params),
         query(rows),
         padded(padded_begin),
-        q(row_at(p.forward.q, query, 0), 2 * p.forward.q.row),
+        q(row_at(p.operands.q, query, 0), 2 * p.operands.q.row),
         dout(row_at(p.dout, query, 0), 2 * p.dout.row) {}
 
   __device__ void begin_at(int row) {

@@ -70,7 +70,7 @@ __device__ void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlo
     const int row_warp = ScoreGrid::column(warp) / ScoreGrid::warp_columns;
     add_rows(column_sum(p, row_warp, slot.sequence, slot.head), ds, scale, key0, slot.keys, lane);
   } else if constexpr (bias_gradient == BiasGradient::summed) {
-    const long long keys = p.forward.keys.seqlen, rows = p.forward.rows.seqlen;
+    const long long keys = p.keys.seqlen, rows = p.rows.seqlen;
     const long long head = slot.sequence % p.bias_batches * static_cast<long long>(p.bias_heads) +
                            slot.head % p.bias_heads;
     float* sum = p.dbias_sum + head * rows * keys;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sm80/backward_shapes.cuh"
+#include "sm80/rows_in_sight.cuh"
 #include "tile/fragment.cuh"
 #include "tile/score.cuh"
 
@@ -24,7 +25,7 @@ struct ScorePlace {
 };
 
 /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores. `factor`:
-/// what scores lack (Score::factor); `lse`: the tile's, in shared memory.
+/// what scores lack (Score::factor). `lse_at`: the tile's LSE in shared memory.
 template <class S, class C = S::Config>
 __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& slopes,
                                    const Score<C>& score, float factor, const ScorePlace<S>& place,
@@ -54,8 +55,35 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
   }
 }
 
+/// Sets P^T to 0 where a row does not see a key. Few steps need it, and branch here: as two whole
+/// steps, with a mask and without, they spilled more (5% slower in order and at head_dim 96).
+/// After the rounding of P it would make head_dim 96 4% slower without a mask, by its spills.
+template <class S>
+__device__ void hide_unseen(typename S::Scores& x, const RowsInSight<typename S::Config>& sight,
+                            const ScorePlace<S>& place) {
+  const int row0 = place.tile_row + place.row_in_tile();
+#pragma unroll
+  for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const RowsOfKey seen = sight.rows_of(place.key(m, h));
+#pragma unroll
+      for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int row = row0 + 8 * n + e;
+          // mutant "CUDA: hidden keys of dP" of emulated: row < seen.begin => false
+          if (row < seen.begin || (S::Config::window_left && row >= seen.end)) {
+            x[m][n][2 * h + e] = 0;
+          }
+        }
+      }
+    }
+  }
+}
+
 /// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P as the products have it. `delta_at`: the
-/// tile's, in shared memory.
+/// tile's delta in shared memory.
 template <class S>
 __device__ void form_gradients(const typename S::Operand& p_left, typename S::Scores& dp,
                                float scale, const ScorePlace<S>& place, u32 delta_at) {

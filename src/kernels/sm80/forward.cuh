@@ -86,7 +86,7 @@ struct Forward {
   bool unseen = true;  ///< some row of the warp has not seen a key
   const Score<C> score;
   const Dropout dropout;
-  const float factor = Score<C>::factor(p);
+  const float factor = Score<C>::factor(p.score);
 
   __device__ Forward(const Params& params, const Place& where, const Side& keys_side, u32 base)
       : p(params),
@@ -95,15 +95,17 @@ struct Forward {
         shared(base),
         all(steps_of(place.row, rows)),
         own(steps_of(warp_row, C::warp_rows)),
-        k(row_of(p.k, place, place.head / p.group, keys_side.begin + all.begin * C::keys),
-          2 * p.k.row),
-        v(row_of(p.v, place, place.head / p.group, keys_side.begin + all.begin * C::keys) +
+        k(row_of(p.operands.k, place, place.head / p.heads.group,
+                 keys_side.begin + all.begin * C::keys),
+          2 * p.operands.k.row),
+        v(row_of(p.operands.v, place, place.head / p.heads.group,
+                 keys_side.begin + all.begin * C::keys) +
               2 * first_value_column<C>(),
-          2 * p.v.row),
-        score(p, place, k_len),
-        dropout(p, place) {
+          2 * p.operands.v.row),
+        score(p.score, place, k_len),
+        dropout(p.dropout, p.heads.query, place) {
     TileReader<QueryTile, rows, C::head_dim, threads, C::alignment>(
-        row_of(p.q, place, place.head, place.rows.begin + place.row), 2 * p.q.row)
+        row_at(p.operands.q, place, place.row), 2 * p.operands.q.row)
         .load(shared, place.rows.length - place.row);
   }
 
@@ -114,15 +116,15 @@ struct Forward {
     const auto low = visible(first), high = visible(last);
     long long begin = low.begin, end = high.end;
     if constexpr (C::split) {
-      const long long split = static_cast<long long>(blockIdx.y) * p.split_keys;
+      const long long split = static_cast<long long>(blockIdx.y) * p.partial.keys;
       begin = begin > split ? begin : split;
-      // mutant "CUDA: end of a split" of emulated: end < split + p.split_keys => true
-      end = end < split + p.split_keys ? end : split + p.split_keys;
+      // mutant "CUDA: end of a split" of emulated: end < split + p.partial.keys => true
+      end = end < split + p.partial.keys ? end : split + p.partial.keys;
     }
     return steps_between<C::keys>(low, high, begin, end);
   }
   __device__ mask::KeyRange visible(int row) const {
-    return visible_keys<C::window_left, C::window_right>(p, row, place.rows.length, k_len);
+    return visible_keys<C::window_left, C::window_right>(p.window, row, place.rows.length, k_len);
   }
 
   /// Starts to load what the turn `ahead` of `index` works on: K of its step, V of the step before.
@@ -201,9 +203,8 @@ struct Forward {
     if constexpr (C::groups == 2) {
       ptx::cp_async_wait<ahead - 2>();  // this thread's part of what the next turn needs
       ptx::barrier_arrive<threads>(1 + (group ^ 1));
-      // Group 1 loads K over that of the step before, which it may have read again until now
-      // (exponentiate). Group 0 loads V over that of two steps before: now both groups have left
-      // the turn that multiplied it.
+      // Group 1 loads K over that of the step before, which it may have read again (exponentiate).
+      // Group 0 loads V over that of two steps before, which both groups are done with.
       load_ahead(index, stage);
     }
   }
@@ -257,21 +258,20 @@ struct Forward {
     if constexpr (C::split) {
       store_partial<C>(p, place, warp_row, first_value_column<C>(), lane, o);
     } else {
-      char* to = const_cast<char*>(row_of(p.out, place, place.head, place.rows.begin + warp_row) +
-                                   2 * first_value_column<C>());
+      const char* to = row_at(p.operands.out, place, warp_row) + 2 * first_value_column<C>();
       store_rows<Element, OutTile, C::value_columns, C::alignment>(
-          shared + warp * C::warp_rows * OutTile::row_bytes, o, lane, to, 2 * p.out.row,
-          place.rows.extent - warp_row);
+          shared + warp * C::warp_rows * OutTile::row_bytes, o, lane, const_cast<char*>(to),
+          2 * p.operands.out.row, place.rows.extent - warp_row);
     }
   }
 
   static __device__ void run(const Params& p) {
-    const Place place = find_place<rows, C::packed_q, C::used_q>(p, p.rows, p.heads_q,
-                                                                 static_cast<int>(blockIdx.x));
+    const Place place =
+        find_place<rows, C::packed_q, C::used_q>(p.order, p.rows, static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     Side keys{0, 0, 0};
-    if (place.sequence < p.batch) {  // else tokens behind the last sequence
-      keys = side_of<C::packed_k, C::used_k>(p.keys, place.sequence, p.batch);
+    if (place.sequence < p.order.batch) {  // else tokens behind the last sequence
+      keys = side_of<C::packed_k, C::used_k>(p.keys, place.sequence, p.order.batch);
     }
     Forward(p, place, keys, ptx::shared_address(ptx::shared_memory())).attend();
   }

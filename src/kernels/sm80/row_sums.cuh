@@ -29,9 +29,8 @@ struct RowSums {
 
   /// C += A B over the rows whose A, P^T or dS^T, the warp has in registers.
   template <typename Tile, int n_tiles>
-  static __device__ void add_own(float (&sum)[Grid::m_tiles][n_tiles][4],
-                                 const typename S::Operand& own, const LaneAddress<Tile>& b,
-                                 u32 b_offset, int warp) {
+  static __device__ void add_own(float (&sum)[Grid::m_tiles][n_tiles][4], const S::Operand& own,
+                                 const LaneAddress<Tile>& b, u32 b_offset, int warp) {
     if constexpr (keeps_rows) {
       multiply<Element, Lies::across_k>(sum, own, b,
                                         b_offset + ScoreGrid::column(warp) * Tile::row_bytes);

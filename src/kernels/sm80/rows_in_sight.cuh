@@ -19,14 +19,14 @@ struct RowsOfKey {
 /// Of one sequence and a block's keys.
 template <class C>
 struct RowsInSight {
-  const kernel::ForwardParams& f;
+  const kernel::Window& window;
   int q_len, k_len;
   int first_key;            ///< of the block
   int first_row, last_row;  ///< of the tiles that see some of the keys; none: last < first
 
   /// The rows that see the first of the keys begin first, those that see the last end last.
-  __device__ RowsInSight(const kernel::ForwardParams& params, int rows, int keys, int block_key)
-      : f(params), q_len(rows), k_len(keys), first_key(block_key), first_row(0), last_row(-1) {
+  __device__ RowsInSight(const kernel::Window& sight, int rows, int keys, int block_key)
+      : window(sight), q_len(rows), k_len(keys), first_key(block_key), first_row(0), last_row(-1) {
     const int last = min(first_key + C::keys, k_len) - 1;
     if (last < first_key) return;
     const int begin = rows_of(first_key).begin, end = rows_of(last).end;
@@ -37,14 +37,14 @@ struct RowsInSight {
 
   __device__ RowsOfKey rows_of(int key) const {
     if (key >= k_len) return {q_len, 0};
-    const auto range = mask::row_range(key, q_len, k_len, C::window_left ? f.window_left : -1,
-                                       C::window_right ? f.window_right : -1);
+    const auto range = mask::row_range(key, q_len, k_len, C::window_left ? window.left : -1,
+                                       C::window_right ? window.right : -1);
     return {static_cast<int>(range.begin < q_len ? range.begin : q_len),
             static_cast<int>(range.end)};
   }
 
   __device__ mask::KeyRange visible(int row) const {
-    return visible_keys<C::window_left, C::window_right>(f, row, q_len, k_len);
+    return visible_keys<C::window_left, C::window_right>(window, row, q_len, k_len);
   }
 
   /// Whether all rows of a tile see all of the block's keys.

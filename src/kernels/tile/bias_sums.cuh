@@ -20,9 +20,8 @@ constexpr BiasGradient bias_gradient_of = C::dbias == Number::none ? BiasGradien
 __device__ inline float* column_sum(const kernel::BackwardParams& p, int row_warp, int sequence,
                                     int head) {
   const long long slot =
-      (static_cast<long long>(row_warp) * p.forward.batch + sequence) * p.forward.heads_q.value +
-      head;
-  return p.dbias_sum + slot * p.forward.keys.seqlen;
+      (static_cast<long long>(row_warp) * p.order.batch + sequence) * p.heads.query + head;
+  return p.dbias_sum + slot * p.keys.seqlen;
 }
 
 }  // namespace fa::tile

@@ -14,14 +14,15 @@ struct Dropout {
   philox::Stream stream;
   u32 threshold;
 
-  __device__ Dropout(const kernel::ForwardParams& p, const Place& place) : threshold(p.threshold) {
+  __device__ Dropout(const kernel::DropoutArgs& p, int query_heads, const Place& place)
+      : threshold(p.threshold) {
     unsigned long long seed = p.seed, offset = p.offset;
-    if (p.dropout_state != nullptr) {
-      seed = static_cast<unsigned long long>(p.dropout_state[0]);
-      offset = static_cast<unsigned long long>(p.dropout_state[1]);
+    if (p.state != nullptr) {
+      seed = static_cast<unsigned long long>(p.state[0]);
+      offset = static_cast<unsigned long long>(p.state[1]);
     }
-    stream = philox::stream(seed, offset,
-                            static_cast<u32>(place.sequence * p.heads_q.value + place.head));
+    stream =
+        philox::stream(seed, offset, static_cast<u32>(place.sequence * query_heads + place.head));
   }
 
   /// Calls drop(m, n, e) for what is dropped of a fragment [m][n][e] of rows and keys from these

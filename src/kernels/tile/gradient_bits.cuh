@@ -20,7 +20,7 @@ __device__ inline float gradient_bits(const kernel::BackwardParams& p, int seque
   const float values = *range_of(p, Range::values, sequence, key_head);
   // Not their product, which may be beyond float32.
   const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
-  const float bound = fmaxf(product + ptx::log2(p.forward.keep_scale) + 1, ptx::log2(dlse)) + 1;
+  const float bound = fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + 1;
   return fminf(fmaxf(14 - ceilf(bound), -110), 110);
 }
 

@@ -32,7 +32,8 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
   using Element = Format<C::element>;
   float scale = sum > 0 ? 1 : 0;
   if constexpr (C::sinks != Number::none && !C::split) {
-    const float sink = log2_e * Format<C::sinks>::load(p.sinks.data, place.head * p.sinks.head);
+    const float sink =
+        log2_e * Format<C::sinks>::load(p.score.sinks.data, place.head * p.score.sinks.head);
     // mutant "CUDA: sinks: maximum" of emulated: fmaxf(maximum, sink) => maximum
     const float larger = fmaxf(maximum, sink);
     const float used = finite_maximum(larger);
@@ -42,7 +43,7 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
   }
   const bool none = sum == 0;  // not so where a score is NaN, which the maximum passes over
   float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
-  scale = none ? 0 : scale * (C::dropout ? p.keep_scale : 1) * ptx::reciprocal(sum);
+  scale = none ? 0 : scale * (C::dropout ? p.dropout.keep_scale : 1) * ptx::reciprocal(sum);
   // mutant "CUDA: rows beyond seqused" of emulated: row >= place.rows.length => false
   if (row >= place.rows.length) {
     scale = 0;
@@ -90,20 +91,20 @@ __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int
 template <class C>
 __device__ long long partial_row(const kernel::ForwardParams& p, const Place& place, int row) {
   const long long in_split =
-      C::packed_q ? place.head * p.rows.tokens + place.rows.begin + row
-                  : (static_cast<long long>(place.sequence) * p.heads_q.value + place.head) *
-                            p.rows.seqlen +
-                        row;
-  return blockIdx.y * p.partial_rows + in_split;
+      C::packed_q
+          ? place.head * p.rows.tokens + place.rows.begin + row
+          : (static_cast<long long>(place.sequence) * p.heads.query + place.head) * p.rows.seqlen +
+                row;
+  return blockIdx.y * p.partial.rows + in_split;
 }
 
 /// LSE of a row of the sequence.
 template <class C>
 __device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int row, float lse) {
   if constexpr (C::split) {
-    p.partial_lse[partial_row<C>(p, place, row)] = lse;
-  } else if (p.lse.data != nullptr) {
-    statistic(p.lse, place, row) = lse;
+    p.partial.lse[partial_row<C>(p, place, row)] = lse;
+  } else if (p.operands.lse.data != nullptr) {
+    statistic(p.operands.lse, place, row) = lse;
   }
 }
 
@@ -117,7 +118,7 @@ __device__ void store_partial(const kernel::ForwardParams& p, const Place& place
     for (int h = 0; h < 2; ++h) {
       const int row = first_row + fragment_row(m, h, lane);
       if (row >= place.rows.extent) continue;
-      float* to = p.partial_out + partial_row<C>(p, place, row) * C::head_dim_v + first_column +
+      float* to = p.partial.out + partial_row<C>(p, place, row) * C::head_dim_v + first_column +
                   fragment_column(0, 0, lane);
 #pragma unroll
       for (int n = 0; n < C::value_columns / 8; ++n) {

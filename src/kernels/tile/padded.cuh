@@ -23,14 +23,13 @@ __device__ long long padded_begin(const kernel::Lengths& lengths, int sequence, 
 enum class Range { dout, dlse, values };
 __device__ inline float* range_of(const kernel::BackwardParams& p, Range range, int sequence,
                                   int head) {
-  const kernel::ForwardParams& f = p.forward;
-  const long long query_heads = static_cast<long long>(f.batch) * f.heads_q.value;
+  const long long query_heads = static_cast<long long>(p.order.batch) * p.heads.query;
   if (range == Range::values) {
     return p.ranges + 2 * query_heads +
-           static_cast<long long>(sequence) * (f.heads_q.value / f.group) + head;
+           static_cast<long long>(sequence) * (p.heads.query / p.heads.group) + head;
   }
   return p.ranges + (range == Range::dlse ? query_heads : 0) +
-         static_cast<long long>(sequence) * f.heads_q.value + head;
+         static_cast<long long>(sequence) * p.heads.query + head;
 }
 
 /// The largest of what a block's threads have found, none of it negative; NaN is passed over.

@@ -52,51 +52,50 @@ enum class Longest { last, first };
 /// Heads come in sections, whose K and V stay in L2 together. Within a section the longest tiles of
 /// all heads go first.
 template <Longest longest>
-__device__ Place place_of(const kernel::ForwardParams& p, const kernel::Divisor& heads, int index,
-                          int* tile) {
-  const int section = index / p.section_tiles;
-  const int rest = index - section * p.section_tiles.value;
-  const int first = section * p.section.value;
-  const int left = p.batch * heads.value - first;
-  const bool whole = left >= p.section.value;
-  const int turn = whole ? rest / p.section : rest / left;
-  const int head = first + rest - turn * (whole ? p.section.value : left);
-  *tile = longest == Longest::first ? turn : p.row_tiles.value - 1 - turn;
-  const int sequence = head / heads;
-  return {sequence, head - sequence * heads.value, 0, {}};
+__device__ Place place_of(const kernel::Order& order, int index, int* tile) {
+  const int section = index / order.section_tiles;
+  const int rest = index - section * order.section_tiles.value;
+  const int first = section * order.section.value;
+  const int left = order.batch * order.heads.value - first;
+  const bool whole = left >= order.section.value;
+  const int turn = whole ? rest / order.section : rest / left;
+  const int head = first + rest - turn * (whole ? order.section.value : left);
+  *tile = longest == Longest::first ? turn : order.tiles.value - 1 - turn;
+  const int sequence = head / order.heads;
+  return {sequence, head - sequence * order.heads.value, 0, {}};
 }
 
-/// The tile of `tile_rows` rows (or keys) that is a block's. `side`: p.rows, with the heads of
-/// queries, or p.keys, with those of keys. Batched sequences and their heads are counted from the
-/// first ones given.
-template <int tile_rows, bool packed, bool used, Longest longest = Longest::last>
-__device__ Place find_place(const kernel::ForwardParams& p, const kernel::Lengths& side,
-                            const kernel::Divisor& heads, int index, int first_sequence = 0,
-                            int first_head = 0) {
+/// The tile of `tile_rows` rows, or keys, that block `index` of a launch takes. `in_turn`: launches
+/// take one sequence or head after the other (Order::first_sequence); packed ones never do.
+template <int tile_rows, bool packed, bool used, Longest longest = Longest::last,
+          bool in_turn = false>
+__device__ Place find_place(const kernel::Order& order, const kernel::Lengths& side, int index) {
   if constexpr (!packed) {
     int tile = 0;
-    Place place = place_of<longest>(p, heads, index, &tile);
-    place.sequence += first_sequence;
-    place.head += first_head;
+    Place place = place_of<longest>(order, index, &tile);
+    if constexpr (in_turn) {
+      place.sequence += order.first_sequence;
+      place.head += order.first_head;
+    }
     place.row = tile * tile_rows;
-    place.rows = side_of<false, used>(side, place.sequence, p.batch);
+    place.rows = side_of<false, used>(side, place.sequence, order.batch);
     return place;
   } else {
     // A tile's heads follow each other, so that what runs at the end is of the last sequences,
     // short ones more often than not; head after head it would be the longest of a whole head.
-    int tile = index / heads;
-    const int head = index - tile * heads.value;
+    int tile = index / order.heads;
+    const int head = index - tile * order.heads.value;
     // Tiles are numbered through all sequences, and every warp sums them up, 128 sequences at a
     // time: a lane's four loads wait for memory together.
     constexpr int of_lane = 4;
     const int lane = threadIdx.x % 32;
-    for (int base = 0; base <= p.batch; base += 32 * of_lane) {
+    for (int base = 0; base <= order.batch; base += 32 * of_lane) {
       int tiles[of_lane], own = 0;
 #pragma unroll
       for (int i = 0; i < of_lane; ++i) {
         const int sequence = base + of_lane * lane + i;
         Side rows{0, 0, 0};
-        if (sequence <= p.batch) rows = side_of<true, used>(side, sequence, p.batch);
+        if (sequence <= order.batch) rows = side_of<true, used>(side, sequence, order.batch);
         tiles[i] = (rows.extent + tile_rows - 1) / tile_rows;
         own += tiles[i];
       }
@@ -125,7 +124,7 @@ __device__ Place find_place(const kernel::ForwardParams& p, const kernel::Length
         }
       }
       if constexpr (longest == Longest::last) tile = count - 1 - tile;
-      return {sequence, head, tile * tile_rows, side_of<true, used>(side, sequence, p.batch)};
+      return {sequence, head, tile * tile_rows, side_of<true, used>(side, sequence, order.batch)};
     }
     return {-1, 0, 0, {}};
   }

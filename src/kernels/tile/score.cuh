@@ -30,7 +30,7 @@ struct Score {
   int rows, keys;  ///< that count
   int shift;       ///< the diagonal key of row i is i + shift
 
-  __device__ Score(const kernel::ForwardParams& p, const Place& place, int k_len)
+  __device__ Score(const kernel::ScoreArgs& p, const Place& place, int k_len)
       : scale(p.scale),
         cap(p.softcap),
         rows(place.rows.length),
@@ -52,7 +52,7 @@ struct Score {
   }
 
   /// What the value still lacks: a multiplication that goes into the exponent's.
-  static __device__ float factor(const kernel::ForwardParams& p) {
+  static __device__ float factor(const kernel::ScoreArgs& p) {
     return none ? p.scale : only_softcap ? p.softcap : 1;
   }
   /// Whether the score is more than a multiple of the product: then its slope varies.
