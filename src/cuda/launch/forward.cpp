@@ -17,7 +17,7 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
   return params;
 }
 
-/// Of what the blocks with `rows` wrote.
+/// Joins the results of the blocks that were launched with `rows`.
 kernel::CombineParams combine_params(const CudaForwardPlan& plan,
                                      const kernel::ForwardParams& rows) {
   const Problem& p = plan.problem;

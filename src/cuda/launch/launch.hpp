@@ -1,4 +1,4 @@
-// What launches of kernels have in common: parameters made of a call.
+// Parts of launches that both passes have: parameters made of a call.
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,7 @@
 
 namespace fa::kernel {
 
-/// Of every kernel of an attention: what the problem has.
+/// The options of a problem, which every kernel of an attention is told.
 struct ProblemConfig {
   static constexpr int alignment = 16;  ///< bytes: every row of every tensor begins at a multiple
   static constexpr bool packed_q = false;  ///< rows of all sequences in one tensor, by cu_seqlens

@@ -4,7 +4,7 @@
 
 namespace fa::kernel {
 
-/// Of dividends from 0 to 2^31 - 1 (Granlund, Montgomery: Division by Invariant Integers using
+/// Divides numbers from 0 to 2^31 - 1 (Granlund, Montgomery: Division by Invariant Integers using
 /// Multiplication, 1994): n / d = n * ceil(2^p / d) / 2^p with p = 31 + ceil(log2 d).
 struct Divisor {
   unsigned multiplier = 1u << 31;

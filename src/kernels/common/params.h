@@ -1,4 +1,4 @@
-// What a launch hands to the kernels: plain numbers and addresses, the same on host and device.
+// The parameters of a launch: plain numbers and addresses, the same on host and device.
 #pragma once
 
 #include "common/divisor.h"

@@ -19,7 +19,8 @@ constexpr u32 block_index(u32 i) { return (i >> 4) << 3 | (i & 7); }
 /// The element's word among the counter's four outputs.
 constexpr u32 word_index(u32 i, u32 j) { return 2 * (i >> 3 & 1) + (j >> 3 & 1); }
 
-/// What a row of the counter shares: (i', j', sequence_head ^ high half of offset, low half).
+/// The parts of the counter that a row shares: (i', j', sequence_head ^ high half of offset, low
+/// half).
 struct Stream {
   u32 key_0, key_1;
   u32 counter_2, counter_3;

@@ -3,7 +3,7 @@
 
 namespace fa::kernel {
 
-/// What the driver's cuTensorMapEncodeTiled writes: nobody else knows its bits. A kernel gets it as
+/// The driver's cuTensorMapEncodeTiled writes it and alone knows its bits. A kernel gets it as
 /// a part of its `__grid_constant__` parameters.
 struct alignas(64) TensorMap {
   unsigned long long words[16];

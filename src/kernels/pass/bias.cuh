@@ -1,6 +1,6 @@
-// A bias's gradient before the main kernel of a backward pass, where that writes it: 0; else after
-// it: the sums of tile/bias_sums.cuh in the tensor's format. gridDim.x: its rows; the blocks of
-// a row share its keys.
+// The gradient of a bias outside of the main kernel. Where the main kernel writes it, this kernel
+// comes before and sets it to 0. Else it comes after and converts the sums of tile/bias_sums.cuh to
+// the tensor's format. Blocks [x] have row x of the bias, and share its keys.
 #pragma once
 
 #include "tile/bias_sums.cuh"

@@ -1,6 +1,6 @@
 // After the main kernel of a backward pass, for each tile of query rows: dQ = scale * its sum, in
-// the tensors' format; likewise, for each tile of keys, dK and dV where several blocks shared it.
-// Rows and keys that do not count become 0.
+// the tensors' format. For each tile of keys that several blocks shared, dK and dV come in the same
+// way. Rows and keys that do not count become 0.
 #pragma once
 
 #include "tile/accumulate.cuh"

@@ -1,5 +1,5 @@
 // Named barriers of a block (PTX ISA 9.7.13): a thread waits at one, or only says that it was
-// there. What a thread did to shared memory before either is seen by all who waited.
+// there. Threads that waited see what each thread did to shared memory before it came.
 #pragma once
 
 namespace fa::ptx {

@@ -14,8 +14,8 @@ __device__ inline u32 cluster_rank() {
 }
 
 /// The cluster's barrier (barrier.cluster, PTX ISA 9.7.13.4), in two halves: all threads of all its
-/// blocks arrive, and each waits before it arrives anew. What they did before is seen by all who
-/// waited. All 32 lanes of a warp call each half.
+/// blocks arrive, and each waits before it arrives anew. A thread that waited sees what all did
+/// before they arrived. All 32 lanes of a warp call each half.
 __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
@@ -30,8 +30,8 @@ __device__ inline u32 of_block(u32 shared, u32 rank) {
   return remote;
 }
 
-/// Arrives at an mbarrier of another block. What the thread did before is seen by those who wait
-/// with `mbarrier_wait_cluster`.
+/// Arrives at an mbarrier of another block. Threads that wait with `mbarrier_wait_cluster` see what
+/// this thread did before.
 __device__ inline void mbarrier_arrive_remote(u32 remote_barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
                : "memory");

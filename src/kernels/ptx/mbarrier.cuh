@@ -19,7 +19,7 @@ __device__ inline void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-/// Arrives once. What the thread did before is seen by all who wait for the phase.
+/// Arrives once. Threads that wait for the phase see what this thread did before.
 __device__ inline void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }

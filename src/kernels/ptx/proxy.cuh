@@ -4,8 +4,9 @@
 
 namespace fa::ptx {
 
-/// What the thread has stored to its block's shared memory before is seen by copies and wgmma that
-/// come after. Each thread that stored calls it, and then a barrier tells whoever begins the copy.
+/// Makes the thread's earlier stores to its block's shared memory visible to copies and wgmma that
+/// come after. Each thread that stored calls it; then a barrier tells the thread that begins the
+/// copy.
 __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -20,7 +20,7 @@ __device__ inline void add_global(float* to, const float (&x)[4]) {
                : "memory");
 }
 
-/// Of numbers that are not negative, whose order is that of their bits.
+/// The maximum of numbers that are not negative, whose order is that of their bits.
 __device__ inline void max_global(float* to, float x) {
   asm volatile("red.relaxed.gpu.global.max.s32 [%0], %1;" ::"l"(to), "r"(__float_as_uint(x))
                : "memory");

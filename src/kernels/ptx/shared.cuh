@@ -24,7 +24,7 @@ __device__ inline void ldmatrix(u32 (&r)[4], u32 address) {
                : "r"(address));
 }
 
-/// The same, each matrix transposed.
+/// ldmatrix, each matrix transposed.
 __device__ inline void ldmatrix_trans(u32 (&r)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

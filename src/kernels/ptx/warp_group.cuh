@@ -1,4 +1,4 @@
-// Warps and warp groups: who does what a single thread has to do, and how many registers they have.
+// Warps and warp groups: the choice of one thread of a warp, and the registers of a warp group.
 #pragma once
 
 namespace fa::ptx {

@@ -5,8 +5,8 @@
 // As with mma.sync, lane l = 4 g + t of warp w (0 to 3 in the group) has in d[i][0] and d[i][1] row
 // 16 w + g of D, columns 8 i + 2 t and 8 i + 2 t + 1; in d[i][2] and d[i][3] row 16 w + g + 8.
 //
-// A product is asynchronous: between `wgmma` and `wgmma_wait` nobody reads or writes its d, or an A
-// in registers, and nobody overwrites its shared memory.
+// A product is asynchronous: between `wgmma` and `wgmma_wait` no thread reads or writes its d, or
+// an A in registers, and no thread overwrites its shared memory.
 #pragma once
 
 #include "common/descriptor.h"
@@ -202,7 +202,7 @@ __device__ inline void wgmma(float (&d)[tiles][4], u64 a, u64 b, bool add) {
                                                                                             add);
 }
 
-/// The same with A in registers: a[0] has A[16 w + g][2 t, + 1], a[1] row 16 w + g + 8, a[2] and
+/// A product with A in registers: a[0] has A[16 w + g][2 t, + 1], a[1] row 16 w + g + 8, a[2] and
 /// a[3] the same rows of columns 2 t + 8, + 9; the first column is in the lower half.
 template <kernel::Number number, kernel::Major b_major, int tiles>
 __device__ inline void wgmma(float (&d)[tiles][4], const u32 (&a)[4], u64 b, bool add) {

@@ -184,7 +184,7 @@ struct Backward : BackwardShapes<C> {
     }
   }
 
-  /// Of one tile of rows: P and dS go through shared memory, where other warps read them.
+  /// The work on one tile of rows. P and dS go through shared memory, where other warps read them.
   template <typename LoadAhead>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
                        u32 stage_offset, bool all_seen, const LoadAhead& load_ahead) {

@@ -8,7 +8,7 @@
 
 namespace fa::sm80 {
 
-/// What a step works on: rows of a sequence, and which of the heads that share the keys.
+/// The work of a step: rows of a sequence, of one of the heads that share the keys.
 struct Step {
   int row;
   int head;
@@ -35,7 +35,7 @@ struct StepReader {
 
   const kernel::BackwardParams& p;
   const Place query;       ///< the sequence's rows, of the block's first head
-  const long long padded;  ///< where these rows begin among the padded ones
+  const long long padded;  ///< the first of these rows among the padded ones
   TileReader<typename S::QueryTile, C::rows, C::head_dim, S::threads, C::alignment> q;
   TileReader<typename S::DoutTile, C::rows, C::head_dim_v, S::threads, C::alignment> dout;
 

@@ -1,5 +1,5 @@
-// What the kernels of a backward pass agree on: tiles, where a row's statistics lie, and how sums
-// are shared out between warps.
+// Shapes that the kernels of a backward pass agree on: tiles, the place of a row's statistics, and
+// the parts of sums that warps have.
 #pragma once
 
 #include "common/config.h"
@@ -51,7 +51,7 @@ struct BackwardShapes {
   using ValueTile = SharedTile<C::keys, width, panel_of(width)>;
   using ScoreTile = SharedTile<C::keys, C::rows>;
 
-  /// Of S^T and dP^T: keys from above, rows side by side.
+  /// S^T and dP^T: keys from above, rows side by side.
   using ScoreGrid = WarpGrid<C::warps, C::keys, C::rows, C::row_warps>;
   using QueryGrid = WarpGrid<C::warps, C::rows, depth,
                              column_warps<KeyTile, C::warps, C::rows, depth>(C::warps / 2)>;
@@ -61,7 +61,7 @@ struct BackwardShapes {
                              column_warps<DoutTile, C::warps, C::keys, width>(C::column_warps)>;
   /// dS^T or P^T of a step, as a warp has it.
   using Scores = float[ScoreGrid::m_tiles][ScoreGrid::n_tiles][4];
-  /// The same as the operand A of a product over rows.
+  /// dS^T or P^T as the operand A of a product over rows.
   using Operand = KeptSlices<ScoreGrid::n_tiles / 2, ScoreGrid::m_tiles>;
 
   /// dQ of a step is formed in parts of its columns, one after the other, for the registers.
@@ -70,7 +70,8 @@ struct BackwardShapes {
                                          ? C::query_parts
                                          : 1;
 
-  // How the sums in global memory lie, for who adds to them and for pass/finish.cuh.
+  // The order of the sums in global memory, to which the main kernel adds. pass/finish.cuh reads
+  // them.
   using QuerySum = FragmentOrder<QueryGrid, query_parts>;
   using KeySum = FragmentOrder<KeyGrid, 1>;
   using ValueSum = FragmentOrder<ValueGrid, 1>;

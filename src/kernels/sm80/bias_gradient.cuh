@@ -1,8 +1,8 @@
 // dbias = dS, summed in float32 over what the bias was broadcast over.
 //
-// Where each number belongs to one row, head and sequence, the block that forms it writes it. Where
-// heads or sequences share rows, blocks add to a sum of the bias's own size. Where the rows share
-// keys, each warp that has rows of its own sums up each head of each sequence, and
+// If each number belongs to one row, head and sequence, the block that forms it writes it. If heads
+// or sequences share rows, blocks add to a sum of the bias's own size. If the rows share keys, each
+// warp that has rows of its own sums up each head of each sequence, and
 // pass/bias.cuh adds these sums: [row_warps][batch][heads_q][keys], always in the same order.
 #pragma once
 
@@ -12,14 +12,14 @@
 
 namespace fa::sm80 {
 
-/// Of one head of a sequence.
+/// One head of a sequence, whose bias a block works on.
 struct BiasSlot {
   int sequence, head;
   int rows, keys;  ///< that count
 };
 
-/// Sums over the fragment's rows, of which those that do not count have 0. Nobody else adds to the
-/// sums, so that the order of their parts is this warp's.
+/// Adds the sums over a fragment's query rows; rows that do not count are 0. No other warp adds to
+/// `sums`, so that the order of the additions is this warp's.
 template <int m_tiles, int n_tiles>
 __device__ void add_rows(float* sums, const float (&ds)[m_tiles][n_tiles][4], float scale, int key0,
                          int keys, int lane) {
@@ -58,7 +58,8 @@ __device__ void put_each(const float (&ds)[m_tiles][n_tiles][4], const BiasSlot&
   }
 }
 
-/// A warp's part: rows and keys from these on. `scale`: what dS lacks.
+/// Adds a warp's part, whose rows begin at `row0` and keys at `key0`. `scale`: the factor that dS
+/// lacks.
 template <class S>
 __device__ void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlot& slot,
                                   const typename S::Scores& ds, float scale, int row0, int key0,

@@ -1,5 +1,5 @@
-// What the backward pass makes of a warp's products: P^T of S^T, and dS^T of P^T and dP^T. A
-// fragment [m][n][4] has keys as its rows and query rows as its columns.
+// A warp's products become P^T, by S^T, and dS^T, by P^T and dP^T. A fragment [m][n][4] has keys as
+// its rows and query rows as its columns.
 #pragma once
 
 #include "sm80/backward_shapes.cuh"
@@ -9,7 +9,7 @@
 
 namespace fa::sm80 {
 
-/// Where a warp's fragments lie: in a tile of query rows, and among the keys of its block.
+/// The place of a warp's fragments in a tile of query rows and among the keys of its block.
 template <class S>
 struct ScorePlace {
   using Grid = S::ScoreGrid;
@@ -25,7 +25,7 @@ struct ScorePlace {
 };
 
 /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores. `factor`:
-/// what scores lack (Score::factor). `lse_at`: the tile's LSE in shared memory.
+/// Score::factor. `lse_at`: the tile's LSE in shared memory.
 template <class S, class C = S::Config>
 __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& slopes,
                                    const Score<C>& score, float factor, const ScorePlace<S>& place,

@@ -245,7 +245,7 @@ struct Forward {
         turn<false, false>(index, stage);
       }
     }
-    if (C::groups == 2 && group == 0) ptx::barrier_sync<threads>(1);  // nobody is left at a barrier
+    if (C::groups == 2 && group == 0) ptx::barrier_sync<threads>(1);  // no warp is left there
     // A warp's rows of O take the place of its rows of Q, where they are as wide.
     if constexpr (depth != width) __syncthreads();
     finish();

@@ -21,7 +21,7 @@ struct RowSums {
   /// Slices of 16 rows that it has from others.
   static constexpr int other_slices = (rows - (keeps_rows ? ScoreGrid::warp_columns : 0)) / 16;
 
-  /// Where the warp reads P or dS of its keys.
+  /// The address at which the lane reads P or dS of the warp's keys.
   static __device__ LaneAddress<ScoreTile> left(u32 shared, int warp, int lane) {
     const int first_row = keeps_rows ? ScoreGrid::column(warp) : 0;
     return rows_then_columns(Part<ScoreTile>(shared, Grid::row(warp), first_row), lane);

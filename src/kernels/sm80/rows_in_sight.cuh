@@ -16,7 +16,7 @@ struct RowsOfKey {
   int begin, end;
 };
 
-/// Of one sequence and a block's keys.
+/// The rows of one sequence that see a block's keys.
 template <class C>
 struct RowsInSight {
   const kernel::Window& window;

@@ -1,5 +1,5 @@
-// How the gradient of a bias is summed, and where its sums lie in global memory, for who adds to
-// them and for pass/bias.cuh.
+// The ways to sum the gradient of a bias, and the place of its sums in global memory. The main
+// kernel adds to them, pass/bias.cuh reads them.
 #pragma once
 
 #include "common/params.h"

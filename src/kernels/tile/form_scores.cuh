@@ -7,7 +7,8 @@
 
 namespace fa::tile {
 
-/// Of rows and keys from these on; for a score that is no product alone (Score::none), or a mask.
+/// Forms the scores of a fragment, whose rows begin at `first_row` and its keys at `first_key`. A
+/// step without a mask whose score is the product alone (Score::none) needs no call.
 /// visible(row): the keys that it sees (tile/mask.cuh).
 template <class C, bool masked, int m_tiles, int n_tiles, typename Visible>
 __device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& score, int first_row,

@@ -1,6 +1,6 @@
-// Where a lane's numbers lie in a fragment x[m][n][4], as mma.sync leaves it: m tiles of 16 rows, n
-// tiles of 8 columns. A lane has rows g and g + 8 of each m tile (g = lane / 4; h = 0, 1) and two
-// neighbouring columns of each n tile (e = 0, 1), as x[m][n][2 * h + e].
+// The places of a lane's numbers in a fragment x[m][n][4], as mma.sync leaves it: m tiles of 16
+// rows, n tiles of 8 columns. A lane has rows g and g + 8 of each m tile (g = lane / 4; h = 0, 1)
+// and two neighbouring columns of each n tile (e = 0, 1), as x[m][n][2 * h + e].
 #pragma once
 
 namespace fa::tile {

@@ -21,11 +21,11 @@ __device__ int first_value_column() {
 }
 
 struct RowEnd {
-  float scale;  ///< what O is multiplied by: 0 where the row saw no key, or does not count
+  float scale;  ///< of O: 0 where the row saw no key, or does not count
   float lse;
 };
 
-/// Of a row's maximum and sum of P, with the sink as one more key without a value.
+/// Ends a row by its maximum and its sum of P. A sink is one more key without a value.
 template <class C>
 __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, int row,
                           float maximum, float sum) {
@@ -52,7 +52,7 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
   return {scale, lse};
 }
 
-/// What a row without keys holds may be NaN: 0 x NaN of V.
+/// Sets O of a row without keys to 0: it may be NaN, since 0 times a NaN of V is one.
 template <int m_tiles, int n_tiles>
 __device__ void clear_row(float (&o)[m_tiles][n_tiles][4], int m, int h, bool empty) {
   asm volatile("");  // keeps this a branch: selecting costs each row an instruction a number

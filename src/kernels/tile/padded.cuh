@@ -8,7 +8,7 @@
 
 namespace fa::tile {
 
-/// Where a sequence's rows, or keys, begin among a head's padded ones.
+/// The first of a sequence's rows, or keys, among a head's padded ones.
 template <int tile, bool packed>
 __device__ long long padded_begin(const kernel::Lengths& lengths, int sequence, Side side) {
   if constexpr (packed) {

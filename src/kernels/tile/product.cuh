@@ -32,8 +32,8 @@ constexpr int column_warps(int most) {
   return 1;
 }
 
-/// Where a tile's part begins that has these first row and column: `row` a multiple of 8, `column`
-/// of whole panels or an even part of one.
+/// The beginning of a tile's part that has this first row and column: `row` a multiple of 8,
+/// `column` of whole panels or an even part of one.
 template <typename Tile>
 struct Part {
   u32 tile;
@@ -132,7 +132,7 @@ __device__ void multiply(float (&c)[m_tiles][n_tiles][4], const LaneAddress<A>& 
   }
 }
 
-/// The same of an A that is in registers as a whole.
+/// C += A B of an A that is in registers as a whole.
 template <typename Element, Lies b_lies, typename B, int m_tiles, int n_tiles, int slices>
 __device__ void multiply(float (&c)[m_tiles][n_tiles][4], const KeptSlices<slices, m_tiles>& a,
                          const LaneAddress<B>& b, u32 b_offset) {

@@ -10,12 +10,13 @@ namespace fa::tile {
 template <class C>
 struct RowProducts {
   using Element = Format<C::element>;
-  /// That share a row: of 96 numbers four, each with three chunks of 8, so that all have work.
+  /// Lanes that share a row: of 96 numbers four, each with three chunks of 8, so that all have
+  /// work.
   static constexpr int lanes = C::head_dim_v / 8 % 8 == 4 ? 4 : 8;
 
   float ab = 0, aa = 0;
 
-  /// Of a lane's share, which is one of `lanes`.
+  /// Adds the products of a lane's share, which is one of `lanes`.
   __device__ void add(const char* a, const char* b, int lane) {
     constexpr int chunks = C::head_dim_v / 8;
 #pragma unroll

@@ -1,4 +1,4 @@
-// Where the rows of a tensor lie in global memory: the one home of their addresses.
+// The addresses of a tensor's rows in global memory: their one home.
 #pragma once
 
 #include "common/params.h"

@@ -19,7 +19,7 @@ struct Score {
   /// into the exponent's multiply-add.
   static constexpr bool none =
       !C::softcap && !C::alibi && C::bias == Number::none && C::positive_scale;
-  /// Likewise the cap, where nothing is added to the capped score.
+  /// Where nothing is added to the capped score, the cap goes into that multiply-add, too.
   static constexpr bool only_softcap = C::softcap && !C::alibi && C::bias == Number::none;
 
   float scale;
@@ -51,7 +51,7 @@ struct Score {
     }
   }
 
-  /// What the value still lacks: a multiplication that goes into the exponent's.
+  /// The factor that `value` leaves out: a multiplication that goes into the exponent's.
   static __device__ float factor(const kernel::ScoreArgs& p) {
     return none ? p.scale : only_softcap ? p.softcap : 1;
   }

@@ -29,7 +29,7 @@ struct SharedTile {
   static constexpr bool pairs = panel < 64 && panels % 2 == 0;
 
   static constexpr __device__ int swizzle(int row) { return row / (64 / panel) % panel_chunks; }
-  /// What a panel changes of a row's place, by XOR.
+  /// The change that a panel makes to a row's place, by XOR.
   static constexpr __device__ u32 swap(int in_panel) {
     return pairs ? in_panel % 2 * row_bytes : 0;
   }
@@ -40,8 +40,8 @@ struct SharedTile {
   }
 };
 
-/// Where one lane reads its 16 bytes of a 16x16 block for ldmatrix. The block's place is known to
-/// the compiler: an XOR of a constant and an immediate offset.
+/// The address at which a lane reads its 16 bytes of a 16x16 block for ldmatrix. The block's place
+/// is known to the compiler: an XOR of a constant and an immediate offset.
 template <typename Tile>
 struct LaneAddress {
   u32 line_address;
