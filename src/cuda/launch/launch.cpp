@@ -20,7 +20,7 @@ kernel::Lengths lengths(const Side& side, const int32_t* cu_seqlens, const int32
 }
 
 kernel::Heads heads(const Problem& p) {
-  return {static_cast<int>(p.q.heads), kernel::Divisor(static_cast<int>(p.group()))};
+  return {kernel::Divisor(static_cast<int>(p.group())), static_cast<int>(p.q.heads)};
 }
 
 kernel::ScoreArgs score_args(const Problem& p, const Call& call) {
@@ -41,13 +41,13 @@ kernel::DropoutArgs dropout_args(const Problem& p, const Call& call) {
 
 kernel::Order order(const Problem& p, int64_t heads, int tiles, int section) {
   tiles = std::max(tiles, 1);  // no block asks for a tile of a side without rows
-  return {kernel::Divisor(static_cast<int>(heads)),
-          kernel::Divisor(tiles),
-          kernel::Divisor(section),
-          kernel::Divisor(section * tiles),
-          0,
-          0,
-          static_cast<int>(p.batch)};
+  return {.batch = static_cast<int>(p.batch),
+          .heads = kernel::Divisor(static_cast<int>(heads)),
+          .first_sequence = 0,
+          .tiles = kernel::Divisor(tiles),
+          .section = kernel::Divisor(section),
+          .section_tiles = kernel::Divisor(section * tiles),
+          .first_head = 0};
 }
 
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,

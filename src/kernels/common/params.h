@@ -24,8 +24,8 @@ struct Lengths {
 };
 
 struct Heads {
-  int query;
   Divisor group;  ///< query heads of a key head
+  int query;
 };
 
 /// The tensors of the attention itself.
@@ -33,15 +33,18 @@ struct Operands {
   View q, k, v, out, lse;
 };
 
-/// Which tile of rows, or of keys, each block of a launch takes (tile/place.cuh).
+/// Which tile of rows, or of keys, each block of a launch takes (tile/place.cuh). The fields, and
+/// the place of an Order among parameters, are so ordered that no kernel takes more registers: the
+/// compiler loads numbers together that share 8 bytes (else a forward kernel of 255 registers
+/// spilled 48 bytes instead of none).
 struct Order {
+  int batch;              ///< sequences of the problem
   Divisor heads;          ///< of a sequence, or parts of heads
+  int first_sequence;     ///< of a launch that takes one sequence, or one head of keys, of all
   Divisor tiles;          ///< of a head, all packed sequences together
   Divisor section;        ///< heads whose tiles alternate, longest first
   Divisor section_tiles;  ///< of a section: section * tiles
-  int first_sequence;     ///< of a launch that takes one sequence, or one head of keys, of all
-  int first_head;
-  int batch;  ///< sequences of the problem; here, loads of the divisors stay pairs
+  int first_head;         ///< as first_sequence
 };
 
 /// The terms of a score beside q.k, and the sinks.
@@ -97,13 +100,13 @@ struct BackwardParams {
   Operands operands;
   Lengths rows, keys;
   Heads heads;
-  Order order;
   ScoreArgs score;
   Window window;
   DropoutArgs dropout;
   View dout, dlse, dq, dk, dv, dsinks, dbias;
+  int part_heads;  ///< query heads of a block of the main kernel
+  Order order;
   Divisor parts;  ///< blocks that share a tile of keys, with part_heads query heads each
-  int part_heads;
   Walk q_walk, dout_walk;
   float gradient_scale;  ///< of dQ and dK: the scale of the scores
   float* lse_2;          ///< [heads_q][padded_rows], log2(e) * LSE; +inf where a row sees no key

@@ -16,7 +16,6 @@
 #include "sm80/row_sums.cuh"
 #include "sm80/rows_in_sight.cuh"
 #include "tile/dropout.cuh"
-#include "tile/gradient_bits.cuh"
 #include "tile/store.cuh"
 
 namespace fa::sm80 {
@@ -85,9 +84,23 @@ struct Backward : BackwardShapes<C> {
         reader(p, query, padded),
         sight(p.window, rows.length, where.rows.length, where.row) {
     if (Element::scales_gradients && sight.first_row <= sight.last_row) {
-      ds_bits = gradient_bits(p, place.sequence, place.head, query.head);
+      find_ds_bits();
     }
     reader.begin_at(sight.first_row);
+  }
+
+  /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|.
+  __device__ void find_ds_bits() {
+    float dout_square = 0, dlse = 0;
+    for (int head = query.head; head < query.head + p.part_heads; ++head) {
+      dout_square = fmaxf(dout_square, *range_of(p, Range::dout, place.sequence, head));
+      dlse = fmaxf(dlse, *range_of(p, Range::dlse, place.sequence, head));
+    }
+    const float values = *range_of(p, Range::values, place.sequence, place.head);
+    // Not their product, which may be beyond float32.
+    const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
+    const float bound = fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + 1;
+    ds_bits = fminf(fmaxf(14 - ceilf(bound), -110), 110);
   }
 
   __device__ void differentiate() {

@@ -79,4 +79,10 @@ struct Format<Number::float32> {
   }
 };
 
+/// Gradients of formats that need it are multiplied by powers of 2; others by 1.
+template <typename Element>
+__device__ float power_of_2(float bits) {
+  return Element::scales_gradients ? ptx::exp2(bits) : 1;
+}
+
 }  // namespace fa::tile
