@@ -56,7 +56,7 @@ class TileForward {
         in_place_(A::reads_in_place && task.in_place),
         scale_(p_.score.scale, A::name),
         plain_((A::in_words ? scale_.score > 0 : scale_.score == 1) && p_.score.softcap == 0 &&
-               !p_.score.alibi && !p_.score.bias),
+               !p_.score.reads_tensors()),
         rows_(task.tile.heads * task.tile.rows),
         q_stride_(in_place_ ? row_stride(p_.head_dim)
                             : A::query_stride(p_.head_dim, task.plan.packed_rows)),

@@ -41,6 +41,8 @@ struct Score {
   DType bias_dtype{};
   DType sinks_dtype{};
 
+  /// Whether a score depends on more than its product, the positions and the numbers above.
+  bool reads_tensors() const { return alibi || bias; }
   friend bool operator==(const Score&, const Score&) = default;
 };
 

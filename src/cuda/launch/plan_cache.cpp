@@ -13,6 +13,7 @@ namespace {
 /// A program that never repeats a shape does not fill the memory with plans.
 constexpr size_t max_plans = 4096;
 
+/// Of the shapes. A program uses few sets of options with each.
 struct Hash {
   size_t operator()(const Problem& p) const {
     size_t hash = 0;
@@ -26,8 +27,6 @@ struct Hash {
       mix(value);
     }
     mix(p.device.id << 16 | p.dtype.code << 8 | p.alignment);
-    mix(int64_t{p.wants.lse} | p.score.sinks << 1 | p.score.bias << 2 | p.score.alibi << 3 |
-        p.q.used << 4 | p.k.used << 5);
     return hash;
   }
 };

@@ -55,7 +55,7 @@ bool is_meant(Meant meant, const Problem& p) {
   }
   if (meant == Meant::for_any_order) return true;
   const bool packed = p.q.packed || p.k.packed;
-  return !packed && p.score.softcap == 0 && !p.score.alibi && !p.score.bias && p.dropout_p == 0;
+  return !packed && p.score.softcap == 0 && !p.score.reads_tensors() && p.dropout_p == 0;
 }
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a

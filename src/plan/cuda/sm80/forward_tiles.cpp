@@ -48,9 +48,10 @@ struct Work {
   bool packed;   ///< rows, many of whose sequences are short
   bool softcap;
   bool dropout;
-  bool alibi, bias;  ///< whose addresses want registers
+  bool tensors;  ///< that a score reads, whose addresses take registers
+  bool bias;     ///< one of these tensors
 
-  bool light() const { return !dropout && !alibi && !bias; }
+  bool light() const { return !dropout && !tensors; }
   bool plain() const { return light() && !softcap && !packed && !window; }
   bool many_rows() const { return rows > 128; }
 };
@@ -58,7 +59,7 @@ struct Work {
 bool any(const Work&) { return true; }
 bool light(const Work& w) { return w.light(); }
 bool without_bias(const Work& w) { return !w.bias; }
-bool without_terms(const Work& w) { return !w.alibi && !w.bias; }
+bool without_terms(const Work& w) { return !w.tensors; }
 bool full_or_window(const Work& w) { return !w.causal || w.window; }
 bool plain_short(const Work& w) { return w.plain() && w.keys <= 768; }
 bool plain_short_causal(const Work& w) { return plain_short(w) && w.causal; }
@@ -161,7 +162,7 @@ ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
             .packed = p.q.packed,
             .softcap = p.score.softcap > 0,
             .dropout = p.dropout_p > 0,
-            .alibi = p.score.alibi,
+            .tensors = p.score.reads_tensors(),
             .bias = p.score.bias};
   if (p.run.batch_invariant) {  // bits depend on the tile, so that it may not depend on the batch
     work.rows = 0;
