@@ -38,11 +38,11 @@ class Contender:
     # tensors are the same for all: [tokens, heads, head_dim].
     heads_first: bool = False
     lies_heads_first: bool = False  # how its tensors lie in memory
-    # What chooses its kernel; entered outside the timed call.
+    # A context that chooses its kernel. It is entered outside of the timed call.
     pinned: Callable[[], AbstractContextManager[Any]] = nullcontext
     # Why it cannot or should not take part in a cell, known beforehand.
     lack: Lack = _serves_all
-    # What it may raise to say that it does not serve a cell. A peer says so as it likes.
+    # The exceptions by which it says that it does not serve a cell; each peer has its own.
     refusals: tuple[type[Exception], ...] = (Exception,)
     # The cells that are of interest for it, and what it computes there.
     takes_part: Callable[[Cell], bool] = lambda _: True

@@ -21,7 +21,8 @@ namespace {
 
 using namespace fa::cuda;
 
-/// What `value` says, or why it cannot: an installation that is not right is told, not thrown.
+/// `value`'s text, or the text of its error: fa_cuda_info tells what is wrong with an installation
+/// and does not throw.
 std::string told(const std::function<std::string()>& value) {
   try {
     return value();

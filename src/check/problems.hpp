@@ -19,7 +19,8 @@ class Problems {
   /// configurations: 0 for the host's way.
   Problems(uint64_t seed, const Offer& offer, int64_t configurations);
 
-  /// Of the host's way, the index modulo the number of allowed pairs is a pair it must have.
+  /// Problem `index`. With configurations 0 it has the pair of features whose number is the index
+  /// modulo the number of allowed pairs.
   Spec draw(int64_t index) const;
   int64_t configurations() const { return static_cast<int64_t>(features_.size()); }
   /// Allowed pairs that no configuration asks for: there are too few of them.

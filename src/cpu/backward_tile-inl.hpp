@@ -66,8 +66,8 @@ HWY_ATTR void pack_key_block(const Call& call, const Sequence& seq, int64_t head
   A::pack_rows(p.dtype, key, block.keys, p.head_dim, block.k);
 }
 
-/// Which gradient dS is: of the product of q and k, with the scale up to 1, or of what the softmax
-/// was taken of (bias).
+/// The number whose gradient dS is: the product of q and k (a scale up to 1 included), or the score
+/// that the softmax takes (for the bias).
 enum class Of : uint8_t { product, softmax };
 
 /// A loaded tile of query rows, for the main pass and for dbias. A: an arithmetic

@@ -1,4 +1,5 @@
-// The forward pass over all units: key heads of a sequence, or in place a few of them together.
+// The forward pass, unit by unit. A unit is one key head of a sequence; where keys are read in
+// place, it is a few of them together.
 //
 // If there are enough units, each thread takes whole units: it packs K and V for itself, runs the
 // unit's tiles, joins its chunks, and never waits. Otherwise all threads work on a few units at a

@@ -38,15 +38,15 @@ enum class Layout {
   transposed  ///< a[k * stride + i]
 };
 
-/// What becomes of C.
+/// How A B and the old C make the new C.
 struct Accumulate {
   enum Mode { store, add, rescale } mode;
   const float* factors = nullptr;                     ///< rescale: C = factors[i] * C + A B
   int64_t run = std::numeric_limits<int64_t>::max();  ///< products of a partial sum of A B
 };
 
-/// Which parts of C are wanted, by groups of tile_rows rows; null for all. The other parts stay as
-/// they are.
+/// The parts of C to compute, for each group of tile_rows rows; null means all. The other parts
+/// stay as they are.
 struct Wanted {
   const int64_t* columns = nullptr;  ///< of each group: so many of C's columns, padded
   const int64_t* depth = nullptr;    ///< so many of A's numbers, where the rest is 0

@@ -60,7 +60,7 @@ HWY_INLINE hn::Vec<Pairs> narrow(V first, V second) {
   return out;
 }
 
-/// The same with number i of both in word i.
+/// Narrows two vectors; word i of the result has number i of both.
 template <class V>
 HWY_INLINE hn::Vec<Pairs> narrow_interleaved(V first, V second) {
   HWY_ALIGN static constexpr uint16_t order[2 * lane_pad] = {

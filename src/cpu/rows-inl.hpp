@@ -139,7 +139,8 @@ HWY_ATTR HWY_INLINE void store_row(DType dtype, const float* source, int64_t n, 
   const auto factor = hn::Set(d, scale);
   const int64_t step = static_cast<int64_t>(hn::Lanes(d));
   const bool lines = (reinterpret_cast<uintptr_t>(target) | n * bytes_of(dtype)) % 64 == 0;
-  // Of four lanes' 16-bit numbers, half a vector, Highway's Stream would store a whole one.
+  // With vectors of four lanes, 16-bit numbers fill half a vector, and Highway's Stream would store
+  // a whole one.
   const bool stream = way == Store::past_caches && lines && hn::MaxLanes(d) == 8;
   const auto put = [&](auto x, auto tag, auto* to) HWY_ATTR {
     if (stream) {
@@ -213,7 +214,7 @@ HWY_ATTR HWY_INLINE void transpose_rows(const RowAt& row_at, int64_t rows, int64
   }
 }
 
-/// The same with scale * row r's numbers. `width` is a multiple of 8.
+/// Loads the transposed rows, times `scale`. `width` is a multiple of 8.
 template <class RowAt>
 HWY_ATTR void load_transposed(DType dtype, const RowAt& row_at, int64_t rows, int64_t width,
                               float scale, float* out, int64_t stride) {

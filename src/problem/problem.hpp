@@ -1,5 +1,5 @@
-// The problem that a call poses: shapes, dtypes, masks and options of one pass, validated once. It
-// knows no device.
+// The problem that a call poses: shapes, dtypes, masks and options of one pass, validated once. A
+// problem names its device and holds nothing about the device's limits.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ struct Score {
   DType bias_dtype{};
   DType sinks_dtype{};
 
-  /// Whether a score depends on more than its product, the positions and the numbers above.
+  /// Whether the kernel reads a tensor for each score or row: a bias, or the slopes of ALiBi.
   bool reads_tensors() const { return alibi || bias; }
   friend bool operator==(const Score&, const Score&) = default;
 };

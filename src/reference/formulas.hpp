@@ -14,8 +14,8 @@
 
 namespace fa::reference {
 
-/// What products that are summed count for at least, since they may lose what is below a normal
-/// number: CPUs that multiply bfloat16 as it is take subnormal sums as 0.
+/// The least size of `count` products in a sum. A product below the smallest normal number has
+/// fewer digits, and CPUs that multiply bfloat16 as it is take subnormal sums as 0.
 double least_products(DType dtype, int64_t count);
 
 /// Absolute values of an input, as sums that are judged with the epsilon of `judged_as` take them:
@@ -81,7 +81,7 @@ class Formulas {
   /// The gradient of the head's sink through the block's rows.
   Real sink_gradient(const Block<Real>& block, const std::vector<Real>& delta) const;
 
-  /// The same sums over absolute values: `backward` of absolute operands with this returns them.
+  /// Formulas whose sums run over absolute values, if the operands are absolute values, too.
   Formulas of_sizes() const;
   /// For each row the largest sum over absolute values behind a score that is not masked.
   std::vector<Real> score_sizes(const Block<Real>& block, const KeyHead<Real>& keys) const;
@@ -91,7 +91,7 @@ class Formulas {
 
  private:
   bool visible(const Where& where, int64_t i, int64_t j) const;
-  /// What ALiBi and the bias add to a score.
+  /// The sum of the terms that are added to a score: ALiBi and the bias.
   double added(const Where& where, int64_t i, int64_t j, bool sizes) const;
   Matrix<Real> scores(Block<Real>& block, const KeyHead<Real>& keys) const;
   void softmax(Block<Real>& block) const;

@@ -41,7 +41,7 @@ std::string target_of(fs::path path) {
   return path.string();
 }
 
-/// What comes before the random part of a temporary name, which has room for it.
+/// The part of a temporary name before the random part, so short that the random part fits.
 std::string stem_of(const fs::path& path) {
   const std::string name = path.filename().string();
   return (path.parent_path() / name.substr(0, NAME_MAX - temporary_tail)).string();
@@ -64,7 +64,7 @@ void remove_folder(const std::string& path) {
   rmdir(path.c_str());
 }
 
-/// What killed processes left beside `path`.
+/// Removes the temporary files that killed processes left beside `path`.
 void remove_leftovers(const fs::path& path) {
   const std::string stem = fs::path(stem_of(path)).filename().string();
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");

@@ -57,7 +57,7 @@ bool is_unseen(uint32_t code) {
       unseen, [code](Range range) { return code >= range.first && code <= range.last; });
 }
 
-/// Of at most `most` bytes.
+/// The escaped text, cut to at most `most` bytes.
 std::string escape(std::string_view text, size_t most) {
   std::string result;
   for (size_t at = 0; at < text.size();) {

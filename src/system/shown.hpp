@@ -10,7 +10,7 @@ namespace fa::system {
 /// control characters, also those of C1, of format (text direction, spaces of no width, tags) and
 /// the separators of lines and paragraphs; and bytes that are not UTF-8.
 std::string shown(std::string_view text);
-/// The same of its beginning, for what is in a file, which may be of any length.
+/// The beginning of `shown(text)`, for text from a file, which may be of any length.
 std::string shown_beginning(std::string_view text);
 
 }  // namespace fa::system

@@ -37,8 +37,8 @@ inline Ended fa(const std::string& arguments, const std::string& before = "",
           read_bytes(folder / "err")};
 }
 
-/// The same on a terminal of 200 columns, which shows stdout and stderr: all bytes that it gets are
-/// in `out`. Without a terminal to be had (no /dev/pts) the code is -2.
+/// Runs fa on a terminal of 200 columns, which shows stdout and stderr. `out` has all bytes that
+/// the terminal gets. The code is -2 where there is no terminal (no /dev/pts).
 inline Ended fa_on_terminal(const std::string& arguments, const std::string& before = "") {
   winsize size{};
   size.ws_row = 50;

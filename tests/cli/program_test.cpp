@@ -145,7 +145,7 @@ TEST(Program, RefusesResultFilesThatItCannotWrite) {
   EXPECT_EQ(folder.entries(), 2U);
 }
 
-/// Which has it alone, for another program to read.
+/// stdout then has the JSON alone, for another program to read.
 TEST(Program, WritesJsonToStdout) {
   for (const std::string path : {"/dev/stdout", "-", "/dev/fd/1"}) {
     const Ended check = fa("check --count 3 --json " + path);

@@ -141,7 +141,7 @@ TEST(Safetensors, TakesWhatTheReferenceReaderTakes) {
   }
 }
 
-/// Of the longest header that is read. With a time that is square in it these would be hours.
+/// The longest header that the reader takes. In quadratic time it would take hours.
 TEST(Safetensors, ReadsLongHeadersInLinearTime) {
   std::string many = "{";
   uint64_t count = 0;

@@ -127,7 +127,7 @@ void meet_group(void (*operation)(void* const*), void* mine);
 char* shared_at(unsigned address, int bytes);
 /// The block that an address names: the current one's own addresses name it.
 Block& block_of(unsigned address);
-/// The same address as the block itself has it.
+/// The address by which the block itself knows the same byte.
 constexpr unsigned own_address(unsigned address) { return address & ((1u << rank_shift) - 1); }
 
 /// A copy or a product has to do with shared memory: stops where it reads what a thread has stored

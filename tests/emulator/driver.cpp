@@ -54,6 +54,24 @@ constexpr int failed = 1;
 constexpr int invalid_context = 201;
 int dummy;
 
+/// What differs between the GPUs that can be emulated.
+struct Gpu {
+  const char* name;  ///< compute capability
+  int shared_kib;    ///< of a multiprocessor; a block may have 1 less
+  int threads_per_sm;
+  int blocks_per_sm;
+};
+constexpr Gpu gpus[] = {{"9.0", 228, 2048, 32}, {"8.0", 164, 2048, 32}, {"8.6", 100, 1536, 16}};
+
+/// The one that FA_EMULATED_GPU names, 9.0 by default; null where it is none of these.
+const Gpu* gpu() {
+  const char* named = std::getenv("FA_EMULATED_GPU");
+  for (const Gpu& gpu : gpus) {
+    if (named == nullptr || std::strcmp(named, gpu.name) == 0) return &gpu;
+  }
+  return nullptr;
+}
+
 /// The current context of a thread is the last one pushed. A thread begins without one, as on a
 /// device, so that a call that needs one fails here as it fails there.
 thread_local std::vector<CUcontext> contexts;
@@ -96,10 +114,9 @@ API cuDeviceGetName(char* name, int length, CUdevice) {
   std::snprintf(name, static_cast<size_t>(length), "emulator");
   return success;
 }
-/// FA_EMULATED_GPU=8.6: with the shared memory of the smaller ones; else as an H100.
 API cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
-  const char* named = std::getenv("FA_EMULATED_GPU");
-  const bool small = named != nullptr && std::strcmp(named, "8.6") == 0;
+  const emulator::Gpu* gpu = emulator::gpu();
+  if (gpu == nullptr) return failed;
   switch (attribute) {
     case device_attribute::sm_count:
       *value = 4;
@@ -108,25 +125,25 @@ API cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
       *value = 50 << 20;
       break;
     case device_attribute::threads_per_sm:
-      *value = small ? 1536 : 2048;
+      *value = gpu->threads_per_sm;
       break;
     case device_attribute::major:
-      *value = small ? 8 : 9;
+      *value = gpu->name[0] - '0';
       break;
     case device_attribute::minor:
-      *value = small ? 6 : 0;
+      *value = gpu->name[2] - '0';
       break;
     case device_attribute::shared_per_sm:
-      *value = small ? 100 << 10 : 228 << 10;
+      *value = gpu->shared_kib << 10;
       break;
     case device_attribute::registers_per_sm:
       *value = 65536;
       break;
     case device_attribute::shared_per_block:
-      *value = small ? 99 << 10 : 227 << 10;
+      *value = (gpu->shared_kib - 1) << 10;
       break;
     case device_attribute::blocks_per_sm:
-      *value = small ? 16 : 32;
+      *value = gpu->blocks_per_sm;
       break;
     case device_attribute::memory_pools:
       *value = 1;

@@ -36,7 +36,7 @@ struct Operand {
     if ((descriptor & ~known) != 0) stop("a descriptor of wgmma has bits that are not known");
   }
 
-  /// Of A's row or B's column `i`, and k.
+  /// The address of element k of A's row, or B's column, `i`.
   unsigned at(int i, int k) const {
     const auto row = static_cast<unsigned>(i), column = static_cast<unsigned>(k);
     const auto line = static_cast<unsigned>(fa::kernel::line_bytes(swizzle));

@@ -27,7 +27,7 @@ struct Operand {
   /// Gives it its memory, filled with small numbers: call when nothing of the above changes any
   /// more. A tensor that reaches farther than any call should work on gets none.
   void allocate();
-  /// The same memory as another tensor's, if it is large enough.
+  /// Gives it the memory of another tensor, if that is large enough.
   void allocate_in(const Operand& other);
 
   const fa_tensor* c() const { return &tensor_; }

@@ -81,15 +81,15 @@ struct Extents {
 check::Spec problem(const Extents& extents);
 /// The sequences of a side packed, with `tail` rows of none behind them.
 void pack(check::SideSpec& side, std::vector<int64_t> lengths, int64_t tail = 0);
-/// So many rows of each sequence count.
+/// Gives each sequence the number of its rows that count (seqused).
 void use(check::SideSpec& side, std::vector<int64_t> counts);
 
 /// A tile of each of three classes, and packed sequences: what every kernel must get right again
 /// and again.
 std::vector<check::Spec> plain_and_packed();
 
-/// Calls f(n) for n < count from several threads, so that kernels are compiled in parallel.
-/// What f throws is a failure of the test.
+/// Calls f(n) for n < count from several threads, so that kernels are compiled in parallel. An
+/// exception of f fails the test.
 void in_parallel(int64_t count, const std::function<void(int64_t n)>& f);
 
 /// Each problem against float64, inputs unharmed, nothing written outside of outputs.
@@ -97,7 +97,7 @@ void expect_right(const std::vector<check::Spec>& specs);
 
 /// A forward call of a problem in a place.
 void run(const check::Case& c, check::Place& place);
-/// What its plan wants: more than none where the keys are split.
+/// The workspace of the case's plan: not 0 where the keys are split.
 size_t workspace_bytes(const check::Case& c, check::Place& place);
 
 /// Numbers of a tensor against the reference's, judged as a whole; `precision` is q's dtype. The

@@ -157,7 +157,7 @@ TEST(Gradients, UnderLengthsThatLieTouchNothingElse) {
   }
 }
 
-/// What a call asks for besides.
+/// The further outputs that a call asks for.
 struct Besides {
   std::string name;
   int64_t heads_k = 8;

@@ -8,8 +8,8 @@
 namespace fa::test {
 namespace {
 
-/// What `calls` put into a stream. Captured in the strictest mode: whatever allocates, loads or
-/// waits without having relaxed its thread breaks the capture.
+/// The work that `calls` put into a stream, captured in the strictest mode: a call that allocates,
+/// loads or waits breaks the capture, unless it has relaxed its thread.
 class Graph {
  public:
   Graph(const GpuStream& stream, const std::function<void()>& calls) : stream_(stream) {

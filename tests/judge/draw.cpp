@@ -67,7 +67,7 @@ void draw_shape(Random& random, Problem& problem) {
   if (random.chance(0.005)) problem.batch = 0;
   problem.heads_k = random.chance(0.5) ? 1 : random.integer(2, 4);
   problem.group = random.chance(0.4) ? 1 : random.integer(2, 8);
-  // What the judge has time for: products of a query with a key, times head_dim, and elements.
+  // The judge has time for this many products (pairs times head_dim) and this many elements.
   const double work = random.chance(0.6) ? 5e4 : random.chance(0.8) ? 3e5 : 2e6;
   const double elements = random.chance(0.8) ? 2e4 : 1e5;
   const auto dims = static_cast<double>(problem.dim + problem.dim_v);

@@ -273,7 +273,7 @@ class Formula {
     }
   }
 
-  // Of the forward pass in pairs of bfloat16, beyond what the page's 1 counts.
+  // The error of exp where the forward pass multiplies pairs of bfloat16: what the page's 1 lacks.
   [[nodiscard]] double exp_error() const { return pairs_ ? 3e-6 : 0; }
 
   // Without dropout a row of out is a mean of the rows of V that it sees (and, with a sink, of 0).

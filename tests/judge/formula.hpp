@@ -8,8 +8,8 @@
 
 namespace judge {
 
-// Of each element of one output, row by row: the formula in double, in its dtype with each step
-// rounded, and the same sums over absolute values.
+// One output, row by row. Each element has three numbers: the formula in double, the formula with
+// each step rounded to the dtype, and the sums over absolute values.
 struct Expected {
   std::vector<double> exact;
   std::vector<double> plain;

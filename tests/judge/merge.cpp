@@ -89,7 +89,7 @@ void run_merge(uint64_t seed, uint64_t number, Count& count, Faults& faults) {
     const double both = top + std::log(std::exp(x - top) + std::exp(y - top));
     lse.exact[l] = lse.plain[l] = both;
     lse.size[l] = std::abs(both) + 1;
-    // What the arguments of exp may be off by in float32.
+    // The arguments of exp may be off by this much in float32.
     const double off = float32.eps() / format.eps() * (std::abs(both) + 1);
     const double u = x == -infinity ? 0 : std::exp(x - both) * a.out.get(i);
     const double v = y == -infinity ? 0 : std::exp(y - both) * b.out.get(i);

@@ -99,7 +99,8 @@ void Judge::compare(const char* name, const Tensor& tensor, const Expected& expe
 }
 
 void Judge::compare_hull(const Tensor& out, const Expectation& expected, const Format& format) {
-  // What may count as 0 where bfloat16 is multiplied as it is; else the last digit of each product.
+  // A number below this may count as 0 where bfloat16 is multiplied as it is. Otherwise: the last
+  // digit of each product.
   const double least =
       format.digits == bfloat16.digits
           ? 0x1p-126 / format.eps()

@@ -108,7 +108,7 @@ void TestFloat16() {
   }
 }
 
-/// The same bits past the caches as on the usual way, to whole cache lines and to others.
+/// Stores past the caches write the same bits as usual stores, to whole cache lines and to others.
 void TestStream() {
   constexpr int64_t width = 96;
   std::mt19937 random(3);
@@ -202,7 +202,7 @@ Pair pair_of(float first, float second) {
   return std::bit_cast<uint32_t>(first) >> 16 | (std::bit_cast<uint32_t>(second) & 0xffff0000u);
 }
 
-/// Of A's and B's numbers, as pairs along the depth: the same product.
+/// A product of pairs along the depth is the product of the numbers.
 template <Layout layout>
 void gemm_of_pairs([[maybe_unused]] int64_t m, [[maybe_unused]] int64_t n, int64_t depth,
                    const float* a, int64_t a_stride, const float* b, int64_t b_stride,

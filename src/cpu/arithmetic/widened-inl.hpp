@@ -24,7 +24,7 @@ namespace fa::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// What the register tiles of gemm-inl.hpp multiply: numbers, or pairs of them. All matrices are
+/// Products by the register tiles of gemm-inl.hpp, of numbers or of pairs of them. All matrices are
 /// scratch, addressed as floats.
 template <typename Element>
 struct VectorProducts {
@@ -96,7 +96,7 @@ struct WidenedArithmetic : VectorProducts<float> {
                                       float scale, float* out, int64_t stride) {
     load_transposed(dtype, row_at, rows, width, scale, out, stride);
   }
-  /// The same beside the rows as they are, [rows][row_stride(width)].
+  /// Loads the transposed queries, and beside them the rows as they are, [rows][row_stride(width)].
   template <class RowAt>
   static HWY_INLINE void load_queries_and_rows(DType dtype, const RowAt& row_at, int64_t rows,
                                                int64_t width, float scale, float* out,

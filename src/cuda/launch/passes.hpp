@@ -34,7 +34,7 @@ class Planned {
   /// Launches a validated call of the planned problem. The workspace has workspace_bytes() of
   /// device memory. Allocates nothing, waits for nothing.
   void run(const Call& call, void* workspace, void* stream) const;
-  /// The same with a workspace of the device's pool.
+  /// Launches the call with a workspace from the device's pool.
   void run(const Call& call, void* stream) const;
 
  protected:

@@ -13,7 +13,7 @@ namespace {
 /// A program that never repeats a shape does not fill the memory with plans.
 constexpr size_t max_plans = 4096;
 
-/// Of the shapes. A program uses few sets of options with each.
+/// Hashes the shapes only, because a program uses few sets of options with each.
 struct Hash {
   size_t operator()(const Problem& p) const {
     size_t hash = 0;

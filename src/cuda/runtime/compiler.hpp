@@ -10,8 +10,8 @@
 
 namespace fa::cuda {
 
-/// What the compiler is told for every kernel beside the architecture. 177: a name that nobody
-/// uses, which would fill the logs.
+/// Options of the compiler for every kernel; the architecture comes beside them. 177 is the warning
+/// about unused names, which would fill the logs.
 inline constexpr const char* compile_options[] = {"-std=c++20", "-default-device",
                                                   "-diag-suppress=177"};
 

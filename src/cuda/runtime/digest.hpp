@@ -15,11 +15,11 @@ struct Digest {
   std::string hex() const;
 };
 
-/// Of bytes, and of what `before` is the digest of.
+/// The digest of bytes that follow those whose digest is `before`.
 Digest digest(std::string_view bytes,
               const Digest& before = {0x6c62272e07bb0142, 0x62b821756295c58d});
 
-/// Of a list of texts, each with its length: "ab", "c" differs from "a", "bc".
+/// The digest of a list of texts, each with its length: "ab", "c" differs from "a", "bc".
 template <typename... Text>
 Digest digest_of(const Text&... texts) {
   Digest all = digest({});

@@ -46,7 +46,7 @@ class KernelStore {
   /// Error.
   const LoadedKernel& load(const KernelSpec& spec, int device);
 
-  /// What the machine code goes by in a bundle.
+  /// The name of a kernel's machine code in a bundle.
   Digest key(const KernelSpec& spec, const std::string& arch) const;
   const Digest& headers_digest() const { return headers_digest_; }
   const DiskCache& cache() const { return cache_; }

@@ -33,10 +33,9 @@ struct Operands {
   View q, k, v, out, lse;
 };
 
-/// Which tile of rows, or of keys, each block of a launch takes (tile/place.cuh). The fields, and
-/// the place of an Order among parameters, are so ordered that no kernel takes more registers: the
-/// compiler loads numbers together that share 8 bytes (else a forward kernel of 255 registers
-/// spilled 48 bytes instead of none).
+/// An Order tells each block its tile of rows or of keys (tile/place.cuh). Do not reorder its
+/// fields, nor move it among the parameters: the compiler loads two numbers that share 8 bytes at
+/// once, and with another order a forward kernel of 255 registers spilled 48 bytes instead of none.
 struct Order {
   int batch;              ///< sequences of the problem
   Divisor heads;          ///< of a sequence, or parts of heads
@@ -94,8 +93,8 @@ struct Walk {
   long long to_rows;
 };
 
-/// Of all kernels of a backward pass. `order` is that of the launch: of tiles of keys, or of rows
-/// in the kernels before and after the main one.
+/// For all kernels of a backward pass. `order` is the launch's own: tiles of keys for the main
+/// kernel, tiles of rows for most kernels before and after it.
 struct BackwardParams {
   Operands operands;
   Lengths rows, keys;

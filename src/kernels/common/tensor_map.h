@@ -17,8 +17,8 @@ enum class Swizzle : int { none, within_32, within_64, within_128 };
 /// Bytes of a line; 16, a chunk, where nothing is permuted.
 constexpr int line_bytes(Swizzle swizzle) { return 16 << static_cast<int>(swizzle); }
 
-/// The address in shared memory, in bytes, at which the swizzle puts the byte of `address`: bits 7
-/// to 9 change bits 4 to 6, of which the swizzle has 0 to 3.
+/// Where in shared memory the swizzle puts the byte of `address`. It XORs bits 7 to 9 into bits 4
+/// to 6: all three within 128 bytes, the lower two within 64, the lowest within 32.
 constexpr unsigned swizzled(unsigned address, Swizzle swizzle) {
   const unsigned chunks = static_cast<unsigned>(line_bytes(swizzle)) / 16;
   return address ^ (address >> 7 & (chunks - 1)) << 4;

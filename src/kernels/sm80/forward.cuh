@@ -127,7 +127,7 @@ struct Forward {
     return visible_keys<C::window_left, C::window_right>(p.window, row, place.rows.length, k_len);
   }
 
-  /// Starts to load what the turn `ahead` of `index` works on: K of its step, V of the step before.
+  /// Starts the copies for iteration `index + ahead`: K of its own step, V of the step before it.
   static constexpr int ahead = C::stages - 1;
   __device__ void load_ahead(int index, u32 stage) {
     const int step = index + ahead;

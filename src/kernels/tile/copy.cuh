@@ -66,10 +66,11 @@ __device__ void store_half_chunk(char* to, uint2 value) {
   }
 }
 
-/// The part of one thread in copies of successive tiles, from rows of any stride: the same chunks
-/// of every tile, so that a tile costs an addition or two for each row, not an address for each
-/// chunk.
-/// `whole`: the `threads` are the whole block; else each group of as many copies tiles of its own.
+/// One thread's share of the copies of successive tiles, from rows of any stride. The thread copies
+/// the same chunks of every tile, so that it adds one or two numbers to each row's address and
+/// forms no address for each chunk.
+/// `whole`: the `threads` are the whole block, which copies one tile. Otherwise each group of
+/// `threads` copies tiles of its own.
 template <typename Tile, int rows, int columns, int threads, int alignment, bool whole = true>
 struct TileReader {
   static constexpr int side_panels = Tile::pairs ? 2 : 1;  ///< that a row's lanes read together

@@ -65,8 +65,8 @@ inline constexpr int64_t max_backward_chunks = 8;
 /// after the other: each sum may be rounded the same way, which makes n / 4 roundings of the
 /// result, and 8 of them are 4 eps.
 inline constexpr int64_t sum_run = 16;
-/// The same for a score and for dP, sums over head_dim. The forward and the backward pass may add
-/// them up in different orders, so that they round differently.
+/// How many products a register sums of a score or of dP, which are sums over head_dim. The two
+/// passes may add these sums in different orders, so that they round differently.
 inline constexpr int64_t score_run = 32;
 
 constexpr int64_t padded(int64_t n) { return ceil_div(n, lane_pad) * lane_pad; }

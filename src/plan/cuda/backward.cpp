@@ -103,7 +103,7 @@ void size_workspace(CudaBackwardPlan& plan) {
   plan.workspace_bytes = static_cast<size_t>(bytes.all());
 }
 
-/// What the plan adds to a family's constants, for all kernels of the pass.
+/// Adds the plan's own constants, which all kernels of the pass have, to those of a family.
 KernelConfig with_sums(KernelConfig config, const Problem& p) {
   return config.flag("deterministic", in_order(p))
       .format("dbias", p.wants.dbias, p.wants.dbias_dtype)

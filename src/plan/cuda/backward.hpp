@@ -49,11 +49,11 @@ struct CudaBackwardPlan : CudaPlan {
   int64_t padded_keys = 0;  ///< of a key head
   BackwardWorkspace workspace;
 
-  /// What runs over the keys.
+  /// The kernel over tiles of keys, Algorithm 2 of the paper.
   const KernelSpec& main() const;
 };
 
-/// What a caller may decide; else the plan does.
+/// Choices that tests and measurements may make. The plan makes those that are not given.
 struct BackwardTuning {
   std::optional<BackwardTile> tile{};  ///< of family sm80, which then serves
   std::optional<int> parts{};

@@ -21,14 +21,15 @@ void need_offered(const Problem& problem);
 
 /// Tiles of `size` rows, or keys, of one head; all packed sequences together.
 int64_t tiles_of_head(bool packed, int64_t seqlen, int64_t tokens, int64_t batch, int64_t size);
-/// So many tiles as a grid has blocks; throws Error (unsupported) for too many.
+/// The blocks of a grid, one for each tile of `size` rows or keys (`name`). Throws Error
+/// (unsupported) where a grid cannot have so many.
 int checked_blocks(const char* name, int64_t blocks, int64_t size);
 
-/// What one section's heads may read again and again: a good half of the smallest L2 among
-/// data-centre GPUs.
+/// Bytes of K and V (forward), or of what a block of the backward pass reads again and again, that
+/// the heads of a section may have together: half of the smallest L2 among data-centre GPUs.
 inline constexpr int64_t section_bytes = 20 << 20;
-/// How many of `groups` of heads have tiles that alternate: about as many as share the L2. bytes:
-/// of a group, that its blocks read again and again.
+/// How many of the `groups` of heads make a section. bytes: what the blocks of a group read again
+/// and again.
 int64_t groups_in_section(int64_t groups, int64_t bytes);
 
 /// The constants that both passes' kernels are compiled with: formats, sizes, options.

@@ -13,7 +13,7 @@
 
 namespace fa {
 
-/// What measurements and tests set by hand; the plan decides what is not given.
+/// Choices that tests and measurements may make. The plan makes those that are not given.
 struct ForwardTuning {
   std::optional<ForwardTile> tile;  ///< of family sm80, which then serves
   std::optional<int> splits;

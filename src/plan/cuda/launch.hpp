@@ -13,8 +13,8 @@
 
 namespace fa {
 
-/// What the blocks of a launch share out, which decides the parameters that its kernel is given
-/// (src/kernels/common/params.h).
+/// Names what the blocks of a launch divide. The launch code chooses the kernel's struct of
+/// parameters (src/kernels/common/params.h), and its Order, by it.
 enum class Over {
   rows,       ///< tiles of query rows; heads, or rows of a bias, in the kernels of their gradients
   keys,       ///< tiles of keys
@@ -22,7 +22,7 @@ enum class Over {
   splits,     ///< rows whose splits are joined
 };
 
-/// Blocks; without any nothing is launched.
+/// Numbers of blocks. Where one is 0, nothing is launched.
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
   bool empty() const { return x == 0 || y == 0 || z == 0; }
@@ -37,7 +37,7 @@ struct Launch {
   int sequences = 1, heads = 1;
 };
 
-/// What the plans of both passes have.
+/// The part that the plans of both passes have in common.
 struct CudaPlan {
   Problem problem;
   GpuLimits gpu;

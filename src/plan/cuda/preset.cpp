@@ -52,8 +52,8 @@ void add(std::vector<KernelSpec>& kernels, const CudaPlan& plan) {
   for (const Launch& launch : plan.launches) add(kernels, launch.kernel);
 }
 
-/// What has a kernel of its own at some head_dim: each length, batched and packed; 500 and 1024
-/// keys leave a block's last ones unused, 512 and 1536 do not.
+/// The uses that have a kernel of their own at some head_dim: each length, batched and packed. With
+/// 500 and 1024 keys the last block has unused ones, with 512 and 1536 it has none.
 std::vector<Use> uses() {
   std::vector<Use> all;
   for (const bool causal : {false, true}) {

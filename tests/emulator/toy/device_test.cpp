@@ -91,7 +91,7 @@ std::vector<float> random_numbers(size_t count, unsigned seed) {
   for (float& x : numbers) x = static_cast<float>(static_cast<int>(random() % 257) - 128) / 64;
   return numbers;
 }
-/// Of numbers that are as exact as bfloat16.
+/// The bits of numbers that bfloat16 holds exactly.
 std::vector<uint16_t> as_bfloat16(const std::vector<float>& numbers) {
   std::vector<uint16_t> bits;
   for (const float x : numbers) bits.push_back(std::bit_cast<uint32_t>(x) >> 16);

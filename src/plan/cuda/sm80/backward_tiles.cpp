@@ -8,7 +8,8 @@
 namespace fa {
 
 int padded_columns(const BackwardTile& tile, int64_t head_dim) {
-  // Of 16 rows or keys each, so many warps must stand side by side, with 16 columns or more.
+  // A warp has 16 rows or keys. Warps that find no rows left stand side by side, each with 16
+  // columns or more.
   int side_by_side = 1;
   while (tile.keys * side_by_side % (16 * tile.warps) != 0 ||
          tile.rows * side_by_side % (16 * tile.warps) != 0) {
@@ -41,11 +42,11 @@ struct Entry {
   BackwardTile tile;
 };
 
-/// An order's counters take registers, and its blocks wait for copies that come late. So do short
-/// sequences among long ones, and what is done to scores leaves other blocks less to do meanwhile.
-/// Of a short sequence 96 keys a block leave too many of the last block's unused: 11% of 512. What
-/// stands beside a sequence decides how long the longest is, so that `batch_invariant`, whose bits
-/// may not depend on it, takes the tiles that are for all.
+/// Which problems a tile suits. The counters of a fixed order take registers, and blocks that wait
+/// for their turn begin their copies late. Short sequences among long ones wait for copies, too,
+/// and the terms of a score leave other blocks less to do meanwhile. Blocks of 96 keys leave too
+/// many keys of a short sequence unused (11% of 512). The longest sequence of a batch is no matter
+/// of a sequence's own, so that `batch_invariant` takes the tiles for all problems.
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
   if (meant == Meant::for_long_plain) {

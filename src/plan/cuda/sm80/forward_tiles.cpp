@@ -137,7 +137,7 @@ constexpr Entry entries[] = {
     {256, 256, any, turns(16, 32, 8, 4)},
     {256, 256, any, turns(16, 32, 8)},
     {256, 256, any, {.warps = 8, .warp_rows = 16, .keys = 16}},
-    // Of the wider ones the light ones are the best of 19 to 150 on an H200, causal at 4k keys.
+    // Wider heads: the light tiles are the best of 19 to 150 on an H200, causal at 4k keys.
     {288, 144, light, turns(32, 32, 0)},
     {384, 192, light, turns(16, 32, 12)},
     {384, 256, any, turns(16, 32, 8)},

@@ -25,8 +25,8 @@ struct ForwardTile {
 /// Columns of V that one block works on, a multiple of 8; those of the last slice end where V does.
 int value_columns(const ForwardTile& tile, int64_t head_dim_v);
 int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
-/// Of one thread, for O, S, P, Q and the rows' statistics. Addresses and operands come on top,
-/// which only ptxas can tell.
+/// Registers of a thread for O, S, P, Q and the statistics of its rows. Addresses and operands take
+/// more, which only ptxas can tell.
 int registers(const ForwardTile& tile, int64_t head_dim_v);
 /// The most that a thread may have, so that `min_blocks` of them fit a multiprocessor.
 int register_limit(const ForwardTile& tile);

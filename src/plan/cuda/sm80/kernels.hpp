@@ -14,7 +14,7 @@ namespace fa::sm80 {
 std::optional<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu);
 std::optional<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu);
 
-/// The same with a tile of the caller's.
+/// The kernels with a tile that the caller chose.
 ForwardKernel forward(const Problem& problem, const ForwardTile& tile);
 BackwardKernel backward(const Problem& problem, const BackwardTile& tile);
 
