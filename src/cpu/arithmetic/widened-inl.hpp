@@ -4,11 +4,11 @@
 // An arithmetic is a struct of static functions: how a pass packs keys, loads queries, multiplies
 // and narrows. TileForward, BackwardTile and their callers are templates of it; the plan names it
 // (CpuPlan::arithmetic).
-#if defined(FA_CPU_WIDENED_INL) == defined(HWY_TARGET_TOGGLE)
-#ifdef FA_CPU_WIDENED_INL
-#undef FA_CPU_WIDENED_INL
+#if defined(FA_CPU_ARITHMETIC_WIDENED_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FA_CPU_ARITHMETIC_WIDENED_INL
+#undef FA_CPU_ARITHMETIC_WIDENED_INL
 #else
-#define FA_CPU_WIDENED_INL
+#define FA_CPU_ARITHMETIC_WIDENED_INL
 #endif
 
 #include <cstdint>

@@ -45,8 +45,8 @@ struct Entry {
 /// Which problems a tile suits. The counters of a fixed order take registers, and blocks that wait
 /// for their turn begin their copies late. Short sequences among long ones wait for copies, too,
 /// and the terms of a score leave other blocks less to do meanwhile. Blocks of 96 keys leave too
-/// many keys of a short sequence unused (11% of 512). The longest sequence of a batch is no matter
-/// of a sequence's own, so that `batch_invariant` takes the tiles for all problems.
+/// many keys of a short sequence unused (11% of 512). The bits of `batch_invariant` may not depend
+/// on how long the other sequences are, so that it takes the tiles for all problems.
 bool is_meant(Meant meant, const Problem& p) {
   if (meant == Meant::for_all) return true;
   if (meant == Meant::for_long_plain) {
