@@ -94,25 +94,6 @@ class Trial {
   reference::Result exact_, plain_;
 };
 
-/// The reference's vector that belongs to an output.
-const std::vector<double>& part(const reference::Result& r, const std::string& name) {
-  if (name == "out") return r.out;
-  if (name == "lse") return r.lse;
-  if (name == "dq") return r.dq;
-  if (name == "dk") return r.dk;
-  if (name == "dv") return r.dv;
-  return name == "dbias" ? r.dbias : r.dsinks;
-}
-
-const std::vector<double>& part_abs(const reference::Result& r, const std::string& name) {
-  if (name == "out") return r.out_abs;
-  if (name == "lse") return r.lse_abs;
-  if (name == "dq") return r.dq_abs;
-  if (name == "dk") return r.dk_abs;
-  if (name == "dv") return r.dv_abs;
-  return name == "dbias" ? r.dbias_abs : r.dsinks_abs;
-}
-
 void Trial::compute_reference() {
   using reference::Rounding;
   const Options options = c_.options();
@@ -127,8 +108,12 @@ void Trial::compute_reference() {
 bool is_standard(const Spec& s) {
   if (s.score_size != 1 || s.key_size != 1 || s.value_size != 1 || s.dout_size != 1) return false;
   if (s.same_values) return false;
-  if (s.scale || s.softcap > 0 || s.dropout_p > 0.5 || s.sinks) return false;
-  if (!s.alibi.empty() || s.window_left >= 0 || s.window_right >= 0 || s.bias_inf) return false;
+  if (s.scale || s.softcap > 0 || s.dropout_p > 0.5) return false;
+  if (s.window_left >= 0 || s.window_right >= 0) return false;
+  for (const OptionTensor& o : option_tensors()) {
+    const TensorSpec* t = s.tensor(o.given);
+    if (t != nullptr && (!o.usual || t->masks)) return false;
+  }
   int64_t scores = 0;
   for (int64_t b = 0; b < s.batch; ++b) {
     const int64_t rows = s.rows.length(b), keys = s.keys.length(b);
@@ -142,9 +127,9 @@ void Trial::compare(const Output& output, const reference::Result& exact,
                     const reference::Result& plain) {
   const std::string name = output.name;
   const std::vector<double> values = output.array->values();
-  const std::vector<double>& truth = part(exact, name);
-  const std::vector<double>& rounded = part(plain, name);
-  const std::vector<double>& sizes = part_abs(exact, name);
+  const std::vector<double>& truth = exact.*output.exact.values;
+  const std::vector<double>& rounded = plain.*output.exact.values;
+  const std::vector<double>& sizes = exact.*output.exact.sizes;
   if (values.size() != truth.size()) {
     return verdict_.fail(
         fmt::format("{}: {} values, expected {}", name, values.size(), truth.size()));
@@ -158,7 +143,7 @@ void Trial::compare(const Output& output, const reference::Result& exact,
     tensor.add({values[i], truth[i], rounded[i], sizes[i] + more});
   }
   verdict_.add(tensor);
-  if (is_standard(c_.spec) && !is_lse && name != "dsinks") {
+  if (is_standard(c_.spec) && !is_lse) {
     ++extras_.relative;
     const double limit = relative_limit(c_.spec.dtype);
     if (!(tensor.error() <= limit)) {

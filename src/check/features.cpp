@@ -10,54 +10,6 @@ namespace {
 
 using F = Feature;
 
-struct Entry {
-  const char* name;
-  double chance;  ///< that a problem asks for it
-};
-
-constexpr std::array<Entry, feature_count> entries{{
-    {"fp32", 0},
-    {"fp16", 0},
-    {"bf16", 0},
-    {"backward", 0.75},
-    {"no_lse", 0.1},
-    {"gqa", 0.4},
-    {"causal", 0.3},
-    {"window", 0.25},
-    {"softcap", 0.2},
-    {"scale", 0.4},
-    {"scale_not_positive", 0.1},
-    {"dropout", 0.2},
-    {"dropout_state", 0.1},
-    {"alibi", 0.2},
-    {"bias", 0.1},
-    {"bias_broadcast", 0.1},
-    {"bias_inf", 0.05},
-    {"dbias", 0.2},
-    {"sinks", 0.25},
-    {"sink_inf", 0.05},
-    {"dsinks", 0.15},
-    {"dlse", 0.3},
-    {"packed_q", 0.4},
-    {"packed_k", 0.4},
-    {"used_q", 0.2},
-    {"used_k", 0.2},
-    {"v_dim", 0.3},
-    {"wide", 0.02},
-    {"backward_wide", 0},
-    {"strided", 0.5},
-    {"unaligned", 0.3},
-    {"threads", 0.2},
-    {"deterministic", 0.3},
-    {"batch_invariant", 0.3},
-    {"tile_edges", 0.33},
-    {"many_keys", 0.04},
-    {"empty_rows", 0.15},
-    {"zero_length", 0.1},
-    {"large", 0.1},
-    {"tiny", 0.1},
-}};
-
 constexpr std::pair<F, F> needs[] = {
     {F::dropout_state, F::dropout},
     {F::scale_not_positive, F::scale},
@@ -106,8 +58,6 @@ Meeting worst_meeting(const Features& features) {
 
 }  // namespace
 
-const char* name(Feature f) { return entries[bit(f)].name; }
-
 Features with_needs(Pair pair) {
   Features features;
   features.set(bit(pair.a));
@@ -144,7 +94,7 @@ Features draw_features(Pair pair, const Features& offered, Random& random) {
   const int64_t start = random.below(feature_count);
   for (int n = 0; n < feature_count; ++n) {
     const auto f = static_cast<F>((start + n) % feature_count);
-    if (random.chance(entries[bit(f)].chance)) add_if_possible(f);
+    if (random.chance(feature_entries[bit(f)].chance)) add_if_possible(f);
   }
   // A problem has exactly one dtype: one that is set already keeps the others out.
   std::vector<F> dtypes;
@@ -178,10 +128,10 @@ std::string PairTable::text() const {
   }
   for (int a = 0; a < feature_count; ++a) {
     if (!offered_[a]) {
-      absent += fmt::format(" {}", entries[a].name);
+      absent += fmt::format(" {}", feature_entries[a].name);
       continue;
     }
-    text += fmt::format("\n{:>3} {:<19}", a + 1, entries[a].name);
+    text += fmt::format("\n{:>3} {:<19}", a + 1, feature_entries[a].name);
     for (int b = 0; b <= a; ++b) {
       if (!offered_[b]) continue;
       const Pair pair{static_cast<F>(a), static_cast<F>(b)};

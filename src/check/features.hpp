@@ -55,10 +55,58 @@ enum class Feature : uint8_t {
 };
 inline constexpr int feature_count = static_cast<int>(Feature::tiny) + 1;
 
+/// What is known of each Feature, in their order.
+struct FeatureEntry {
+  const char* name;  ///< in reports
+  double chance;     ///< that a problem asks for it
+};
+inline constexpr std::array<FeatureEntry, feature_count> feature_entries{{
+    {"fp32", 0},
+    {"fp16", 0},
+    {"bf16", 0},
+    {"backward", 0.75},
+    {"no_lse", 0.1},
+    {"gqa", 0.4},
+    {"causal", 0.3},
+    {"window", 0.25},
+    {"softcap", 0.2},
+    {"scale", 0.4},
+    {"scale_not_positive", 0.1},
+    {"dropout", 0.2},
+    {"dropout_state", 0.1},
+    {"alibi", 0.2},
+    {"bias", 0.1},
+    {"bias_broadcast", 0.1},
+    {"bias_inf", 0.05},
+    {"dbias", 0.2},
+    {"sinks", 0.25},
+    {"sink_inf", 0.05},
+    {"dsinks", 0.15},
+    {"dlse", 0.3},
+    {"packed_q", 0.4},
+    {"packed_k", 0.4},
+    {"used_q", 0.2},
+    {"used_k", 0.2},
+    {"v_dim", 0.3},
+    {"wide", 0.02},
+    {"backward_wide", 0},
+    {"strided", 0.5},
+    {"unaligned", 0.3},
+    {"threads", 0.2},
+    {"deterministic", 0.3},
+    {"batch_invariant", 0.3},
+    {"tile_edges", 0.33},
+    {"many_keys", 0.04},
+    {"empty_rows", 0.15},
+    {"zero_length", 0.1},
+    {"large", 0.1},
+    {"tiny", 0.1},
+}};
+
 using Features = std::bitset<feature_count>;
 
 inline size_t bit(Feature f) { return static_cast<size_t>(f); }
-const char* name(Feature f);
+inline const char* name(Feature f) { return feature_entries[bit(f)].name; }
 
 enum class Meeting : uint8_t {
   allowed,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <ranges>
 #include <utility>
 
 #include "check/hash.hpp"
@@ -118,9 +119,12 @@ void Case::place_inputs() {
   if (spec.backward)
     dout = place(shape(spec.rows, spec.heads_q, spec.dim_v), spec.dtype, spec.unaligned);
   if (spec.dlse) dlse = place(lse_shape(), float32, spec.unaligned);
-  if (!spec.bias.empty()) bias = place(spec.bias, spec.bias_dtype, spec.unaligned);
-  if (!spec.alibi.empty()) alibi = place(spec.alibi, float32, spec.unaligned);
-  if (spec.sinks) sinks = place({spec.heads_q}, spec.sinks_dtype, spec.unaligned);
+  for (const OptionTensor& o : option_tensors()) {
+    const TensorSpec* t = spec.tensor(o.given);
+    if (t != nullptr) {
+      tensors.push_back({&o, *t, place(t->shape, t->dtype, spec.unaligned), {}});
+    }
+  }
   if (spec.rows.packed) cu_seqlens_q = cu_seqlens(spec.rows);
   if (spec.keys.packed) cu_seqlens_k = cu_seqlens(spec.keys);
   if (spec.rows.seqused) seqused_q = seqused(spec.rows);
@@ -134,8 +138,11 @@ void Case::place_outputs() {
   if (spec.lse) lse = place(lse_shape(), float32, spec.unaligned);
   if (!spec.backward) return;
   place_qkv(dq, dk, dv);
-  if (spec.dbias) dbias = place(spec.bias, spec.dbias_dtype, spec.unaligned);
-  if (spec.dsinks) dsinks = place({spec.heads_q}, spec.dsinks_dtype, spec.unaligned);
+  for (GivenTensor& t : tensors) {
+    if (t.spec.gradient) {
+      t.gradient = place(t.spec.shape, t.spec.gradient_dtype, spec.unaligned);
+    }
+  }
 }
 
 void Case::fill_inputs() {
@@ -152,42 +159,15 @@ void Case::fill_inputs() {
   fill_values(v, spec.value_size);
   fill_values(dout, spec.dout_size);
   fill(dlse, spec.dout_size);
-  fill(sinks, spec.sink_size);
-  if (spec.sink_inf) {
-    sinks.fill([this](int64_t h) { return h == 0 || random_.chance(0.5) ? -infinity : 1.5; });
+  for (const GivenTensor& t : std::views::reverse(tensors)) {
+    t.option->fill(t.array, spec, t.spec, random_);
   }
-  if (alibi.given()) {
-    alibi.fill([this](int64_t) {
-      return random_.chance(0.1) ? 0 : std::exp2(static_cast<double>(-random_.below(9)));
-    });
-  }
-  if (bias.given()) fill_bias();
-}
-
-void Case::fill_bias() {
-  bool masked_row = false;  // sometimes a row has no key left
-  bias.fill([&](int64_t n) {
-    if (n % spec.bias[3] == 0) masked_row = spec.bias_inf && random_.chance(0.1);
-    const bool masked = masked_row || (spec.bias_inf && random_.chance(0.2));
-    return masked ? -infinity : random_.normal();
-  });
 }
 
 int64_t Case::lse_row(int64_t n) const {
   const int64_t rows = lse_shape().back();
   if (spec.rows.packed) return n % rows;
   return n / (rows * spec.heads_q) * rows + n % rows;
-}
-
-bool Case::bias_counts(int64_t n) const {
-  const int64_t key = n % spec.bias[3];
-  const int64_t row = n / spec.bias[3] % spec.bias[2];
-  const int64_t batch = n / (spec.bias[3] * spec.bias[2] * spec.bias[1]);
-  for (int64_t b = 0; b < spec.batch; ++b) {
-    if (spec.bias[0] > 1 && b != batch) continue;
-    if (row < spec.rows.length(b) && key < spec.keys.length(b)) return true;
-  }
-  return false;
 }
 
 void Case::poison_beyond() {
@@ -201,7 +181,9 @@ void Case::poison_beyond() {
   poison(k, key_counts_);
   poison(v, key_counts_);
   if (dlse.given()) dlse.poison_where([this](int64_t n) { return !row_counts_[lse_row(n)]; });
-  if (bias.given()) bias.poison_where([this](int64_t n) { return !bias_counts(n); });
+  for (const GivenTensor& t : tensors) {
+    t.array.poison_where([&](int64_t n) { return !t.option->counts(n, t.spec, spec); });
+  }
 }
 
 /// For each row, whether the mask leaves it no key, with or without sinks.
@@ -243,8 +225,12 @@ ForwardArgs Case::forward_args() const {
 }
 
 BackwardArgs Case::backward_args() const {
-  return {dout.tensor(), q.tensor(),  k.tensor(),  v.tensor(),    out.tensor(),   lse.tensor(),
-          dq.tensor(),   dk.tensor(), dv.tensor(), dlse.tensor(), dbias.tensor(), dsinks.tensor()};
+  BackwardArgs args{dout.tensor(), q.tensor(),  k.tensor(),  v.tensor(),  out.tensor(),
+                    lse.tensor(),  dq.tensor(), dk.tensor(), dv.tensor(), dlse.tensor()};
+  for (const GivenTensor& t : tensors) {
+    if (t.option->gradient) args.*t.option->gradient->argument = t.gradient.tensor();
+  }
+  return args;
 }
 
 Options Case::options() const {
@@ -261,9 +247,7 @@ Options Case::options() const {
     o.dropout_seed = spec.dropout_seed;
     o.dropout_offset = spec.dropout_offset;
   }
-  o.alibi_slopes = alibi.tensor();
-  o.bias = bias.tensor();
-  o.sinks = sinks.tensor();
+  for (const GivenTensor& t : tensors) o.*t.option->argument = t.array.tensor();
   if (spec.rows.packed) o.cu_seqlens_q = cu_seqlens_q.tensor();
   if (spec.keys.packed) o.cu_seqlens_k = cu_seqlens_k.tensor();
   o.max_seqlen_q = spec.rows.max_seqlen;
@@ -278,18 +262,20 @@ Options Case::options() const {
 
 std::vector<Output> Case::outputs(bool backward) const {
   std::vector<Output> all;
-  const auto add = [&all](const char* name, const Array& array) {
-    if (array.given()) all.push_back({name, &array});
+  const auto add = [&all](const char* name, const Array& array, const Exact& exact) {
+    if (array.given()) all.push_back({name, &array, exact});
   };
+  using reference::Result;
   if (backward) {
-    add("dq", dq);
-    add("dk", dk);
-    add("dv", dv);
-    add("dbias", dbias);
-    add("dsinks", dsinks);
+    add("dq", dq, {&Result::dq, &Result::dq_abs});
+    add("dk", dk, {&Result::dk, &Result::dk_abs});
+    add("dv", dv, {&Result::dv, &Result::dv_abs});
+    for (const GivenTensor& t : tensors) {
+      if (t.option->gradient) add(t.option->gradient->name, t.gradient, t.option->gradient->exact);
+    }
   } else {
-    add("out", out);
-    add("lse", lse);
+    add("out", out, {&Result::out, &Result::out_abs});
+    add("lse", lse, {&Result::lse, &Result::lse_abs});
   }
   return all;
 }
@@ -300,9 +286,11 @@ void Case::poison(bool backward) const {
 
 uint64_t Case::input_hash() const {
   Hash hash;
-  for (const Array* a : {&q, &k, &v, &dout, &dlse, &bias, &alibi, &sinks}) {
-    if (a->given()) hash.add(a->memory().bytes());
-  }
+  const auto add = [&hash](const Array& a) {
+    if (a.given()) hash.add(a.memory().bytes());
+  };
+  for (const Array* a : {&q, &k, &v, &dout, &dlse}) add(*a);
+  for (const GivenTensor& t : tensors) add(t.array);
   for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) {
     hash.add(a->memory());
   }
@@ -312,9 +300,10 @@ uint64_t Case::input_hash() const {
 
 MemoryList Case::memory() const {
   MemoryList list;
-  for (const Array* a : {&q, &k, &v, &out, &lse, &dout, &dlse, &dq, &dk, &dv, &bias, &dbias, &alibi,
-                         &sinks, &dsinks}) {
-    list.add(*a);
+  for (const Array* a : {&q, &k, &v, &out, &lse, &dout, &dlse, &dq, &dk, &dv}) list.add(*a);
+  for (const GivenTensor& t : tensors) {
+    list.add(t.array);
+    list.add(t.gradient);
   }
   for (const auto* a : {&cu_seqlens_q, &cu_seqlens_k, &seqused_q, &seqused_k}) {
     list.add(a->memory());

@@ -7,16 +7,25 @@
 #include <vector>
 
 #include "check/array.hpp"
+#include "check/option_tensors.hpp"
 #include "check/place.hpp"
 #include "check/spec.hpp"
 #include "fa/attention.hpp"
 
 namespace fa::check {
 
-/// An output and its name in a report.
+/// An output, its name in a report, and what the reference says of it.
 struct Output {
   const char* name;
   const Array* array;
+  Exact exact;
+};
+
+/// An option's tensor, and its gradient where that is asked for.
+struct GivenTensor {
+  const OptionTensor* option;
+  TensorSpec spec;
+  Array array, gradient;
 };
 
 /// A problem with its tensors. Inputs hold NaN in the rows and keys beyond every length and
@@ -28,7 +37,7 @@ class Case {
   const Spec spec;
   Array q, k, v, out, lse;
   Array dout, dlse, dq, dk, dv;
-  Array bias, dbias, alibi, sinks, dsinks;
+  std::vector<GivenTensor> tensors;  ///< of options
   IntArray<int32_t> cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k;
   IntArray<int64_t> dropout_state;
 
@@ -66,11 +75,9 @@ class Case {
   void place_inputs();
   void place_outputs();
   void fill_inputs();
-  void fill_bias();
   void poison_beyond();
   /// The row, among all sequences' rows, of element n of LSE.
   int64_t lse_row(int64_t n) const;
-  bool bias_counts(int64_t n) const;
 
   Random random_;
   std::vector<bool> row_counts_, key_counts_;  ///< not beyond a length, by row of the tensor

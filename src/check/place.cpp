@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "check/option_tensors.hpp"
+
 namespace fa::check {
 namespace {
 
@@ -18,17 +20,20 @@ void for_each_tensor(ForwardArgs& a, const auto& f) {
 }
 
 void for_each_tensor(BackwardArgs& a, const auto& f) {
-  for (Tensor* t : {&a.dout, &a.q, &a.k, &a.v, &a.out, &a.lse, &a.dq, &a.dk, &a.dv, &a.dlse,
-                    &a.dbias, &a.dsinks}) {
+  for (Tensor* t : {&a.dout, &a.q, &a.k, &a.v, &a.out, &a.lse, &a.dq, &a.dk, &a.dv, &a.dlse}) {
     f(*t);
+  }
+  for (const OptionTensor& option : option_tensors()) {
+    if (option.gradient) f(a.*option.gradient->argument);
   }
 }
 
 void for_each_tensor(Options& o, const auto& f) {
-  for (Tensor* t : {&o.dropout_state, &o.alibi_slopes, &o.bias, &o.sinks, &o.cu_seqlens_q,
-                    &o.cu_seqlens_k, &o.seqused_q, &o.seqused_k}) {
+  for (Tensor* t :
+       {&o.dropout_state, &o.cu_seqlens_q, &o.cu_seqlens_k, &o.seqused_q, &o.seqused_k}) {
     f(*t);
   }
+  for (const OptionTensor& option : option_tensors()) f(o.*option.argument);
 }
 
 bool empty(const Tensor& t) {

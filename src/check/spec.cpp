@@ -7,6 +7,8 @@
 #include <limits>
 #include <numeric>
 
+#include "check/option_tensors.hpp"
+
 namespace fa::check {
 namespace {
 
@@ -26,7 +28,7 @@ class Draft {
     draw_lengths();
     limit_work();
     draw_score_options();
-    draw_bias_and_sinks();
+    draw_tensors();
     draw_the_rest();
     return s_;
   }
@@ -55,7 +57,7 @@ class Draft {
   void draw_empty_rows();
   void limit_work();
   void draw_score_options();
-  void draw_bias_and_sinks();
+  void draw_tensors();
   void draw_the_rest();
   void draw_magnitudes();
 
@@ -232,30 +234,29 @@ void Draft::draw_score_options() {
     s_.dropout_offset = random_.chance(0.5) ? random_.next() : random_.next() % 1000;
     s_.dropout_state = has(F::dropout_state);
   }
-  if (has(F::alibi)) {
-    s_.alibi = {s_.heads_q};
-    if (random_.chance(0.5)) s_.alibi = {s_.batch, s_.heads_q};
-  }
 }
 
-void Draft::draw_bias_and_sinks() {
-  if (has(F::bias)) {
-    s_.bias = {s_.batch, s_.heads_q, s_.rows.seqlen, s_.keys.seqlen};
-    const int64_t kinds = has(F::bias_broadcast) ? fixed_.between(1, 7) : 0;
-    for (int64_t d = 0; d < 3; ++d) {
-      if ((kinds >> d) % 2 == 1) s_.bias[d] = 1;
-    }
-    s_.bias_dtype = own_or_float32();
-    s_.bias_inf = has(F::bias_inf);
-    s_.dbias = has(F::dbias);
-    s_.dbias_dtype = fixed_.chance(0.5) ? s_.bias_dtype : float32;
+void Draft::draw_tensors() {
+  for (const OptionTensor& o : option_tensors()) {
+    if (!has(o.given)) continue;
+    std::vector<int64_t>& shape = s_.tensors[o.given].shape;
+    shape = o.full_shape(s_);
+    if (o.without_batch && !random_.chance(0.5)) shape.erase(shape.begin());
   }
-  if (has(F::sinks)) {
-    s_.sinks = true;
-    s_.sinks_dtype = own_or_float32();
-    s_.sink_inf = has(F::sink_inf);
-    s_.dsinks = has(F::dsinks);
-    s_.dsinks_dtype = fixed_.chance(0.5) ? s_.sinks_dtype : float32;
+  for (const OptionTensor& o : option_tensors()) {
+    if (!has(o.given)) continue;
+    TensorSpec& t = s_.tensors[o.given];
+    const size_t before_keys = t.shape.size() - 1;
+    const int64_t all = (int64_t{1} << before_keys) - 1;
+    const int64_t ones = o.broadcast && has(*o.broadcast) ? fixed_.between(1, all) : 0;
+    for (size_t d = 0; d < before_keys; ++d) {
+      if ((ones >> d) % 2 == 1) t.shape[d] = 1;
+    }
+    if (o.of_q_dtype) t.dtype = own_or_float32();
+    t.masks = o.masks && has(*o.masks);
+    if (!o.gradient) continue;
+    t.gradient = has(o.gradient->wanted);
+    t.gradient_dtype = fixed_.chance(0.5) ? t.dtype : float32;
   }
 }
 
@@ -306,8 +307,14 @@ void empty_the_batch(Spec& s) {
     side->extent.clear();
     side->used.clear();
   }
-  if (!s.bias.empty() && s.bias[0] > 1) s.bias[0] = 0;
-  if (s.alibi.size() == 2) s.alibi[0] = 0;
+  for (const OptionTensor& o : option_tensors()) {
+    const auto found = s.tensors.find(o.given);
+    if (found == s.tensors.end()) continue;
+    TensorSpec& t = found->second;
+    // An extent of 1 may stand for no sequence as well.
+    const bool stands = o.broadcast && t.shape.front() == 1;
+    if (o.dims_of(t).front() == Dim::batch && !stands) t.shape.front() = 0;
+  }
 }
 
 bool has_empty_row(const Spec& s) {
@@ -350,6 +357,7 @@ int64_t SideSpec::first(int64_t b) const {
 
 bool Spec::added_as_they_come(std::string_view output) const {
   if (output != "dbias") return output == "dq";
+  const std::vector<int64_t>& bias = tensors.at(F::bias).shape;
   return bias[2] == rows.seqlen && (bias[0] < batch || bias[1] < heads_q);
 }
 
@@ -368,16 +376,14 @@ Features Spec::features() const {
   set(F::scale_not_positive, scale.has_value() && *scale <= 0);
   set(F::dropout, dropout_p > 0);
   set(F::dropout_state, dropout_state);
-  set(F::alibi, !alibi.empty());
-  set(F::bias, !bias.empty());
-  if (!bias.empty()) {
-    set(F::bias_broadcast, bias[0] < batch || bias[1] < heads_q || bias[2] < rows.seqlen);
+  for (const OptionTensor& o : option_tensors()) {
+    const TensorSpec* t = tensor(o.given);
+    if (t == nullptr) continue;
+    set(o.given, true);
+    if (o.broadcast) set(*o.broadcast, o.is_broadcast(*t, *this));
+    if (o.masks) set(*o.masks, t->masks);
+    if (o.gradient) set(o.gradient->wanted, t->gradient);
   }
-  set(F::bias_inf, bias_inf);
-  set(F::dbias, dbias);
-  set(F::sinks, sinks);
-  set(F::sink_inf, sink_inf);
-  set(F::dsinks, dsinks);
   set(F::dlse, dlse);
   set(F::packed_q, rows.packed);
   set(F::packed_k, keys.packed);
@@ -420,14 +426,14 @@ std::string Spec::text() const {
     t += fmt::format(" dropout={} seed={} offset={}{}", dropout_p, dropout_seed, dropout_offset,
                      dropout_state ? " in memory" : "");
   }
-  if (!alibi.empty()) t += fmt::format(" alibi{}", alibi);
-  if (!bias.empty()) {
-    t += fmt::format(" bias{} {}{}{}", bias, dtype_text(bias_dtype), bias_inf ? " -inf" : "",
-                     dbias ? fmt::format(" dbias {}", dtype_text(dbias_dtype)) : "");
-  }
-  if (sinks) {
-    t += fmt::format(" sinks {}{}{}", dtype_text(sinks_dtype), sink_inf ? " -inf" : "",
-                     dsinks ? fmt::format(" dsinks {}", dtype_text(dsinks_dtype)) : "");
+  for (const OptionTensor& o : option_tensors()) {
+    const TensorSpec* given = tensor(o.given);
+    if (given == nullptr) continue;
+    t += fmt::format(" {}{} {}{}", o.name, given->shape, dtype_text(given->dtype),
+                     given->masks ? " -inf" : "");
+    if (given->gradient) {
+      t += fmt::format(" {} {}", o.gradient->name, dtype_text(given->gradient_dtype));
+    }
   }
   if (dlse) t += " dlse";
   if (strided) t += " strided";
@@ -438,7 +444,7 @@ std::string Spec::text() const {
     t += fmt::format(" sizes q={:.3g} k={:.3g} v={:.3g} dout={:.3g}", score_size, key_size,
                      value_size, dout_size);
   }
-  if (sinks) t += fmt::format(" sinks={}", sink_size);
+  if (tensor(F::sinks) != nullptr) t += fmt::format(" sinks={}", sink_size);
   if (same_values) t += " same values";
   return t;
 }
@@ -453,8 +459,9 @@ Spec draw_refused(const Offer& offer, Pair pair, uint64_t seed) {
   Random random(seed);
   Spec spec = Draft(offer, with_needs(pair), random, random).spec();
   // A bias that would fit if the sequences were not packed.
-  spec.bias[2] = 1;
-  spec.bias[3] = spec.keys.packed ? spec.keys.total() : spec.keys.seqlen;
+  std::vector<int64_t>& bias = spec.tensors.at(F::bias).shape;
+  bias[2] = 1;
+  bias[3] = spec.keys.packed ? spec.keys.total() : spec.keys.seqlen;
   return spec;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,6 +29,15 @@ struct SideSpec {
   int64_t first(int64_t b) const;  ///< of a sequence, among all rows
 };
 
+/// A tensor of an option (check/option_tensors.hpp).
+struct TensorSpec {
+  std::vector<int64_t> shape;
+  DType dtype = float32;
+  bool masks = false;  ///< some numbers are -inf
+  bool gradient = false;
+  DType gradient_dtype = float32;
+};
+
 struct Spec {
   const Offer* offer = &cpu_offer;
   uint64_t seed = 0;
@@ -51,15 +61,7 @@ struct Spec {
   uint64_t dropout_seed = 0;
   uint64_t dropout_offset = 0;
   bool dropout_state = false;
-  std::vector<int64_t> alibi;  ///< shapes; empty is "not given"
-  std::vector<int64_t> bias;
-  DType bias_dtype{}, dbias_dtype{};
-  bool bias_inf = false;
-  bool dbias = false;
-  bool sinks = false;
-  DType sinks_dtype{}, dsinks_dtype{};
-  bool sink_inf = false;
-  bool dsinks = false;
+  std::map<Feature, TensorSpec> tensors;  ///< those of options that are given
   bool dlse = false;
   bool deterministic = false;
   bool batch_invariant = false;
@@ -76,6 +78,11 @@ struct Spec {
   double sink_size = 2;
   bool same_values = false;  ///< all numbers of v are the same, and all of dO
 
+  /// The tensor of an option, or null.
+  const TensorSpec* tensor(Feature given) const {
+    const auto found = tensors.find(given);
+    return found == tensors.end() ? nullptr : &found->second;
+  }
   /// Whether blocks of a device add to this output as they come, unless asked to keep an order: to
   /// dq, and to the gradient of a bias with rows of its own that heads or sequences share.
   bool added_as_they_come(std::string_view output) const;

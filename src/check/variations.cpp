@@ -118,13 +118,23 @@ Part lse_of(const Tensor& t, const SideSpec& side, int64_t b, int64_t count) {
   return part;
 }
 
-/// Sequence b's part of a bias, or of its gradient.
-Part bias_of(const Tensor& t, int64_t b, int64_t rows, int64_t keys) {
-  Part part{{}, {}, t, 0};
+/// Sequence b's part of an option's tensor, or of its gradient.
+Part part_of(const Tensor& t, const GivenTensor& given, int64_t b, int64_t rows, int64_t keys) {
+  Part part{given.spec.shape, {}, t, 0};
   if (!t.given()) return part;
   part.strides = strides_of(t);
-  part.offset = t.shape[0] == 1 ? 0 : b * part.strides[0];
-  part.shape = {1, t.shape[1], t.shape[2] == 1 ? 1 : rows, keys};
+  const std::span<const Dim> dims = given.option->dims_of(given.spec);
+  for (size_t d = 0; d < dims.size(); ++d) {
+    int64_t& extent = part.shape[d];
+    if (dims[d] == Dim::batch) {
+      part.offset = extent == 1 ? 0 : b * part.strides[d];
+      extent = 1;
+    } else if (dims[d] == Dim::rows && extent != 1) {
+      extent = rows;
+    } else if (dims[d] == Dim::keys) {
+      extent = keys;
+    }
+  }
   return part;
 }
 
@@ -139,8 +149,10 @@ struct Alone {
 
   const Case& whole;
   int64_t b, rows, keys;
-  Part q, k, v, alibi, bias;
-  Array out, lse, dq, dk, dv, dbias;
+  Part q, k, v;
+  std::vector<Part> tensors;  ///< of options, as whole.tensors
+  Array out, lse, dq, dk, dv;
+  std::vector<Array> gradients;  ///< of `tensors`
 };
 
 Alone::Alone(const Case& c, int64_t sequence)
@@ -149,12 +161,8 @@ Alone::Alone(const Case& c, int64_t sequence)
   q = sequence_of(c.q.tensor(), s.rows, b, rows);
   k = sequence_of(c.k.tensor(), s.keys, b, keys);
   v = sequence_of(c.v.tensor(), s.keys, b, keys);
-  bias = bias_of(c.bias.tensor(), b, rows, keys);
-  alibi.whole = c.alibi.tensor();
-  if (c.alibi.given()) {
-    alibi.strides = {1};
-    alibi.shape = {s.heads_q};
-    if (s.alibi.size() == 2) alibi.offset = b * strides_of(alibi.whole)[0];
+  for (const GivenTensor& t : c.tensors) {
+    tensors.push_back(part_of(t.array.tensor(), t, b, rows, keys));
   }
   const auto fresh = [](std::vector<int64_t> shape, DType dtype) {
     const Layout layout = contiguous(shape);
@@ -166,7 +174,10 @@ Alone::Alone(const Case& c, int64_t sequence)
   dq = fresh({1, rows, s.heads_q, s.dim}, s.dtype);
   dk = fresh({1, keys, s.heads_k, s.dim}, s.dtype);
   dv = fresh({1, keys, s.heads_k, s.dim_v}, s.dtype);
-  if (s.dbias) dbias = fresh(bias.shape, s.dbias_dtype);
+  for (size_t n = 0; n < tensors.size(); ++n) {
+    const TensorSpec& t = c.tensors[n].spec;
+    gradients.push_back(t.gradient ? fresh(tensors[n].shape, t.gradient_dtype) : Array());
+  }
 }
 
 /// Calls f(bytes, count) for the rows of a view, in the order of a contiguous tensor.
@@ -212,7 +223,8 @@ void Alone::compare(const char* name, const Part& part, const Array& got, Verdic
 
 MemoryList Alone::memory() const {
   MemoryList list = whole.memory();
-  for (const Array* a : {&out, &lse, &dq, &dk, &dv, &dbias}) list.add(*a);
+  for (const Array* a : {&out, &lse, &dq, &dk, &dv}) list.add(*a);
+  for (const Array& a : gradients) list.add(a);
   return list;
 }
 
@@ -221,8 +233,7 @@ void Alone::run(Place& place, Verdict& verdict) const {
   Options o = whole.options();
   o.cu_seqlens_q = o.cu_seqlens_k = o.seqused_q = o.seqused_k = {};
   o.max_seqlen_q = o.max_seqlen_k = 0;
-  o.bias = bias;
-  o.alibi_slopes = alibi;
+  for (size_t n = 0; n < tensors.size(); ++n) o.*whole.tensors[n].option->argument = tensors[n];
   o.dropout_state = {};
   o.dropout_seed = s.dropout_seed;
   // The counter holds (sequence * heads + head) XOR the offset's upper half.
@@ -245,15 +256,21 @@ void Alone::run(Place& place, Verdict& verdict) const {
   const Part dlse = lse_part(whole.dlse);
   const Part whole_out = row_part(whole.out);
   const Part whole_lse = lse_part(whole.lse);
-  const BackwardArgs args{dout,        q,           k,           v,    whole_out,     whole_lse,
-                          dq.tensor(), dk.tensor(), dv.tensor(), dlse, dbias.tensor()};
+  BackwardArgs args{dout,      q,           k,           v,           whole_out,
+                    whole_lse, dq.tensor(), dk.tensor(), dv.tensor(), dlse};
+  for (size_t n = 0; n < gradients.size(); ++n) {
+    const OptionTensor& option = *whole.tensors[n].option;
+    if (option.gradient) args.*option.gradient->argument = gradients[n].tensor();
+  }
   place.run(memory(),
             [&](const Place::Here& here) { backward(here(args), here(o), here.stream()); });
   expect("dq", row_part(whole.dq), dq);
   expect("dk", key_part(whole.dk), dk);
   expect("dv", key_part(whole.dv), dv);
-  if (s.dbias && s.bias[0] == s.batch) {
-    expect("dbias", bias_of(whole.dbias.tensor(), b, rows, keys), dbias);
+  for (size_t n = 0; n < gradients.size(); ++n) {
+    const GivenTensor& t = whole.tensors[n];
+    if (!t.spec.gradient || !t.option->is_per_sequence(t.spec, s)) continue;
+    expect(t.option->gradient->name, part_of(t.gradient.tensor(), t, b, rows, keys), gradients[n]);
   }
 }
 

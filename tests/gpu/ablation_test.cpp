@@ -30,8 +30,7 @@ std::vector<check::Spec> ablation_problems() {
     check::Spec& options = add(dim);
     use(options.rows, {420, 200});
     use(options.keys, {0, 531});
-    options.sinks = true;
-    options.sinks_dtype = float32;
+    options.tensors[check::Feature::sinks] = {.shape = {options.heads_q}};
     options.score_size = 8;  // rows take the slow path of the maximum
   }
   return specs;

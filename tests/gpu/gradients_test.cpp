@@ -25,18 +25,13 @@ std::vector<check::Spec> chosen() {
   check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
   options.dtype = float16;
   options.softcap = 5;
-  options.alibi = {4};
-  options.bias = {1, 4, 190, 230};
-  options.bias_dtype = float32;
-  options.dbias = true;
-  options.dbias_dtype = float32;
-  options.sinks = options.dsinks = true;
-  options.sinks_dtype = options.dsinks_dtype = float32;
+  options.tensors[check::Feature::alibi] = {.shape = {4}};
+  options.tensors[check::Feature::bias] = {.shape = {1, 4, 190, 230}, .gradient = true};
+  options.tensors[check::Feature::sinks] = {.shape = {4}, .gradient = true};
 
   check::Spec& columns = add({.batch = 2, .rows = 130, .keys = 200, .heads_q = 4, .heads_k = 2});
-  columns.bias = {2, 1, 1, 200};
-  columns.bias_dtype = columns.dbias_dtype = bfloat16;
-  columns.dbias = true;
+  columns.tensors[check::Feature::bias] = {
+      .shape = {2, 1, 1, 200}, .dtype = bfloat16, .gradient = true, .gradient_dtype = bfloat16};
   return specs;
 }
 

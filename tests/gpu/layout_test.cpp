@@ -42,8 +42,7 @@ TEST(Layout, WideHeadsWithOptions) {
     check::Spec& decode = add();
     decode.rows = problem({.batch = 2, .rows = 1}).rows;
     decode.keys = problem({.batch = 2, .keys = 3000}).keys;
-    decode.sinks = true;
-    decode.sinks_dtype = float32;
+    decode.tensors[check::Feature::sinks] = {.shape = {decode.heads_q}};
   }
   expect_right(specs);
 }
@@ -76,8 +75,9 @@ TEST(Layout, RowsThatDoNotCount) {
     use(spec.rows, {135, 0, 5, 1});
     use(spec.keys, {190, 0, 0, 70});
     spec.strided = dim == 128;
-    spec.sinks = dim == 256;
-    spec.sinks_dtype = bfloat16;
+    if (dim == 256) {
+      spec.tensors[check::Feature::sinks] = {.shape = {spec.heads_q}, .dtype = bfloat16};
+    }
   }
   expect_right(specs);
 }

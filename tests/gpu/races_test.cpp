@@ -16,17 +16,14 @@ std::vector<check::Spec> chosen() {
   add({.batch = 2, .rows = 3, .keys = 4001, .heads_q = 8, .heads_k = 2, .dim = 128});  // split
 
   check::Spec& sinks = add({.batch = 2, .rows = 1, .keys = 3000, .heads_q = 2, .dim_v = 256});
-  sinks.sinks = true;
-  sinks.sinks_dtype = float32;
+  sinks.tensors[check::Feature::sinks] = {.shape = {2}};
 
   check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
   options.dtype = float16;
   options.softcap = 5;
-  options.alibi = {4};
-  options.bias = {1, 4, 190, 230};
-  options.bias_dtype = float32;
-  options.sinks = true;
-  options.sinks_dtype = float32;
+  options.tensors[check::Feature::alibi] = {.shape = {4}};
+  options.tensors[check::Feature::bias] = {.shape = {1, 4, 190, 230}};
+  options.tensors[check::Feature::sinks] = {.shape = {4}};
   options.score_size = 8;  // rows take the slow path of the maximum
 
   // Where groups of warps take turns, the slow path reads K again while the other group goes on.

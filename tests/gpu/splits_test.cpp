@@ -29,14 +29,12 @@ std::vector<check::Spec> split_problems() {
   check::Spec& used = add(4, 2600, 128);
   use(used.keys, {700, 2599});
   use(used.rows, {4, 1});
-  used.sinks = true;
-  used.sinks_dtype = float32;
+  used.tensors[check::Feature::sinks] = {.shape = {used.heads_q}};
   check::Spec& options = add(2, 2100, 64);
   options.softcap = 3;
-  options.alibi = {4};
-  options.bias = {2, 4, 2, 2100};
-  options.bias_dtype = bfloat16;
-  options.bias_inf = true;
+  options.tensors[check::Feature::alibi] = {.shape = {4}};
+  options.tensors[check::Feature::bias] = {
+      .shape = {2, 4, 2, 2100}, .dtype = bfloat16, .masks = true};
   check::Spec& dropout = add(7, 2100, 64);
   dropout.dropout_p = 0.4;
   dropout.causal = true;

@@ -25,8 +25,7 @@ TEST(Tiles, OfEveryHeadDimLengthAndMaskAreRight) {
         spec.lse = n % 5 != 0;
         if (n % 2 == 0) use(spec.keys, {keys - 37});
         if (n % 4 == 1) {
-          spec.sinks = true;
-          spec.sinks_dtype = float32;
+          spec.tensors[check::Feature::sinks] = {.shape = {1}};
         }
         spec.strided = n % 7 == 0;
       }

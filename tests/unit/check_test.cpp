@@ -34,11 +34,9 @@ std::string plan_key(const Spec& s) {
   key.scale = s.scale && *s.scale <= 0 ? -1 : 1;
   key.dropout_p = s.dropout_p > 0 ? 0.5 : 0;
   key.dropout_state = s.dropout_state;
-  if (!s.alibi.empty()) key.alibi = {1};
-  if (!s.bias.empty()) key.bias = {1};
-  key.bias_dtype = s.bias_dtype;
-  key.sinks = s.sinks;
-  key.sinks_dtype = s.sinks_dtype;
+  for (const auto& [option, tensor] : s.tensors) {
+    key.tensors[option] = {.shape = {1}, .dtype = tensor.dtype};
+  }
   key.strided = s.strided;
   key.unaligned = s.unaligned;
   key.alignment = s.alignment;

@@ -102,9 +102,7 @@ TEST(Sinks, FarAboveTheScores) {
   for (const DType dtype : {float32, float16, bfloat16}) {
     for (const int64_t keys : {300, 512, 513, 1206, 2200}) {
       Spec s = problem(dtype, 1, keys);
-      s.sinks = true;
-      s.sinks_dtype = s.dsinks_dtype = float32;
-      s.dsinks = true;
+      s.tensors[Feature::sinks] = {.shape = {s.heads_q}, .gradient = true};
       s.sink_size = 30;
       expect_right(s);
       s.window_left = 3;
