@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "common/dtype_name.hpp"
 #include "common/exit.hpp"
 #include "common/option_flags.hpp"
+#include "common/tensor_options.hpp"
 #include "fa/attention.hpp"
 #include "hwy/highway.h"
 #include "plan/cuda/backward.hpp"
@@ -44,9 +46,7 @@ struct InfoFlags {
   std::optional<int64_t> head_dim_v;
   std::string dtype = "bfloat16";
   bool packed = false;
-  bool bias = false;
-  bool sinks = false;
-  bool alibi = false;
+  std::array<bool, tensor_option_count> of_options{};  ///< as tensor_options
   bool dlse = false;
   Options options;
 };
@@ -71,9 +71,14 @@ class PlannedProblem {
                                 : add(float32, {f.batch, f.heads, f.seqlen});
     args_ = {out, q, k, v, out, lse, q, k, v};
     if (f.dlse) args_.dlse = lse;
-    if (f.bias) args_.dbias = options_.bias = add(dtype, {1, f.heads, f.seqlen, seqlen_k});
-    if (f.sinks) args_.dsinks = options_.sinks = add(float32, {f.heads});
-    if (f.alibi) options_.alibi_slopes = add(float32, {f.heads});
+    for (size_t n = 0; n < tensor_option_count; ++n) {
+      const TensorOption& option = tensor_options[n];
+      if (!f.of_options[n]) continue;
+      const Tensor tensor =
+          option.of_scores ? add(dtype, {1, f.heads, f.seqlen, seqlen_k}) : add(float32, {f.heads});
+      options_.*option.argument = tensor;
+      if (option.gradient) args_.*option.gradient->argument = tensor;
+    }
     if (f.packed) pack(seqlen_k);
   }
 
@@ -183,9 +188,9 @@ Command add_info(const support::Flags& program) {
     app.on(flag, value, help).group("Problem");
   };
   with("--packed", flags->packed, "packed sequences with cu_seqlens");
-  with("--bias", flags->bias, "a bias [1, heads, seqlen, seqlen_k] and its gradient");
-  with("--sinks", flags->sinks, "sinks and their gradient");
-  with("--alibi", flags->alibi, "ALiBi slopes");
+  for (size_t n = 0; n < tensor_option_count; ++n) {
+    with(tensor_options[n].plan_flag, flags->of_options[n], tensor_options[n].plan_help);
+  }
   with("--dlse", flags->dlse, "a gradient through LSE");
   add_option_flags(app, flags->options);
   app.all_need(plan);

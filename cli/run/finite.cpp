@@ -61,7 +61,7 @@ void look_at_dlse(const Input& input, const Shapes& shapes) {
 }
 
 /// [B or 1, Hq or 1, Sq or 1, Sk]
-void look_at_bias(const Input& input, const Shapes& shapes) {
+void look_at_scores(const Input& input, const Shapes& shapes) {
   const auto& extent = input.array().shape();
   for (int64_t b = 0; b < shapes.batch; ++b) {
     const int64_t rows = std::min(shapes.rows.span(b).used, extent[2]);
@@ -83,9 +83,13 @@ void refuse_non_finite(const RunInputs& in, const BackwardArgs& args) {
   look_at_rows({"--v", in.v}, shapes, shapes.keys);
   if (in.dout.given()) look_at_rows({"--dout", in.dout}, shapes, shapes.rows);
   if (in.dlse.given()) look_at_dlse({"--dlse", in.dlse}, shapes);
-  if (in.bias.given()) look_at_bias({"--bias", in.bias, true}, shapes);
-  if (in.sinks.given()) Input("--sinks", in.sinks, true).look();
-  if (in.alibi_slopes.given()) Input("--alibi-slopes", in.alibi_slopes).look();
+  for (size_t n = 0; n < tensor_option_count; ++n) {
+    const TensorOption& option = tensor_options[n];
+    const io::Array& array = in.of_options[n].array;
+    if (!array.given()) continue;
+    const Input input(option.flag, array, option.masks);
+    option.of_scores ? look_at_scores(input, shapes) : input.look();
+  }
 }
 
 }  // namespace fa::cli

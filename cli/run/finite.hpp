@@ -7,7 +7,7 @@
 namespace fa::cli {
 
 /// Results of NaN and infinity cannot be held against float64: throws UsageError naming the flag of
-/// an input that holds any, except where it masks (-inf in bias and sinks) and beyond the used
+/// an input that holds any, except where it masks (-inf of some options) and beyond the used
 /// lengths, where nothing is read. `args` are those of `in`, found valid by the library.
 void refuse_non_finite(const RunInputs& in, const BackwardArgs& args);
 

@@ -49,9 +49,9 @@ void RunFlags::add_to(const support::Flags& command) {
   tensor("--q", q, "queries, [B, Sq, Hq, D], or one sequence [Sq, Hq, D]; \"q\" in --tensors");
   tensor("--k", k, "keys, [B, Sk, Hk, D] or [Sk, Hk, D]");
   tensor("--v", v, "values, [B, Sk, Hk, Dv] or [Sk, Hk, Dv]");
-  tensor("--bias", bias, "added to the scores, [B or 1, Hq or 1, Sq or 1, Sk]; -inf masks");
-  tensor("--sinks", sinks, "logits in the denominator only, [Hq]");
-  tensor("--alibi-slopes", alibi_slopes, "float32 [Hq] or [B, Hq]");
+  for (size_t n = 0; n < tensor_option_count; ++n) {
+    tensor(tensor_options[n].flag, of_options[n], tensor_options[n].help);
+  }
   tensor("--cu-seqlens-q", cu_seqlens_q, "[B + 1]: q is packed, [Tq, Hq, D]");
   tensor("--cu-seqlens-k", cu_seqlens_k, "[B + 1]: k and v are packed");
   tensor("--seqused-q", seqused_q, "[B]: how many rows of each sequence count");
@@ -75,16 +75,16 @@ RunInputs::RunInputs(const RunFlags& flags) : options_(flags.options) {
   v = sources.read("--v", flags.v);
   dout = sources.read("--dout", flags.dout);
   dlse = sources.read("--dlse", flags.dlse);
-  bias = sources.read("--bias", flags.bias);
-  sinks = sources.read("--sinks", flags.sinks);
-  alibi_slopes = sources.read("--alibi-slopes", flags.alibi_slopes);
+  for (size_t n = 0; n < tensor_option_count; ++n) {
+    of_options[n].array = sources.read(tensor_options[n].flag, flags.of_options[n]);
+    of_options[n].shape = of_options[n].array.shape();
+  }
   dropout_state_ = sources.read("--dropout-state", flags.dropout_state);
   cu_seqlens_q_ = sources.read_lengths("--cu-seqlens-q", flags.cu_seqlens_q);
   cu_seqlens_k_ = sources.read_lengths("--cu-seqlens-k", flags.cu_seqlens_k);
   seqused_q_ = sources.read_lengths("--seqused-q", flags.seqused_q);
   seqused_k_ = sources.read_lengths("--seqused-k", flags.seqused_k);
   files_ = sources.files();
-  bias_shape_ = bias.shape();
   check_dims("--q", q);
   check_dims("--k", k);
   check_dims("--v", v);
@@ -95,15 +95,17 @@ RunInputs::RunInputs(const RunFlags& flags) : options_(flags.options) {
     add_batch(q, 3);
     add_batch(dout, 3);
     add_batch(dlse, 2);
-    add_batch(bias, 3);
+    for (size_t n = 0; n < tensor_option_count; ++n) {
+      if (tensor_options[n].of_scores) add_batch(of_options[n].array, 3);
+    }
   }
   if (one_sequence_k_) {
     add_batch(k, 3);
     add_batch(v, 3);
   }
-  options_.bias = bias.tensor();
-  options_.sinks = sinks.tensor();
-  options_.alibi_slopes = alibi_slopes.tensor();
+  for (size_t n = 0; n < tensor_option_count; ++n) {
+    options_.*tensor_options[n].argument = of_options[n].array.tensor();
+  }
   options_.dropout_state = dropout_state_.tensor();
   set_lengths(flags);
 }

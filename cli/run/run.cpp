@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -59,14 +60,22 @@ class RunOutputs {
     dq_ = io::Array(in.q.dtype(), in.q.shape());
     dk_ = io::Array(in.k.dtype(), in.k.shape());
     dv_ = io::Array(in.v.dtype(), in.v.shape());
-    if (in.bias.given()) dbias_ = io::Array(in.bias.dtype(), in.bias.shape());
-    if (in.sinks.given()) dsinks_ = io::Array(in.sinks.dtype(), in.sinks.shape());
+    for (size_t n = 0; n < tensor_option_count; ++n) {
+      const io::Array& array = in.of_options[n].array;
+      if (!tensor_options[n].gradient || !array.given()) continue;
+      of_options_[n] = io::Array(array.dtype(), array.shape());
+    }
   }
 
   BackwardArgs args(const RunInputs& in) const {
-    return {in.dout.tensor(), in.q.tensor(),    in.k.tensor(),   in.v.tensor(),
-            out_.tensor(),    lse_.tensor(),    dq_.tensor(),    dk_.tensor(),
-            dv_.tensor(),     in.dlse.tensor(), dbias_.tensor(), dsinks_.tensor()};
+    BackwardArgs args{in.dout.tensor(), in.q.tensor(),   in.k.tensor(), in.v.tensor(),
+                      out_.tensor(),    lse_.tensor(),   dq_.tensor(),  dk_.tensor(),
+                      dv_.tensor(),     in.dlse.tensor()};
+    for (size_t n = 0; n < tensor_option_count; ++n) {
+      const auto& gradient = tensor_options[n].gradient;
+      if (gradient) args.*gradient->argument = of_options_[n].tensor();
+    }
+    return args;
   }
 
   /// Results of a single sequence lose the batch of 1 that the inputs were given.
@@ -80,19 +89,25 @@ class RunOutputs {
     if (in.one_sequence_k()) {
       for (io::Array* array : {&dk_, &dv_}) drop(*array);
     }
-    if (dbias_.given()) dbias_.reshape(in.bias_shape());
+    for (size_t n = 0; n < tensor_option_count; ++n) {
+      if (of_options_[n].given()) of_options_[n].reshape(in.of_options[n].shape);
+    }
   }
 
   std::vector<NamedArray> named() const {
-    std::vector<NamedArray> all{{"out", &out_},      {"lse", &lse_}, {"dq", &dq_},
-                                {"dk", &dk_},        {"dv", &dv_},   {"dbias", &dbias_},
-                                {"dsinks", &dsinks_}};
+    std::vector<NamedArray> all{
+        {"out", &out_}, {"lse", &lse_}, {"dq", &dq_}, {"dk", &dk_}, {"dv", &dv_}};
+    for (size_t n = 0; n < tensor_option_count; ++n) {
+      const auto& gradient = tensor_options[n].gradient;
+      if (gradient) all.emplace_back(gradient->name, &of_options_[n]);
+    }
     std::erase_if(all, [](const NamedArray& result) { return !result.second->given(); });
     return all;
   }
 
  private:
-  io::Array out_, lse_, dq_, dk_, dv_, dbias_, dsinks_;
+  io::Array out_, lse_, dq_, dk_, dv_;
+  std::array<io::Array, tensor_option_count> of_options_;  ///< gradients, as tensor_options
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

@@ -1,7 +1,6 @@
 #include "check/generate.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <ranges>
 #include <utility>
