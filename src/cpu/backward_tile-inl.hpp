@@ -185,8 +185,8 @@ class BackwardTile {
       return;
     }
     const int64_t keys = reach_ != nullptr ? reach_[r / A::group_rows] : block.keys;
-    const bool capped = p_.score.softcap > 0 && of == Of::product;
-    score.finish(scale_, block.key, keys, p_row, s_.keep, capped ? s_.cap : nullptr);
+    const bool sloped = score.has_slope() && of == Of::product;
+    score.finish(scale_, block.key, keys, p_row, s_.keep, sloped ? s_.slope : nullptr);
     const auto lse = hn::Set(d, s_.lse[r]);
     const auto delta = hn::Set(d, s_.delta[r]);
     // dS K of huge keys would overflow before a small scale, which a tiny K would lose digits by:
@@ -208,8 +208,8 @@ class BackwardTile {
         p = hn::Mul(p, keep);
       }
       auto ds = hn::Mul(undropped, hn::Sub(dp, delta));
-      // mutant "derivative of softcap": capped => false
-      if (capped) ds = hn::Mul(ds, hn::Load(d, s_.cap + j));
+      // mutant "derivative of softcap": sloped => false
+      if (sloped) ds = hn::Mul(ds, hn::Load(d, s_.slope + j));
       hn::Store(p, d, p_row + j);
       // mutant "small scale into dS" of small_numbers_test: hn::Mul(ds, scale) => ds
       hn::Store(hn::Mul(ds, scale), d, ds_row + j);

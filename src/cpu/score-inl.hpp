@@ -64,13 +64,16 @@ class ScoreRow {
     return false;
   }
 
+  /// Whether the score is more than a multiple of the product: then its slope varies.
+  bool has_slope() const { return problem_.score.softcap > 0; }
+
   /// Turns s, the products of keys [j0, j0 + n), into scores; masked keys and those up to padded(n)
-  /// become -inf. cap: gets the derivative of softcap, unless null. line: scratch for a row of
-  /// bias.
+  /// become -inf. slope: gets the score's derivative by the scaled product, unless null (only where
+  /// has_slope). line: scratch for a row of bias.
   HWY_ATTR HWY_INLINE void finish(const Scale& scale, int64_t j0, int64_t n, float* s, float* line,
-                                  float* cap = nullptr) const {
+                                  float* slope = nullptr) const {
     if (scale.score != 1) multiply(scale.score, n, s);
-    if (problem_.score.softcap > 0) soften(n, s, cap);
+    if (problem_.score.softcap > 0) soften(n, s, slope);
     if (problem_.score.alibi) add_alibi(j0, n, s);
     // mutant "bias": problem_.score.bias => false
     if (problem_.score.bias) add_bias(j0, n, s, line);
@@ -88,14 +91,14 @@ class ScoreRow {
     }
   }
 
-  HWY_ATTR HWY_INLINE void soften(int64_t n, float* s, float* cap) const {
+  HWY_ATTR HWY_INLINE void soften(int64_t n, float* s, float* slope) const {
     const Floats d;
     const auto limit = hn::Set(d, static_cast<float>(problem_.score.softcap));
     const auto one = hn::Set(d, 1.0f);
     for (int64_t j = 0; j < padded(n); j += step(d)) {  // dS is 0 times the derivative beyond n
       const auto t = tanh_of(d, hn::Div(hn::Load(d, s + j), limit));
       hn::Store(hn::Mul(t, limit), d, s + j);
-      if (cap != nullptr) hn::Store(hn::Mul(hn::Sub(one, t), hn::Add(one, t)), d, cap + j);
+      if (slope != nullptr) hn::Store(hn::Mul(hn::Sub(one, t), hn::Add(one, t)), d, slope + j);
     }
   }
 

@@ -89,7 +89,7 @@ struct Backward : BackwardShapes<C> {
     reader.begin_at(sight.first_row);
   }
 
-  /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|.
+  /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|; dS is that times the slope.
   __device__ void find_ds_bits() {
     float dout_square = 0, dlse = 0;
     for (int head = query.head; head < query.head + p.part_heads; ++head) {
@@ -99,7 +99,9 @@ struct Backward : BackwardShapes<C> {
     const float values = *range_of(p, Range::values, place.sequence, place.head);
     // Not their product, which may be beyond float32.
     const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
-    const float bound = fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + 1;
+    const float slope = Score<C>::slope_bits(p.score, place.sequence, query.head, p.part_heads);
+    const float bound =
+        fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + (1 + slope);
     ds_bits = fminf(fmaxf(14 - ceilf(bound), -110), 110);
   }
 

@@ -57,6 +57,11 @@ struct Score {
   }
   /// Whether the score is more than a multiple of the product: then its slope varies.
   static constexpr bool has_slope = C::softcap;
+  /// log2 of the steepest slope of some heads of a sequence: a softcap's is at most 1.
+  static __device__ float slope_bits(const kernel::ScoreArgs&, int /*sequence*/, int /*first_head*/,
+                                     int /*heads*/) {
+    return 0;
+  }
 
   __device__ float value(float product, int row, int key) const {
     float slope;

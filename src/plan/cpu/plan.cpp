@@ -327,7 +327,7 @@ BackwardScratch::BackwardScratch(Arena& arena, const CpuPlan& plan) {
   delta = arena.take<float>(rows);
   two_rows = arena.take<float>(2 * row_stride(longest_head_dim(p)));
   keep = arena.take<float>(score_stride);
-  cap = arena.take<float>(score_stride);
+  slope = arena.take<float>(score_stride);
   bias = arena.take<float>(p.wants.dbias ? rows * score_stride : 0);
   bias_rest = arena.take<float>(p.wants.dbias ? rows * score_stride : 0);
   reach = arena.take<int64_t>(rows);

@@ -226,7 +226,7 @@ struct BackwardScratch {
   float* delta;        ///< [rows]
   float* two_rows;     ///< [2][row_stride(longest head_dim)]
   float* keep;         ///< [score_stride]
-  float* cap;          ///< [score_stride], derivative of softcap
+  float* slope;        ///< [score_stride], of a row's scores
   float* bias;         ///< [rows][score_stride], sum of dbias
   float* bias_rest;    ///< what rounding took from it
   int64_t* reach;      ///< [rows], keys that count for each group of rows
