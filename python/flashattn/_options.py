@@ -14,6 +14,15 @@ FAMILIES = {"auto": 0, "sm80": 1, "sm90": 2}
 Length = Annotated[int, "may be a compiler's symbol"]
 
 
+class TensorKind(NamedTuple):
+    """What a tensor among the options is a tensor of. Dimensions are counted from the last, -1."""
+
+    batch: int | None = None  # its dimension of sequences; without one it is the same for all
+    heads: int | None = None
+    broadcast: bool = False  # an extent of 1 stands for all
+    instead: str | None = None  # of its gradient, which is not offered
+
+
 class Options(NamedTuple):
     """The trailing arguments of `_binding.forward` and `_binding.backward`, and of the operators.
 
@@ -21,14 +30,16 @@ class Options(NamedTuple):
     of them is Any, because its kind is the caller's, and may be None.
     """
 
-    alibi_slopes: Any = None
-    bias: Any = None
-    sinks: Any = None
-    dropout_state: Any = None
-    cu_seqlens_q: Any = None
-    cu_seqlens_k: Any = None
-    seqused_q: Any = None
-    seqused_k: Any = None
+    alibi_slopes: Annotated[
+        Any, TensorKind(batch=-2, heads=-1, instead="add the term through bias, which has one")
+    ] = None
+    bias: Annotated[Any, TensorKind(batch=-4, heads=-3, broadcast=True)] = None
+    sinks: Annotated[Any, TensorKind(heads=-1)] = None
+    dropout_state: Annotated[Any, TensorKind()] = None
+    cu_seqlens_q: Annotated[Any, TensorKind()] = None
+    cu_seqlens_k: Annotated[Any, TensorKind()] = None
+    seqused_q: Annotated[Any, TensorKind(batch=-1)] = None
+    seqused_k: Annotated[Any, TensorKind(batch=-1)] = None
     max_seqlen_q: Length | None = 0  # None: the operator reads cu_seqlens when it runs
     max_seqlen_k: Length | None = 0
     scale: float | None = None
@@ -47,8 +58,19 @@ class Options(NamedTuple):
 new_options = Options.__new__
 
 KINDS: dict[str, Any] = get_type_hints(Options, include_extras=True)
-TENSORS = list(KINDS.values()).count(Any)  # the first fields of Options
+TENSOR_KINDS: dict[str, TensorKind] = {
+    name: kind.__metadata__[0]
+    for name, kind in KINDS.items()
+    if isinstance(getattr(kind, "__metadata__", (None,))[0], TensorKind)
+}
+TENSORS = len(TENSOR_KINDS)  # the first fields of Options
 NO_TENSORS = (None,) * TENSORS
+# Where the tensors without a gradient stand, their names, and what to do instead.
+WITHOUT_GRADIENT = [
+    (place, name, kind.instead)
+    for place, (name, kind) in enumerate(TENSOR_KINDS.items())
+    if kind.instead is not None
+]
 NOTHING = Options._make([None] * len(KINDS))  # for what is told of each option
 
 

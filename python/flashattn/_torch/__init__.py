@@ -26,7 +26,7 @@ from .checks import (
     need_tensors,
     needs_gradient,
     refuse_capture,
-    refuse_gradient_of_slopes,
+    refuse_missing_gradients,
     refuse_tangents,
     shape_of,
 )
@@ -142,13 +142,14 @@ def attend(
 ) -> tuple[Tensor, Any, Options]:
     """Attention in all its forms. Returns out, lse (which may be None where it is not needed), and
     the options that the library got: with dropout's state, and the scale of a padded head_dim."""
-    direct = _checked(q, k, v, out, given)
+    tensors = has_tensors(given)
+    direct = _checked(q, k, v, out, given, tensors)
     shape, shape_v = (q.shape, v.shape) if direct else (shape_of(q), shape_of(v))
     if not (_is_plain(shape[-1]) and _is_plain(shape_v[-1])):
         need_head_dims(q, k, v)
         if shape[-1] % 8 != 0 or shape_v[-1] % 8 != 0:
             return _attend_padded(q, k, v, out, given, needs_lse)
-    if given.bias is not None or given.alibi_slopes is not None:
+    if tensors:
         given = _with_tensors(q, given)
     if not direct or _is_autocast():
         q, k, v, given = _autocast(q, k, v, given)
@@ -198,7 +199,7 @@ def _as_given(text: str, **tensors: Tensor) -> str:
 
 def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
     """See flashattn.prepare."""
-    if not _checked(q, k, v, None, given):
+    if not _checked(q, k, v, None, given, has_tensors(given)):
         raise TypeError("q: only plain tensors can be prepared for, outside of torch.compile")
     need_head_dims(q, k, v)
     given = _with_tensors(q, given)
@@ -207,7 +208,7 @@ def prepare(q: Tensor, k: Tensor, v: Tensor, given: Options) -> None:
 
 
 def _with_tensors(q: Tensor, given: Options) -> Options:
-    refuse_gradient_of_slopes(given.alibi_slopes)
+    refuse_missing_gradients(given)
     if given.bias is not None and given.bias.dtype == torch.bool:
         return given._replace(bias=added(given.bias, q.dtype))
     return given
@@ -221,10 +222,10 @@ def added(bias: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.where(bias, seen, -torch.inf)
 
 
-def _checked(q: Any, k: Any, v: Any, out: Any, given: Options) -> bool:
+def _checked(q: Any, k: Any, v: Any, out: Any, given: Options, tensors: bool) -> bool:
     """Whether the call may go directly to the library. Makes the checks that neither the library
-    nor an operator makes by the argument's name."""
-    if out is None and not has_tensors(given):
+    nor an operator makes by the argument's name. `tensors`: has_tensors(given)."""
+    if out is None and not tensors:
         direct = is_direct(q, k, v)
     else:
         direct = is_direct(q, k, v, *(t for t in (out, *given[:TENSORS]) if t is not None))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._options import WITHOUT_GRADIENT, Options
+
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
@@ -141,13 +143,15 @@ def need_head_dims(q: Tensor, k: Tensor, v: Tensor, of: tuple[str, str] = ("k", 
             )
 
 
-def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
-    """NotImplementedError for slopes that require a gradient, which would silently be missing."""
-    if slopes is not None and slopes.requires_grad and _is_grad_enabled():
-        raise NotImplementedError(
-            "alibi_slopes: requires a gradient, which is not offered; detach() it, or add the term"
-            " through bias, which has one"
-        )
+def refuse_missing_gradients(given: Options) -> None:
+    """NotImplementedError for an option that requires a gradient, which would silently be
+    missing."""
+    for place, name, instead in WITHOUT_GRADIENT:
+        t: Any = given[place]
+        if t is not None and t.requires_grad and _is_grad_enabled():
+            raise NotImplementedError(
+                f"{name}: requires a gradient, which is not offered; detach() it, or {instead}"
+            )
 
 
 def refuse_tangents(*tensors: Tensor | None) -> None:

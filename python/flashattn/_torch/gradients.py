@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._options import NO_TENSORS, NOTHING, TENSORS, Options, has_tensors
 from . import passes
-from .checks import in_functorch, is_direct, is_traced, refuse_gradient_of_slopes
+from .checks import in_functorch, is_direct, is_traced, refuse_missing_gradients
 
 
 def _save(
@@ -99,7 +99,7 @@ def attend_recorded(
 def operator_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, *options = inputs
     given = Options._make(options)
-    refuse_gradient_of_slopes(given.alibi_slopes)
+    refuse_missing_gradients(given)
     _save(ctx, q, k, v, given, output)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._options import KINDS, Length
+from .._options import KINDS, TENSOR_KINDS, Length
 from . import fakes, passes
 from .gradients import (
     merge_gradients,
@@ -18,9 +18,8 @@ from .gradients import (
     save_merge,
 )
 
-# What a schema calls the kinds of options.
+# What a schema calls the kinds of options that are no tensors.
 _TYPES: dict[Any, str] = {
-    Any: "Tensor?",
     Length | None: "SymInt?",
     Length: "SymInt",
     int: "int",
@@ -28,7 +27,9 @@ _TYPES: dict[Any, str] = {
     float: "float",
     bool: "bool",
 }
-OPTIONS = ", ".join(f"{_TYPES[kind]} {name}" for name, kind in KINDS.items())
+OPTIONS = ", ".join(
+    f"{'Tensor?' if name in TENSOR_KINDS else _TYPES[kind]} {name}" for name, kind in KINDS.items()
+)
 _library = torch.library.Library("flashattn", "DEF")
 
 

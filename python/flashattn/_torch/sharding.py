@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from .._options import NOTHING, Options
+from .._options import NOTHING, TENSOR_KINDS, Options, TensorKind
 
 # How one dimension of a mesh shares the work: "queries" are heads of q alone; None: not at all.
 Split = Literal["batch", "heads", "queries", None]
@@ -95,26 +95,20 @@ def _keys(t: Any, split: Split) -> Any:
 
 def _options(given: Options, split: Split) -> Options:
     """The placement of each tensor; None for the numbers."""
-    slopes = given.alibi_slopes
-    per_sequence = slopes is not None and slopes.ndim == 2
-    dims = dict(batch=0, heads=1) if per_sequence else dict(heads=0)
-    return NOTHING._replace(
-        alibi_slopes=_part(slopes, split, **dims),
-        bias=_bias(given.bias, split),
-        sinks=_part(given.sinks, split, heads=0),
-        dropout_state=_part(given.dropout_state, split),
-        cu_seqlens_q=_part(given.cu_seqlens_q, split),
-        cu_seqlens_k=_part(given.cu_seqlens_k, split),
-        seqused_q=_part(given.seqused_q, split, batch=0),
-        seqused_k=_part(given.seqused_k, split, batch=0),
-    )
+    tensors = zip(TENSOR_KINDS.items(), given)
+    return NOTHING._replace(**{name: _option(t, kind, split) for (name, kind), t in tensors})
 
 
-def _bias(bias: Any, split: Split) -> Any:
-    if bias is None:
+def _option(t: Any, kind: TensorKind, split: Split) -> Any:
+    if t is None:
         return None
-    own = {name: dim if bias.shape[dim] > 1 else None for name, dim in (("batch", 0), ("heads", 1))}
-    return _part(bias, split, **own)
+
+    def own(dim: int | None) -> int | None:
+        if dim is None or t.ndim + dim < 0 or (kind.broadcast and t.shape[dim] <= 1):
+            return None
+        return int(t.ndim + dim)
+
+    return _part(t, split, batch=own(kind.batch), heads=own(kind.heads))
 
 
 def _forward(q: Any, k: Any, v: Any, *options: Any) -> list[tuple[list[Any], list[Any]]]:
