@@ -1,0 +1,1 @@
+// No code: CMakeLists.txt has a program of this source compile the tests' headers.
