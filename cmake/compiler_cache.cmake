@@ -1,5 +1,5 @@
 # A compiler cache, where there is one: the wheel is built of the same objects as build/, and so is
-# most of another branch. Of precompiled headers (tests) it must believe that they have no __TIME__.
+# most of another branch. Of precompiled headers it must believe that they have no __TIME__.
 find_program(FA_COMPILER_CACHE ccache)
 if(FA_COMPILER_CACHE AND PROJECT_IS_TOP_LEVEL)
   foreach(language C CXX)
