@@ -79,6 +79,7 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
         launch(index, &params, stream);
         break;
       case Over::splits:
+      case Over::tiles:
         break;  // of a forward pass
     }
   }

@@ -1,6 +1,8 @@
 // The launches of a planned forward pass.
 #include "cuda/launch/launch.hpp"
 #include "cuda/launch/passes.hpp"
+#include "cuda/launch/tensor_maps.hpp"
+#include "cuda/runtime/driver.hpp"
 
 namespace fa::cuda {
 
@@ -14,6 +16,24 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
   auto* out = static_cast<float*>(workspace);
   float* lse = out + plan.splits * plan.partial_rows * p.head_dim_v;
   params.partial = {plan.split_keys, out, lse, plan.partial_rows};
+  return params;
+}
+
+/// The counter that hands tiles out is set to 0 before the launch.
+kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call& call,
+                                        const kernel::ForwardParams& rows, void* workspace) {
+  const Problem& p = plan.problem;
+  kernel::TiledForwardParams params{
+      .q = tensor_map(call.q, p.q, p.batch, p.head_dim, plan.cut.rows),
+      .k = tensor_map(call.k, p.k, p.batch, p.head_dim, plan.cut.keys),
+      .v = tensor_map(call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys),
+      .forward = rows,
+      .blocks = kernel::Divisor(plan.blocks),
+      .tiles = plan.blocks * plan.splits,
+      .claimed = nullptr};
+  if (plan.claims) {
+    params.claimed = static_cast<int*>(workspace) + plan.workspace_bytes / sizeof(int) - 1;
+  }
   return params;
 }
 
@@ -32,11 +52,24 @@ kernel::CombineParams combine_params(const CudaForwardPlan& plan,
 void PlannedForward::launch_all(const Call& call, void* workspace, void* stream) const {
   const kernel::ForwardParams rows = forward_params(plan_, call, workspace);
   for (size_t index = 0; index < plan_.launches.size(); ++index) {
-    if (plan_.launches[index].over == Over::splits) {
-      const kernel::CombineParams splits = combine_params(plan_, rows);
-      launch(index, &splits, stream);
-    } else {
-      launch(index, &rows, stream);
+    switch (plan_.launches[index].over) {
+      case Over::splits: {
+        const kernel::CombineParams splits = combine_params(plan_, rows);
+        launch(index, &splits, stream);
+        break;
+      }
+      case Over::tiles: {
+        const kernel::TiledForwardParams tiles = tiled_params(plan_, call, rows, workspace);
+        if (tiles.claimed != nullptr) {
+          check(driver().set_words(reinterpret_cast<CUdeviceptr>(tiles.claimed), 0, 1,
+                                   static_cast<CUstream>(stream)),
+                "setting memory");
+        }
+        launch(index, &tiles, stream);
+        break;
+      }
+      default:
+        launch(index, &rows, stream);
     }
   }
 }

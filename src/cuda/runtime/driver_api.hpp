@@ -40,6 +40,12 @@ inline constexpr int registers = 4;
 inline constexpr int max_dynamic_shared = 8;
 }  // namespace function_attribute
 
+namespace tensor_map_type {
+inline constexpr int float16 = 6;
+inline constexpr int bfloat16 = 9;
+}  // namespace tensor_map_type
+inline constexpr int tensor_map_promotion_256 = 3;  // L2 fetches 256 bytes at a time
+
 inline constexpr int capture_mode_relaxed = 2;
 inline constexpr int pool_release_threshold = 4;
 
@@ -111,6 +117,9 @@ struct CUmemPoolProps {
   X(pool_alloc, cuMemAllocFromPoolAsync, (CUdeviceptr* pointer, size_t bytes, CUmemoryPool pool,  \
       CUstream stream))                                                                           \
   X(free_async, cuMemFreeAsync, (CUdeviceptr pointer, CUstream stream))                           \
+  X(encode_tiled, cuTensorMapEncodeTiled, (void* map, int type, unsigned rank, void* address,     \
+      const uint64_t* sizes, const uint64_t* strides, const uint32_t* box, const uint32_t* steps, \
+      int interleave, int swizzle, int promotion, int fill))                                      \
   X(event_create, cuEventCreate, (CUevent* event, unsigned flags))                                \
   X(event_destroy, cuEventDestroy_v2, (CUevent event))                                            \
   X(event_record, cuEventRecord, (CUevent event, CUstream stream))                                \

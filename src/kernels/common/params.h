@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/divisor.h"
+#include "common/tensor_map.h"
 
 namespace fa::kernel {
 
@@ -84,6 +85,16 @@ struct ForwardParams {
   Window window;
   DropoutArgs dropout;
   Partial partial;
+};
+
+/// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps have boxes
+/// of a panel's 64 columns and a tile's rows, of [column, row, head, sequence].
+struct TiledForwardParams {
+  TensorMap q, k, v;
+  ForwardParams forward;
+  Divisor blocks;  ///< tiles of rows, of one split
+  int tiles;       ///< of all splits
+  int* claimed;    ///< counter that hands out tiles, 0 before and after the launch; or null
 };
 
 /// Steps of a tile reader's pointer after a tile, in bytes: to the same rows of the next head, and

@@ -34,16 +34,13 @@ __device__ inline void mbarrier_arrive_expect(u32 barrier, int bytes) {
 /// Waits for the end of the phase of this parity: 0 for phase 0, 1 for phase 1, 0 for phase 2 ... A
 /// new barrier counts as one whose phase of parity 1 has ended.
 __device__ inline void mbarrier_wait(u32 barrier, u32 parity) {
-  u32 ended;
-  do {
-    asm volatile(
-        "{\n.reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(ended)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (ended == 0);
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "@!p bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
 }
 
 }  // namespace fa::ptx

@@ -29,4 +29,14 @@ __device__ inline void pass_turn(int* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
+/// Takes the next number of a counter in global memory: 0, 1, 2 ... One thread.
+__device__ inline int take_number(int* counter) {
+  int number;
+  asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;"
+               : "=r"(number)
+               : "l"(counter)
+               : "memory");
+  return number;
+}
+
 }  // namespace fa::ptx

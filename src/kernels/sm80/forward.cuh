@@ -109,6 +109,7 @@ struct Forward {
         .load(shared, place.rows.length - place.row);
   }
 
+  static __device__ int split() { return static_cast<int>(blockIdx.y); }
   __device__ Steps steps_of(int first, int count) const {
     int last = first + count - 1;
     if (last >= place.rows.length) last = place.rows.length - 1;
@@ -116,10 +117,10 @@ struct Forward {
     const auto low = visible(first), high = visible(last);
     long long begin = low.begin, end = high.end;
     if constexpr (C::split) {
-      const long long split = static_cast<long long>(blockIdx.y) * p.partial.keys;
-      begin = begin > split ? begin : split;
-      // mutant "CUDA: end of a split" of emulated: end < split + p.partial.keys => true
-      end = end < split + p.partial.keys ? end : split + p.partial.keys;
+      const long long first_key = static_cast<long long>(split()) * p.partial.keys;
+      begin = begin > first_key ? begin : first_key;
+      // mutant "CUDA: end of a split" of emulated: end < first_key + p.partial.keys => true
+      end = end < first_key + p.partial.keys ? end : first_key + p.partial.keys;
     }
     return steps_between<C::keys>(low, high, begin, end);
   }
@@ -253,10 +254,11 @@ struct Forward {
 
   __device__ void finish() {
     end_rows<C>(p, place, warp_row, lane, softmax, o, [&](int row, float lse) {
-      if (blockIdx.z == 0) store_lse<C>(p, place, row, lse);
+      if (blockIdx.z == 0) store_lse<C>(p, place, split(), row, lse);
     });
     if constexpr (C::split) {
-      store_partial<C>(p, place, warp_row, first_value_column<C>(), lane, o);
+      store_partial<C, C::value_columns>(p, place, split(), warp_row, first_value_column<C>(), lane,
+                                         o);
     } else {
       const char* to = row_at(p.operands.out, place, warp_row) + 2 * first_value_column<C>();
       store_rows<Element, OutTile, C::value_columns, C::alignment>(

@@ -89,39 +89,42 @@ __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int
 
 /// A row among those of all heads and splits, whose O and LSE pass/combine.cuh joins.
 template <class C>
-__device__ long long partial_row(const kernel::ForwardParams& p, const Place& place, int row) {
+__device__ long long partial_row(const kernel::ForwardParams& p, const Place& place, int split,
+                                 int row) {
   const long long in_split =
       C::packed_q
           ? place.head * p.rows.tokens + place.rows.begin + row
           : (static_cast<long long>(place.sequence) * p.heads.query + place.head) * p.rows.seqlen +
                 row;
-  return blockIdx.y * p.partial.rows + in_split;
+  return split * p.partial.rows + in_split;
 }
 
 /// LSE of a row of the sequence.
 template <class C>
-__device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int row, float lse) {
+__device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int split, int row,
+                          float lse) {
   if constexpr (C::split) {
-    p.partial.lse[partial_row<C>(p, place, row)] = lse;
+    p.partial.lse[partial_row<C>(p, place, split, row)] = lse;
   } else if (p.operands.lse.data != nullptr) {
     statistic(p.operands.lse, place, row) = lse;
   }
 }
 
 /// O of a split in float32: the columns of V from `first_column` on.
-template <class C, int m_tiles, int n_tiles>
-__device__ void store_partial(const kernel::ForwardParams& p, const Place& place, int first_row,
-                              int first_column, int lane, const float (&o)[m_tiles][n_tiles][4]) {
+template <class C, int columns, int m_tiles, int n_tiles>
+__device__ void store_partial(const kernel::ForwardParams& p, const Place& place, int split,
+                              int first_row, int first_column, int lane,
+                              const float (&o)[m_tiles][n_tiles][4]) {
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = first_row + fragment_row(m, h, lane);
       if (row >= place.rows.extent) continue;
-      float* to = p.partial.out + partial_row<C>(p, place, row) * C::head_dim_v + first_column +
+      float* to = p.partial.out + partial_row<C>(p, place, split, row) * C::head_dim_v + first_column +
                   fragment_column(0, 0, lane);
 #pragma unroll
-      for (int n = 0; n < C::value_columns / 8; ++n) {
+      for (int n = 0; n < columns / 8; ++n) {
         *reinterpret_cast<float2*>(to + 8 * n) = {o[m][n][2 * h], o[m][n][2 * h + 1]};
       }
     }

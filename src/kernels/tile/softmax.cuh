@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ptx/math.cuh"
+#include "tile/product.cuh"
 
 namespace fa::tile {
 
@@ -86,6 +87,31 @@ struct OnlineSoftmax {
         }
       }
     }
+  }
+
+  /// The same, rounded, as operand A of the product with V; S stays.
+  template <int n_tiles>
+  __device__ KeptSlices<n_tiles / 2, m_tiles> probabilities(const float (&s)[m_tiles][n_tiles][4],
+                                                            float (&added)[m_tiles][2],
+                                                            float factor) const {
+    KeptSlices<n_tiles / 2, m_tiles> p;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) added[m][h] = 0;
+#pragma unroll
+      for (int n = 0; n < n_tiles; ++n) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float shift = Element::headroom - finite_maximum(maximum[m][h]);
+          const float x = ptx::exp2(fmaf(s[m][n][2 * h], factor, shift));
+          const float y = ptx::exp2(fmaf(s[m][n][2 * h + 1], factor, shift));
+          added[m][h] += x + y;
+          p.slice[n / 2][m][n % 2 * 2 + h] = Element::pack(x, y);
+        }
+      }
+    }
+    return p;
   }
 
   __device__ void add(const float (&added)[m_tiles][2]) {

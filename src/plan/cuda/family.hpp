@@ -2,12 +2,14 @@
 // taken; only the last, sm80, may throw where no tile fits the GPU.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "plan/cuda/gpu.hpp"
 #include "plan/cuda/kernel_config.hpp"
 #include "plan/cuda/kernel_spec.hpp"
+#include "plan/cuda/launch.hpp"
 #include "problem/problem.hpp"
 
 namespace fa {
@@ -24,7 +26,9 @@ struct ForwardKernel {
   Cut cut;
   KernelConfig config;  ///< the plan adds `split`, for partial results of pass/combine.cuh
   KernelSource source;
-  int threads = 0;       ///< of a block
+  Over over = Over::rows;  ///< tiles: blocks that stay take tile after tile
+  bool claims = false;     ///< which a counter in the workspace hands out
+  int threads = 0;         ///< of a block
   int shared_bytes = 0;  ///< of a block
   std::string text;      ///< its tile in words, whole lines
 };
@@ -47,6 +51,13 @@ struct BackwardKernel {
   std::string_view shapes_file;  ///< for the kernels of src/kernels/pass, which are templates of it
   std::string_view shapes;
   std::string text;  ///< its tile in words, a whole line
+};
+
+/// What a family says to a problem: its kernel, or why it has none.
+template <typename Kernel>
+struct Offered {
+  std::optional<Kernel> kernel;
+  std::string refusal;  ///< "its rows are aligned to 16 bytes, these are to 8"
 };
 
 /// The kernel of the first family that serves the problem, or of the one that it names. Throws

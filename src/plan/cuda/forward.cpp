@@ -9,6 +9,7 @@
 #include "plan/cuda/common.hpp"
 #include "plan/cuda/kernel_config.hpp"
 #include "plan/cuda/sm80/kernels.hpp"
+#include "plan/cuda/sm90/kernels.hpp"
 #include "problem/argument.hpp"
 
 namespace fa {
@@ -78,29 +79,43 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
       static_cast<size_t>(splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
 }
 
+/// Blocks that stay are as many as the device runs at once.
+Grid main_grid(const CudaForwardPlan& plan, Over over) {
+  const auto blocks = static_cast<unsigned>(plan.blocks), splits = static_cast<unsigned>(plan.splits);
+  if (over == Over::tiles) {
+    const auto slots = static_cast<unsigned>(plan.gpu.sm_count * plan.cut.blocks_per_sm);
+    return {std::min(blocks * splits, slots)};
+  }
+  return {blocks, splits, static_cast<unsigned>(plan.cut.value_slices)};
+}
+
 }  // namespace
 
 CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                                   const ForwardTuning& tuning) {
   need_offered(problem);
-  ForwardKernel kernel =
-      tuning.tile ? sm80::forward(problem, *tuning.tile) : forward_kernel(problem, gpu);
+  ForwardKernel kernel = tuning.tile        ? sm80::forward(problem, *tuning.tile)
+                         : tuning.sm90_tile ? sm90::forward(problem, *tuning.sm90_tile)
+                                            : forward_kernel(problem, gpu);
   CudaForwardPlan plan;
   plan.problem = problem;
   plan.gpu = gpu;
   plan.cut = kernel.cut;
   plan.tile_text = kernel.text;
-  const int blocks = row_blocks(plan);
+  plan.blocks = row_blocks(plan);
   plan.section = tuning.section ? *tuning.section : choose_section(problem);
-  cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, blocks));
+  cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
   const bool split = plan.splits > 1;
   kernel.config.flag("split", split);
   plan.launches.push_back(
       {.kernel = kernel_spec(kernel.source, kernel.config, kernel.threads, kernel.cut.blocks_per_sm,
                              kernel.shared_bytes),
-       .over = Over::rows,
-       .grid = {static_cast<unsigned>(blocks), static_cast<unsigned>(plan.splits),
-                static_cast<unsigned>(plan.cut.value_slices)}});
+       .over = kernel.over,
+       .grid = main_grid(plan, kernel.over)});
+  if (kernel.claims) {
+    plan.claims = true;
+    plan.workspace_bytes += sizeof(int);
+  }
   if (split) {
     plan.launches.push_back({.kernel = combine_kernel(problem),
                              .over = Over::splits,
@@ -123,9 +138,9 @@ std::string to_text(const CudaForwardPlan& plan) {
   std::string text = heading(plan.problem, plan.gpu);
   text += fmt::format(
       "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n{}"
-      "grid: {} blocks, {} splits, {} slices of v, sections of {} heads\n",
+      "grid: {} blocks, {} tiles, {} splits, {} slices of v, sections of {} heads\n",
       main.entry, main.threads, main.shared_bytes, plan.cut.blocks_per_sm, plan.tile_text,
-      plan.launches.front().grid.x, plan.splits, plan.cut.value_slices, plan.section);
+      plan.launches.front().grid.x, plan.blocks, plan.splits, plan.cut.value_slices, plan.section);
   if (plan.splits > 1) text += fmt::format("keys of a split: {}\n", plan.split_keys);
   const KernelSpec* combine = plan.kernel("fa_combine");
   text += combine != nullptr

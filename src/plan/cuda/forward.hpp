@@ -10,12 +10,14 @@
 #include "plan/cuda/family.hpp"
 #include "plan/cuda/launch.hpp"
 #include "plan/cuda/sm80/forward_tiles.hpp"
+#include "plan/cuda/sm90/forward_tiles.hpp"
 
 namespace fa {
 
 /// Choices that tests and measurements may make. The plan makes those that are not given.
 struct ForwardTuning {
-  std::optional<ForwardTile> tile;  ///< of family sm80, which then serves
+  std::optional<ForwardTile> tile;             ///< of family sm80, which then serves
+  std::optional<sm90::ForwardTile> sm90_tile;  ///< of family sm90
   std::optional<int> splits;
   std::optional<int> section;
 };
@@ -24,11 +26,13 @@ struct ForwardTuning {
 struct CudaForwardPlan : CudaPlan {
   ForwardKernel::Cut cut;
   std::string tile_text;
+  int blocks = 0;            ///< tiles of rows of all heads
   int row_tiles = 0;         ///< of a head, all packed sequences together
   int section = 1;           ///< heads whose tiles alternate: their K and V stay in L2
   int splits = 1;            ///< along the keys, each in a block of its own
   int split_keys = 0;        ///< keys of a split
   int64_t partial_rows = 0;  ///< rows of all heads, whose partial O and LSE each split keeps
+  bool claims = false;       ///< the last word of the workspace hands out tiles, and begins as 0
 
   const KernelSpec& main() const { return launches.front().kernel; }
 };

@@ -20,6 +20,7 @@ enum class Over {
   keys,       ///< tiles of keys
   key_parts,  ///< tiles of keys, a block for each part of the query heads
   splits,     ///< rows whose splits are joined
+  tiles,      ///< tiles of query rows, one after the other by blocks that stay
 };
 
 /// Numbers of blocks. Where one is 0, nothing is launched.

@@ -80,12 +80,12 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   };
 }
 
-std::optional<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
-  return forward(problem, forward_tile(problem, gpu));
+Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
+  return {forward(problem, forward_tile(problem, gpu)), {}};
 }
 
-std::optional<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu) {
-  return backward(problem, backward_tile(problem, gpu));
+Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu) {
+  return {backward(problem, backward_tile(problem, gpu)), {}};
 }
 
 }  // namespace fa::sm80

@@ -1,0 +1,39 @@
+// The forward pass on Hopper, Algorithm 1 of FlashAttention-2 (Dao 2023, arXiv:2307.08691) with the
+// copy engine (TMA) and the tensor cores of warp groups (wgmma). docs/kernels/sm90-forward.md walks
+// through it.
+//
+// A block stays on its multiprocessor and takes tile after tile: 64 query rows of one head for each
+// of its groups of four warps. One more warp loads. The groups share K and V and take turns, so that
+// one exponentiates while another multiplies.
+#pragma once
+
+#include "sm90/forward_group.cuh"
+#include "sm90/forward_loader.cuh"
+
+namespace fa::sm90 {
+
+template <class C>
+struct Forward {
+  using Params = kernel::TiledForwardParams;
+  using Shapes = ForwardShapes<C>;
+
+  static __device__ void run(const Params& p) {
+    const u32 shared = ptx::shared_address(ptx::shared_memory());
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
+    if (warp == 0 && ptx::elect()) {
+      ForwardPipes<C>(shared).init();
+      ptx::mbarrier_init(shared + Shapes::landed, 1);
+      ptx::fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (warp < 4) {
+      ptx::give_registers<C::groups == 3 ? 32 : 24>();
+      if (warp == 0) ForwardLoader<C>{p, shared}.run();
+    } else {
+      ptx::take_registers<C::groups == 3 ? 160 : 240>();
+      ForwardGroup<C>{p.forward, shared, warp / 4 - 1, warp % 4}.run();
+    }
+  }
+};
+
+}  // namespace fa::sm90

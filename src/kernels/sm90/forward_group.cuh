@@ -1,0 +1,236 @@
+// A warp group that computes: 64 query rows of each of the block's tiles, Algorithm 1 of
+// FlashAttention-2 (Dao 2023, arXiv:2307.08691).
+#pragma once
+
+#include "ptx/barrier.cuh"
+#include "sm90/forward_shapes.cuh"
+#include "tile/dropout.cuh"
+#include "tile/form_scores.cuh"
+#include "tile/group_product.cuh"
+#include "tile/output.cuh"
+#include "tile/score.cuh"
+#include "tile/softmax.cuh"
+#include "tile/store.cuh"
+#include "tile/store_fragment.cuh"
+
+namespace fa::sm90 {
+
+template <class C>
+struct ForwardGroup {
+  using Shapes = ForwardShapes<C>;
+  using Element = Format<C::element>;
+  static constexpr int n_tiles = C::keys / 8;
+  static constexpr int o_tiles = Shapes::width / 8;
+  using Scores = float[1][n_tiles][4];
+  using Softmax = OnlineSoftmax<Element, 1>;
+
+  const kernel::ForwardParams& p;
+  u32 shared;
+  int group;
+  int warp;  ///< in the group
+  const int lane = threadIdx.x % 32;
+  ForwardPipes<C> pipes{shared};
+  const PanelOperand<typename Shapes::QueryTile, kernel::Major::k> query{
+      shared + group * Shapes::group_rows * Shapes::QueryTile::row_bytes};
+  const PanelOperand<typename Shapes::KeyTile, kernel::Major::k> key{pipes.k.memory};
+  const PanelOperand<typename Shapes::ValueTile, kernel::Major::mn> value{pipes.v.memory};
+  const float factor = Score<C>::factor(p.score);
+
+  TileInHand tile;
+  Steps own;  ///< of the group's rows
+  float o[1][o_tiles][4];
+  KeptSlices<n_tiles / 2, 1> probabilities;  ///< P of the last step, as operand A
+  Softmax softmax;
+  bool unseen;  ///< some row of the warp has not seen a key
+
+  __device__ void run() {
+    if (C::turns && group == C::groups - 1) pass_turn();  // group 0 begins
+    bool rows_due = false;    // the rows of the tile before have not been stored
+    bool values_due = false;  // nor has their last product with V begun
+    TileInHand before;
+    for (;;) {
+      const bool more = take_tile();
+      const bool sees = own.begin < own.end;
+      const bool at_once = sees && own.end == tile.end;
+      Scores s;
+      if (values_due && !at_once) multiply<true, false>(s);
+      for (int step = tile.end; step > own.end; --step) pass_by();
+      if (sees) {
+        pipes.q.wait_until_full();
+        if (values_due && at_once) {
+          multiply<true, true>(s);
+        } else {
+          multiply<false, true>(s);
+        }
+      }
+      if (rows_due) finish(before);
+      if (!more) break;
+      begin_rows();
+      before = tile;
+      rows_due = true;
+      const Score<C> score(p.score, tile.place, tile.k_len);
+      const Dropout dropout(p.dropout, p.heads.query, tile.place);
+      if (sees) exponentiate<true>(s, own.end - 1, score, dropout);
+      int step = own.end - 2;
+      for (; step >= own.begin && step >= own.full_end; --step) {
+        multiply<true, true>(s);
+        exponentiate<true>(s, step, score, dropout);
+      }
+      for (; step >= own.begin && step >= own.full_begin; --step) {
+        multiply<true, true>(s);
+        exponentiate<false>(s, step, score, dropout);
+      }
+      if constexpr (C::window_left) {
+        for (; step >= own.begin; --step) {
+          multiply<true, true>(s);
+          exponentiate<true>(s, step, score, dropout);
+        }
+      }
+      if (tile.begin < tile.end) pipes.q.release(lane);
+      values_due = sees;
+      if (own.begin > tile.begin) {
+        multiply<true, false>(s);
+        values_due = false;
+        for (step = own.begin; step > tile.begin; --step) pass_by();
+      }
+    }
+    if (C::turns && group == 0) take_turn();  // no group is left there
+  }
+
+  /// Reads the next tile and the group's steps in it: none at the end, where it is false.
+  __device__ bool take_tile() {
+    pipes.tiles.wait_until_full();
+    const u32 at = pipes.tiles.stage();
+    const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
+                c = uniform(ptx::load_shared(at + 32)),
+                d = uniform(ptx::load_shared(at + 48 + 16 * group));
+    pipes.tiles.release(lane);
+    const auto begin = static_cast<long long>(b.x | static_cast<unsigned long long>(b.y) << 32);
+    tile = {{static_cast<int>(a.x),
+             static_cast<int>(a.y),
+             static_cast<int>(a.z),
+             {begin, static_cast<int>(b.z), static_cast<int>(b.w)}},
+            static_cast<int>(c.x),
+            static_cast<int>(c.y),
+            static_cast<int>(c.z),
+            static_cast<int>(c.w)};
+    own = {static_cast<int>(d.x), static_cast<int>(d.y), static_cast<int>(d.z),
+           static_cast<int>(d.w)};
+    return a.w != 0;
+  }
+  /// The compiler then knows that all lanes have the same.
+  static __device__ uint4 uniform(uint4 x) {
+    return {__shfl_sync(~0u, x.x, 0), __shfl_sync(~0u, x.y, 0), __shfl_sync(~0u, x.z, 0),
+            __shfl_sync(~0u, x.w, 0)};
+  }
+
+  // Groups take turns: while one exponentiates, another one's products have the tensor cores. Each
+  // group has as many turns as the tile has steps.
+  __device__ void take_turn() const {
+    if constexpr (C::turns) ptx::barrier_sync<256>(1 + group);
+  }
+  __device__ void pass_turn() const {
+    if constexpr (C::turns) ptx::barrier_arrive<256>(group == C::groups - 1 ? 1 : 2 + group);
+  }
+
+  /// A turn: S = Q K^T of a step (line 8), beside O += P V of the step before it (line 10).
+  template <bool values, bool scores>
+  __device__ void multiply(Scores& s) {
+    if constexpr (scores) {
+      pipes.k.wait_until_full();
+      take_turn();
+      ptx::wgmma_fence(s[0], o[0]);
+      begin_product<C::element, Shapes::depth / 16>(s[0], query, pipes.q.offset, key,
+                                                    pipes.k.offset);
+    }
+    if constexpr (values) {
+      pipes.v.wait_until_full();
+      ptx::wgmma_fence(o[0]);
+      begin_product<C::element>(o[0], probabilities, value, pipes.v.offset);
+    }
+    if constexpr (scores) {
+      pass_turn();
+      ptx::wgmma_wait<values ? 1 : 0>(s[0]);
+      pipes.k.release(lane);
+    }
+    if constexpr (values) {
+      ptx::wgmma_wait<0>(o[0]);
+      pipes.v.release(lane);
+    }
+  }
+
+  /// A step of which the group's rows see nothing: other groups' do.
+  __device__ void pass_by() {
+    take_turn();
+    pass_turn();
+    pipes.k.wait_until_full();
+    pipes.k.release(lane);
+    pipes.v.wait_until_full();
+    pipes.v.release(lane);
+  }
+
+  __device__ int warp_row(const TileInHand& of) const {
+    return of.place.row + group * Shapes::group_rows + 16 * warp;
+  }
+
+  __device__ void begin_rows() {
+    clear(o);
+    softmax = Softmax();
+    unseen = true;
+  }
+
+  /// P = exp(S - m) with the running maximum and sum (line 9).
+  template <bool masked>
+  __device__ void exponentiate(Scores& s, int step, const Score<C>& score,
+                               const Dropout& dropout) {
+    const int row = warp_row(tile), first = step * C::keys;
+    if constexpr (masked || !Score<C>::none) {
+      form_scores<C, masked>(s, score, row, first, lane, [&](int i) {
+        return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
+                                                             tile.k_len);
+      });
+    }
+    float added[1][2];
+    bool fresh = !C::stale_maximum || unseen;
+    for (;;) {
+      if (fresh) renew_maximum(s);
+      probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
+      if (fresh || !__any_sync(~0u, softmax.beyond(added, Element::largest_p))) break;
+      fresh = true;  // rare: once more, with the true maximum
+    }
+    softmax.add(added);
+    if constexpr (C::dropout) {
+      dropout.apply<1, n_tiles>(row, first, lane, [&](int, int n, int e) {
+        probabilities.slice[n / 2][0][n % 2 * 2 + e / 2] &= e % 2 ? 0xffffu : 0xffff0000u;
+      });
+    }
+  }
+  __device__ void renew_maximum(const Scores& s) {
+    softmax.update_maximum(s, o, factor);
+    if (C::stale_maximum) unseen = __any_sync(~0u, softmax.has_unseen());
+  }
+
+  /// O := O / l and LSE, to memory (lines 12 to 15).
+  __device__ void finish(const TileInHand& of) {
+    const int first = warp_row(of);
+    end_rows<C>(p, of.place, first, lane, softmax, o, [&](int row, float lse) {
+      store_lse<C>(p, of.place, of.split, row, lse);
+    });
+    if constexpr (C::split) {
+      store_partial<C, C::head_dim_v>(p, of.place, of.split, first, 0, lane, o);
+      return;
+    }
+    char* to = const_cast<char*>(row_at(p.operands.out, of.place, first));
+    const long long stride = 2 * p.operands.out.row;
+    const int count = of.place.rows.extent - first;
+    if constexpr (C::staged_out) {
+      using Tile = typename Shapes::OutTile;
+      store_rows<Element, Tile, C::head_dim_v, C::alignment>(
+          shared + Shapes::out_begin + (4 * group + warp) * Tile::bytes, o, lane, to, stride, count);
+    } else {
+      store_fragment<Element, C::head_dim_v>(as_left<Element>(o), lane, to, stride, count);
+    }
+  }
+};
+
+}  // namespace fa::sm90

@@ -1,0 +1,111 @@
+// What the warps of the forward kernel agree on: its Config, its shared memory, and the tile of work
+// that they have in hand.
+#pragma once
+
+#include "common/config.h"
+#include "common/params.h"
+#include "ptx/shared.cuh"
+#include "tile/mask.cuh"
+#include "tile/panels.cuh"
+#include "tile/pipe.cuh"
+#include "tile/place.cuh"
+#include "tile/shared_tile.cuh"
+#include "tile/steps.cuh"
+
+namespace fa::sm90 {
+
+using namespace fa::tile;
+
+/// How the plan cuts the kernel (plan/cuda/sm90/forward_tiles.hpp says what each number does).
+struct ForwardConfig : kernel::ProblemConfig {
+  static constexpr int query_stages = 1;
+  static constexpr bool turns = true;
+  static constexpr bool staged_out = false;
+  static constexpr bool stale_maximum = true;
+  static constexpr bool split = false;   ///< the keys are shared out between blocks
+  static constexpr bool claims = false;  ///< a counter hands the tiles out
+};
+
+constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
+
+template <class C>
+struct ForwardShapes {
+  static constexpr int group_rows = 64;
+  static constexpr int rows = group_rows * C::groups;
+  static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
+  static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T
+  static constexpr int width = pad16(C::head_dim_v);     ///< of O
+  using QueryTile = PanelTile<rows, C::head_dim>;
+  using KeyTile = PanelTile<C::keys, C::head_dim>;
+  using ValueTile = PanelTile<C::keys, C::head_dim_v>;
+  using QueryPipe = Pipe<C::query_stages, QueryTile::bytes>;
+  using KeyPipe = Pipe<C::key_stages, KeyTile::bytes>;
+  using ValuePipe = Pipe<C::value_stages, ValueTile::bytes>;
+  using TilePipe = Pipe<1, 96>;  ///< of TileInHand
+  using OutTile = SharedTile<16, width>;  ///< a warp's rows of O on their way to memory
+
+  // Shared memory: stages of Q, K and V, rows of O, the tile in hand, all barriers.
+  static constexpr int key_begin = QueryPipe::bytes;
+  static constexpr int value_begin = key_begin + KeyPipe::bytes;
+  static constexpr int out_begin = value_begin + ValuePipe::bytes;
+  static constexpr int tile_begin = out_begin + (C::staged_out ? 4 * C::groups * OutTile::bytes : 0);
+  static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
+  static constexpr int landed = barriers_begin + QueryPipe::barrier_bytes +
+                                KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
+                                TilePipe::barrier_bytes;
+  static constexpr int shared_bytes = landed + 16;
+};
+
+/// One warp's ends of all pipes.
+template <class C>
+struct ForwardPipes {
+  using Shapes = ForwardShapes<C>;
+  typename Shapes::QueryPipe q;
+  typename Shapes::KeyPipe k;
+  typename Shapes::ValuePipe v;
+  typename Shapes::TilePipe tiles;
+
+  explicit __device__ ForwardPipes(u32 shared)
+      : q(shared, shared + Shapes::barriers_begin),
+        k(shared + Shapes::key_begin, q.barriers + Shapes::QueryPipe::barrier_bytes),
+        v(shared + Shapes::value_begin, k.barriers + Shapes::KeyPipe::barrier_bytes),
+        tiles(shared + Shapes::tile_begin, v.barriers + Shapes::ValuePipe::barrier_bytes) {}
+
+  __device__ void init() const {
+    constexpr int users = 4 * C::groups;
+    q.init(users);
+    k.init(users);
+    v.init(users);
+    tiles.init(users);
+  }
+};
+
+/// The rows that the block works on, and the steps [begin, end) over the keys that they see.
+struct TileInHand {
+  Place place;
+  int k_len;
+  int begin, end;
+  int split;
+};
+
+/// Steps of `count` rows from `first` on.
+template <class C>
+__device__ Steps steps_of(const kernel::ForwardParams& p, const Place& place, int k_len, int split,
+                          int first, int count) {
+  const auto visible = [&](int row) {
+    return visible_keys<C::window_left, C::window_right>(p.window, row, place.rows.length, k_len);
+  };
+  int last = first + count - 1;
+  if (last >= place.rows.length) last = place.rows.length - 1;
+  if (last < first) return {0, 0, 0, 0};
+  const auto low = visible(first), high = visible(last);
+  long long begin = low.begin, end = high.end;
+  if constexpr (C::split) {
+    const long long split_begin = static_cast<long long>(split) * p.partial.keys;
+    begin = begin > split_begin ? begin : split_begin;
+    end = end < split_begin + p.partial.keys ? end : split_begin + p.partial.keys;
+  }
+  return steps_between<C::keys>(low, high, begin, end);
+}
+
+}  // namespace fa::sm90

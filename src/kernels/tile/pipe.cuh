@@ -1,0 +1,55 @@
+// A ring of stages in shared memory between a warp that fills them by copies and warp groups that
+// use them. Each stage has two mbarriers: one is passed when the stage is full, one when all warps
+// have released it. Both sides go through the stages in the same order, each with a Pipe of its own.
+#pragma once
+
+#include "ptx/mbarrier.cuh"
+
+namespace fa::tile {
+
+using u32 = unsigned;
+
+template <int stages_, int stage_bytes>
+struct Pipe {
+  static constexpr int stages = stages_;
+  static constexpr int bytes = stages * stage_bytes;
+  static constexpr int barrier_bytes = 16 * stages;
+
+  u32 memory;    ///< the stages
+  u32 barriers;  ///< of each stage: full, empty
+  u32 offset = 0;
+  u32 barrier = 0;
+  u32 parity = 0;
+
+  __device__ Pipe(u32 memory_, u32 barriers_) : memory(memory_), barriers(barriers_) {}
+
+  /// One thread, once. `users`: the warps that release each stage.
+  __device__ void init(int users) const {
+    for (int i = 0; i < stages; ++i) {
+      ptx::mbarrier_init(barriers + 16 * i, 1);
+      ptx::mbarrier_init(barriers + 16 * i + 8, users);
+    }
+  }
+
+  __device__ u32 stage() const { return memory + offset; }
+  __device__ u32 full() const { return barriers + barrier; }
+  __device__ u32 empty() const { return full() + 8; }
+  __device__ void wait_until_full() const { ptx::mbarrier_wait(full(), parity); }
+  __device__ void wait_until_empty() const { ptx::mbarrier_wait(empty(), parity ^ 1); }
+
+  /// The warp is done with the stage.
+  __device__ void release(int lane) {
+    if (lane == 0) ptx::mbarrier_arrive(empty());
+    next();
+  }
+  __device__ void next() {
+    offset += stage_bytes;
+    barrier += 16;
+    if (offset == bytes) {
+      offset = barrier = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace fa::tile

@@ -1,0 +1,30 @@
+// Results from registers straight to global memory.
+#pragma once
+
+#include "tile/product.cuh"
+
+namespace fa::tile {
+
+/// A warp's rows, as as_left gives them, of which those from `count` on do not exist. Two lanes of a
+/// quad exchange halves, so that each stores 8 bytes of a row: a quad's 32 bytes are whole sectors.
+template <typename Element, int columns, int slices>
+__device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, char* to, long long stride,
+                               int count) {
+  const bool odd = lane % 2 != 0;
+  to += lane / 4 * stride + (odd ? 16 : 0) + lane % 4 / 2 * 8;
+#pragma unroll
+  for (int i = 0; i < slices; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const u32 low = x.slice[i][0][h], high = x.slice[i][0][2 + h];  // columns 16 i, 16 i + 8
+      const u32 other = __shfl_xor_sync(~0u, odd ? low : high, 1);
+      const bool within = columns % 16 == 0 || i < slices - 1 || !odd;
+      if (within && lane / 4 + 8 * h < count) {
+        *reinterpret_cast<uint2*>(to + 8 * h * stride + 32 * i) =
+            odd ? uint2{other, high} : uint2{low, other};
+      }
+    }
+  }
+}
+
+}  // namespace fa::tile

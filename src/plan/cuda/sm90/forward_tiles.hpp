@@ -1,0 +1,31 @@
+// Tiles of the sm90 forward kernel, from measurements: the one home of their sizes.
+#pragma once
+
+#include <optional>
+
+#include "plan/cuda/gpu.hpp"
+#include "problem/problem.hpp"
+
+namespace fa::sm90 {
+
+/// How src/kernels/sm90/forward.cuh is cut.
+struct ForwardTile {
+  int groups = 2;        ///< of four warps that compute, with 64 query rows each: 1 to 3
+  int keys = 128;        ///< of a step, a multiple of 16
+  int key_stages = 2;    ///< steps whose K lies in shared memory: 2 or more
+  int value_stages = 2;  ///< steps whose V does: 2 or more
+  int query_stages = 1;  ///< tiles whose Q does: 1 or 2
+  bool turns = true;     ///< the groups take turns at the tensor cores
+  bool staged_out = false;  ///< O goes to memory by way of shared memory
+
+  int rows() const { return 64 * groups; }
+  int threads() const { return 128 * (1 + groups); }
+  friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
+};
+
+int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
+
+/// The best measured tile for a problem of the head_dims that the kernel serves, 64 to 256.
+ForwardTile forward_tile(const Problem& problem);
+
+}  // namespace fa::sm90

@@ -1,0 +1,68 @@
+#include "plan/cuda/sm90/kernels.hpp"
+
+#include <fmt/format.h>
+
+#include "plan/cuda/common.hpp"
+
+namespace fa::sm90 {
+
+namespace {
+
+/// Why the forward kernel does not serve the problem; empty where it does.
+std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
+  if (gpu.arch != "sm_90a") return fmt::format("it is for sm_90a, the GPU is {}", gpu.arch);
+  const auto serves = [](int64_t head_dim) { return head_dim >= 64 && head_dim <= 256; };
+  if (!serves(p.head_dim) || !serves(p.head_dim_v)) {
+    return fmt::format("its head_dim is 64 to 256, this is {}, {} of v", p.head_dim, p.head_dim_v);
+  }
+  if (p.alignment < 16) {
+    return fmt::format("its rows are aligned to 16 bytes, these are to {}", p.alignment);
+  }
+  return {};
+}
+
+}  // namespace
+
+ForwardKernel forward(const Problem& p, const ForwardTile& t) {
+  const bool claims = p.score.window_right >= 0 || p.q.packed || p.k.packed || p.q.used || p.k.used;
+  KernelConfig config;
+  add_problem(config, p)
+      .number("groups", t.groups)
+      .number("keys", t.keys)
+      .number("key_stages", t.key_stages)
+      .number("value_stages", t.value_stages)
+      .number("query_stages", t.query_stages)
+      .flag("turns", t.turns, true)
+      .flag("staged_out", t.staged_out)
+      .flag("claims", claims)
+      .format("sinks", p.score.sinks, p.score.sinks_dtype);
+  return {
+      .cut = {.rows = t.rows(), .keys = t.keys, .blocks_per_sm = 1},
+      .config = config,
+      .source = {"fa_sm90_forward",
+                 {"sm90/forward.cuh"},
+                 "fa::sm90::ForwardConfig",
+                 "fa::sm90::Forward<Config>"},
+      .over = Over::tiles,
+      .claims = claims,
+      .threads = t.threads(),
+      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
+      .text = fmt::format(
+          "tile: {} rows ({} groups of 64{}), {} keys a step\n"
+          "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
+          t.rows(), t.groups, t.turns ? " that take turns" : "", t.keys, t.query_stages,
+          t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
+          claims ? "as blocks claim them" : "fixed"),
+  };
+}
+
+Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
+  if (std::string refusal = forward_refusal(problem, gpu); !refusal.empty()) return {{}, refusal};
+  return {forward(problem, forward_tile(problem)), {}};
+}
+
+Offered<BackwardKernel> backward(const Problem&, const GpuLimits&) {
+  return {{}, "it has no backward pass"};
+}
+
+}  // namespace fa::sm90
