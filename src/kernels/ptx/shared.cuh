@@ -31,6 +31,15 @@ __device__ inline void ldmatrix_trans(u32 (&r)[4], u32 address) {
                : "r"(address));
 }
 
+#if __CUDA_ARCH__ >= 900
+/// The reverse of ldmatrix.
+__device__ inline void stmatrix(u32 address, const u32 (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+#endif
+
 __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }

@@ -70,28 +70,17 @@ struct ForwardGroup {
       rows_due = true;
       const Score<C> score(p.score, tile.place, tile.k_len);
       const Dropout dropout(p.dropout, p.heads.query, tile.place);
-      if (sees) exponentiate<true>(s, own.end - 1, score, dropout);
-      int step = own.end - 2;
-      for (; step >= own.begin && step >= own.full_end; --step) {
+      if (sees) exponentiate(s, own.end - 1, score, dropout);
+      for (int step = own.end - 2; step >= own.begin; --step) {
         multiply<true, true>(s);
-        exponentiate<true>(s, step, score, dropout);
-      }
-      for (; step >= own.begin && step >= own.full_begin; --step) {
-        multiply<true, true>(s);
-        exponentiate<false>(s, step, score, dropout);
-      }
-      if constexpr (C::window_left) {
-        for (; step >= own.begin; --step) {
-          multiply<true, true>(s);
-          exponentiate<true>(s, step, score, dropout);
-        }
+        exponentiate(s, step, score, dropout);
       }
       if (tile.begin < tile.end) pipes.q.release(lane);
       values_due = sees;
       if (own.begin > tile.begin) {
         multiply<true, false>(s);
         values_due = false;
-        for (step = own.begin; step > tile.begin; --step) pass_by();
+        for (int step = own.begin; step > tile.begin; --step) pass_by();
       }
     }
     if (C::turns && group == 0) take_turn();  // no group is left there
@@ -180,15 +169,17 @@ struct ForwardGroup {
   }
 
   /// P = exp(S - m) with the running maximum and sum (line 9).
-  template <bool masked>
   __device__ void exponentiate(Scores& s, int step, const Score<C>& score,
                                const Dropout& dropout) {
     const int row = warp_row(tile), first = step * C::keys;
-    if constexpr (masked || !Score<C>::none) {
-      form_scores<C, masked>(s, score, row, first, lane, [&](int i) {
-        return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
-                                                             tile.k_len);
-      });
+    const auto visible = [&](int i) {
+      return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
+                                                           tile.k_len);
+    };
+    if (step >= own.full_end || (C::window_left && step < own.full_begin)) {
+      form_scores<C, true>(s, score, row, first, lane, visible);
+    } else if constexpr (!Score<C>::none) {
+      form_scores<C, false>(s, score, row, first, lane, visible);
     }
     float added[1][2];
     bool fresh = !C::stale_maximum || unseen;

@@ -18,63 +18,82 @@ struct ForwardLoader {
   const int lane = threadIdx.x % 32;
   ForwardPipes<C> pipes{shared};
   u32 landed_parity = 0;
+  int index;            ///< of the tile among all
+  TileInHand tile;
+  long long first_key;  ///< of the tile's sequence, in the tensor
 
   __device__ void run() {
-    for (int index = static_cast<int>(blockIdx.x); index < p.tiles;) {
-      TileInHand tile;
-      long long first_key = 0;
-      if (!find(index, &tile, &first_key)) {
-        index = next(index);
-        continue;
-      }
-      hand_out(tile, true);
-      load(tile, first_key, &index);
+    index = static_cast<int>(blockIdx.x);
+    bool more = find_tile();
+    while (more) {
+      hand_out(more);
+      more = load();
     }
-    hand_out({}, false);
+    hand_out(more);
+  }
+
+  /// From tile number `index` on, the first that has rows.
+  __device__ bool find_tile() {
+    for (; index < p.tiles; next()) {
+      if (find()) return true;
+    }
+    return false;
   }
 
   /// False where the tile has no rows.
-  __device__ bool find(int index, TileInHand* tile, long long* first_key) const {
+  __device__ bool find() {
     const kernel::ForwardParams& f = p.forward;
-    tile->split = 0;
-    if constexpr (C::split) {
-      tile->split = index / p.blocks;
-      index -= tile->split * p.blocks.value;
-    }
-    tile->place = find_place<Shapes::rows, C::packed_q, C::used_q>(f.order, f.rows, index);
-    const Place& place = tile->place;
+    tile.split = C::split ? index / p.blocks : 0;
+    tile.place = find_place<Shapes::rows, C::packed_q, C::used_q>(
+        f.order, f.rows, index - tile.split * p.blocks.value);
+    const Place& place = tile.place;
     if (place.sequence < 0 || place.row >= place.rows.extent) return false;
     Side keys{0, 0, 0};
     if (place.sequence < f.order.batch) {  // else tokens behind the last sequence
       keys = side_of<C::packed_k, C::used_k>(f.keys, place.sequence, f.order.batch);
     }
-    tile->k_len = keys.length;
-    *first_key = keys.begin;
-    const Steps all =
-        steps_of<C>(f, place, tile->k_len, tile->split, place.row, Shapes::rows);
-    tile->begin = all.begin;
-    tile->end = all.end;
+    tile.k_len = keys.length;
+    first_key = keys.begin;
+    const Steps all = steps_of<C>(f, place, tile.k_len, tile.split, place.row, Shapes::rows);
+    tile.begin = all.begin;
+    tile.end = all.end;
     return true;
   }
 
   /// The block's tile after this one. A counter is asked as late as can be: who claims a long tile
   /// early keeps it from a block that is idle.
-  __device__ int next(int index) const {
-    if constexpr (!C::claims) return index + static_cast<int>(gridDim.x);
-    int claimed = 0;
-    if (lane == 0) {
-      claimed = ptx::take_number(p.claimed);
-      if (claimed == p.tiles - 1) *p.claimed = 0;  // the last of all claims: ready for a next launch
+  __device__ void next() {
+    if constexpr (C::claims) {
+      int claimed = 0;
+      if (lane == 0) {
+        claimed = ptx::take_number(p.claimed);
+        if (claimed == p.tiles - 1) *p.claimed = 0;  // the last of all: ready for a next launch
+      }
+      index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
+    } else {
+      index += static_cast<int>(gridDim.x);
     }
-    return static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
   }
 
-  /// `more`: there is a tile.
-  __device__ void hand_out(const TileInHand& tile, bool more) {
+  /// Tells the groups the tile, or that there is none.
+  __device__ void hand_out(bool more) {
+    // A lane finds the steps of a group.
+    Steps own{0, 0, 0, 0};
+    if (more && lane < C::groups) {
+      own = steps_of<C>(p.forward, tile.place, tile.k_len, tile.split,
+                        tile.place.row + lane * Shapes::group_rows, Shapes::group_rows);
+    }
+    if (own.begin >= own.end) own = {tile.begin, tile.begin, tile.begin, tile.begin};
+    if (!more) own = {0, 0, 0, 0};
     pipes.tiles.wait_until_empty();
+    const u32 at = pipes.tiles.stage();
+    const auto begin = static_cast<unsigned long long>(tile.place.rows.begin);
+    if (lane < C::groups) {
+      ptx::store_shared(at + 48 + 16 * lane,
+                        uint4{static_cast<u32>(own.begin), static_cast<u32>(own.end),
+                              static_cast<u32>(own.full_begin), static_cast<u32>(own.full_end)});
+    }
     if (lane == 0) {
-      const u32 at = pipes.tiles.stage();
-      const auto begin = static_cast<unsigned long long>(tile.place.rows.begin);
       ptx::store_shared(at, uint4{static_cast<u32>(tile.place.sequence),
                                   static_cast<u32>(tile.place.head),
                                   static_cast<u32>(tile.place.row), more ? 1u : 0u});
@@ -83,46 +102,45 @@ struct ForwardLoader {
                          static_cast<u32>(tile.place.rows.extent),
                          static_cast<u32>(tile.place.rows.length)});
       ptx::store_shared(at + 32,
-                        uint4{static_cast<u32>(tile.k_len), static_cast<u32>(tile.begin),
-                              static_cast<u32>(tile.end), static_cast<u32>(tile.split)});
-#pragma unroll
-      for (int group = 0; group < C::groups; ++group) {
-        Steps own = more ? steps_of<C>(p.forward, tile.place, tile.k_len, tile.split,
-                                       tile.place.row + group * Shapes::group_rows,
-                                       Shapes::group_rows)
-                         : Steps{0, 0, 0, 0};
-        if (own.begin >= own.end) own = {tile.begin, tile.begin, tile.begin, tile.begin};
-        ptx::store_shared(at + 48 + 16 * group,
-                          uint4{static_cast<u32>(own.begin), static_cast<u32>(own.end),
-                                static_cast<u32>(own.full_begin), static_cast<u32>(own.full_end)});
-      }
-      ptx::mbarrier_arrive(pipes.tiles.full());
+                        uint4{static_cast<u32>(tile.k_len), more ? static_cast<u32>(tile.begin) : 0u,
+                              more ? static_cast<u32>(tile.end) : 0u, static_cast<u32>(tile.split)});
     }
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(pipes.tiles.full());
     pipes.tiles.next();
   }
 
-  /// The last step comes first: under a causal mask it is the masked one. K of a step comes before
-  /// V of the step above it, as they are used.
-  __device__ void load(const TileInHand& tile, long long first_key, int* index) {
+  /// Loads the tile and finds the next one; false where there is none. The last step comes first:
+  /// under a causal mask it is the masked one. K of a step comes before V of the step above it, as
+  /// they are used.
+  __device__ bool load() {
     if (tile.begin >= tile.end) {
-      *index = next(*index);
-      return;
+      next();
+      return find_tile();
     }
-    const Place& place = tile.place;
-    load_rows<typename Shapes::QueryTile>(pipes.q, &p.q, place.rows.begin + place.row, place.head,
-                                          C::packed_q ? 0 : place.sequence);
-    const auto load_keys = [&](int step) {
-      load_rows<typename Shapes::KeyTile>(pipes.k, &p.k, first_key + step * C::keys,
-                                          place.head / p.forward.heads.group,
-                                          C::packed_k ? 0 : place.sequence);
-    };
+    load_query();
     load_keys(tile.end - 1);
     for (int step = tile.end - 2; step >= tile.begin; --step) {
       load_keys(step);
-      load_values(tile, first_key, step + 1);
+      load_values(values_of(step + 1));
     }
-    *index = next(*index);
-    load_values(tile, first_key, tile.begin);
+    const Values last = values_of(tile.begin);
+    next();
+    const bool more = find_tile();
+    load_values(last);
+    return more;
+  }
+
+  __device__ void load_query() {
+    const Place& place = tile.place;
+    load_rows<typename Shapes::QueryTile>(pipes.q, &p.q, place.rows.begin + place.row, place.head,
+                                          C::packed_q ? 0 : place.sequence);
+  }
+  __device__ void load_keys(int step) {
+    const Place& place = tile.place;
+    load_rows<typename Shapes::KeyTile>(pipes.k, &p.k, first_key + step * C::keys,
+                                        place.head / p.forward.heads.group,
+                                        C::packed_k ? 0 : place.sequence);
   }
 
   template <typename Tile, typename Stages>
@@ -137,26 +155,32 @@ struct ForwardLoader {
     pipe.next();
   }
 
+  /// A step's rows of V in the tensor. Those from `count` on are behind the last key.
+  struct Values {
+    long long row;
+    int head, sequence, count;
+  };
+  __device__ Values values_of(int step) const {
+    return {first_key + step * C::keys, tile.place.head / p.forward.heads.group,
+            C::packed_k ? 0 : tile.place.sequence, tile.k_len - step * C::keys};
+  }
+
   /// V's rows behind the last key are made 0: P is 0 there, but 0 times their NaN would not be. The
   /// copy engine does it where the tensor ends with the keys.
-  __device__ void load_values(const TileInHand& tile, long long first_key, int step) {
+  __device__ void load_values(const Values& v) {
     using Tile = typename Shapes::ValueTile;
-    const int rows = tile.k_len - step * C::keys;
-    const long long row = first_key + step * C::keys;
-    const int head = tile.place.head / p.forward.heads.group;
-    const int sequence = C::packed_k ? 0 : tile.place.sequence;
-    if ((C::packed_k || C::used_k) && rows < C::keys) {
+    if ((C::packed_k || C::used_k) && v.count < C::keys) {
       const u32 landed = shared + Shapes::landed;
       pipes.v.wait_until_empty();
       if (ptx::elect()) {
         ptx::mbarrier_arrive_expect(landed, Tile::bytes);
-        Tile::load(pipes.v.stage(), &p.v, static_cast<int>(row), head, sequence, landed);
+        Tile::load(pipes.v.stage(), &p.v, static_cast<int>(v.row), v.head, v.sequence, landed);
       }
       __syncwarp();
       ptx::mbarrier_wait(landed, landed_parity);
       landed_parity ^= 1;
       for (int panel = 0; panel < Tile::panels; ++panel) {
-        for (int at = rows * Tile::row_bytes + 16 * lane; at < Tile::panel_bytes; at += 16 * 32) {
+        for (int at = v.count * Tile::row_bytes + 16 * lane; at < Tile::panel_bytes; at += 16 * 32) {
           ptx::store_shared(pipes.v.stage() + panel * Tile::panel_bytes + at, uint4{0, 0, 0, 0});
         }
       }
@@ -165,7 +189,7 @@ struct ForwardLoader {
       if (lane == 0) ptx::mbarrier_arrive(pipes.v.full());
       pipes.v.next();
     } else {
-      load_rows<Tile>(pipes.v, &p.v, row, head, sequence);
+      load_rows<Tile>(pipes.v, &p.v, v.row, v.head, v.sequence);
     }
   }
 };

@@ -19,14 +19,17 @@ __device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& sco
     for (int h = 0; h < 2; ++h) {
       const int row = first_row + fragment_row(m, h, lane);
       const mask::KeyRange seen = visible(row);
-      const int begin = static_cast<int>(seen.begin), end = static_cast<int>(seen.end);
+      // Counted from the lane's first key, so that the rest of a key is a constant.
+      const int lane_key = first_key + fragment_column(0, 0, lane);
+      const int begin = static_cast<int>(seen.begin) - lane_key;
+      const int end = static_cast<int>(seen.end) - lane_key;
 #pragma unroll
       for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[m][n][2 * h + e];
-          const int key = first_key + fragment_column(n, e, lane);
-          if constexpr (!Score<C>::none) x = score.value(x, row, key);
+          const int key = fragment_column(n, e, 0);
+          if constexpr (!Score<C>::none) x = score.value(x, row, lane_key + key);
           if constexpr (masked) {
             // mutant "CUDA: end of the keys" of emulated: key >= end => false
             // mutant "CUDA: window left" of emulated: key < begin => false

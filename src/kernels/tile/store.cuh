@@ -9,6 +9,14 @@ namespace fa::tile {
 /// A fragment as as_left gives it, into a warp's part of Tile.
 template <typename Tile, int slices, int m_tiles>
 __device__ void put_left(const Part<Tile>& part, const KeptSlices<slices, m_tiles>& a, int lane) {
+#if __CUDA_ARCH__ >= 900
+  const LaneAddress<Tile> at = rows_then_columns(part, lane);
+#pragma unroll
+  for (int i = 0; i < slices; ++i) {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) ptx::stmatrix(at.at(0, 16 * m, 16 * i), a.slice[i][m]);
+  }
+#else
 #pragma unroll
   for (int n = 0; n < 2 * slices; ++n) {
     const u32 at = (part.tile + Tile::offset(lane / 4, n) + lane % 4 * 4) ^ part.chunk;
@@ -21,6 +29,7 @@ __device__ void put_left(const Part<Tile>& part, const KeptSlices<slices, m_tile
       }
     }
   }
+#endif
 }
 
 /// The fragment x of a warp's rows, rounded to Element, into rows from `to` on; rows from `count`
