@@ -15,6 +15,11 @@
 
 namespace fa::sm90 {
 
+template <bool value_>
+struct Flag {
+  static constexpr bool value = value_;
+};
+
 template <class C>
 struct ForwardGroup {
   using Shapes = ForwardShapes<C>;
@@ -51,10 +56,19 @@ struct ForwardGroup {
     for (;;) {
       const bool more = take_tile();
       const bool sees = own.begin < own.end;
-      const bool at_once = sees && own.end == tile.end;
+      // With one place for Q, the next Q comes too late to wait for it.
+      constexpr bool ahead = C::query_stages > 1;
+      const bool at_once = ahead && sees && own.end == tile.end;
       Scores s;
       if (values_due && !at_once) multiply<true, false>(s);
-      for (int step = tile.end; step > own.end; --step) pass_by();
+      if (!ahead && rows_due) finish(before);
+      // V of the last step that is passed by may come after the first product.
+      const bool values_later = own.end < tile.end;
+      for (int step = tile.end; step > own.end + 1; --step) {
+        pass_by_keys();
+        pass_by_values();
+      }
+      if (values_later) pass_by_keys();
       if (sees) {
         pipes.q.wait_until_full();
         if (values_due && at_once) {
@@ -63,24 +77,34 @@ struct ForwardGroup {
           multiply<false, true>(s);
         }
       }
-      if (rows_due) finish(before);
+      if (ahead && rows_due) finish(before);
       if (!more) break;
       begin_rows();
       before = tile;
       rows_due = true;
       const Score<C> score(p.score, tile.place, tile.k_len);
       const Dropout dropout(p.dropout, p.heads.query, tile.place);
-      if (sees) exponentiate(s, own.end - 1, score, dropout);
-      for (int step = own.end - 2; step >= own.begin; --step) {
-        multiply<true, true>(s);
-        exponentiate(s, step, score, dropout);
-      }
+      if (sees) exponentiate<true>(s, own.end - 1, score, dropout);
+      if (values_later) pass_by_values();
+      int step = own.end - 2;
+      const auto steps_to = [&](int end, auto may_mask) {
+        for (; step >= own.begin && step >= end; --step) {
+          multiply<true, true>(s);
+          exponentiate<may_mask.value>(s, step, score, dropout);
+        }
+      };
+      steps_to(own.full_end, Flag<true>());
+      steps_to(own.full_begin, Flag<false>());
+      if constexpr (C::window_left) steps_to(own.begin, Flag<true>());
       if (tile.begin < tile.end) pipes.q.release(lane);
       values_due = sees;
       if (own.begin > tile.begin) {
         multiply<true, false>(s);
         values_due = false;
-        for (int step = own.begin; step > tile.begin; --step) pass_by();
+        for (step = own.begin; step > tile.begin; --step) {
+          pass_by_keys();
+          pass_by_values();
+        }
       }
     }
     if (C::turns && group == 0) take_turn();  // no group is left there
@@ -148,12 +172,14 @@ struct ForwardGroup {
     }
   }
 
-  /// A step of which the group's rows see nothing: other groups' do.
-  __device__ void pass_by() {
+  // K and V of steps of which the group's rows see nothing: other groups' do.
+  __device__ void pass_by_keys() {
     take_turn();
     pass_turn();
     pipes.k.wait_until_full();
     pipes.k.release(lane);
+  }
+  __device__ void pass_by_values() {
     pipes.v.wait_until_full();
     pipes.v.release(lane);
   }
@@ -168,7 +194,10 @@ struct ForwardGroup {
     unseen = true;
   }
 
-  /// P = exp(S - m) with the running maximum and sum (line 9).
+  /// P = exp(S - m) with the running maximum and sum (line 9). Without a mask nothing stands
+  /// between the waits of the turn and the exponentials, so that the compiler begins these while the
+  /// product with V is under way.
+  template <bool may_mask>
   __device__ void exponentiate(Scores& s, int step, const Score<C>& score,
                                const Dropout& dropout) {
     const int row = warp_row(tile), first = step * C::keys;
@@ -176,18 +205,18 @@ struct ForwardGroup {
       return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
                                                            tile.k_len);
     };
-    if (step >= own.full_end || (C::window_left && step < own.full_begin)) {
+    if (may_mask && (step >= own.full_end || step < own.full_begin)) {
       form_scores<C, true>(s, score, row, first, lane, visible);
     } else if constexpr (!Score<C>::none) {
       form_scores<C, false>(s, score, row, first, lane, visible);
     }
     float added[1][2];
-    bool fresh = !C::stale_maximum || unseen;
-    for (;;) {
-      if (fresh) renew_maximum(s);
+    if (!C::stale_maximum || (may_mask && unseen)) renew_maximum(s);
+    probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
+    const bool beyond = __any_sync(~0u, softmax.beyond(added, Element::largest_p));
+    if (C::stale_maximum && (beyond || (!may_mask && unseen))) {  // rare: with the true maximum
+      renew_maximum(s);
       probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
-      if (fresh || !__any_sync(~0u, softmax.beyond(added, Element::largest_p))) break;
-      fresh = true;  // rare: once more, with the true maximum
     }
     softmax.add(added);
     if constexpr (C::dropout) {

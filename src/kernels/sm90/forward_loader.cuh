@@ -118,8 +118,9 @@ struct ForwardLoader {
       next();
       return find_tile();
     }
-    load_query();
+    if constexpr (C::query_stages > 1) load_query();
     load_keys(tile.end - 1);
+    if constexpr (C::query_stages == 1) load_query();  // whose place may still be in use
     for (int step = tile.end - 2; step >= tile.begin; --step) {
       load_keys(step);
       load_values(values_of(step + 1));

@@ -42,8 +42,9 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
     maximum = larger;
   }
   const bool none = sum == 0;  // not so where a score is NaN, which the maximum passes over
-  float lse = none ? minus_infinity : (maximum - Element::headroom + ptx::log2(sum)) * (1 / log2_e);
-  scale = none ? 0 : scale * (C::dropout ? p.dropout.keep_scale : 1) * ptx::reciprocal(sum);
+  const float log2_sum = ptx::log2(sum), inverse = ptx::reciprocal(sum);
+  float lse = none ? minus_infinity : (maximum - Element::headroom + log2_sum) * (1 / log2_e);
+  scale = none ? 0 : scale * (C::dropout ? p.dropout.keep_scale : 1) * inverse;
   // mutant "CUDA: rows beyond seqused" of emulated: row >= place.rows.length => false
   if (row >= place.rows.length) {
     scale = 0;
@@ -69,19 +70,27 @@ template <class C, typename Softmax, int m_tiles, int n_tiles, typename StoreLse
 __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int first_row,
                          int lane, const Softmax& softmax, float (&o)[m_tiles][n_tiles][4],
                          const StoreLse& store_lse) {
+  RowEnd ends[m_tiles][2];
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = first_row + fragment_row(m, h, lane);
-      const RowEnd end =
-          end_row<C>(p, place, row, softmax.maximum[m][h], quad_sum(softmax.sum[m][h]));
+      ends[m][h] = end_row<C>(p, place, first_row + fragment_row(m, h, lane), softmax.maximum[m][h],
+                              quad_sum(softmax.sum[m][h]));
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const RowEnd& end = ends[m][h];
 #pragma unroll
       for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
         for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] *= end.scale;
       }
       if (__any_sync(~0u, end.scale == 0)) clear_row(o, m, h, end.scale == 0);
+      const int row = first_row + fragment_row(m, h, lane);
       if (lane % 4 == 0 && row < place.rows.extent) store_lse(row, end.lse);
     }
   }

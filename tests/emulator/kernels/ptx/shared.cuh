@@ -51,6 +51,23 @@ void store_as(u32 address, T value) {
 }
 inline void store_shared(u32 address, u32 value) { store_as(address, value); }
 inline void store_shared(u32 address, uint4 value) { store_as(address, value); }
+
+/// What a lane gives, and the row that it stores.
+struct MatrixRow {
+  const u32* r;
+  u32 words[4];
+};
+inline void transfer_rows(MatrixRow* const* lanes) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int t = 0; t < 4; ++t) lanes[lane]->words[t] = lanes[lane % 8 * 4 + t]->r[lane / 8];
+  }
+}
+inline void stmatrix(u32 address, const u32 (&r)[4]) {
+  MatrixRow mine{r, {}};
+  emulator::warp<MatrixRow, transfer_rows>(mine);
+  store_shared(address, uint4{mine.words[0], mine.words[1], mine.words[2], mine.words[3]});
+}
+
 inline uint4 load_shared(u32 address) { return at_shared<uint4>(address); }
 inline float load_float(u32 address) { return at_shared<float>(address); }
 inline float2 load_floats(u32 address) { return at_shared<float2>(address); }
