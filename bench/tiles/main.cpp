@@ -90,7 +90,7 @@ std::vector<ForwardTuning> candidates(const Flags& flags, const Problem& problem
   if (section) add(planned);
   for (const std::string& text : flags.tiles) add(parse_tile(text, problem, gpu));
   if (flags.search) std::ranges::for_each(search_tiles(problem, gpu), add);
-  std::vector<ForwardTuning> all{{}};
+  std::vector<ForwardTuning> all{{.tile = planned, .splits = {}, .section = {}}};
   for (const ForwardTile& tile : tiles) {
     all.push_back({.tile = tile, .splits = {}, .section = section});
   }

@@ -256,6 +256,7 @@ Options Case::options() const {
   o.deterministic = spec.deterministic;
   o.batch_invariant = spec.batch_invariant;
   o.num_threads = spec.num_threads;
+  o.family = spec.family;
   return o;
 }
 

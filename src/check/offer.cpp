@@ -31,6 +31,7 @@ const Offer cpu_offer{
     .capped_error = 0,
     .same_bits_alone = true,
     .extremes = true,
+    .has_families = false,
 };
 
 // Tiles of 32 to 256 rows, 16 to 80 keys a step. Long sequences' are left to tests/gpu/tiles_test:
@@ -52,6 +53,7 @@ const Offer cuda_offer{
     .capped_error = 0x1p-11,
     .same_bits_alone = false,
     .extremes = false,
+    .has_families = true,
 };
 
 }  // namespace fa::check

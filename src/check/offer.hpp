@@ -31,6 +31,8 @@ struct Offer {
   bool same_bits_alone;
   /// Numbers are sometimes subnormal, all the same, or large as sinks.
   bool extremes;
+  /// Kernel families of which a caller may name one.
+  bool has_families;
 };
 
 /// The host's backend.

@@ -66,6 +66,7 @@ struct Spec {
   bool deterministic = false;
   bool batch_invariant = false;
   int32_t num_threads = 1;
+  Family family = Family::automatic;
 
   bool strided = false;
   bool unaligned = false;

@@ -10,6 +10,7 @@
 #include "pass/sinks.cuh"
 #include "sm80/backward.cuh"
 #include "sm80/forward.cuh"
+#include "sm90/forward.cuh"
 
 namespace fa::index {
 
@@ -29,6 +30,26 @@ struct FullForward : sm80::ForwardConfig {
   static constexpr int warps = 8, warp_rows = 16, keys = 64, stages = 3;
   static constexpr int groups = 2, query_slices = 2;
   static constexpr bool stale_maximum = true, split = true;
+  static constexpr bool packed_q = true, packed_k = true, used_q = true, used_k = true;
+  static constexpr bool window_left = true, window_right = true, positive_scale = false;
+  static constexpr bool softcap = true, alibi = true, dropout = true;
+  static constexpr Number bias = Number::float32, sinks = Number::float32;
+};
+
+/// The same on an H100.
+struct PlainHopper : sm90::ForwardConfig {
+  static constexpr Number element = Number::bfloat16;
+  static constexpr int head_dim = 128, head_dim_v = 128;
+  static constexpr int groups = 2, keys = 128, key_stages = 2, value_stages = 2;
+  static constexpr int shared_bytes = 164048;
+};
+
+struct FullHopper : sm90::ForwardConfig {
+  static constexpr Number element = Number::float16;
+  static constexpr int head_dim = 72, head_dim_v = 136;
+  static constexpr int groups = 3, keys = 80, key_stages = 2, value_stages = 3, query_stages = 2;
+  static constexpr int shared_bytes = 286960;
+  static constexpr bool staged_out = true, split = true, claims = true;
   static constexpr bool packed_q = true, packed_k = true, used_q = true, used_k = true;
   static constexpr bool window_left = true, window_right = true, positive_scale = false;
   static constexpr bool softcap = true, alibi = true, dropout = true;
@@ -84,6 +105,8 @@ struct BackwardKernels {
 
 template struct fa::sm80::Forward<fa::index::PlainForward>;
 template struct fa::sm80::Forward<fa::index::FullForward>;
+template struct fa::sm90::Forward<fa::index::PlainHopper>;
+template struct fa::sm90::Forward<fa::index::FullHopper>;
 template struct fa::pass::Combine<fa::index::PlainForward>;
 template struct fa::pass::Combine<fa::index::FullForward>;
 template struct fa::pass::Merge<fa::index::PlainForward>;

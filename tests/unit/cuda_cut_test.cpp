@@ -22,7 +22,7 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
           const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
           SCOPED_TRACE(to_text(plan));
           EXPECT_GT(plan.splits, 1);
-          EXPECT_LE(plan.splits * int64_t{plan.launches.front().grid.x} * plan.cut.value_slices,
+          EXPECT_LE(plan.splits * int64_t{plan.blocks} * plan.cut.value_slices,
                     int64_t{gpu.sm_count} * plan.cut.blocks_per_sm);
           // They cover the keys, whole steps each, and none is empty.
           EXPECT_EQ(plan.split_keys % plan.cut.keys, 0);
@@ -55,7 +55,7 @@ TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
       const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
       EXPECT_EQ(plan.splits, 1) << to_text(plan);
       EXPECT_EQ(plan.launches.size(), 1U);
-      EXPECT_EQ(plan.workspace_bytes, 0U);
+      EXPECT_EQ(plan.workspace_bytes, plan.claims ? sizeof(int) : 0);
       EXPECT_GE(plan.split_keys, p.k.seqlen);
       EXPECT_FALSE(has(plan.main(), "split"));
     }
@@ -93,7 +93,8 @@ TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
     const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
     ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
-    EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * 2 * 41 * 129);
+    EXPECT_EQ(plan.workspace_bytes,
+              sizeof(float) * plan.splits * 2 * 41 * 129 + (plan.claims ? sizeof(int) : 0));
   }
 }
 
@@ -117,7 +118,7 @@ TEST(CudaPlan, PackedTilesCoverSequencesOfAnyLengths) {
       }
       EXPECT_GE(plan.row_tiles, needed);
       EXPECT_LE(plan.row_tiles, needed + p.batch + 1) << "blocks without work";
-      EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 8);
+      EXPECT_EQ(plan.blocks, int64_t{plan.row_tiles} * 8);
     }
     Problem none = problem(3, 0, 100);
     none.q.packed = true;
@@ -131,7 +132,7 @@ TEST(CudaPlan, RowsOfABatchAreTiledOnce) {
       const CudaForwardPlan plan = plan_cuda_forward(problem(3, seqlen, 1000), gpu);
       EXPECT_GE(int64_t{plan.row_tiles} * plan.cut.rows, seqlen);
       EXPECT_LT((plan.row_tiles - 1) * int64_t{plan.cut.rows}, seqlen);
-      EXPECT_EQ(plan.launches.front().grid.x, int64_t{plan.row_tiles} * 3 * 32);
+      EXPECT_EQ(plan.blocks, int64_t{plan.row_tiles} * 3 * 32);
     }
   }
 }

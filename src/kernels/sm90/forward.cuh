@@ -28,10 +28,10 @@ struct Forward {
     __syncthreads();
     if (warp < 4) {
       ptx::give_registers<C::groups == 3 ? 32 : 24>();
-      if (warp == 0) ForwardLoader<C>{p, shared}.run();
+      if (warp == 0) ForwardLoader<C>(p, shared).run();
     } else {
       ptx::take_registers<C::groups == 3 ? 160 : 240>();
-      ForwardGroup<C>{p.forward, shared, warp / 4 - 1, warp % 4}.run();
+      ForwardGroup<C>(p.forward, shared, warp).run();
     }
   }
 };

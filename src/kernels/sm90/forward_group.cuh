@@ -34,12 +34,11 @@ struct ForwardGroup {
   int group;
   int warp;  ///< in the group
   const int lane = threadIdx.x % 32;
-  ForwardPipes<C> pipes{shared};
-  const PanelOperand<typename Shapes::QueryTile, kernel::Major::k> query{
-      shared + group * Shapes::group_rows * Shapes::QueryTile::row_bytes};
-  const PanelOperand<typename Shapes::KeyTile, kernel::Major::k> key{pipes.k.memory};
-  const PanelOperand<typename Shapes::ValueTile, kernel::Major::mn> value{pipes.v.memory};
-  const float factor = Score<C>::factor(p.score);
+  ForwardPipes<C> pipes;
+  const PanelOperand<typename Shapes::QueryTile, kernel::Major::k> query;
+  const PanelOperand<typename Shapes::KeyTile, kernel::Major::k> key;
+  const PanelOperand<typename Shapes::ValueTile, kernel::Major::mn> value;
+  const float factor;
 
   TileInHand tile;
   Steps own;  ///< of the group's rows
@@ -47,6 +46,18 @@ struct ForwardGroup {
   KeptSlices<n_tiles / 2, 1> probabilities;  ///< P of the last step, as operand A
   Softmax softmax;
   bool unseen;  ///< some row of the warp has not seen a key
+
+  /// `block_warp`: the warp's number in the block.
+  __device__ ForwardGroup(const kernel::ForwardParams& params, u32 base, int block_warp)
+      : p(params),
+        shared(base),
+        group(block_warp / 4 - 1),
+        warp(block_warp % 4),
+        pipes(base),
+        query(base + group * Shapes::group_rows * Shapes::QueryTile::row_bytes),
+        key(pipes.k.memory),
+        value(pipes.v.memory),
+        factor(Score<C>::factor(params.score)) {}
 
   __device__ void run() {
     if (C::turns && group == C::groups - 1) pass_turn();  // group 0 begins

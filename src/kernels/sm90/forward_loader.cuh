@@ -16,11 +16,14 @@ struct ForwardLoader {
   const kernel::TiledForwardParams& p;
   u32 shared;
   const int lane = threadIdx.x % 32;
-  ForwardPipes<C> pipes{shared};
+  ForwardPipes<C> pipes;
   u32 landed_parity = 0;
   int index;            ///< of the tile among all
   TileInHand tile;
   long long first_key;  ///< of the tile's sequence, in the tensor
+
+  __device__ ForwardLoader(const kernel::TiledForwardParams& params, u32 base)
+      : p(params), shared(base), pipes(base) {}
 
   __device__ void run() {
     index = static_cast<int>(blockIdx.x);

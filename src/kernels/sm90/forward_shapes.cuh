@@ -53,7 +53,7 @@ struct ForwardShapes {
   static constexpr int landed = barriers_begin + QueryPipe::barrier_bytes +
                                 KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
                                 TilePipe::barrier_bytes;
-  static constexpr int shared_bytes = landed + 16;
+  static_assert(C::shared_bytes == landed + 16, "as the plan says");
 };
 
 /// One warp's ends of all pipes.

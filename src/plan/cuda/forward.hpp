@@ -16,8 +16,8 @@ namespace fa {
 
 /// Choices that tests and measurements may make. The plan makes those that are not given.
 struct ForwardTuning {
-  std::optional<ForwardTile> tile;             ///< of family sm80, which then serves
-  std::optional<sm90::ForwardTile> sm90_tile;  ///< of family sm90
+  std::optional<ForwardTile> tile;                  ///< of family sm80, which then serves
+  std::optional<sm90::ForwardTile> sm90_tile = {};  ///< of family sm90
   std::optional<int> splits;
   std::optional<int> section;
 };

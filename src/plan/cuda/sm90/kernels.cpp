@@ -39,6 +39,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .flag("turns", t.turns, true)
       .flag("staged_out", t.staged_out)
       .flag("claims", claims)
+      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
       .format("sinks", p.score.sinks, p.score.sinks_dtype);
   return {
       .cut = {.rows = t.rows(), .keys = t.keys, .blocks_per_sm = 1},

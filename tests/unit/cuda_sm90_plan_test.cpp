@@ -1,0 +1,131 @@
+// Plans of family sm90, for what must hold of any tile.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "cuda_problems.hpp"
+#include "plan/cuda/backward.hpp"
+#include "plan/cuda/forward.hpp"
+
+namespace fa {
+namespace {
+
+const GpuLimits& hopper() { return *known_gpu("sm_90a"); }
+
+/// What the kernel and the device ask of every plan.
+void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
+  const Problem& p = plan.problem;
+  const KernelSpec& main = plan.main();
+  SCOPED_TRACE(to_text(plan));
+  EXPECT_EQ(main.entry, "fa_sm90_forward");
+  EXPECT_TRUE(t.groups >= 1 && t.groups <= 3);
+  EXPECT_TRUE(t.keys >= 16 && t.keys <= 256 && t.keys % 16 == 0);
+  EXPECT_GE(t.key_stages, 2);
+  EXPECT_GE(t.value_stages, 2);
+  EXPECT_TRUE(t.query_stages == 1 || t.query_stages == 2);
+  // setmaxnreg gives a thread that computes as many (src/kernels/sm90/forward.cuh).
+  const int registers = t.groups == 3 ? 160 : 240;
+  EXPECT_LE((p.head_dim_v + 15) / 16 * 16 / 2 + t.keys / 2 + t.keys / 4, registers - 32);
+  EXPECT_EQ(main.threads, t.threads());
+  EXPECT_EQ(main.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
+  EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
+  EXPECT_LE(plan.launches.front().grid.x, static_cast<unsigned>(plan.gpu.sm_count));
+  EXPECT_EQ(plan.launches.front().over, Over::tiles);
+  const size_t partial = plan.splits > 1 ? plan.splits * plan.partial_rows * (p.head_dim_v + 1) * 4 : 0;
+  EXPECT_EQ(plan.workspace_bytes, partial + (plan.claims ? 4 : 0));
+}
+
+TEST(Sm90Plan, EveryHeadDimAndOptionFits) {
+  std::vector<Choice> options = choices();
+  options.push_back({"none", [](Problem&) {}});
+  std::vector<int64_t> head_dims;
+  for (int64_t n = 64; n <= 256; n += 8) head_dims.push_back(n);
+  for (const int64_t head_dim : head_dims) {
+    for (const int64_t head_dim_v : head_dims) {
+      for (const Choice& option : options) {
+        Problem p = shapes()[(head_dim + head_dim_v) / 8 % 4];
+        p.head_dim = head_dim;
+        p.head_dim_v = head_dim_v;
+        option.set(p);
+        if (p.alignment < 16) continue;
+        expect_sound(plan_cuda_forward(p, hopper()), sm90::forward_tile(p));
+        ASSERT_FALSE(HasFailure()) << option.name;
+      }
+    }
+  }
+}
+
+// The plan says why another family serves.
+TEST(Sm90Plan, WhatItDoesNotServeGoesToSm80) {
+  const struct {
+    Problem problem;
+    const char* arch;
+    const char* why;
+  } cases[] = {
+      {problem(1, 64, 64), "sm_80", "it is for sm_90a, the GPU is sm_80"},
+      {problem(1, 64, 64, 56), "sm_90a", "its head_dim is 64 to 256, this is 56, 56 of v"},
+      {problem(1, 64, 64, 264), "sm_90a", "its head_dim is 64 to 256, this is 264, 264 of v"},
+      {[] {
+         Problem p = problem(1, 64, 64);
+         p.alignment = 8;
+         return p;
+       }(),
+       "sm_90a", "its rows are aligned to 16 bytes, these are to 8"},
+      {[] {
+         Problem p = problem(1, 64, 64);
+         p.run.batch_invariant = true;
+         return p;
+       }(),
+       "sm_90a", "batch_invariant asks for the same bits whatever the alignment of the rows"},
+  };
+  for (const auto& c : cases) {
+    const GpuLimits& gpu = *known_gpu(c.arch);
+    const CudaForwardPlan plan = plan_cuda_forward(c.problem, gpu);
+    EXPECT_EQ(plan.main().entry, "fa_sm80_forward");
+    EXPECT_NE(to_text(plan).find(std::string("not family sm90: ") + c.why), std::string::npos)
+        << to_text(plan);
+    Problem named = c.problem;
+    named.run.family = Family::sm90;
+    if (named.run.batch_invariant) {
+      EXPECT_EQ(plan_cuda_forward(named, gpu).main().entry, "fa_sm90_forward");
+      continue;
+    }
+    try {
+      plan_cuda_forward(named, gpu);
+      ADD_FAILURE() << "accepted: " << c.why;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), Status::unsupported);
+      EXPECT_EQ(std::string(error.what()),
+                std::string("family: is sm90, which does not serve here: ") + c.why);
+    }
+  }
+}
+
+TEST(Sm90Plan, ANamedFamilyServes) {
+  Problem p = problem(1, 64, 64);
+  EXPECT_EQ(plan_cuda_forward(p, hopper()).main().entry, "fa_sm90_forward");
+  p.run.family = Family::sm80;
+  EXPECT_EQ(plan_cuda_forward(p, hopper()).main().entry, "fa_sm80_forward");
+}
+
+TEST(Sm90Plan, BatchInvariantTilesDoNotDependOnTheBatch) {
+  for (const int64_t head_dim : {64, 128, 256}) {
+    Problem p = problem(1, 100, 100, head_dim);
+    p.run.batch_invariant = true;
+    p.run.family = Family::sm90;
+    for (const int64_t seqlen : {1, 1024, 100'000}) {
+      Problem other = p;
+      other.batch = 3;
+      other.q.seqlen = other.k.seqlen = seqlen;
+      other.q.packed = other.k.packed = true;
+      other.q.tokens = other.k.tokens = 3 * seqlen;
+      const CudaForwardPlan plan = plan_cuda_forward(other, hopper());
+      EXPECT_EQ(plan.cut, plan_cuda_forward(p, hopper()).cut);
+      EXPECT_EQ(plan.splits, 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fa
