@@ -22,14 +22,13 @@ TEST(Memory, ALongCallTakesNone) {
   options.causal = true;
   const ForwardArgs args{q, k, v, out, lse};
   const Plan plan = plan_forward(args, options);
-  EXPECT_EQ(plan.workspace_bytes(), 0u);
-  // The kernel itself, and the room for its registers, come with a short call of the same kind.
+  EXPECT_LE(plan.workspace_bytes(), 4u);  // a counter, where blocks claim their tiles
+  // The kernel itself, and the room for its registers, come with a short call of the same kind,
+  // as does the pool's first memory.
   const GpuTensor few({1, 64, heads, 64}, bfloat16), few_out(few.shape(), bfloat16),
       few_lse({1, heads, 64}, float32);
-  Options unsplit = options;
-  unsplit.batch_invariant = true;
   const GpuStream stream;
-  forward(few, few, few, few_out, few_lse, unsplit, stream);
+  forward(few, few, few, few_out, few_lse, options, stream);
   stream.synchronize();
   const int64_t before = free_bytes();
   forward(args, options, stream);

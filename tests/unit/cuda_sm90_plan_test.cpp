@@ -32,7 +32,8 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
   EXPECT_LE(plan.launches.front().grid.x, static_cast<unsigned>(plan.gpu.sm_count));
   EXPECT_EQ(plan.launches.front().over, Over::tiles);
-  const size_t partial = plan.splits > 1 ? plan.splits * plan.partial_rows * (p.head_dim_v + 1) * 4 : 0;
+  const size_t partial =
+      plan.splits > 1 ? plan.splits * plan.partial_rows * (p.head_dim_v + 1) * 4 : 0;
   EXPECT_EQ(plan.workspace_bytes, partial + (plan.claims ? 4 : 0));
 }
 

@@ -32,7 +32,8 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
       .tiles = plan.blocks * plan.splits,
       .claimed = nullptr};
   if (plan.claims) {
-    params.claimed = static_cast<int*>(workspace) + plan.workspace_bytes / sizeof(int) - 1;
+    params.claimed =
+        reinterpret_cast<int*>(static_cast<char*>(workspace) + plan.workspace_bytes) - 1;
   }
   return params;
 }

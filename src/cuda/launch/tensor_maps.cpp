@@ -20,11 +20,10 @@ kernel::TensorMap tensor_map(const Rows& rows, const Side& side, int64_t batch, 
     strides[i] = extents[i + 1] == 1 ? 16 : static_cast<uint64_t>(2 * elements[i]);
   }
   const uint32_t box[] = {64, static_cast<uint32_t>(box_rows), 1, 1}, steps[] = {1, 1, 1, 1};
-  check(driver().encode_tiled(&map, rows.dtype == bfloat16 ? tensor_map_type::bfloat16
-                                                           : tensor_map_type::float16,
-                              4, rows.data, sizes, strides, box, steps, 0,
-                              static_cast<int>(kernel::Swizzle::within_128),
-                              tensor_map_promotion_256, 0),
+  check(driver().encode_tiled(
+            &map, rows.dtype == bfloat16 ? tensor_map_type::bfloat16 : tensor_map_type::float16, 4,
+            rows.data, sizes, strides, box, steps, 0, static_cast<int>(kernel::Swizzle::within_128),
+            tensor_map_promotion_256, 0),
         "encoding a tensor map");
   return map;
 }

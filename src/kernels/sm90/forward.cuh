@@ -3,8 +3,8 @@
 // through it.
 //
 // A block stays on its multiprocessor and takes tile after tile: 64 query rows of one head for each
-// of its groups of four warps. One more warp loads. The groups share K and V and take turns, so that
-// one exponentiates while another multiplies.
+// of its groups of four warps. One more warp loads. The groups share K and V and take turns, so
+// that one exponentiates while another multiplies.
 #pragma once
 
 #include "sm90/forward_group.cuh"

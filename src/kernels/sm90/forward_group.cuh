@@ -206,11 +206,10 @@ struct ForwardGroup {
   }
 
   /// P = exp(S - m) with the running maximum and sum (line 9). Without a mask nothing stands
-  /// between the waits of the turn and the exponentials, so that the compiler begins these while the
-  /// product with V is under way.
+  /// between the waits of the turn and the exponentials, so that the compiler begins these while
+  /// the product with V is under way.
   template <bool may_mask>
-  __device__ void exponentiate(Scores& s, int step, const Score<C>& score,
-                               const Dropout& dropout) {
+  __device__ void exponentiate(Scores& s, int step, const Score<C>& score, const Dropout& dropout) {
     const int row = warp_row(tile), first = step * C::keys;
     const auto visible = [&](int i) {
       return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
@@ -244,9 +243,8 @@ struct ForwardGroup {
   /// O := O / l and LSE, to memory (lines 12 to 15).
   __device__ void finish(const TileInHand& of) {
     const int first = warp_row(of);
-    end_rows<C>(p, of.place, first, lane, softmax, o, [&](int row, float lse) {
-      store_lse<C>(p, of.place, of.split, row, lse);
-    });
+    end_rows<C>(p, of.place, first, lane, softmax, o,
+                [&](int row, float lse) { store_lse<C>(p, of.place, of.split, row, lse); });
     if constexpr (C::split) {
       store_partial<C, C::head_dim_v>(p, of.place, of.split, first, 0, lane, o);
       return;
@@ -255,9 +253,10 @@ struct ForwardGroup {
     const long long stride = 2 * p.operands.out.row;
     const int count = of.place.rows.extent - first;
     if constexpr (C::staged_out) {
-      using Tile = typename Shapes::OutTile;
+      using Tile = Shapes::OutTile;
       store_rows<Element, Tile, C::head_dim_v, C::alignment>(
-          shared + Shapes::out_begin + (4 * group + warp) * Tile::bytes, o, lane, to, stride, count);
+          shared + Shapes::out_begin + (4 * group + warp) * Tile::bytes, o, lane, to, stride,
+          count);
     } else {
       store_fragment<Element, C::head_dim_v>(as_left<Element>(o), lane, to, stride, count);
     }

@@ -1,5 +1,5 @@
-// The warp that loads: it finds the block's tiles one after the other, tells them to the warp groups
-// that compute, and copies Q, K and V into their pipes.
+// The warp that loads: it finds the block's tiles one after the other, tells them to the warp
+// groups that compute, and copies Q, K and V into their pipes.
 #pragma once
 
 #include "ptx/proxy.cuh"
@@ -18,7 +18,7 @@ struct ForwardLoader {
   const int lane = threadIdx.x % 32;
   ForwardPipes<C> pipes;
   u32 landed_parity = 0;
-  int index;            ///< of the tile among all
+  int index;  ///< of the tile among all
   TileInHand tile;
   long long first_key;  ///< of the tile's sequence, in the tensor
 
@@ -97,16 +97,15 @@ struct ForwardLoader {
                               static_cast<u32>(own.full_begin), static_cast<u32>(own.full_end)});
     }
     if (lane == 0) {
-      ptx::store_shared(at, uint4{static_cast<u32>(tile.place.sequence),
-                                  static_cast<u32>(tile.place.head),
-                                  static_cast<u32>(tile.place.row), more ? 1u : 0u});
       ptx::store_shared(
-          at + 16, uint4{static_cast<u32>(begin), static_cast<u32>(begin >> 32),
-                         static_cast<u32>(tile.place.rows.extent),
-                         static_cast<u32>(tile.place.rows.length)});
-      ptx::store_shared(at + 32,
-                        uint4{static_cast<u32>(tile.k_len), more ? static_cast<u32>(tile.begin) : 0u,
-                              more ? static_cast<u32>(tile.end) : 0u, static_cast<u32>(tile.split)});
+          at, uint4{static_cast<u32>(tile.place.sequence), static_cast<u32>(tile.place.head),
+                    static_cast<u32>(tile.place.row), more ? 1u : 0u});
+      ptx::store_shared(at + 16, uint4{static_cast<u32>(begin), static_cast<u32>(begin >> 32),
+                                       static_cast<u32>(tile.place.rows.extent),
+                                       static_cast<u32>(tile.place.rows.length)});
+      ptx::store_shared(
+          at + 32, uint4{static_cast<u32>(tile.k_len), more ? static_cast<u32>(tile.begin) : 0u,
+                         more ? static_cast<u32>(tile.end) : 0u, static_cast<u32>(tile.split)});
     }
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(pipes.tiles.full());
@@ -172,7 +171,7 @@ struct ForwardLoader {
   /// V's rows behind the last key are made 0: P is 0 there, but 0 times their NaN would not be. The
   /// copy engine does it where the tensor ends with the keys.
   __device__ void load_values(const Values& v) {
-    using Tile = typename Shapes::ValueTile;
+    using Tile = Shapes::ValueTile;
     if ((C::packed_k || C::used_k) && v.count < C::keys) {
       const u32 landed = shared + Shapes::landed;
       pipes.v.wait_until_empty();
@@ -184,7 +183,8 @@ struct ForwardLoader {
       ptx::mbarrier_wait(landed, landed_parity);
       landed_parity ^= 1;
       for (int panel = 0; panel < Tile::panels; ++panel) {
-        for (int at = v.count * Tile::row_bytes + 16 * lane; at < Tile::panel_bytes; at += 16 * 32) {
+        for (int at = v.count * Tile::row_bytes + 16 * lane; at < Tile::panel_bytes;
+             at += 16 * 32) {
           ptx::store_shared(pipes.v.stage() + panel * Tile::panel_bytes + at, uint4{0, 0, 0, 0});
         }
       }

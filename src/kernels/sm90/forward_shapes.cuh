@@ -1,5 +1,5 @@
-// What the warps of the forward kernel agree on: its Config, its shared memory, and the tile of work
-// that they have in hand.
+// What the warps of the forward kernel agree on: its Config, its shared memory, and the tile of
+// work that they have in hand.
 #pragma once
 
 #include "common/config.h"
@@ -41,18 +41,18 @@ struct ForwardShapes {
   using QueryPipe = Pipe<C::query_stages, QueryTile::bytes>;
   using KeyPipe = Pipe<C::key_stages, KeyTile::bytes>;
   using ValuePipe = Pipe<C::value_stages, ValueTile::bytes>;
-  using TilePipe = Pipe<1, 96>;  ///< of TileInHand
+  using TilePipe = Pipe<1, 96>;           ///< of TileInHand
   using OutTile = SharedTile<16, width>;  ///< a warp's rows of O on their way to memory
 
   // Shared memory: stages of Q, K and V, rows of O, the tile in hand, all barriers.
   static constexpr int key_begin = QueryPipe::bytes;
   static constexpr int value_begin = key_begin + KeyPipe::bytes;
   static constexpr int out_begin = value_begin + ValuePipe::bytes;
-  static constexpr int tile_begin = out_begin + (C::staged_out ? 4 * C::groups * OutTile::bytes : 0);
+  static constexpr int tile_begin =
+      out_begin + (C::staged_out ? 4 * C::groups * OutTile::bytes : 0);
   static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
-  static constexpr int landed = barriers_begin + QueryPipe::barrier_bytes +
-                                KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
-                                TilePipe::barrier_bytes;
+  static constexpr int landed = barriers_begin + QueryPipe::barrier_bytes + KeyPipe::barrier_bytes +
+                                ValuePipe::barrier_bytes + TilePipe::barrier_bytes;
   static_assert(C::shared_bytes == landed + 16, "as the plan says");
 };
 
@@ -60,10 +60,10 @@ struct ForwardShapes {
 template <class C>
 struct ForwardPipes {
   using Shapes = ForwardShapes<C>;
-  typename Shapes::QueryPipe q;
-  typename Shapes::KeyPipe k;
-  typename Shapes::ValuePipe v;
-  typename Shapes::TilePipe tiles;
+  Shapes::QueryPipe q;
+  Shapes::KeyPipe k;
+  Shapes::ValuePipe v;
+  Shapes::TilePipe tiles;
 
   explicit __device__ ForwardPipes(u32 shared)
       : q(shared, shared + Shapes::barriers_begin),

@@ -130,8 +130,8 @@ __device__ void store_partial(const kernel::ForwardParams& p, const Place& place
     for (int h = 0; h < 2; ++h) {
       const int row = first_row + fragment_row(m, h, lane);
       if (row >= place.rows.extent) continue;
-      float* to = p.partial.out + partial_row<C>(p, place, split, row) * C::head_dim_v + first_column +
-                  fragment_column(0, 0, lane);
+      float* to = p.partial.out + partial_row<C>(p, place, split, row) * C::head_dim_v +
+                  first_column + fragment_column(0, 0, lane);
 #pragma unroll
       for (int n = 0; n < columns / 8; ++n) {
         *reinterpret_cast<float2*>(to + 8 * n) = {o[m][n][2 * h], o[m][n][2 * h + 1]};

@@ -35,10 +35,9 @@ struct PanelTile {
 /// descriptor, so that the upper half stays a constant.
 template <typename Tile, kernel::Major major>
 struct PanelOperand {
-  static constexpr u64 form =
-      kernel::descriptor_of(kernel::Swizzle::within_128,
-                            major == kernel::Major::mn ? Tile::panel_bytes : 16,
-                            8 * Tile::row_bytes);
+  static constexpr u64 form = kernel::descriptor_of(
+      kernel::Swizzle::within_128, major == kernel::Major::mn ? Tile::panel_bytes : 16,
+      8 * Tile::row_bytes);
   u32 low;
 
   /// The operand's first row is at `address`.

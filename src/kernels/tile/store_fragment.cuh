@@ -5,8 +5,9 @@
 
 namespace fa::tile {
 
-/// A warp's rows, as as_left gives them, of which those from `count` on do not exist. Two lanes of a
-/// quad exchange halves, so that each stores 8 bytes of a row: a quad's 32 bytes are whole sectors.
+/// A warp's rows, as as_left gives them, of which those from `count` on do not exist. Two lanes of
+/// a quad exchange halves, so that each stores 8 bytes of a row: a quad's 32 bytes are whole
+/// sectors.
 template <typename Element, int columns, int slices>
 __device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, char* to, long long stride,
                                int count) {

@@ -29,8 +29,8 @@ struct ForwardKernel {
   Over over = Over::rows;  ///< tiles: blocks that stay take tile after tile
   bool claims = false;     ///< which a counter in the workspace hands out
   int threads = 0;         ///< of a block
-  int shared_bytes = 0;  ///< of a block
-  std::string text;      ///< its tile in words, whole lines
+  int shared_bytes = 0;    ///< of a block
+  std::string text;        ///< its tile in words, whole lines
 };
 
 struct BackwardKernel {

@@ -81,7 +81,8 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
 
 /// Blocks that stay are as many as the device runs at once.
 Grid main_grid(const CudaForwardPlan& plan, Over over) {
-  const auto blocks = static_cast<unsigned>(plan.blocks), splits = static_cast<unsigned>(plan.splits);
+  const auto blocks = static_cast<unsigned>(plan.blocks),
+             splits = static_cast<unsigned>(plan.splits);
   if (over == Over::tiles) {
     const auto slots = static_cast<unsigned>(plan.gpu.sm_count * plan.cut.blocks_per_sm);
     return {std::min(blocks * splits, slots)};
@@ -107,11 +108,10 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
   cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
   const bool split = plan.splits > 1;
   kernel.config.flag("split", split);
-  plan.launches.push_back(
-      {.kernel = kernel_spec(kernel.source, kernel.config, kernel.threads, kernel.cut.blocks_per_sm,
-                             kernel.shared_bytes),
-       .over = kernel.over,
-       .grid = main_grid(plan, kernel.over)});
+  plan.launches.push_back({.kernel = kernel_spec(kernel.source, kernel.config, kernel.threads,
+                                                 kernel.cut.blocks_per_sm, kernel.shared_bytes),
+                           .over = kernel.over,
+                           .grid = main_grid(plan, kernel.over)});
   if (kernel.claims) {
     plan.claims = true;
     plan.workspace_bytes += sizeof(int);

@@ -22,7 +22,11 @@ int shared_bytes(const ForwardTile& t, int64_t head_dim, int64_t head_dim_v) {
 ForwardTile forward_tile(const Problem& p) {
   const int64_t widest = std::max(p.head_dim, p.head_dim_v);
   if (widest <= 64) {
-    return {.groups = 3, .keys = 128, .key_stages = 3, .value_stages = 3, .query_stages = 2,
+    return {.groups = 3,
+            .keys = 128,
+            .key_stages = 3,
+            .value_stages = 3,
+            .query_stages = 2,
             .staged_out = true};
   }
   if (widest <= 128) return {.keys = 128, .query_stages = 2, .staged_out = true};

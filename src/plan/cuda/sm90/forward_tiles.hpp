@@ -10,12 +10,12 @@ namespace fa::sm90 {
 
 /// How src/kernels/sm90/forward.cuh is cut.
 struct ForwardTile {
-  int groups = 2;        ///< of four warps that compute, with 64 query rows each: 1 to 3
-  int keys = 128;        ///< of a step, a multiple of 16
-  int key_stages = 2;    ///< steps whose K lies in shared memory: 2 or more
-  int value_stages = 2;  ///< steps whose V does: 2 or more
-  int query_stages = 1;  ///< tiles whose Q does: 1 or 2
-  bool turns = true;     ///< the groups take turns at the tensor cores
+  int groups = 2;           ///< of four warps that compute, with 64 query rows each: 1 to 3
+  int keys = 128;           ///< of a step, a multiple of 16
+  int key_stages = 2;       ///< steps whose K lies in shared memory: 2 or more
+  int value_stages = 2;     ///< steps whose V does: 2 or more
+  int query_stages = 1;     ///< tiles whose Q does: 1 or 2
+  bool turns = true;        ///< the groups take turns at the tensor cores
   bool staged_out = false;  ///< O goes to memory by way of shared memory
 
   int rows() const { return 64 * groups; }

@@ -52,12 +52,12 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .claims = claims,
       .threads = t.threads(),
       .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
-      .text = fmt::format(
-          "tile: {} rows ({} groups of 64{}), {} keys a step\n"
-          "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
-          t.rows(), t.groups, t.turns ? " that take turns" : "", t.keys, t.query_stages,
-          t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
-          claims ? "as blocks claim them" : "fixed"),
+      .text =
+          fmt::format("tile: {} rows ({} groups of 64{}), {} keys a step\n"
+                      "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
+                      t.rows(), t.groups, t.turns ? " that take turns" : "", t.keys, t.query_stages,
+                      t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
+                      claims ? "as blocks claim them" : "fixed"),
   };
 }
 
