@@ -57,6 +57,9 @@ static_assert(device_attribute::shared_per_block ==
 static_assert(device_attribute::threads_per_sm ==
               CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
 static_assert(device_attribute::blocks_per_sm == CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR);
+static_assert(tensor_map_type::float16 == CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
+static_assert(tensor_map_type::bfloat16 == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
+static_assert(tensor_map_promotion_256 == CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 static_assert(device_attribute::memory_pools == CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED);
 static_assert(function_attribute::local_bytes == CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES);
 static_assert(function_attribute::registers == CU_FUNC_ATTRIBUTE_NUM_REGS);
