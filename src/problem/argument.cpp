@@ -167,7 +167,10 @@ void Argument::need_shape(std::initializer_list<int64_t> shape, const char* expe
 int32_t Argument::alignment() const {
   uint64_t bits = 16 | reinterpret_cast<uintptr_t>(data_);
   for (int d = 0; d + 1 < tensor_.ndim; ++d) {
-    if (tensor_.shape[d] > 1) bits |= static_cast<uint64_t>(strides_[d] * bytes_of(dtype()));
+    if (tensor_.shape[d] <= 1) continue;
+    const int64_t stride = strides_[d] * bytes_of(dtype());
+    bits |= static_cast<uint64_t>(stride);
+    if (stride < 0 || stride >= int64_t{1} << 40) bits |= 8;
   }
   return static_cast<int32_t>(bits & (~bits + 1));
 }

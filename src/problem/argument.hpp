@@ -47,7 +47,8 @@ class Argument {
   /// `expected` in words ("[batch, seqlen_q, heads_q]") for the message.
   void need_shape(std::initializer_list<int64_t> shape, const char* expected) const;
   void need_dims(int ndim, const char* expected) const;
-  /// Largest power of two up to 16 that divides the address and the byte strides of all rows.
+  /// Largest power of two up to 16 that divides the address and the byte strides of all rows; at
+  /// most 8 where a stride is negative or 2^40 bytes or more: wider copies may take no such rows.
   int32_t alignment() const;
   /// Interleaved views (dq, dk, dv of one packed tensor) share nothing.
   Sharing sharing(const Argument& other) const;

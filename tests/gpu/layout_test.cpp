@@ -59,6 +59,9 @@ TEST(Layout, AlignmentsAndStrides) {
       spec.alignment = alignment < 16 ? alignment : 0;
       use(spec.rows, {75, 31});
       use(spec.keys, {17, 90});
+      // The family that serves then may be another for some alignments.
+      specs.push_back(spec);
+      specs.back().batch_invariant = true;
     }
   }
   expect_right(specs);

@@ -49,7 +49,7 @@ TEST(Sm90Plan, EveryHeadDimAndOptionFits) {
         p.head_dim = head_dim;
         p.head_dim_v = head_dim_v;
         option.set(p);
-        if (p.alignment < 16) continue;
+        p.run.family = Family::sm90;
         expect_sound(plan_cuda_forward(p, hopper()), sm90::forward_tile(p));
         ASSERT_FALSE(HasFailure()) << option.name;
       }
@@ -72,13 +72,7 @@ TEST(Sm90Plan, WhatItDoesNotServeGoesToSm80) {
          p.alignment = 8;
          return p;
        }(),
-       "sm_90a", "its rows are aligned to 16 bytes, these are to 8"},
-      {[] {
-         Problem p = problem(1, 64, 64);
-         p.run.batch_invariant = true;
-         return p;
-       }(),
-       "sm_90a", "batch_invariant asks for the same bits whatever the alignment of the rows"},
+       "sm_90a", "its copies are for rows aligned to 16 bytes, these are to 8"},
   };
   for (const auto& c : cases) {
     const GpuLimits& gpu = *known_gpu(c.arch);
@@ -88,7 +82,7 @@ TEST(Sm90Plan, WhatItDoesNotServeGoesToSm80) {
         << to_text(plan);
     Problem named = c.problem;
     named.run.family = Family::sm90;
-    if (named.run.batch_invariant) {
+    if (named.alignment < 16) {  // asked for, it copies them by hand
       EXPECT_EQ(plan_cuda_forward(named, gpu).main().entry, "fa_sm90_forward");
       continue;
     }
@@ -103,6 +97,25 @@ TEST(Sm90Plan, WhatItDoesNotServeGoesToSm80) {
   }
 }
 
+// The driver takes no map of a tensor whose rows lie in reverse.
+TEST(Sm90Plan, NegativeStridesGoToSm80) {
+  std::vector<uint16_t> numbers(size_t{100} * 64);
+  const int64_t shape[] = {1, 100, 1, 64}, reversed[] = {6400, -64, 64, 1};
+  Tensor forwards{numbers.data(), {1, 0}, 4, bfloat16, shape, nullptr, 0};
+  Tensor backwards = forwards;
+  backwards.strides = reversed;
+  backwards.byte_offset = uint64_t{99} * 64 * 2;
+  for (const auto& [k, entry] :
+       {std::pair{&forwards, "fa_sm90_forward"}, std::pair{&backwards, "fa_sm80_forward"}}) {
+    Tensor out = forwards;
+    std::vector<uint16_t> results(numbers.size());
+    out.data = results.data();
+    Problem p = validate(ForwardArgs{forwards, *k, forwards, out, {}}, {}, Data::optional).problem;
+    p.device = {cuda_device, 0};
+    EXPECT_EQ(plan_cuda_forward(p, hopper()).main().entry, entry);
+  }
+}
+
 TEST(Sm90Plan, ANamedFamilyServes) {
   Problem p = problem(1, 64, 64);
   EXPECT_EQ(plan_cuda_forward(p, hopper()).main().entry, "fa_sm90_forward");
@@ -110,18 +123,19 @@ TEST(Sm90Plan, ANamedFamilyServes) {
   EXPECT_EQ(plan_cuda_forward(p, hopper()).main().entry, "fa_sm80_forward");
 }
 
-TEST(Sm90Plan, BatchInvariantTilesDoNotDependOnTheBatch) {
+TEST(Sm90Plan, BatchInvariantPlansDoNotDependOnTheRows) {
   for (const int64_t head_dim : {64, 128, 256}) {
     Problem p = problem(1, 100, 100, head_dim);
     p.run.batch_invariant = true;
-    p.run.family = Family::sm90;
     for (const int64_t seqlen : {1, 1024, 100'000}) {
       Problem other = p;
       other.batch = 3;
       other.q.seqlen = other.k.seqlen = seqlen;
       other.q.packed = other.k.packed = true;
       other.q.tokens = other.k.tokens = 3 * seqlen;
+      other.alignment = 2;
       const CudaForwardPlan plan = plan_cuda_forward(other, hopper());
+      EXPECT_EQ(plan.main().entry, "fa_sm90_forward");
       EXPECT_EQ(plan.cut, plan_cuda_forward(p, hopper()).cut);
       EXPECT_EQ(plan.splits, 1);
     }

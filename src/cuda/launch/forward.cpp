@@ -23,14 +23,18 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
 kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call& call,
                                         const kernel::ForwardParams& rows, void* workspace) {
   const Problem& p = plan.problem;
-  kernel::TiledForwardParams params{
-      .q = tensor_map(call.q, p.q, p.batch, p.head_dim, plan.cut.rows),
-      .k = tensor_map(call.k, p.k, p.batch, p.head_dim, plan.cut.keys),
-      .v = tensor_map(call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys),
-      .forward = rows,
-      .blocks = kernel::Divisor(plan.blocks),
-      .tiles = plan.blocks * plan.splits,
-      .claimed = nullptr};
+  kernel::TiledForwardParams params{.q = {},
+                                    .k = {},
+                                    .v = {},
+                                    .forward = rows,
+                                    .blocks = kernel::Divisor(plan.blocks),
+                                    .tiles = plan.blocks * plan.splits,
+                                    .claimed = nullptr};
+  if (p.alignment == 16) {  // else the kernel asks for no map
+    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
+    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
+    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
+  }
   if (plan.claims) {
     params.claimed =
         reinterpret_cast<int*>(static_cast<char*>(workspace) + plan.workspace_bytes) - 1;

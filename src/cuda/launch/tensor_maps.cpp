@@ -6,12 +6,11 @@
 
 namespace fa::cuda {
 
-kernel::TensorMap tensor_map(const Rows& rows, const Side& side, int64_t batch, int64_t columns,
-                             int box_rows) {
+void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side, int64_t batch,
+                     int64_t columns, int box_rows) {
   const int64_t extents[] = {columns, side.packed ? side.tokens : side.seqlen, side.heads,
                              side.packed ? 1 : batch};
-  kernel::TensorMap map{};
-  if (std::ranges::min(extents) == 0) return map;
+  if (std::ranges::min(extents) == 0) return;
   uint64_t sizes[4], strides[3];
   for (int i = 0; i < 4; ++i) sizes[i] = static_cast<uint64_t>(extents[i]);
   const int64_t elements[] = {rows.row, rows.head, rows.batch};
@@ -25,7 +24,6 @@ kernel::TensorMap tensor_map(const Rows& rows, const Side& side, int64_t batch, 
             rows.data, sizes, strides, box, steps, 0, static_cast<int>(kernel::Swizzle::within_128),
             tensor_map_promotion_256, 0),
         "encoding a tensor map");
-  return map;
 }
 
 }  // namespace fa::cuda

@@ -6,10 +6,11 @@
 
 namespace fa::cuda {
 
-/// A map of a tensor of 16-bit numbers, [column, row, head, sequence], whose boxes have 64 columns,
-/// swizzled, and `box_rows` rows (1 to 256). What lies outside is read as 0. A tensor without
-/// numbers has a map that no kernel may use.
-kernel::TensorMap tensor_map(const Rows& rows, const Side& side, int64_t batch, int64_t columns,
-                             int box_rows);
+/// Makes a map of a tensor of 16-bit numbers, [column, row, head, sequence], whose boxes have 64
+/// columns, swizzled, and `box_rows` rows (1 to 256). What lies outside is read as 0. The map of a
+/// tensor without numbers is left as it is: no kernel asks for it. Writes in place, because g++ 12
+/// may put a returned TensorMap where it is not aligned to 64 bytes.
+void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side, int64_t batch,
+                     int64_t columns, int box_rows);
 
 }  // namespace fa::cuda

@@ -258,7 +258,7 @@ struct ForwardGroup {
           shared + Shapes::out_begin + (4 * group + warp) * Tile::bytes, o, lane, to, stride,
           count);
     } else {
-      store_fragment<Element, C::head_dim_v>(as_left<Element>(o), lane, to, stride, count);
+      store_fragment<C::head_dim_v, C::alignment>(as_left<Element>(o), lane, to, stride, count);
     }
   }
 };

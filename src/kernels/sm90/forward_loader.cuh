@@ -125,76 +125,78 @@ struct ForwardLoader {
     if constexpr (C::query_stages == 1) load_query();  // whose place may still be in use
     for (int step = tile.end - 2; step >= tile.begin; --step) {
       load_keys(step);
-      load_values(values_of(step + 1));
+      load_values(rows_of_step(step + 1));
     }
-    const Values last = values_of(tile.begin);
+    const Piece last = rows_of_step(tile.begin);
     next();
     const bool more = find_tile();
     load_values(last);
     return more;
   }
 
-  __device__ void load_query() {
-    const Place& place = tile.place;
-    load_rows<typename Shapes::QueryTile>(pipes.q, &p.q, place.rows.begin + place.row, place.head,
-                                          C::packed_q ? 0 : place.sequence);
-  }
-  __device__ void load_keys(int step) {
-    const Place& place = tile.place;
-    load_rows<typename Shapes::KeyTile>(pipes.k, &p.k, first_key + step * C::keys,
-                                        place.head / p.forward.heads.group,
-                                        C::packed_k ? 0 : place.sequence);
-  }
-
-  template <typename Tile, typename Stages>
-  __device__ void load_rows(Stages& pipe, const kernel::TensorMap* map, long long row, int head,
-                            int sequence) {
-    pipe.wait_until_empty();
-    if (ptx::elect()) {
-      ptx::mbarrier_arrive_expect(pipe.full(), Tile::bytes);
-      Tile::load(pipe.stage(), map, static_cast<int>(row), head, sequence, pipe.full());
-    }
-    __syncwarp();
-    pipe.next();
-  }
-
-  /// A step's rows of V in the tensor. Those from `count` on are behind the last key.
-  struct Values {
-    long long row;
+  /// Rows of one head from `first` on, of which `count` exist.
+  struct Piece {
+    long long first;
     int head, sequence, count;
   };
-  __device__ Values values_of(int step) const {
+  __device__ Piece rows_of_step(int step) const {
     return {first_key + step * C::keys, tile.place.head / p.forward.heads.group,
             C::packed_k ? 0 : tile.place.sequence, tile.k_len - step * C::keys};
   }
 
+  __device__ void load_query() {
+    const Place& place = tile.place;
+    load<typename Shapes::QueryTile>(
+        pipes.q, p.q, p.forward.operands.q,
+        {place.rows.begin + place.row, place.head, C::packed_q ? 0 : place.sequence,
+         place.rows.length - place.row});
+  }
+  __device__ void load_keys(int step) {
+    load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, rows_of_step(step));
+  }
   /// V's rows behind the last key are made 0: P is 0 there, but 0 times their NaN would not be. The
   /// copy engine does it where the tensor ends with the keys.
-  __device__ void load_values(const Values& v) {
-    using Tile = Shapes::ValueTile;
-    if ((C::packed_k || C::used_k) && v.count < C::keys) {
+  __device__ void load_values(const Piece& rows) {
+    load<typename Shapes::ValueTile, C::packed_k || C::used_k>(pipes.v, p.v, p.forward.operands.v,
+                                                               rows);
+  }
+
+  template <typename Tile, bool clears = false, typename Stages>
+  __device__ void load(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
+                       const Piece& rows) {
+    pipe.wait_until_empty();
+    if constexpr (C::alignment < 16) {  // the copy engine takes no such rows
+      const char* from =
+          static_cast<const char*>(view.data) +
+          2 * (rows.sequence * view.batch + rows.first * view.row + rows.head * view.head);
+      Tile::template copy<C::alignment>(pipe.stage(), from, 2 * view.row, rows.count, lane);
+      end_stores(pipe.full());
+    } else if (clears && rows.count < Tile::rows) {
       const u32 landed = shared + Shapes::landed;
-      pipes.v.wait_until_empty();
-      if (ptx::elect()) {
-        ptx::mbarrier_arrive_expect(landed, Tile::bytes);
-        Tile::load(pipes.v.stage(), &p.v, static_cast<int>(v.row), v.head, v.sequence, landed);
-      }
-      __syncwarp();
+      begin_copy<Tile>(pipe.stage(), map, rows, landed);
       ptx::mbarrier_wait(landed, landed_parity);
       landed_parity ^= 1;
-      for (int panel = 0; panel < Tile::panels; ++panel) {
-        for (int at = v.count * Tile::row_bytes + 16 * lane; at < Tile::panel_bytes;
-             at += 16 * 32) {
-          ptx::store_shared(pipes.v.stage() + panel * Tile::panel_bytes + at, uint4{0, 0, 0, 0});
-        }
-      }
-      ptx::fence_proxy_async();
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(pipes.v.full());
-      pipes.v.next();
+      Tile::clear_rows(pipe.stage(), rows.count, lane);
+      end_stores(pipe.full());
     } else {
-      load_rows<Tile>(pipes.v, &p.v, v.row, v.head, v.sequence);
+      begin_copy<Tile>(pipe.stage(), map, rows, pipe.full());
     }
+    pipe.next();
+  }
+  template <typename Tile>
+  __device__ void begin_copy(u32 stage, const kernel::TensorMap& map, const Piece& rows,
+                             u32 barrier) const {
+    if (ptx::elect()) {
+      ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
+      Tile::load(stage, &map, static_cast<int>(rows.first), rows.head, rows.sequence, barrier);
+    }
+    __syncwarp();
+  }
+  /// The groups' products see what this warp has stored.
+  __device__ void end_stores(u32 barrier) const {
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(barrier);
   }
 };
 

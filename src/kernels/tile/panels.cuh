@@ -3,17 +3,20 @@
 #pragma once
 
 #include "common/descriptor.h"
+#include "ptx/shared.cuh"
 #include "ptx/tensor_copy.cuh"
+#include "tile/copy.cuh"
 
 namespace fa::tile {
 
 using u32 = unsigned;
 using u64 = unsigned long long;
 
-/// Columns beyond `columns` in the last panel are 0: the tensor's map ends there.
-template <int rows_, int columns>
+/// Columns beyond `columns` in the last panel are 0.
+template <int rows_, int columns_>
 struct PanelTile {
   static constexpr int rows = rows_;
+  static constexpr int columns = columns_;
   static constexpr int panel = 64;
   static constexpr int row_bytes = 2 * panel;
   static constexpr int panels = (columns + panel - 1) / panel;
@@ -21,12 +24,37 @@ struct PanelTile {
   static constexpr int bytes = panels * panel_bytes;
   static_assert(rows % 8 == 0);
 
-  /// Begins to copy rows from `row` on. `barrier`, an mbarrier, gets `bytes`. One thread.
+  /// Begins to copy rows from `row` on by the copy engine: what the tensor has not becomes 0.
+  /// `barrier`, an mbarrier, gets `bytes`. One thread.
   static __device__ void load(u32 shared, const kernel::TensorMap* map, int row, int head,
                               int sequence, u32 barrier) {
 #pragma unroll
     for (int i = 0; i < panels; ++i) {
       ptx::tensor_load(shared + i * panel_bytes, map, {i * panel, row, head, sequence}, barrier);
+    }
+  }
+
+  /// The same by the loads and stores of a warp, for rows of any alignment: the first is at `from`,
+  /// the next `stride` bytes on. Rows from `count` on become 0.
+  template <int alignment>
+  static __device__ void copy(u32 shared, const char* from, long long stride, int count, int lane) {
+    constexpr int chunks = panels * panel / 8;
+    for (int i = lane; i < rows * chunks; i += 32) {
+      const int row = i / chunks, chunk = i % chunks;
+      uint4 value{0, 0, 0, 0};
+      if (row < count && chunk < columns / 8) {
+        value = load_chunk<alignment>(from + row * stride + 16 * chunk);
+      }
+      const u32 at = shared + chunk / 8 * panel_bytes + row * row_bytes + chunk % 8 * 16;
+      ptx::store_shared(kernel::swizzled(at, kernel::Swizzle::within_128), value);
+    }
+  }
+  /// Rows from `first` on become 0.
+  static __device__ void clear_rows(u32 shared, int first, int lane) {
+    for (int i = 0; i < panels; ++i) {
+      for (int at = first * row_bytes + 16 * lane; at < panel_bytes; at += 16 * 32) {
+        ptx::store_shared(shared + i * panel_bytes + at, uint4{0, 0, 0, 0});
+      }
     }
   }
 };

@@ -1,6 +1,7 @@
 // Results from registers straight to global memory.
 #pragma once
 
+#include "tile/copy.cuh"
 #include "tile/product.cuh"
 
 namespace fa::tile {
@@ -8,7 +9,7 @@ namespace fa::tile {
 /// A warp's rows, as as_left gives them, of which those from `count` on do not exist. Two lanes of
 /// a quad exchange halves, so that each stores 8 bytes of a row: a quad's 32 bytes are whole
 /// sectors.
-template <typename Element, int columns, int slices>
+template <int columns, int alignment, int slices>
 __device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, char* to, long long stride,
                                int count) {
   const bool odd = lane % 2 != 0;
@@ -21,8 +22,8 @@ __device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, char* t
       const u32 other = __shfl_xor_sync(~0u, odd ? low : high, 1);
       const bool within = columns % 16 == 0 || i < slices - 1 || !odd;
       if (within && lane / 4 + 8 * h < count) {
-        *reinterpret_cast<uint2*>(to + 8 * h * stride + 32 * i) =
-            odd ? uint2{other, high} : uint2{low, other};
+        store_half_chunk<alignment>(to + 8 * h * stride + 32 * i,
+                                    odd ? uint2{other, high} : uint2{low, other});
       }
     }
   }

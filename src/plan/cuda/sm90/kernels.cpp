@@ -15,12 +15,10 @@ std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
   if (!serves(p.head_dim) || !serves(p.head_dim_v)) {
     return fmt::format("its head_dim is 64 to 256, this is {}, {} of v", p.head_dim, p.head_dim_v);
   }
-  // What stands beside a sequence may change the rows' alignment, and with it the family.
-  if (p.run.batch_invariant && p.run.family != Family::sm90) {
-    return "batch_invariant asks for the same bits whatever the alignment of the rows";
-  }
-  if (p.alignment < 16) {
-    return fmt::format("its rows are aligned to 16 bytes, these are to {}", p.alignment);
+  // It copies other rows by hand, which sm80 does faster; but the family may not depend on the rows
+  // where the same bits are asked for, whatever stands beside a sequence.
+  if (p.alignment < 16 && !p.run.batch_invariant && p.run.family == Family::automatic) {
+    return fmt::format("its copies are for rows aligned to 16 bytes, these are to {}", p.alignment);
   }
   return {};
 }

@@ -1,0 +1,102 @@
+// Rows that are hard on a maximum that is not renewed at each step: scores that grow or fall along
+// the row by more than P can take, rows that are nearly one-hot, scores that are all negative, or
+// large.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+
+#include "gpu/gpu.hpp"
+
+namespace fa::test {
+namespace {
+
+constexpr int64_t rows = 140, keys = 700;
+
+struct Pattern {
+  const char* name;
+  std::function<double(int64_t key)> score;
+};
+
+std::vector<Pattern> patterns() {
+  const auto hot = [](int64_t at, double high) {
+    return [=](int64_t key) { return key == at ? high : -5.0; };
+  };
+  return {
+      {"growing beyond the range of P", [](int64_t key) { return key - 350.0; }},
+      {"falling beyond it", [](int64_t key) { return 350.0 - key; }},
+      {"growing slowly", [](int64_t key) { return static_cast<double>(key) / 8; }},
+      {"falling slowly", [](int64_t key) { return -static_cast<double>(key) / 8; }},
+      {"one-hot at the first key", hot(0, 60)},
+      {"one-hot at the last key", hot(keys - 1, 60)},
+      {"one-hot in the middle, within the range of P", hot(333, 4)},
+      {"all negative", [](int64_t key) { return -1e4 - static_cast<double>(key % 7); }},
+      {"up to 1e4", [](int64_t key) { return static_cast<double>(key * 37 % 101 - 50) * 200; }},
+  };
+}
+
+/// A tensor's numbers in the host's memory.
+struct Copy {
+  std::vector<std::byte> bytes;
+  Tensor tensor;
+
+  explicit Copy(const GpuTensor& from) : bytes(from.bytes()), tensor(from) {
+    tensor.data = bytes.data();
+    tensor.device = {1, 0};
+  }
+};
+
+void expect_right(const Pattern& pattern, int64_t head_dim, DType dtype, bool causal,
+                  Family family) {
+  SCOPED_TRACE(std::string(pattern.name) + ", head_dim " + std::to_string(head_dim) +
+               (dtype == float16 ? ", float16" : ", bfloat16") + (causal ? ", causal" : "") +
+               (family == Family::sm80 ? ", sm80" : ""));
+  const GpuTensor q({1, rows, 1, head_dim}, dtype), k({1, keys, 1, head_dim}, dtype),
+      v = normal({1, keys, 1, head_dim}, dtype, 3), out(q.shape(), dtype),
+      lse({1, 1, rows}, float32);
+  // The first column of k is the score; the others make it differ between rows.
+  q.set([=](int64_t n) { return n % head_dim == 0 ? 1 : std::sin(static_cast<double>(n)) / 4; });
+  k.set([&](int64_t n) {
+    return n % head_dim == 0 ? pattern.score(n / head_dim) : std::cos(static_cast<double>(n)) / 4;
+  });
+  Options options;
+  options.scale = 1;
+  options.causal = causal;
+  options.family = family;
+  forward(q, k, v, out, lse, options);
+  gpu().synchronize(nullptr);
+  Options host = options;
+  host.family = Family::automatic;
+  Copy host_q(q), host_k(k), host_v(v), host_out(out), host_lse(lse);
+  const ForwardArgs args{host_q.tensor, host_k.tensor, host_v.tensor, host_out.tensor,
+                         host_lse.tensor};
+  using reference::Rounding;
+  const auto exact = reference::forward(args, host, Rounding::exact);
+  const auto plain = reference::forward(args, host, Rounding::plain);
+  expect_close("out", out.values(), dtype, dtype, {exact.out, plain.out, exact.out_abs});
+  expect_close("lse", lse.values(), float32, dtype, {exact.lse, plain.lse, exact.lse_abs});
+}
+
+class StaleMaximum : public testing::TestWithParam<Family> {};
+
+TEST_P(StaleMaximum, IsWithinTheBound) {
+  const std::vector<Pattern> all = patterns();
+  in_parallel(static_cast<int64_t>(all.size()), [&](int64_t n) {
+    for (const int64_t head_dim : {64, 128, 256}) {
+      for (const DType dtype : {float16, bfloat16}) {
+        for (const bool causal : {false, true}) {
+          expect_right(all[static_cast<size_t>(n)], head_dim, dtype, causal, GetParam());
+        }
+      }
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, StaleMaximum, testing::Values(Family::automatic, Family::sm80),
+                         [](const auto& family) {
+                           return family.param == Family::sm80 ? "sm80" : "AsPlanned";
+                         });
+
+}  // namespace
+}  // namespace fa::test
