@@ -26,10 +26,11 @@ inline void map_pages([[maybe_unused]] const Rows& rows, [[maybe_unused]] const 
   if (rows.batch < 0 || rows.row < 0 || rows.head < 0) return;
   const int64_t length = side.packed ? side.tokens : side.seqlen;
   const int64_t bytes = side.tokens * side.heads * width * bytes_of(rows.dtype);
+  if (bytes == 0 || bytes < least_bytes) return;  // an empty tensor may have any strides
   const int64_t last = rows.offset(side.packed ? 0 : batch - 1, length - 1, side.heads - 1);
   const int64_t span = (last + width) * bytes_of(rows.dtype);
   constexpr int64_t page = 4096;
-  if (bytes == 0 || bytes < least_bytes || span > bytes || sysconf(_SC_PAGESIZE) != page) return;
+  if (span > bytes || sysconf(_SC_PAGESIZE) != page) return;
   const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(rows.data) % page);
   char* first = rows.data - before;
   const int64_t pages = (before + span + page - 1) / page;

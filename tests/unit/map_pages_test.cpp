@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <limits>
 #include <vector>
 
 namespace {
@@ -94,6 +95,16 @@ TEST_F(MapPages, SmallOnesAndScatteredOnesAreLeft) {
   map(0, 1);
   EXPECT_EQ(mapped(), first_and(0, 0));
   out_.row /= -2;
+  map(0, 1);
+  EXPECT_EQ(mapped(), first_and(0, 0));
+}
+
+// The sanitizers see the sum that overflows where it is formed.
+TEST_F(MapPages, AnEmptyTensorMayHaveAnyStrides) {
+  problem_.batch = 0;
+  problem_.q.tokens = 0;
+  out_.batch = std::numeric_limits<int64_t>::max();
+  out_.row = out_.head = out_.batch / 4;
   map(0, 1);
   EXPECT_EQ(mapped(), first_and(0, 0));
 }
