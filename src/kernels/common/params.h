@@ -94,7 +94,7 @@ struct TiledForwardParams {
   ForwardParams forward;
   Divisor blocks;  ///< tiles of rows, of one split
   int tiles;       ///< of all splits
-  int* claimed;    ///< counter that hands out tiles, 0 before and after the launch; or null
+  int* claimed;    ///< counter that hands out tiles, 0 before the launch; or null
 };
 
 /// Steps of a tile reader's pointer after a tile, in bytes: to the same rows of the next head, and

@@ -107,7 +107,11 @@ struct ForwardGroup {
       steps_to(own.full_end, Flag<true>());
       steps_to(own.full_begin, Flag<false>());
       if constexpr (C::window_left) steps_to(own.begin, Flag<true>());
-      if (tile.begin < tile.end) pipes.q.release(lane);
+      if (tile.begin < tile.end) {
+        // Also where it is not read: a warp that lets a phase go by takes the next one for passed.
+        if (!sees) pipes.q.wait_until_full();
+        pipes.q.release(lane);
+      }
       values_due = sees;
       if (own.begin > tile.begin) {
         multiply<true, false>(s);
@@ -221,10 +225,10 @@ struct ForwardGroup {
       form_scores<C, false>(s, score, row, first, lane, visible);
     }
     float added[1][2];
-    if (!C::stale_maximum || (may_mask && unseen)) renew_maximum(s);
+    if (may_mask && unseen) renew_maximum(s);
     probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
     const bool beyond = __any_sync(~0u, softmax.beyond(added, Element::largest_p));
-    if (C::stale_maximum && (beyond || (!may_mask && unseen))) {  // rare: with the true maximum
+    if (beyond || (!may_mask && unseen)) {  // rare: with the true maximum
       renew_maximum(s);
       probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
     }
@@ -237,7 +241,7 @@ struct ForwardGroup {
   }
   __device__ void renew_maximum(const Scores& s) {
     softmax.update_maximum(s, o, factor);
-    if (C::stale_maximum) unseen = __any_sync(~0u, softmax.has_unseen());
+    unseen = __any_sync(~0u, softmax.has_unseen());
   }
 
   /// O := O / l and LSE, to memory (lines 12 to 15).

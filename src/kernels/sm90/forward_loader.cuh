@@ -70,7 +70,6 @@ struct ForwardLoader {
       int claimed = 0;
       if (lane == 0) {
         claimed = ptx::take_number(p.claimed);
-        if (claimed == p.tiles - 1) *p.claimed = 0;  // the last of all: ready for a next launch
       }
       index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
     } else {
@@ -144,9 +143,11 @@ struct ForwardLoader {
             C::packed_k ? 0 : tile.place.sequence, tile.k_len - step * C::keys};
   }
 
+  /// Q's rows behind the last row are made 0, too: a warp renews its maximum for all of its rows,
+  /// and what stands beside a sequence must not change that sequence's bits.
   __device__ void load_query() {
     const Place& place = tile.place;
-    load<typename Shapes::QueryTile>(
+    load<typename Shapes::QueryTile, C::packed_q || C::used_q>(
         pipes.q, p.q, p.forward.operands.q,
         {place.rows.begin + place.row, place.head, C::packed_q ? 0 : place.sequence,
          place.rows.length - place.row});

@@ -21,7 +21,6 @@ struct ForwardConfig : kernel::ProblemConfig {
   static constexpr int query_stages = 1;
   static constexpr bool turns = true;
   static constexpr bool staged_out = false;
-  static constexpr bool stale_maximum = true;
   static constexpr bool split = false;   ///< the keys are shared out between blocks
   static constexpr bool claims = false;  ///< a counter hands the tiles out
 };
@@ -32,6 +31,8 @@ template <class C>
 struct ForwardShapes {
   static constexpr int group_rows = 64;
   static constexpr int rows = group_rows * C::groups;
+  static_assert(C::groups == 2 || C::groups == 3);
+  static_assert(C::key_stages >= 2 && C::value_stages >= 2 && C::query_stages <= 2);
   static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
   static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T
   static constexpr int width = pad16(C::head_dim_v);     ///< of O

@@ -15,7 +15,7 @@
 namespace fa {
 
 struct ForwardKernel {
-  /// How it cuts a problem: all that grid, sections, splits and workspace depend on.
+  /// How it cuts a problem: sections and splits depend on nothing else.
   struct Cut {
     int rows = 0;           ///< query rows of a block
     int keys = 0;           ///< of a step; splits end between steps

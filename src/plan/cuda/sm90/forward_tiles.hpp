@@ -10,7 +10,7 @@ namespace fa::sm90 {
 
 /// How src/kernels/sm90/forward.cuh is cut.
 struct ForwardTile {
-  int groups = 2;           ///< of four warps that compute, with 64 query rows each: 1 to 3
+  int groups = 2;           ///< of four warps that compute, with 64 query rows each: 2 or 3
   int keys = 128;           ///< of a step, a multiple of 16
   int key_stages = 2;       ///< steps whose K lies in shared memory: 2 or more
   int value_stages = 2;     ///< steps whose V does: 2 or more

@@ -26,7 +26,8 @@ std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
 }  // namespace
 
 ForwardKernel forward(const Problem& p, const ForwardTile& t) {
-  const bool claims = p.score.window_right >= 0 || p.q.packed || p.k.packed || p.q.used || p.k.used;
+  const bool claims = p.score.window_right >= 0 || p.score.window_left >= 0 || p.q.packed ||
+                      p.k.packed || p.q.used || p.k.used;
   KernelConfig config;
   add_problem(config, p)
       .number("groups", t.groups)
