@@ -1,51 +1,22 @@
-// fa compile with a real NVRTC (tools/with_nvrtc), on kernels that cuda_compile_test has in its
+// fa compile with a real NVRTC (tools/with_nvrtc), on the kernels that cuda_compile_test has in its
 // cache.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
-#include "cuda/launch/precompile.hpp"
-#include "cuda/runtime/compiler.hpp"
-#include "cuda/runtime/kernel_store.hpp"
-#include "cuda/runtime/nvrtc.hpp"
 #include "program.hpp"
 
 namespace fa::test {
 namespace {
 
-/// Makes a cache in which fa finds each kernel of the preset: of those that cuda_compile_test
-/// leaves out the place is taken by another's machine code, of the same entry. Returns what names
-/// it to fa.
-std::string filled_cache(const TemporaryFolder& folder) {
-  cuda::KernelStore store(cuda::sources(), cuda::digest(cuda::sources_digest()),
-                          cuda::DiskCache(FA_TEST_CACHE), {});
-  const cuda::DiskCache filled(folder / "kernels");
-  const std::vector<cuda::Target> targets = cuda::preset_targets("llm", {"sm_90a"});
-  const auto name = [&](const cuda::Target& target) {
-    return cuda::digest_of(store.key(target.spec, target.arch).hex(), cuda::nvrtc_identity());
-  };
-  std::map<std::string, std::vector<char>> of_entry;
-  for (const cuda::Target& target : targets) {
-    if (auto code = store.cache().load(name(target))) of_entry.emplace(target.spec.entry, *code);
-  }
-  for (const cuda::Target& target : targets) {
-    if (!of_entry.contains(target.spec.entry)) {
-      of_entry[target.spec.entry] = *store.cubin(target.spec, target.arch);
-    }
-    const auto code = store.cache().load(name(target));
-    filled.store(name(target), code ? *code : of_entry[target.spec.entry]);
-  }
-  return "FA_BUNDLE= FA_CACHE_DIR='" + filled.folder() + "'";
-}
+constexpr const char* cached = "FA_BUNDLE= FA_CACHE_DIR='" FA_TEST_CACHE "'";
 
 TEST(Compile, WritesNoBundleBesideWhatItCannotPrint) {
-  const TemporaryFolder folder, cache;
+  const TemporaryFolder folder;
   const int status =
-      std::system((filled_cache(cache) + " '" FA_PROGRAM "' compile --arch sm_90a -o " +
+      std::system((std::string(cached) + " '" FA_PROGRAM "' compile --arch sm_90a -o " +
                    (folder / "kernels.fab") + " >/dev/full 2>&1")
                       .c_str());
   ASSERT_TRUE(WIFEXITED(status));
@@ -54,10 +25,10 @@ TEST(Compile, WritesNoBundleBesideWhatItCannotPrint) {
 }
 
 TEST(Compile, WritesABundleAndTellsWhatItsKernelsTake) {
-  const TemporaryFolder folder, cache;
+  const TemporaryFolder folder;
   const std::string bundle = folder / "kernels.fab", json = folder / "kernels.json";
-  const Ended made = fa("compile --arch sm_90a --verbose -o '" + bundle + "' --json '" + json + "'",
-                        filled_cache(cache));
+  const Ended made =
+      fa("compile --arch sm_90a --verbose -o '" + bundle + "' --json '" + json + "'", cached);
   ASSERT_EQ(made.code, 0) << made.err;
 
   const Ended list = fa("compile --arch sm_90a --list");

@@ -49,12 +49,13 @@ std::vector<check::Spec> split_problems() {
 
 TEST(Splits, AreRight) { expect_right(split_problems()); }
 
+// A batch-invariant call is not split: what is left is a counter, where blocks claim their tiles.
 TEST(Splits, HaveAWorkspaceAndBatchInvariantCallsHaveNone) {
   GpuPlace place;
   for (check::Spec spec : split_problems()) {
-    EXPECT_GT(workspace_bytes(check::Case(spec), place), 0u) << spec.text();
+    EXPECT_GT(workspace_bytes(check::Case(spec), place), 4u) << spec.text();
     spec.batch_invariant = true;
-    EXPECT_EQ(workspace_bytes(check::Case(spec), place), 0u) << spec.text();
+    EXPECT_LE(workspace_bytes(check::Case(spec), place), 4u) << spec.text();
   }
 }
 

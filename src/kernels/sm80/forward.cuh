@@ -8,6 +8,7 @@
 #pragma once
 
 #include "common/config.h"
+#include "common/padding.h"
 #include "ptx/barrier.cuh"
 #include "tile/copy.cuh"
 #include "tile/dropout.cuh"
@@ -34,7 +35,7 @@ struct ForwardConfig : kernel::ProblemConfig {
   static constexpr bool split = false;  ///< the keys are shared out between blocks
 };
 
-constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
+using kernel::pad16;
 
 template <class C>
 struct Forward {
@@ -93,8 +94,8 @@ struct Forward {
         place(where),
         k_len(keys_side.length),
         shared(base),
-        all(steps_of(place.row, rows)),
-        own(steps_of(warp_row, C::warp_rows)),
+        all(steps_of<C>(p, place, k_len, split(), place.row, rows)),
+        own(steps_of<C>(p, place, k_len, split(), warp_row, C::warp_rows)),
         k(row_of(p.operands.k, place, place.head / p.heads.group,
                  keys_side.begin + all.begin * C::keys),
           2 * p.operands.k.row),
@@ -110,20 +111,6 @@ struct Forward {
   }
 
   static __device__ int split() { return static_cast<int>(blockIdx.y); }
-  __device__ Steps steps_of(int first, int count) const {
-    int last = first + count - 1;
-    if (last >= place.rows.length) last = place.rows.length - 1;
-    if (last < first) return {0, 0, 0, 0};
-    const auto low = visible(first), high = visible(last);
-    long long begin = low.begin, end = high.end;
-    if constexpr (C::split) {
-      const long long first_key = static_cast<long long>(split()) * p.partial.keys;
-      begin = begin > first_key ? begin : first_key;
-      // mutant "CUDA: end of a split" of emulated: end < first_key + p.partial.keys => true
-      end = end < first_key + p.partial.keys ? end : first_key + p.partial.keys;
-    }
-    return steps_between<C::keys>(low, high, begin, end);
-  }
   __device__ mask::KeyRange visible(int row) const {
     return visible_keys<C::window_left, C::window_right>(p.window, row, place.rows.length, k_len);
   }

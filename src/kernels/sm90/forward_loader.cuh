@@ -29,10 +29,10 @@ struct ForwardLoader {
     index = static_cast<int>(blockIdx.x);
     bool more = find_tile();
     while (more) {
-      hand_out(more);
-      more = load();
+      hand_out(true);
+      more = load_tile();
     }
-    hand_out(more);
+    hand_out(false);
   }
 
   /// From tile number `index` on, the first that has rows.
@@ -68,9 +68,7 @@ struct ForwardLoader {
   __device__ void next() {
     if constexpr (C::claims) {
       int claimed = 0;
-      if (lane == 0) {
-        claimed = ptx::take_number(p.claimed);
-      }
+      if (lane == 0) claimed = ptx::take_number(p.claimed);
       index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
     } else {
       index += static_cast<int>(gridDim.x);
@@ -79,14 +77,13 @@ struct ForwardLoader {
 
   /// Tells the groups the tile, or that there is none.
   __device__ void hand_out(bool more) {
-    // A lane finds the steps of a group.
+    if (!more) tile = {};
     Steps own{0, 0, 0, 0};
-    if (more && lane < C::groups) {
+    if (lane < C::groups) {  // a lane for each group
       own = steps_of<C>(p.forward, tile.place, tile.k_len, tile.split,
                         tile.place.row + lane * Shapes::group_rows, Shapes::group_rows);
     }
     if (own.begin >= own.end) own = {tile.begin, tile.begin, tile.begin, tile.begin};
-    if (!more) own = {0, 0, 0, 0};
     pipes.tiles.wait_until_empty();
     const u32 at = pipes.tiles.stage();
     const auto begin = static_cast<unsigned long long>(tile.place.rows.begin);
@@ -102,9 +99,8 @@ struct ForwardLoader {
       ptx::store_shared(at + 16, uint4{static_cast<u32>(begin), static_cast<u32>(begin >> 32),
                                        static_cast<u32>(tile.place.rows.extent),
                                        static_cast<u32>(tile.place.rows.length)});
-      ptx::store_shared(
-          at + 32, uint4{static_cast<u32>(tile.k_len), more ? static_cast<u32>(tile.begin) : 0u,
-                         more ? static_cast<u32>(tile.end) : 0u, static_cast<u32>(tile.split)});
+      ptx::store_shared(at + 32, uint4{static_cast<u32>(tile.k_len), static_cast<u32>(tile.begin),
+                                       static_cast<u32>(tile.end), static_cast<u32>(tile.split)});
     }
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(pipes.tiles.full());
@@ -114,7 +110,7 @@ struct ForwardLoader {
   /// Loads the tile and finds the next one; false where there is none. The last step comes first:
   /// under a causal mask it is the masked one. K of a step comes before V of the step above it, as
   /// they are used.
-  __device__ bool load() {
+  __device__ bool load_tile() {
     if (tile.begin >= tile.end) {
       next();
       return find_tile();

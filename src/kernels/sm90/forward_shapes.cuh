@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/config.h"
+#include "common/padding.h"
 #include "common/params.h"
 #include "ptx/shared.cuh"
 #include "tile/mask.cuh"
@@ -25,7 +26,7 @@ struct ForwardConfig : kernel::ProblemConfig {
   static constexpr bool claims = false;  ///< a counter hands the tiles out
 };
 
-constexpr int pad16(int n) { return (n + 15) / 16 * 16; }
+using kernel::pad16;
 
 template <class C>
 struct ForwardShapes {
@@ -88,25 +89,5 @@ struct TileInHand {
   int begin, end;
   int split;
 };
-
-/// Steps of `count` rows from `first` on.
-template <class C>
-__device__ Steps steps_of(const kernel::ForwardParams& p, const Place& place, int k_len, int split,
-                          int first, int count) {
-  const auto visible = [&](int row) {
-    return visible_keys<C::window_left, C::window_right>(p.window, row, place.rows.length, k_len);
-  };
-  int last = first + count - 1;
-  if (last >= place.rows.length) last = place.rows.length - 1;
-  if (last < first) return {0, 0, 0, 0};
-  const auto low = visible(first), high = visible(last);
-  long long begin = low.begin, end = high.end;
-  if constexpr (C::split) {
-    const long long split_begin = static_cast<long long>(split) * p.partial.keys;
-    begin = begin > split_begin ? begin : split_begin;
-    end = end < split_begin + p.partial.keys ? end : split_begin + p.partial.keys;
-  }
-  return steps_between<C::keys>(low, high, begin, end);
-}
 
 }  // namespace fa::sm90

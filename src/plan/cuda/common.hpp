@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/common/padding.h"
 #include "plan/cuda/gpu.hpp"
 #include "plan/cuda/kernel_config.hpp"
 #include "plan/rounding.hpp"
@@ -11,7 +12,7 @@
 
 namespace fa {
 
-constexpr int pad16(int64_t n) { return static_cast<int>(round_up(n, 16)); }
+using kernel::pad16;
 
 /// Whether sums have an order of their own: a sequence's bits depend on it, too.
 inline bool in_order(const Problem& p) { return p.run.deterministic || p.run.batch_invariant; }

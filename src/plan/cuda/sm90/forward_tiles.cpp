@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/common/padding.h"
 #include "plan/rounding.hpp"
 
 namespace fa::sm90 {
@@ -13,7 +14,7 @@ int shared_bytes(const ForwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   const int tiles = t.query_stages * t.rows() * row_bytes(head_dim) +
                     t.key_stages * t.keys * row_bytes(head_dim) +
                     t.value_stages * t.keys * row_bytes(head_dim_v);
-  const int out = t.staged_out ? t.rows() * static_cast<int>(round_up(head_dim_v, 16)) * 2 : 0;
+  const int out = t.staged_out ? t.rows() * kernel::pad16(head_dim_v) * 2 : 0;
   constexpr int tile_in_hand = 96;
   const int barriers = 16 * (t.query_stages + t.key_stages + t.value_stages + 1) + 16;
   return tiles + out + tile_in_hand + barriers;
