@@ -68,4 +68,22 @@ inline std::vector<Problem> shapes(int64_t head_dim = 128) {
           problem(1, 1, 8192, head_dim), problem(64, 1, 8192, head_dim)};
 }
 
+/// Calls f(problem, name) for each pair of head_dims with each option, and with none.
+template <typename F>
+void for_each_option(const std::vector<int64_t>& head_dims, const F& f) {
+  std::vector<Choice> options = choices();
+  options.push_back({"none", [](Problem&) {}});
+  for (const int64_t head_dim : head_dims) {
+    for (const int64_t head_dim_v : head_dims) {
+      for (const Choice& option : options) {
+        Problem p = shapes()[(head_dim + head_dim_v) / 8 % 4];
+        p.head_dim = head_dim;
+        p.head_dim_v = head_dim_v;
+        option.set(p);
+        f(p, option.name);
+      }
+    }
+  }
+}
+
 }  // namespace fa

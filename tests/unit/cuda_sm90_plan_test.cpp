@@ -38,23 +38,23 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
 }
 
 TEST(Sm90Plan, EveryHeadDimAndOptionFits) {
-  std::vector<Choice> options = choices();
-  options.push_back({"none", [](Problem&) {}});
   std::vector<int64_t> head_dims;
   for (int64_t n = 64; n <= 256; n += 8) head_dims.push_back(n);
-  for (const int64_t head_dim : head_dims) {
-    for (const int64_t head_dim_v : head_dims) {
-      for (const Choice& option : options) {
-        Problem p = shapes()[(head_dim + head_dim_v) / 8 % 4];
-        p.head_dim = head_dim;
-        p.head_dim_v = head_dim_v;
-        option.set(p);
-        p.run.family = Family::sm90;
-        expect_sound(plan_cuda_forward(p, hopper()), sm90::forward_tile(p));
-        ASSERT_FALSE(HasFailure()) << option.name;
-      }
-    }
-  }
+  for_each_option(head_dims, [](Problem& p, const char* option) {
+    p.run.family = Family::sm90;
+    expect_sound(plan_cuda_forward(p, hopper()), sm90::forward_tile(p));
+    ASSERT_FALSE(HasFailure()) << option;
+  });
+}
+
+TEST(Sm90Plan, ATileOfTheCallersChoiceServes) {
+  const sm90::ForwardTile tile{
+      .groups = 3, .keys = 80, .key_stages = 4, .value_stages = 4, .turns = false};
+  const CudaForwardPlan plan =
+      plan_cuda_forward(problem(2, 8192, 8192), hopper(),
+                        {.tile = {}, .sm90_tile = tile, .splits = {}, .section = {}});
+  expect_sound(plan, tile);
+  EXPECT_TRUE(has(plan.main(), "turns=false"));
 }
 
 // The plan says why another family serves.
