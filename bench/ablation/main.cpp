@@ -111,7 +111,7 @@ nlohmann::json to_json(const Cell& cell) {
                       {"heads", s.heads()}};
   for (size_t n = 0; n < cell.variants().size(); ++n) {
     const Variant& variant = cell.variants()[n];
-    const ForwardTile& tile = *variant.tuning.tile;
+    const auto& tile = std::get<ForwardTile>(*variant.tuning.tile);
     const Measured& measured = cell.measured(n);
     json["variants"].push_back({{"name", variant.name},
                                 {"warps", tile.warps},

@@ -3,146 +3,91 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <climits>
-#include <set>
+#include <cstdint>
 #include <string_view>
+#include <variant>
 
+#include "plan/cuda/sm90/kernels.hpp"
 #include "problem/argument.hpp"
+#include "tiles/family_tiles.hpp"
 #include "tiles/number.hpp"
 
 namespace fa::bench {
 
 namespace {
 
-constexpr TileField fields[] = {{"warps", &ForwardTile::warps},
-                                {"warp_rows", &ForwardTile::warp_rows},
-                                {"keys", &ForwardTile::keys},
-                                {"groups", &ForwardTile::groups},
-                                {"stages", &ForwardTile::stages},
-                                {"query_slices", &ForwardTile::query_slices},
-                                {"min_blocks", &ForwardTile::min_blocks},
-                                {"value_slices", &ForwardTile::value_slices}};
-
-constexpr int most_keys = 256;  // of a step
-constexpr int most_stages = 16;
-
-int slices_of(const Problem& p) { return static_cast<int>((p.head_dim + 15) / 16); }
-
-bool fits_with_threads(const ForwardTile& tile, const Problem& p, const GpuLimits& gpu) {
-  return tile.min_blocks <= gpu.blocks_per_sm &&
-         32 * tile.warps * tile.min_blocks <= gpu.threads_per_sm &&
-         fits(tile, p.head_dim, p.head_dim_v, gpu);
-}
-
-void need(bool allowed, const std::string& text, const char* name, int number, const char* what) {
-  if (allowed) return;
-  fail(Status::invalid_argument, "--tile", "{}: {} is {}; {}", text, name, number, what);
-}
-
-void need_possible(const ForwardTile& t, const std::string& text, const Problem& p,
-                   const GpuLimits& gpu) {
-  need(t.groups == 1 || t.groups == 2, text, "groups", t.groups, "allowed are 1 and 2");
-  need(t.warps >= 1 && t.warps <= 32 && t.warps % t.groups == 0, text, "warps", t.warps,
-       "allowed are multiples of groups up to 32");
-  need(t.warp_rows == 16 || t.warp_rows == 32, text, "warp_rows", t.warp_rows,
-       "allowed are 16 and 32");
-  need(t.keys >= 16 && t.keys <= most_keys && t.keys % 16 == 0, text, "keys", t.keys,
-       "allowed are multiples of 16 from 16 to 256");
-  need(t.stages > t.groups && t.stages <= most_stages, text, "stages", t.stages,
-       "allowed are groups + 1 to 16");
-  need(t.query_slices >= 0 && t.query_slices <= slices_of(p), text, "query_slices", t.query_slices,
-       "allowed are 0 to a sixteenth of head_dim");
-  need(t.value_slices >= 1 && (t.value_slices - 1) * value_columns(t, p.head_dim_v) < p.head_dim_v,
-       text, "value_slices", t.value_slices, "allowed is what leaves each 8 columns of v or more");
-  need(t.min_blocks >= 1 && fits_with_threads(t, p, gpu), text, "min_blocks", t.min_blocks,
-       fmt::format("a block has {} threads and {} bytes of shared memory, {} a multiprocessor's {} "
-                   "and {}",
-                   32 * t.warps, shared_bytes(t, p.head_dim, p.head_dim_v), gpu.arch,
-                   gpu.threads_per_sm, gpu.shared_per_sm)
-           .c_str());
-}
-
-/// The most blocks of a multiprocessor that the tile can have, and the next fewer ones that have
-/// more registers; but not so few that it has less than `least_warps`.
-std::vector<int> sensible_blocks(ForwardTile tile, const Problem& p, const GpuLimits& gpu,
-                                 int least_warps) {
-  std::vector<int> blocks;
-  int limit = INT_MAX;
-  for (tile.min_blocks = 1; fits_with_threads(tile, p, gpu); ++tile.min_blocks) {
-    if (registers(tile, p.head_dim_v) > register_limit(tile)) break;
-    if (register_limit(tile) == limit && !blocks.empty()) blocks.pop_back();
-    limit = register_limit(tile);
-    if (tile.warps * tile.min_blocks >= least_warps) blocks.push_back(tile.min_blocks);
+template <typename Tile>
+Tile parse(const std::string& text) {
+  Tile tile;
+  for (const std::string_view part : split(text)) {
+    const size_t equals = part.find('=');
+    const auto& fields = TileFields<Tile>::all;
+    const auto field = std::ranges::find_if(
+        fields, [&](const auto& f) { return part.substr(0, equals) == f.name; });
+    const auto number = equals == part.npos ? std::nullopt : parse_number(part.substr(equals + 1));
+    if (field == std::end(fields) || !number || *number < 0 || *number > INT16_MAX) {
+      std::string names;
+      for (const auto& f : fields) names += fmt::format(" {}", f.name);
+      fail(Status::invalid_argument, "--tile", "{}: \"{}\" is no NAME=NUMBER; names are{}", text,
+           part, names);
+    }
+    const int value = static_cast<int>(*number);
+    need(!field->is_bool() || value < 2, text, field->name, value, "allowed are 0 and 1");
+    field->set(tile, value);
   }
-  if (blocks.size() > 2) blocks.erase(blocks.begin(), blocks.end() - 2);
-  return blocks;
+  return tile;
 }
 
 }  // namespace
 
-std::span<const TileField> tile_fields() { return fields; }
-
-ForwardTile parse_tile(const std::string& text, const Problem& problem, const GpuLimits& gpu) {
-  ForwardTile tile;
-  for (const std::string_view part : split(text)) {
-    const size_t equals = part.find('=');
-    const auto field = std::ranges::find_if(
-        fields, [&](const TileField& f) { return part.substr(0, equals) == f.name; });
-    const auto number = equals == part.npos ? std::nullopt : parse_number(part.substr(equals + 1));
-    if (field == std::end(fields) || !number || *number < 0 || *number > INT16_MAX) {
-      std::string names;
-      for (const TileField& f : fields) names += fmt::format(" {}", f.name);
-      fail(Status::invalid_argument, "--tile", "{}: \"{}\" is no NAME=NUMBER; names are{}", text,
-           part, names);
-    }
-    tile.*field->number = static_cast<int>(*number);
-  }
-  need_possible(tile, text, problem, gpu);
-  return tile;
+void need(bool allowed, const std::string& text, const char* name, int number,
+          const std::string& what) {
+  if (allowed) return;
+  fail(Status::invalid_argument, "--tile", "{}: {} is {}; {}", text, name, number, what);
 }
 
-std::string tile_text(const ForwardTile& tile) {
+FamilyTile planned_tile(const Problem& p, const GpuLimits& gpu) {
+  if (sm90_serves(p, gpu)) return sm90::forward_tile(p);
+  return forward_tile(p, gpu);
+}
+
+FamilyTile parse_tile(const std::string& text, const Problem& p, const GpuLimits& gpu) {
+  const auto parsed = [&]<typename Tile>(const Tile&) -> FamilyTile {
+    const Tile tile = parse<Tile>(text);
+    need_possible(tile, text, p, gpu);
+    return tile;
+  };
+  return std::visit(parsed, planned_tile(p, gpu));
+}
+
+std::vector<std::pair<std::string, int>> tile_numbers(const FamilyTile& any) {
+  std::vector<std::pair<std::string, int>> numbers;
+  const auto add = [&]<typename Tile>(const Tile& tile) {
+    for (const auto& f : TileFields<Tile>::all) numbers.emplace_back(f.name, f.of(tile));
+  };
+  std::visit(add, any);
+  return numbers;
+}
+
+std::string tile_text(const FamilyTile& tile) {
   std::string text;
-  for (const TileField& f : fields) {
-    if (f.number == &ForwardTile::value_slices && tile.value_slices == 1) continue;
-    text += fmt::format("{}{}={}", text.empty() ? "" : ",", f.name, tile.*f.number);
+  for (const auto& [name, number] : tile_numbers(tile)) {
+    if (name == "value_slices" && number == 1) continue;
+    text += fmt::format("{}{}={}", text.empty() ? "" : ",", name, number);
   }
   return text;
 }
 
-std::vector<ForwardTile> search_tiles(const Problem& p, const GpuLimits& gpu) {
-  std::set<int> query_slices{0, slices_of(p) / 2, slices_of(p)};
-  if (p.head_dim > 256) query_slices.insert(slices_of(p) / 4);  // half are too many registers
-  std::vector<ForwardTile> tiles;
-  const ForwardTile planned = forward_tile(p, gpu);
-  // Two for each scheduler, where the plan can have them.
-  const int least_warps = std::min(2 * sm_quarters, planned.warps * planned.min_blocks);
-  ForwardTile tile{.value_slices = planned.value_slices};
-  // Stages and blocks. A stage more that costs a block is not worth it.
-  const auto add = [&] {
-    tile.stages = tile.groups + 1;
-    const std::vector<int> blocks = sensible_blocks(tile, p, gpu, least_warps);
-    for (tile.stages = tile.groups + 1; tile.stages <= tile.groups + 2; ++tile.stages) {
-      for (const int min_blocks : sensible_blocks(tile, p, gpu, least_warps)) {
-        if (std::ranges::find(blocks, min_blocks) == blocks.end()) continue;
-        tiles.push_back(tile);
-        tiles.back().min_blocks = min_blocks;
-      }
-    }
+std::vector<FamilyTile> search_tiles(const Problem& p, const GpuLimits& gpu) {
+  const auto search = [&](const auto& planned) {
+    const auto tiles = search_around(planned, p, gpu);
+    return std::vector<FamilyTile>(tiles.begin(), tiles.end());
   };
-  for (tile.warps = std::min(4, planned.warps); tile.warps <= 8; tile.warps *= 2) {
-    for (tile.warp_rows = 16; tile.warp_rows <= 32; tile.warp_rows += 16) {
-      for (tile.keys = 16; tile.keys <= 96; tile.keys += 16) {
-        for (tile.groups = 1; tile.groups <= 2; ++tile.groups) {
-          for (const int slices : query_slices) {
-            tile.query_slices = slices;
-            add();
-          }
-        }
-      }
-    }
-  }
-  return tiles;
+  return std::visit(search, planned_tile(p, gpu));
+}
+
+bool sm90_serves(const Problem& p, const GpuLimits& gpu) {
+  return p.run.family != Family::sm80 && sm90::forward(p, gpu).kernel.has_value();
 }
 
 }  // namespace fa::bench

@@ -1,11 +1,12 @@
-// tiles: times tiles of the sm80 forward kernel beside the one that the plan takes. What
-// src/plan/cuda/sm80/forward_tiles.cpp has was found in this way; so can be the tiles of another
-// GPU.
+// tiles: times tiles of the forward kernel beside the one that the plan takes. What
+// src/plan/cuda/{sm80,sm90}/forward_tiles.cpp have was found in this way; so can be the tiles of
+// another GPU.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -33,7 +34,8 @@ constexpr int64_t hidden = 2048;  // heads * head_dim, unless --heads is given
 constexpr const char* footer =
     "For example:\n"
     "  tiles --head-dim 128 --seqlen 4096 --causal --search --json tiles.json\n"
-    "  tiles --head-dim 128 --packed lognormal:64:1 --tile warps=8,keys=64,groups=2,stages=3\n"
+    "  tiles --head-dim 128 --packed lognormal:64:1 --family sm80 --tile "
+    "warps=8,keys=64,groups=2,stages=3\n"
     "  tiles --head-dim 64 --seqlen 512 --search --arch sm_90a    # no device: what kernels take";
 
 struct Flags {
@@ -78,12 +80,12 @@ Work work_of(const Flags& flags) {
 /// The planned tile first.
 std::vector<ForwardTuning> candidates(const Flags& flags, const Problem& problem,
                                       const GpuLimits& gpu) {
-  const ForwardTile planned = forward_tile(problem, gpu);
+  const FamilyTile planned = planned_tile(problem, gpu);
   const int planned_section = plan_cuda_forward(problem, gpu).section;
   const std::optional<int> section =
       flags.section > 0 ? std::optional(flags.section) : std::nullopt;
-  std::vector<ForwardTile> tiles;
-  const auto add = [&](const ForwardTile& tile) {
+  std::vector<FamilyTile> tiles;
+  const auto add = [&](const FamilyTile& tile) {
     const bool same = tile == planned && section.value_or(planned_section) == planned_section;
     if (!same && std::ranges::find(tiles, tile) == tiles.end()) tiles.push_back(tile);
   };
@@ -91,14 +93,10 @@ std::vector<ForwardTuning> candidates(const Flags& flags, const Problem& problem
   for (const std::string& text : flags.tiles) add(parse_tile(text, problem, gpu));
   if (flags.search) std::ranges::for_each(search_tiles(problem, gpu), add);
   std::vector<ForwardTuning> all{{.tile = planned, .splits = {}, .section = {}}};
-  for (const ForwardTile& tile : tiles) {
+  for (const FamilyTile& tile : tiles) {
     all.push_back({.tile = tile, .splits = {}, .section = section});
   }
   return all;
-}
-
-ForwardTile tile_of(const ForwardTuning& tuning, const Problem& problem, const GpuLimits& gpu) {
-  return tuning.tile ? *tuning.tile : forward_tile(problem, gpu);
 }
 
 /// The median ratio of the rounds in which both ran.
@@ -122,7 +120,7 @@ int list_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   const Problem problem = call_of(work, {}, device, Data::optional).problem;
   std::vector<Row> rows;
   for (const ForwardTuning& tuning : candidates(flags, problem, *gpu)) {
-    rows.push_back({.tile = tile_of(tuning, problem, *gpu),
+    rows.push_back({.tile = *tuning.tile,
                     .plan = plan_cuda_forward(problem, *gpu, tuning),
                     .use = {},
                     .planned = rows.empty()});
@@ -176,7 +174,7 @@ int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   for (size_t n = 0; n < ways.size(); ++n) {
     const cuda::LoadedKernel& kernel = cuda::load(contest.plan(n).main(), device.id);
     const Measured& measured = contest.measured()[n];
-    rows.push_back({tile_of(ways[n], problem, gpu),
+    rows.push_back({*ways[n].tile,
                     contest.plan(n),
                     {kernel.registers, kernel.local_bytes, {}},
                     n == 0,
@@ -234,6 +232,9 @@ void add_problem_flags(CLI::App& app, Flags& flags) {
   app.add_option("--dropout", w.dropout_p, "probability with which an element of P is dropped")
       ->check(CLI::Range(0.0, 0.999));
   app.add_flag("--alibi", w.alibi, "with ALiBi");
+  app.add_option("--family", w.family, "whose kernel; the plan's if not given")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Family>{
+          {"sm80", Family::sm80}, {"sm90", Family::sm90}}));
   app.add_option("--dtype", flags.dtype, "of q, k, v and out")
       ->check(CLI::IsMember({"bf16", "fp16"}))
       ->capture_default_str();
@@ -242,7 +243,7 @@ void add_problem_flags(CLI::App& app, Flags& flags) {
 void add_flags(CLI::App& app, Flags& flags) {
   add_problem_flags(app, flags);
   app.add_option("--tile", flags.tiles,
-                 "tiles to be timed: warps=8,warp_rows=32,keys=64,groups=2,...")
+                 "tiles to be timed: warps=8,keys=64,... of sm80, groups=3,keys=80,... of sm90")
       ->type_name("TILE");
   app.add_flag("--search", flags.search, "all tiles that can be sensible");
   app.add_option("--section", flags.section,
@@ -266,7 +267,7 @@ void add_flags(CLI::App& app, Flags& flags) {
 }  // namespace fa::bench
 
 int main(int argc, char** argv) {
-  CLI::App app("Tiles of the sm80 forward kernel beside the planned one", "tiles");
+  CLI::App app("Tiles of the forward kernel beside the planned one", "tiles");
   fa::bench::Flags flags;
   fa::bench::add_flags(app, flags);
   try {

@@ -44,9 +44,7 @@ nlohmann::json to_json(const Row& row, const Work& work) {
                       {"spill_bytes", row.use.local_bytes},
                       {"shared_bytes", row.plan.main().shared_bytes},
                       {"blocks_per_sm", row.blocks_per_sm()}};
-  for (const TileField& field : tile_fields()) {
-    json["tile"][field.name] = row.tile.*field.number;
-  }
+  for (const auto& [name, number] : tile_numbers(row.tile)) json["tile"][name] = number;
   if (row.measured != nullptr) {
     json["out_difference"] = row.measured->out_difference;
     json["lse_difference"] = row.measured->lse_difference;

@@ -13,7 +13,7 @@ namespace fa::bench {
 
 /// A tile and its kernel; what was measured of it where there is a device.
 struct Row {
-  ForwardTile tile;
+  FamilyTile tile;
   CudaForwardPlan plan;
   cuda::CubinUse use;
   bool planned = false;

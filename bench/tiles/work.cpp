@@ -134,7 +134,8 @@ Call call_of(const Work& w, const Addresses& at, Device device, Data data) {
                   .window_left = w.window,
                   .softcap = w.softcap,
                   .dropout_p = w.dropout_p,
-                  .dropout_seed = 1};
+                  .dropout_seed = 1,
+                  .family = w.family};
   if (w.alibi) options.alibi_slopes = slopes;
   if (packed) {
     options.cu_seqlens_q = options.cu_seqlens_k = begins;

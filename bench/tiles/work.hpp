@@ -26,6 +26,7 @@ struct Work {
   double softcap = 0;
   double dropout_p = 0;
   bool alibi = false;
+  Family family = Family::automatic;  ///< whose kernel
 
   int64_t tokens_q() const;
   int64_t tokens_k() const;

@@ -31,8 +31,9 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
 
           ASSERT_NE(plan.kernel("fa_combine"), nullptr);
           EXPECT_EQ(plan.partial_rows, batch * p.q.heads);
-          EXPECT_EQ(plan.workspace_bytes, sizeof(float) * plan.splits * plan.partial_rows *
-                                              (plan.problem.head_dim_v + 1));
+          EXPECT_EQ(plan.workspace_bytes,
+                    with_counter(plan, sizeof(float) * plan.splits * plan.partial_rows *
+                                           (plan.problem.head_dim_v + 1)));
           EXPECT_TRUE(has(plan.main(), "split"));
         }
       }
@@ -55,7 +56,7 @@ TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
       const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
       EXPECT_EQ(plan.splits, 1) << to_text(plan);
       EXPECT_EQ(plan.launches.size(), 1U);
-      EXPECT_EQ(plan.workspace_bytes, plan.claims ? sizeof(int) : 0);
+      EXPECT_EQ(plan.workspace_bytes, with_counter(plan, 0));
       EXPECT_GE(plan.split_keys, p.k.seqlen);
       EXPECT_FALSE(has(plan.main(), "split"));
     }
@@ -94,7 +95,7 @@ TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
     ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
     EXPECT_EQ(plan.workspace_bytes,
-              sizeof(float) * plan.splits * 2 * 41 * 129 + (plan.claims ? sizeof(int) : 0));
+              with_counter(plan, sizeof(float) * plan.splits * 2 * 41 * 129));
   }
 }
 

@@ -197,7 +197,7 @@ TEST(Ablation, VariantsAreSoundAndLeaveOutOneWayEach) {
       for (const bench::Variant& variant : bench::variants(p, gpu)) {
         names.insert(variant.name);
         const CudaForwardPlan plan = plan_cuda_forward(p, gpu, variant.tuning);
-        expect_sound(plan, *variant.tuning.tile);
+        expect_sound(plan, std::get<ForwardTile>(*variant.tuning.tile));
         EXPECT_EQ(has(plan.main(), "stale_maximum"), variant.name == "normal");
       }
       EXPECT_EQ(names, (std::set<std::string>{"normal", "exact maximum"}));

@@ -15,6 +15,11 @@ inline bool has(const KernelSpec& kernel, const std::string& constant) {
   return (" " + kernel.constants + " ").find(" " + constant + " ") != std::string::npos;
 }
 
+/// The workspace of a plan that keeps `bytes` beside its counter of tiles, if it has one.
+inline size_t with_counter(const CudaForwardPlan& plan, size_t bytes) {
+  return plan.claims ? (bytes + 15) / 16 * 16 + 16 : bytes;
+}
+
 inline Problem problem(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, int64_t head_dim = 128) {
   Problem p;
   p.device = {cuda_device, 0};

@@ -34,7 +34,7 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   EXPECT_EQ(plan.launches.front().over, Over::tiles);
   const size_t partial =
       plan.splits > 1 ? plan.splits * plan.partial_rows * (p.head_dim_v + 1) * 4 : 0;
-  EXPECT_EQ(plan.workspace_bytes, partial + (plan.claims ? 4 : 0));
+  EXPECT_EQ(plan.workspace_bytes, with_counter(plan, partial));
 }
 
 TEST(Sm90Plan, EveryHeadDimAndOptionFits) {
@@ -52,7 +52,7 @@ TEST(Sm90Plan, ATileOfTheCallersChoiceServes) {
       .groups = 3, .keys = 80, .key_stages = 4, .value_stages = 4, .turns = false};
   const CudaForwardPlan plan =
       plan_cuda_forward(problem(2, 8192, 8192), hopper(),
-                        {.tile = {}, .sm90_tile = tile, .splits = {}, .section = {}});
+                        {.tile = tile, .splits = {}, .section = {}});
   expect_sound(plan, tile);
   EXPECT_TRUE(has(plan.main(), "turns=false"));
 }

@@ -15,8 +15,10 @@ namespace {
 
 constexpr Device device{cuda_device, 0};
 
-Work work(int64_t head_dim, int64_t head_dim_v, int64_t seqlen = 4096) {
+Work work(int64_t head_dim, int64_t head_dim_v, int64_t seqlen = 4096,
+          Family family = Family::sm80) {
   Work w;
+  w.family = family;
   w.head_dim = head_dim;
   w.head_dim_v = head_dim_v;
   w.heads_q = w.heads_k = 4;
@@ -37,6 +39,18 @@ std::string error_of(const Function& function) {
   return "no error";
 }
 
+void expect_possible_and_different(const std::vector<FamilyTile>& tiles, const Problem& p,
+                                   const GpuLimits& gpu) {
+  EXPECT_FALSE(tiles.empty());
+  EXPECT_LE(tiles.size(), 500U);
+  for (size_t n = 0; n < tiles.size(); ++n) {
+    const std::string text = tile_text(tiles[n]);
+    EXPECT_EQ(parse_tile(text, p, gpu), tiles[n]) << text;  // which refuses what cannot be
+    const auto end = tiles.begin() + static_cast<ptrdiff_t>(n);
+    EXPECT_EQ(std::find(tiles.begin(), end, tiles[n]), end) << text;
+  }
+}
+
 TEST(TileSearch, FindsDifferentTilesThatTheGpuCanHave) {
   for (const GpuLimits& gpu : known_gpus()) {
     for (const auto& [dim, dim_v] : {std::pair<int64_t, int64_t>{16, 16},
@@ -53,20 +67,15 @@ TEST(TileSearch, FindsDifferentTilesThatTheGpuCanHave) {
                                      {576, 512}}) {
       SCOPED_TRACE(gpu.arch + ", head_dim " + std::to_string(dim));
       const Problem p = problem(work(dim, dim_v));
-      const std::vector<ForwardTile> tiles = search_tiles(p, gpu);
-      EXPECT_FALSE(tiles.empty());
-      EXPECT_LE(tiles.size(), 500U);
-      for (size_t n = 0; n < tiles.size(); ++n) {
-        const std::string text = tile_text(tiles[n]);
-        EXPECT_EQ(parse_tile(text, p, gpu), tiles[n]) << text;  // which refuses what cannot be
-        EXPECT_LE(registers(tiles[n], p.head_dim_v), register_limit(tiles[n])) << text;
-        EXPECT_GE(resident_blocks(gpu, 32 * tiles[n].warps, register_limit(tiles[n]),
-                                  shared_bytes(tiles[n], dim, dim_v)),
-                  tiles[n].min_blocks)
-            << text;
-        EXPECT_EQ(std::find(tiles.begin(), tiles.begin() + static_cast<ptrdiff_t>(n), tiles[n]),
-                  tiles.begin() + static_cast<ptrdiff_t>(n))
-            << text;
+      const std::vector<FamilyTile> tiles = search_tiles(p, gpu);
+      expect_possible_and_different(tiles, p, gpu);
+      for (const FamilyTile& any : tiles) {
+        const auto& tile = std::get<ForwardTile>(any);
+        EXPECT_LE(registers(tile, p.head_dim_v), register_limit(tile)) << tile_text(tile);
+        EXPECT_GE(resident_blocks(gpu, 32 * tile.warps, register_limit(tile),
+                                  shared_bytes(tile, dim, dim_v)),
+                  tile.min_blocks)
+            << tile_text(tile);
       }
     }
   }
@@ -74,20 +83,28 @@ TEST(TileSearch, FindsDifferentTilesThatTheGpuCanHave) {
 
 TEST(TileSearch, FindsTheTilesOfHopper) {
   const GpuLimits& gpu = *known_gpu("sm_90a");
-  for (const int64_t dim : {64, 128}) {
-    for (const int64_t seqlen : {512, 4096}) {
-      const Problem p = problem(work(dim, dim, seqlen));
-      const std::vector<ForwardTile> tiles = search_tiles(p, gpu);
-      const ForwardTile planned = forward_tile(p, gpu);
-      EXPECT_NE(std::ranges::find(tiles, planned), tiles.end()) << tile_text(planned);
+  for (const Family family : {Family::sm80, Family::automatic}) {
+    for (const int64_t dim : {64, 128, 256}) {
+      for (const int64_t seqlen : {512, 4096}) {
+        if (family == Family::sm80 && dim > 128) continue;
+        const Problem p = problem(work(dim, dim, seqlen, family));
+        const std::vector<FamilyTile> tiles = search_tiles(p, gpu);
+        const FamilyTile planned = planned_tile(p, gpu);
+        EXPECT_EQ(std::holds_alternative<sm90::ForwardTile>(planned), family == Family::automatic);
+        EXPECT_NE(std::ranges::find(tiles, planned), tiles.end()) << tile_text(planned);
+        expect_possible_and_different(tiles, p, gpu);
+      }
     }
   }
 }
 
 TEST(TileText, LeavesWhatIsNotNamed) {
   const Problem p = problem(work(64, 64));
-  const ForwardTile tile = parse_tile("keys=48,query_slices=4", p, *known_gpu("sm_90a"));
-  EXPECT_EQ(tile, (ForwardTile{.keys = 48, .query_slices = 4}));
+  const FamilyTile tile = parse_tile("keys=48,query_slices=4", p, *known_gpu("sm_90a"));
+  EXPECT_EQ(tile, FamilyTile(ForwardTile{.keys = 48, .query_slices = 4}));
+  const FamilyTile hopper = parse_tile("groups=3,claims=1", problem(work(64, 64, 4096, Family::sm90)),
+                                       *known_gpu("sm_90a"));
+  EXPECT_EQ(hopper, FamilyTile(sm90::ForwardTile{.groups = 3, .claims = true}));
 }
 
 TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
@@ -111,6 +128,26 @@ TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
       {"min_blocks=32767", "min_blocks is 32767"},
       {"min_blocks=17", "min_blocks is 17; a block has 128 threads"},
       {"keys=256,stages=4", "min_blocks is 1; a block has 128 threads and 278528 bytes"},
+  };
+  for (const auto& [text, part] : wrong) {
+    const std::string error = error_of([&] { parse_tile(text, p, *known_gpu("sm_90a")); });
+    EXPECT_TRUE(error.starts_with("--tile: ")) << text << ": " << error;
+    EXPECT_NE(error.find(part), error.npos) << text << ": " << error;
+  }
+}
+
+TEST(TileText, ErrorsNameTheFlagAndWhatHopperAllows) {
+  const Problem p = problem(work(128, 128, 4096, Family::sm90));
+  const std::pair<const char*, const char*> wrong[] = {
+      {"warps=4", "\"warps=4\" is no NAME=NUMBER; names are groups"},
+      {"groups=1", "groups is 1; allowed are 2 and 3"},
+      {"keys=40", "keys is 40; allowed are multiples of 16"},
+      {"key_stages=1", "key_stages is 1; allowed are 2 to 16"},
+      {"value_stages=17", "value_stages is 17"},
+      {"query_stages=3", "query_stages is 3; allowed are 1 and 2"},
+      {"turns=2", "turns is 2; allowed are 0 and 1"},
+      {"steps_ahead=17", "steps_ahead is 17; allowed are 0 to 16"},
+      {"keys=256", "keys is 256; a block has 295232 bytes of shared memory, sm_90a allows 232448"},
   };
   for (const auto& [text, part] : wrong) {
     const std::string error = error_of([&] { parse_tile(text, p, *known_gpu("sm_90a")); });

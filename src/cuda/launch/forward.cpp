@@ -1,8 +1,10 @@
 // The launches of a planned forward pass.
+#include <atomic>
+#include <random>
+
 #include "cuda/launch/launch.hpp"
 #include "cuda/launch/passes.hpp"
 #include "cuda/launch/tensor_maps.hpp"
-#include "cuda/runtime/driver.hpp"
 
 namespace fa::cuda {
 
@@ -19,25 +21,38 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
   return params;
 }
 
-/// The counter that hands tiles out is set to 0 before the launch.
+/// A number that no memory holds by chance: they begin anywhere in 64 bits.
+unsigned long long new_launch() {
+  static std::atomic<unsigned long long> last = [] {
+    std::random_device random;
+    return static_cast<unsigned long long>(random()) << 32 | random();
+  }();
+  return ++last;
+}
+
 kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call& call,
                                         const kernel::ForwardParams& rows, void* workspace) {
   const Problem& p = plan.problem;
   kernel::TiledForwardParams params{.q = {},
                                     .k = {},
                                     .v = {},
+                                    .out = {},
                                     .forward = rows,
                                     .blocks = kernel::Divisor(plan.blocks),
                                     .tiles = plan.blocks * plan.splits,
-                                    .claimed = nullptr};
+                                    .counter = nullptr,
+                                    .launch = 0};
   if (p.alignment == 16) {  // else the kernel asks for no map
     make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
     make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
     make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
+    make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, 16);
   }
   if (plan.claims) {
-    params.claimed =
-        reinterpret_cast<int*>(static_cast<char*>(workspace) + plan.workspace_bytes) - 1;
+    params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +
+                                                            plan.workspace_bytes) -
+                     1;
+    params.launch = new_launch();
   }
   return params;
 }
@@ -65,11 +80,6 @@ void PlannedForward::launch_all(const Call& call, void* workspace, void* stream)
       }
       case Over::tiles: {
         const kernel::TiledForwardParams tiles = tiled_params(plan_, call, rows, workspace);
-        if (tiles.claimed != nullptr) {
-          check(driver().set_words(reinterpret_cast<CUdeviceptr>(tiles.claimed), 0, 1,
-                                   static_cast<CUstream>(stream)),
-                "setting memory");
-        }
         launch(index, &tiles, stream);
         break;
       }

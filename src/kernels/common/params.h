@@ -87,14 +87,23 @@ struct ForwardParams {
   Partial partial;
 };
 
-/// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps have boxes
-/// of a panel's 64 columns and a tile's rows, of [column, row, head, sequence].
+/// Hands out tiles. It may hold anything before a launch, whose first block opens it by the launch's
+/// own number; the last number that is taken closes it, for a graph that launches again.
+struct TileCounter {
+  unsigned long long launch;
+  int next;
+  int unused;
+};
+
+/// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps' boxes have a
+/// tile's rows, of `out` a warp's 16 (common/tensor_map.h says what else).
 struct TiledForwardParams {
-  TensorMap q, k, v;
+  TensorMap q, k, v, out;
   ForwardParams forward;
-  Divisor blocks;  ///< tiles of rows, of one split
-  int tiles;       ///< of all splits
-  int* claimed;    ///< counter that hands out tiles, 0 before the launch; or null
+  Divisor blocks;        ///< tiles of rows, of one split
+  int tiles;             ///< of all splits
+  TileCounter* counter;  ///< or null: each block knows its tiles
+  unsigned long long launch;
 };
 
 /// Steps of a tile reader's pointer after a tile, in bytes: to the same rows of the next head, and

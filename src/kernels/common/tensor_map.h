@@ -24,4 +24,12 @@ constexpr unsigned swizzled(unsigned address, Swizzle swizzle) {
   return address ^ (address >> 7 & (chunks - 1)) << 4;
 }
 
+/// Tiles in shared memory are made of panels of as many columns of 16 bits: lines of 128 bytes.
+inline constexpr int panel_columns = 64;
+
+/// Whether the panels of a row end where the row does. Its tensor's map is then [column of a panel,
+/// row, panel, head, sequence], with boxes of all panels, so that one copy brings a tile; else it is
+/// [column, row, head, sequence], with boxes of one panel, beyond whose last column zeros come.
+constexpr bool whole_panels(int columns) { return columns % panel_columns == 0; }
+
 }  // namespace fa::kernel

@@ -10,6 +10,11 @@ namespace fa::ptx {
 
 using u32 = unsigned;
 
+/// Fetches the map itself ahead of the first copy, which would wait for it.
+__device__ inline void prefetch_map(const kernel::TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 /// Global to shared memory: elements outside of the tensor become 0. `barrier`, an mbarrier of the
 /// same block, gets the bytes of the whole box.
 template <int rank>

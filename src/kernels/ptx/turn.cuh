@@ -29,13 +29,33 @@ __device__ inline void pass_turn(int* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
-/// Takes the next number of a counter in global memory: 0, 1, 2 ... One thread.
-__device__ inline int take_number(int* counter) {
+/// Publishes what this thread wrote before, by a number that the memory does not hold yet.
+__device__ inline void publish(unsigned long long* to, unsigned long long number) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(number) : "memory");
+}
+
+/// Waits until the number is published, and sees what was written before it.
+__device__ inline void wait_until_published(const unsigned long long* by,
+                                            unsigned long long number) {
+  unsigned long long seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(by) : "memory");
+  } while (seen != number);
+}
+
+/// Takes the next number of a counter in global memory, 0, 1, 2 ..., for the thread of a warp that
+/// `takes` it; 0 for the others. Not by a branch, behind which the compiler would take nothing for
+/// the same in all lanes.
+__device__ inline int take_number(int* counter, bool takes) {
   int number;
-  asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;"
-               : "=r"(number)
-               : "l"(counter)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.s32 p, %2, 0;\n"
+      "mov.s32 %0, 0;\n"
+      "@p atom.relaxed.gpu.global.add.s32 %0, [%1], 1;\n}"
+      : "=&r"(number)
+      : "l"(counter), "r"(static_cast<int>(takes))
+      : "memory");
   return number;
 }
 

@@ -21,6 +21,11 @@ struct Forward {
     const u32 shared = ptx::shared_address(ptx::shared_memory());
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
     if (warp == 0 && ptx::elect()) {
+      if constexpr (C::alignment == 16) {
+        ptx::prefetch_map(&p.q);
+        ptx::prefetch_map(&p.k);
+        ptx::prefetch_map(&p.v);
+      }
       ForwardPipes<C>(shared).init();
       ptx::mbarrier_init(shared + Shapes::landed, 1);
       ptx::fence_mbarrier_init();
@@ -31,7 +36,7 @@ struct Forward {
       if (warp == 0) ForwardLoader<C>(p, shared).run();
     } else {
       ptx::take_registers<C::groups == 3 ? 160 : 240>();
-      ForwardGroup<C>(p.forward, shared, warp).run();
+      ForwardGroup<C>(p, shared, warp).run();
     }
   }
 };

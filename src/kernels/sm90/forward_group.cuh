@@ -3,6 +3,8 @@
 #pragma once
 
 #include "ptx/barrier.cuh"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/proxy.cuh"
 #include "sm90/forward_shapes.cuh"
 #include "tile/dropout.cuh"
 #include "tile/form_scores.cuh"
@@ -10,7 +12,6 @@
 #include "tile/output.cuh"
 #include "tile/score.cuh"
 #include "tile/softmax.cuh"
-#include "tile/store.cuh"
 #include "tile/store_fragment.cuh"
 
 namespace fa::sm90 {
@@ -30,7 +31,8 @@ struct ForwardGroup {
   using Softmax = OnlineSoftmax<Element, 1>;
 
   const kernel::ForwardParams& p;
-  u32 shared;
+  const kernel::TensorMap* out_map;
+  u32 out;  ///< the warp's rows on their way to memory
   int group;
   int warp;  ///< in the group
   const int lane = threadIdx.x % 32;
@@ -48,16 +50,17 @@ struct ForwardGroup {
   bool unseen;  ///< some row of the warp has not seen a key
 
   /// `block_warp`: the warp's number in the block.
-  __device__ ForwardGroup(const kernel::ForwardParams& params, u32 base, int block_warp)
-      : p(params),
-        shared(base),
+  __device__ ForwardGroup(const kernel::TiledForwardParams& params, u32 base, int block_warp)
+      : p(params.forward),
+        out_map(&params.out),
+        out(base + Shapes::out_begin + (block_warp - 4) * Shapes::OutTile::bytes),
         group(block_warp / 4 - 1),
         warp(block_warp % 4),
         pipes(base),
         query(base + group * Shapes::group_rows * Shapes::QueryTile::row_bytes),
         key(pipes.k.memory),
         value(pipes.v.memory),
-        factor(Score<C>::factor(params.score)) {}
+        factor(Score<C>::factor(params.forward.score)) {}
 
   __device__ void run() {
     if (C::turns && group == C::groups - 1) pass_turn();  // group 0 begins
@@ -80,28 +83,36 @@ struct ForwardGroup {
         pass_by_values();
       }
       if (values_later) pass_by_keys();
+      const Score<C> score(p.score, tile.place, tile.k_len);
+      const Dropout dropout(p.dropout, p.heads.query, tile.place);
+      Softmax first;
       if (sees) {
         pipes.q.wait_until_full();
+        const auto begin = [&] { exponentiate_first(s, first, score); };
         if (values_due && at_once) {
-          multiply<true, true>(s);
+          multiply<true, true>(s, begin);
         } else {
-          multiply<false, true>(s);
+          multiply<false, true>(s, begin);
         }
       }
       if (ahead && rows_due) finish(before);
       if (!more) break;
-      begin_rows();
+      clear(o);
+      softmax = first;
+      unseen = !sees || __any_sync(~0u, softmax.has_unseen());
       before = tile;
       rows_due = true;
-      const Score<C> score(p.score, tile.place, tile.k_len);
-      const Dropout dropout(p.dropout, p.heads.query, tile.place);
-      if (sees) exponentiate<true>(s, own.end - 1, score, dropout);
+      if (sees) {
+        probabilities = as_left<Element>(s);
+        drop(own.end - 1, dropout);
+      }
       if (values_later) pass_by_values();
       int step = own.end - 2;
       const auto steps_to = [&](int end, auto may_mask) {
         for (; step >= own.begin && step >= end; --step) {
           multiply<true, true>(s);
-          exponentiate<may_mask.value>(s, step, score, dropout);
+          exponentiate<may_mask.value>(s, step, score);
+          drop(step, dropout);
         }
       };
       steps_to(own.full_end, Flag<true>());
@@ -123,6 +134,7 @@ struct ForwardGroup {
       }
     }
     if (C::turns && group == 0) take_turn();  // no group is left there
+    if constexpr (C::staged_out) ptx::bulk_wait_read<0>();
   }
 
   /// Reads the next tile and the group's steps in it: none at the end, where it is false.
@@ -162,8 +174,9 @@ struct ForwardGroup {
   }
 
   /// A turn: S = Q K^T of a step (line 8), beside O += P V of the step before it (line 10).
-  template <bool values, bool scores>
-  __device__ void multiply(Scores& s) {
+  /// between(): once S is there, and O is not yet.
+  template <bool values, bool scores, typename Between>
+  __device__ void multiply(Scores& s, const Between& between) {
     if constexpr (scores) {
       pipes.k.wait_until_full();
       take_turn();
@@ -181,10 +194,15 @@ struct ForwardGroup {
       ptx::wgmma_wait<values ? 1 : 0>(s[0]);
       pipes.k.release(lane);
     }
+    between();
     if constexpr (values) {
       ptx::wgmma_wait<0>(o[0]);
       pipes.v.release(lane);
     }
+  }
+  template <bool values, bool scores>
+  __device__ void multiply(Scores& s) {
+    multiply<values, scores>(s, [] {});
   }
 
   // K and V of steps of which the group's rows see nothing: other groups' do.
@@ -203,17 +221,8 @@ struct ForwardGroup {
     return of.place.row + group * Shapes::group_rows + 16 * warp;
   }
 
-  __device__ void begin_rows() {
-    clear(o);
-    softmax = Softmax();
-    unseen = true;
-  }
-
-  /// P = exp(S - m) with the running maximum and sum (line 9). Without a mask nothing stands
-  /// between the waits of the turn and the exponentials, so that the compiler begins these while
-  /// the product with V is under way.
   template <bool may_mask>
-  __device__ void exponentiate(Scores& s, int step, const Score<C>& score, const Dropout& dropout) {
+  __device__ void form(Scores& s, int step, const Score<C>& score) const {
     const int row = warp_row(tile), first = step * C::keys;
     const auto visible = [&](int i) {
       return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
@@ -224,6 +233,20 @@ struct ForwardGroup {
     } else if constexpr (!Score<C>::none) {
       form_scores<C, false>(s, score, row, first, lane, visible);
     }
+  }
+
+  /// S := P of a tile's first step (line 9), with its own maximum.
+  __device__ void exponentiate_first(Scores& s, Softmax& first, const Score<C>& score) const {
+    form<true>(s, own.end - 1, score);
+    first.begin(s, factor);
+  }
+
+  /// P = exp(S - m) with the running maximum and sum (line 9). Without a mask nothing stands
+  /// between the waits of the turn and the exponentials, so that the compiler begins these while
+  /// the product with V is under way.
+  template <bool may_mask>
+  __device__ void exponentiate(Scores& s, int step, const Score<C>& score) {
+    form<may_mask>(s, step, score);
     float added[1][2];
     if (may_mask && unseen) renew_maximum(s);
     probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
@@ -233,8 +256,10 @@ struct ForwardGroup {
       probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
     }
     softmax.add(added);
+  }
+  __device__ void drop(int step, const Dropout& dropout) {
     if constexpr (C::dropout) {
-      dropout.apply<1, n_tiles>(row, first, lane, [&](int, int n, int e) {
+      dropout.apply<1, n_tiles>(warp_row(tile), step * C::keys, lane, [&](int, int n, int e) {
         probabilities.slice[n / 2][0][n % 2 * 2 + e / 2] &= e % 2 ? 0xffffu : 0xffff0000u;
       });
     }
@@ -253,16 +278,29 @@ struct ForwardGroup {
       store_partial<C, C::head_dim_v>(p, of.place, of.split, first, 0, lane, o);
       return;
     }
-    char* to = const_cast<char*>(row_at(p.operands.out, of.place, first));
-    const long long stride = 2 * p.operands.out.row;
+    const auto rows = as_left<Element>(o);
     const int count = of.place.rows.extent - first;
-    if constexpr (C::staged_out) {
-      using Tile = Shapes::OutTile;
-      store_rows<Element, Tile, C::head_dim_v, C::alignment>(
-          shared + Shapes::out_begin + (4 * group + warp) * Tile::bytes, o, lane, to, stride,
-          count);
-    } else {
-      store_fragment<C::head_dim_v, C::alignment>(as_left<Element>(o), lane, to, stride, count);
+    if constexpr (C::staged_out && C::alignment == 16) {
+      if (count >= 16) {  // a copy would overwrite rows behind them, the next sequence's
+        store_box(rows, of.place, first);
+        return;
+      }
+    }
+    char* to = const_cast<char*>(row_at(p.operands.out, of.place, first));
+    store_fragment<C::head_dim_v, C::alignment>(rows, lane, to, 2 * p.operands.out.row, count);
+  }
+  /// The copy is under way until the warp stores its next rows.
+  __device__ void store_box(const KeptSlices<o_tiles / 2, 1>& rows, const Place& place, int first) {
+    using Tile = Shapes::OutTile;
+    ptx::bulk_wait_read<0>();
+    __syncwarp();
+    Tile::put(out, rows, lane);
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      Tile::store(out, out_map, static_cast<int>(place.rows.begin) + first, place.head,
+                  C::packed_q ? 0 : place.sequence);
+      ptx::bulk_commit();
     }
   }
 };

@@ -12,7 +12,17 @@ namespace fa::sm90 {
 template <class C>
 struct ForwardLoader {
   using Shapes = ForwardShapes<C>;
+  /// Q of the next tile comes before the tile's last steps, so that nobody waits for it.
+  static constexpr bool query_ahead = C::query_stages > 1;
 
+  /// Rows of one head from `first` on, of which `count` exist.
+  struct Piece {
+    int first, head, sequence, count;
+
+    __device__ Piece step(int n) const {
+      return {first + n * C::keys, head, sequence, count - n * C::keys};
+    }
+  };
   const kernel::TiledForwardParams& p;
   u32 shared;
   const int lane = threadIdx.x % 32;
@@ -20,27 +30,61 @@ struct ForwardLoader {
   u32 landed_parity = 0;
   int index;  ///< of the tile among all
   TileInHand tile;
-  long long first_key;  ///< of the tile's sequence, in the tensor
+  int first_key;    ///< of the tile's sequence, in the tensor
+  int claimed = 0;  ///< by the first lane
 
   __device__ ForwardLoader(const kernel::TiledForwardParams& params, u32 base)
       : p(params), shared(base), pipes(base) {}
 
+  /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile is
+  /// found before the last steps, so that its Q comes in time.
   __device__ void run() {
-    index = static_cast<int>(blockIdx.x);
-    bool more = find_tile();
-    while (more) {
-      hand_out(true);
-      more = load_tile();
+    if (C::claims && blockIdx.x == 0 && lane == 0) {
+      p.counter->next = 0;
+      ptx::publish(&p.counter->launch, p.launch);
     }
-    hand_out(false);
+    __syncwarp();
+    index = static_cast<int>(blockIdx.x);
+    Piece keys{0, 0, 0, 0};
+    int begin = 0, rest = 0;  // steps of the tile before that are yet to come
+    for (;;) {
+      const bool more = find_tile();
+      hand_out(more);
+      const bool steps = more && tile.begin < tile.end;
+      if (query_ahead && steps) load_query();
+#pragma unroll 1
+      for (int step = rest - 1; step >= begin; --step) load_step(keys, step, begin);
+      if (!more) break;
+      begin = rest = tile.begin;
+      int step = tile.end - 1;
+      if (steps) {
+        keys = keys_of_tile();
+        load_keys(keys, step);
+        if (!query_ahead) load_query();  // whose place may still be in use
+        rest = smaller(begin + C::steps_ahead + 1, tile.end);
+#pragma unroll 1
+        for (; step > rest; --step) load_step(keys, step, begin);
+      }
+      ask();
+      if (steps && step == rest) load_step(keys, step, begin);  // while the counter answers
+      next();
+    }
   }
 
-  /// From tile number `index` on, the first that has rows.
+  /// V of the step, and K of the one below it, in the order in which they are used.
+  __device__ void load_step(const Piece& keys, int step, int begin) {
+    if (step > begin) load_keys(keys, step - 1);
+    load_values(keys, step);
+  }
+  static __device__ int smaller(int a, int b) { return a < b ? a : b; }
+
+  /// The first tile that has rows, from number `index` on; false where there is none.
   __device__ bool find_tile() {
-    for (; index < p.tiles; next()) {
-      if (find()) return true;
+    while (index < p.tiles && !find()) {
+      ask();
+      next();
     }
-    return false;
+    return index < p.tiles;
   }
 
   /// False where the tile has no rows.
@@ -56,20 +100,30 @@ struct ForwardLoader {
       keys = side_of<C::packed_k, C::used_k>(f.keys, place.sequence, f.order.batch);
     }
     tile.k_len = keys.length;
-    first_key = keys.begin;
+    first_key = static_cast<int>(keys.begin);
     const Steps all = steps_of<C>(f, place, tile.k_len, tile.split, place.row, Shapes::rows);
     tile.begin = all.begin;
     tile.end = all.end;
     return true;
   }
 
-  /// The block's tile after this one. A counter is asked as late as can be: who claims a long tile
-  /// early keeps it from a block that is idle.
+  /// Asks the counter for the block's tile after this one. The answer takes a microsecond. But a
+  /// block that asks long ahead claims a long tile that another one, idle, could have.
+  __device__ void ask() {
+    if constexpr (C::claims) {
+      const bool first = index == static_cast<int>(blockIdx.x);
+      if (first) ptx::wait_until_published(&p.counter->launch, p.launch);
+      claimed = ptx::take_number(&p.counter->next, lane == 0);
+    }
+  }
+
+  /// Goes on to what ask() asked for.
   __device__ void next() {
     if constexpr (C::claims) {
-      int claimed = 0;
-      if (lane == 0) claimed = ptx::take_number(p.claimed);
       index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
+      // All blocks together take as many numbers as there are tiles: each one that finds none left.
+      // No lane waits for the launch any more: all have come to the shuffle.
+      if (lane == 0 && claimed == p.tiles - 1) p.counter->launch = 0;
     } else {
       index += static_cast<int>(gridDim.x);
     }
@@ -107,36 +161,9 @@ struct ForwardLoader {
     pipes.tiles.next();
   }
 
-  /// Loads the tile and finds the next one; false where there is none. The last step comes first:
-  /// under a causal mask it is the masked one. K of a step comes before V of the step above it, as
-  /// they are used.
-  __device__ bool load_tile() {
-    if (tile.begin >= tile.end) {
-      next();
-      return find_tile();
-    }
-    if constexpr (C::query_stages > 1) load_query();
-    load_keys(tile.end - 1);
-    if constexpr (C::query_stages == 1) load_query();  // whose place may still be in use
-    for (int step = tile.end - 2; step >= tile.begin; --step) {
-      load_keys(step);
-      load_values(rows_of_step(step + 1));
-    }
-    const Piece last = rows_of_step(tile.begin);
-    next();
-    const bool more = find_tile();
-    load_values(last);
-    return more;
-  }
-
-  /// Rows of one head from `first` on, of which `count` exist.
-  struct Piece {
-    long long first;
-    int head, sequence, count;
-  };
-  __device__ Piece rows_of_step(int step) const {
-    return {first_key + step * C::keys, tile.place.head / p.forward.heads.group,
-            C::packed_k ? 0 : tile.place.sequence, tile.k_len - step * C::keys};
+  __device__ Piece keys_of_tile() const {
+    return {first_key, tile.place.head / p.forward.heads.group,
+            C::packed_k ? 0 : tile.place.sequence, tile.k_len};
   }
 
   /// Q's rows behind the last row are made 0, too: a warp renews its maximum for all of its rows,
@@ -145,17 +172,17 @@ struct ForwardLoader {
     const Place& place = tile.place;
     load<typename Shapes::QueryTile, C::packed_q || C::used_q>(
         pipes.q, p.q, p.forward.operands.q,
-        {place.rows.begin + place.row, place.head, C::packed_q ? 0 : place.sequence,
+        {static_cast<int>(place.rows.begin) + place.row, place.head, C::packed_q ? 0 : place.sequence,
          place.rows.length - place.row});
   }
-  __device__ void load_keys(int step) {
-    load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, rows_of_step(step));
+  __device__ void load_keys(const Piece& keys, int step) {
+    load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, keys.step(step));
   }
   /// V's rows behind the last key are made 0: P is 0 there, but 0 times their NaN would not be. The
   /// copy engine does it where the tensor ends with the keys.
-  __device__ void load_values(const Piece& rows) {
+  __device__ void load_values(const Piece& keys, int step) {
     load<typename Shapes::ValueTile, C::packed_k || C::used_k>(pipes.v, p.v, p.forward.operands.v,
-                                                               rows);
+                                                               keys.step(step));
   }
 
   template <typename Tile, bool clears = false, typename Stages>
@@ -185,7 +212,7 @@ struct ForwardLoader {
                              u32 barrier) const {
     if (ptx::elect()) {
       ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
-      Tile::load(stage, &map, static_cast<int>(rows.first), rows.head, rows.sequence, barrier);
+      Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
     }
     __syncwarp();
   }

@@ -10,7 +10,6 @@
 #include "tile/panels.cuh"
 #include "tile/pipe.cuh"
 #include "tile/place.cuh"
-#include "tile/shared_tile.cuh"
 #include "tile/steps.cuh"
 
 namespace fa::sm90 {
@@ -24,6 +23,7 @@ struct ForwardConfig : kernel::ProblemConfig {
   static constexpr bool staged_out = false;
   static constexpr bool split = false;   ///< the keys are shared out between blocks
   static constexpr bool claims = false;  ///< a counter hands the tiles out
+  static constexpr int steps_ahead = 0;  ///< steps of a tile yet to come when the next is found
 };
 
 using kernel::pad16;
@@ -43,8 +43,8 @@ struct ForwardShapes {
   using QueryPipe = Pipe<C::query_stages, QueryTile::bytes>;
   using KeyPipe = Pipe<C::key_stages, KeyTile::bytes>;
   using ValuePipe = Pipe<C::value_stages, ValueTile::bytes>;
-  using TilePipe = Pipe<1, 96>;           ///< of TileInHand
-  using OutTile = SharedTile<16, width>;  ///< a warp's rows of O on their way to memory
+  using TilePipe = Pipe<2, 96>;                  ///< of TileInHand
+  using OutTile = PanelTile<16, C::head_dim_v>;  ///< a warp's rows of O on their way to memory
 
   // Shared memory: stages of Q, K and V, rows of O, the tile in hand, all barriers.
   static constexpr int key_begin = QueryPipe::bytes;

@@ -82,17 +82,17 @@ __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const RowEnd& end = ends[m][h];
+    for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
-      for (int n = 0; n < n_tiles; ++n) {
-#pragma unroll
-        for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] *= end.scale;
-      }
-      if (__any_sync(~0u, end.scale == 0)) clear_row(o, m, h, end.scale == 0);
-      const int row = first_row + fragment_row(m, h, lane);
-      if (lane % 4 == 0 && row < place.rows.extent) store_lse(row, end.lse);
+      for (int e = 0; e < 4; ++e) o[m][n][e] *= ends[m][e / 2].scale;
     }
+    if (__any_sync(~0u, ends[m][0].scale == 0 || ends[m][1].scale == 0)) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) clear_row(o, m, h, ends[m][h].scale == 0);
+    }
+    const int h = lane % 4;  // two lanes of a quad store a row's LSE each
+    const int row = first_row + fragment_row(m, h, lane);
+    if (h < 2 && row < place.rows.extent) store_lse(row, h == 0 ? ends[m][0].lse : ends[m][1].lse);
   }
 }
 

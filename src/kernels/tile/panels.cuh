@@ -6,6 +6,7 @@
 #include "ptx/shared.cuh"
 #include "ptx/tensor_copy.cuh"
 #include "tile/copy.cuh"
+#include "tile/product.cuh"
 
 namespace fa::tile {
 
@@ -17,7 +18,7 @@ template <int rows_, int columns_>
 struct PanelTile {
   static constexpr int rows = rows_;
   static constexpr int columns = columns_;
-  static constexpr int panel = 64;
+  static constexpr int panel = kernel::panel_columns;
   static constexpr int row_bytes = 2 * panel;
   static constexpr int panels = (columns + panel - 1) / panel;
   static constexpr int panel_bytes = rows * row_bytes;
@@ -28,9 +29,13 @@ struct PanelTile {
   /// `barrier`, an mbarrier, gets `bytes`. One thread.
   static __device__ void load(u32 shared, const kernel::TensorMap* map, int row, int head,
                               int sequence, u32 barrier) {
+    if constexpr (kernel::whole_panels(columns)) {
+      ptx::tensor_load(shared, map, {0, row, 0, head, sequence}, barrier);
+    } else {
 #pragma unroll
-    for (int i = 0; i < panels; ++i) {
-      ptx::tensor_load(shared + i * panel_bytes, map, {i * panel, row, head, sequence}, barrier);
+      for (int i = 0; i < panels; ++i) {
+        ptx::tensor_load(shared + i * panel_bytes, map, {i * panel, row, head, sequence}, barrier);
+      }
     }
   }
 
@@ -47,6 +52,30 @@ struct PanelTile {
       }
       const u32 at = shared + chunk / 8 * panel_bytes + row * row_bytes + chunk % 8 * 16;
       ptx::store_shared(kernel::swizzled(at, kernel::Swizzle::within_128), value);
+    }
+  }
+  /// A warp's 16 rows, as as_left gives them.
+  template <int slices>
+  static __device__ void put(u32 shared, const KeptSlices<slices, 1>& x, int lane) {
+    static_assert(rows == 16);
+    const u32 at = kernel::swizzled(shared + lane % 16 * row_bytes + lane / 16 * 16,
+                                    kernel::Swizzle::within_128);
+#pragma unroll
+    for (int i = 0; i < slices; ++i) {
+      ptx::stmatrix((at ^ i % (panel / 16) * 32) + i / (panel / 16) * panel_bytes, x.slice[i][0]);
+    }
+  }
+  /// Begins to copy rows to the tensor's from `row` on: columns beyond the tensor's are left out.
+  /// One thread, in its group of copies (ptx/bulk_copy.cuh).
+  static __device__ void store(u32 shared, const kernel::TensorMap* map, int row, int head,
+                               int sequence) {
+    if constexpr (kernel::whole_panels(columns)) {
+      ptx::tensor_store(map, {0, row, 0, head, sequence}, shared);
+    } else {
+#pragma unroll
+      for (int i = 0; i < panels; ++i) {
+        ptx::tensor_store(map, {i * panel, row, head, sequence}, shared + i * panel_bytes);
+      }
     }
   }
   /// Rows from `first` on become 0.

@@ -42,6 +42,17 @@ struct OnlineSoftmax {
     }
   }
 
+  /// Of rows that have seen no key: m := rowmax(S), S := P, and this lane's sums.
+  template <int n_tiles>
+  __device__ void begin(float (&s)[m_tiles][n_tiles][4], float factor) {
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) maximum[m][h] = quad_max(largest(s, m, h)) * factor;
+    }
+    exponentiate<n_tiles>(s, sum, factor);
+  }
+
   /// m := max(m, rowmax(S)), and O and l rescaled to it.
   template <int n_tiles, int o_tiles>
   __device__ void update_maximum(const float (&s)[m_tiles][n_tiles][4],
@@ -50,12 +61,7 @@ struct OnlineSoftmax {
     for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float largest = fmaxf(s[m][0][2 * h], s[m][0][2 * h + 1]);
-#pragma unroll
-        for (int n = 1; n < n_tiles; ++n) {
-          largest = fmaxf(largest, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
-        }
-        const float next = fmaxf(maximum[m][h], quad_max(largest) * factor);
+        const float next = fmaxf(maximum[m][h], quad_max(largest(s, m, h)) * factor);
         const float rescale = ptx::exp2(maximum[m][h] - finite_maximum(next));
         maximum[m][h] = next;
         // mutant "CUDA: online softmax: rescale of the sum" of emulated: rescale => 1.0f
@@ -67,6 +73,15 @@ struct OnlineSoftmax {
         }
       }
     }
+  }
+
+  /// Of this lane's part of a row.
+  template <int n_tiles>
+  static __device__ float largest(const float (&s)[m_tiles][n_tiles][4], int m, int h) {
+    float x = fmaxf(s[m][0][2 * h], s[m][0][2 * h + 1]);
+#pragma unroll
+    for (int n = 1; n < n_tiles; ++n) x = fmaxf(x, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+    return x;
   }
 
   /// S := P = exp2(factor * S - m + headroom), and this lane's sums of it.

@@ -20,6 +20,12 @@ namespace {
 constexpr int64_t min_split_keys = 256;
 constexpr int64_t max_splits = 64;
 
+ForwardKernel kernel_of(const Problem& p, const FamilyTile& tile) {
+  const auto* sm90_tile = std::get_if<sm90::ForwardTile>(&tile);
+  return sm90_tile != nullptr ? sm90::forward(p, *sm90_tile)
+                              : sm80::forward(p, std::get<ForwardTile>(tile));
+}
+
 KernelSpec combine_kernel(const Problem& p) {
   KernelConfig config;
   config.format("element", true, p.dtype)
@@ -42,12 +48,28 @@ int row_blocks(CudaForwardPlan& plan) {
   return checked_blocks("q", row_tiles * (p.q.packed ? p.q.heads : p.batch * p.q.heads), rows);
 }
 
+/// Blocks that the device runs at once.
+int64_t slots(const CudaForwardPlan& plan) {
+  return int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
+}
+
+// In a section of more heads, unless it has fewer tiles than the device takes at once twice, short
+// sequences wait for memory while its long tiles run, and only then: 8% of the time at 512 keys.
+constexpr int64_t large_section = 8;
+
 /// Heads in whole groups, whose long tiles all go first. Without a mask from the right one head
 /// follows the other.
-int choose_section(const Problem& p) {
+int choose_section(const CudaForwardPlan& plan, Over over) {
+  const Problem& p = plan.problem;
   if (p.score.window_right < 0 || p.q.packed) return 1;
   const int64_t bytes = p.k.seqlen * (p.head_dim + p.head_dim_v) * 2;
-  return static_cast<int>(groups_in_section(p.batch * p.k.heads, bytes) * p.group());
+  int64_t groups = groups_in_section(p.batch * p.k.heads, bytes);
+  if (over == Over::tiles) {
+    const int64_t most =
+        std::max(large_section, 2 * slots(plan) / std::max<int64_t>(plan.row_tiles, 1));
+    while (groups > 1 && groups * p.group() > most) groups = ceil_div(groups, 2);
+  }
+  return static_cast<int>(groups * p.group());
 }
 
 int64_t keys_of_split(const CudaForwardPlan& plan, int64_t splits) {
@@ -59,11 +81,10 @@ int64_t keys_of_split(const CudaForwardPlan& plan, int64_t splits) {
 int choose_splits(const CudaForwardPlan& plan, int blocks) {
   const Problem& p = plan.problem;
   if (p.run.batch_invariant || blocks == 0) return 1;
-  const int64_t slots = int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
   const int64_t work = int64_t{blocks} * plan.cut.value_slices;
-  if (2 * work > slots) return 1;
+  if (2 * work > slots(plan)) return 1;
   const int64_t keys = std::min(p.k.seqlen, p.keys_of_row() + plan.cut.rows - 1);
-  const int64_t wanted = std::min({slots / work, keys / min_split_keys, max_splits});
+  const int64_t wanted = std::min({slots(plan) / work, keys / min_split_keys, max_splits});
   if (wanted <= 1) return 1;
   return static_cast<int>(ceil_div(p.k.seqlen, keys_of_split(plan, wanted)));  // none is empty
 }
@@ -84,8 +105,7 @@ Grid main_grid(const CudaForwardPlan& plan, Over over) {
   const auto blocks = static_cast<unsigned>(plan.blocks),
              splits = static_cast<unsigned>(plan.splits);
   if (over == Over::tiles) {
-    const auto slots = static_cast<unsigned>(plan.gpu.sm_count * plan.cut.blocks_per_sm);
-    return {std::min(blocks * splits, slots)};
+    return {std::min(blocks * splits, static_cast<unsigned>(slots(plan)))};
   }
   return {blocks, splits, static_cast<unsigned>(plan.cut.value_slices)};
 }
@@ -95,16 +115,15 @@ Grid main_grid(const CudaForwardPlan& plan, Over over) {
 CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                                   const ForwardTuning& tuning) {
   need_offered(problem);
-  ForwardKernel kernel = tuning.tile        ? sm80::forward(problem, *tuning.tile)
-                         : tuning.sm90_tile ? sm90::forward(problem, *tuning.sm90_tile)
-                                            : forward_kernel(problem, gpu);
+  ForwardKernel kernel =
+      tuning.tile ? kernel_of(problem, *tuning.tile) : forward_kernel(problem, gpu);
   CudaForwardPlan plan;
   plan.problem = problem;
   plan.gpu = gpu;
   plan.cut = kernel.cut;
   plan.tile_text = kernel.text;
   plan.blocks = row_blocks(plan);
-  plan.section = tuning.section ? *tuning.section : choose_section(problem);
+  plan.section = tuning.section ? *tuning.section : choose_section(plan, kernel.over);
   cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
   const bool split = plan.splits > 1;
   kernel.config.flag("split", split);
@@ -114,7 +133,8 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                            .grid = main_grid(plan, kernel.over)});
   if (kernel.claims) {
     plan.claims = true;
-    plan.workspace_bytes += sizeof(int);
+    plan.workspace_bytes = round_up(plan.workspace_bytes, sizeof(kernel::TileCounter)) +
+                           sizeof(kernel::TileCounter);
   }
   if (split) {
     plan.launches.push_back({.kernel = combine_kernel(problem),

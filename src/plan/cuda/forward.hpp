@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "plan/cuda/family.hpp"
 #include "plan/cuda/launch.hpp"
@@ -14,10 +15,12 @@
 
 namespace fa {
 
+/// A tile of family sm80, or of sm90.
+using FamilyTile = std::variant<ForwardTile, sm90::ForwardTile>;
+
 /// Choices that tests and measurements may make. The plan makes those that are not given.
 struct ForwardTuning {
-  std::optional<ForwardTile> tile;                  ///< of family sm80, which then serves
-  std::optional<sm90::ForwardTile> sm90_tile = {};  ///< of family sm90
+  std::optional<FamilyTile> tile;  ///< its family then serves
   std::optional<int> splits;
   std::optional<int> section;
 };
@@ -32,7 +35,7 @@ struct CudaForwardPlan : CudaPlan {
   int splits = 1;            ///< along the keys, each in a block of its own
   int split_keys = 0;        ///< keys of a split
   int64_t partial_rows = 0;  ///< rows of all heads, whose partial O and LSE each split keeps
-  bool claims = false;       ///< the last word of the workspace hands out tiles, and begins as 0
+  bool claims = false;       ///< a kernel::TileCounter at the workspace's end hands out tiles
 
   const KernelSpec& main() const { return launches.front().kernel; }
 };

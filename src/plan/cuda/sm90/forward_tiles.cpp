@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/common/padding.h"
 #include "plan/rounding.hpp"
 
 namespace fa::sm90 {
@@ -14,24 +13,39 @@ int shared_bytes(const ForwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   const int tiles = t.query_stages * t.rows() * row_bytes(head_dim) +
                     t.key_stages * t.keys * row_bytes(head_dim) +
                     t.value_stages * t.keys * row_bytes(head_dim_v);
-  const int out = t.staged_out ? t.rows() * kernel::pad16(head_dim_v) * 2 : 0;
-  constexpr int tile_in_hand = 96;
-  const int barriers = 16 * (t.query_stages + t.key_stages + t.value_stages + 1) + 16;
-  return tiles + out + tile_in_hand + barriers;
+  const int out = t.staged_out ? t.rows() * row_bytes(head_dim_v) : 0;
+  constexpr int tiles_in_hand = 2, bytes_in_hand = 96;
+  const int barriers = 16 * (t.query_stages + t.key_stages + t.value_stages + tiles_in_hand) + 16;
+  return tiles + out + tiles_in_hand * bytes_in_hand + barriers;
 }
+
+namespace {
+
+bool unequal(const Problem& p) {
+  return p.score.window_right >= 0 || p.score.window_left >= 0 || p.q.packed || p.k.packed ||
+         p.q.used || p.k.used;
+}
+
+}  // namespace
 
 ForwardTile forward_tile(const Problem& p) {
   const int64_t widest = std::max(p.head_dim, p.head_dim_v);
+  ForwardTile tile{.claims = unequal(p)};
   if (widest <= 64) {
-    return {.groups = 3,
-            .keys = 128,
-            .key_stages = 3,
-            .value_stages = 3,
-            .query_stages = 2,
-            .staged_out = true};
+    tile.groups = 3;
+    tile.claims = true;  // also where tiles are equal: 4% to 11% faster
+    tile.key_stages = tile.value_stages = 4;
+    tile.query_stages = 2;
+    tile.staged_out = true;
+  } else if (widest <= 128) {
+    tile.query_stages = 2;
+    tile.staged_out = true;
+    tile.steps_ahead = tile.claims ? 0 : 1;
+  } else {
+    tile.keys = 64;
+    tile.value_stages = 3;
   }
-  if (widest <= 128) return {.keys = 128, .query_stages = 2, .staged_out = true};
-  return {.keys = 64, .key_stages = 2, .value_stages = 3};
+  return tile;
 }
 
 }  // namespace fa::sm90

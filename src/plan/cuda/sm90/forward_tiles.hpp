@@ -16,7 +16,9 @@ struct ForwardTile {
   int value_stages = 2;     ///< steps whose V does: 2 or more
   int query_stages = 1;     ///< tiles whose Q does: 1 or 2
   bool turns = true;        ///< the groups take turns at the tensor cores
-  bool staged_out = false;  ///< O goes to memory by way of shared memory
+  bool staged_out = false;  ///< O goes to memory by way of shared memory, by the copy engine
+  bool claims = false;      ///< a counter hands tiles out, which are of unequal length
+  int steps_ahead = 0;      ///< steps of a tile yet to come when the next one is found
 
   int rows() const { return 64 * groups; }
   int threads() const { return 128 * (1 + groups); }

@@ -26,8 +26,6 @@ std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
 }  // namespace
 
 ForwardKernel forward(const Problem& p, const ForwardTile& t) {
-  const bool claims = p.score.window_right >= 0 || p.score.window_left >= 0 || p.q.packed ||
-                      p.k.packed || p.q.used || p.k.used;
   KernelConfig config;
   add_problem(config, p)
       .number("groups", t.groups)
@@ -37,7 +35,8 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .number("query_stages", t.query_stages)
       .flag("turns", t.turns, true)
       .flag("staged_out", t.staged_out)
-      .flag("claims", claims)
+      .flag("claims", t.claims)
+      .number("steps_ahead", t.steps_ahead)
       .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
       .format("sinks", p.score.sinks, p.score.sinks_dtype);
   return {
@@ -48,7 +47,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
                  "fa::sm90::ForwardConfig",
                  "fa::sm90::Forward<Config>"},
       .over = Over::tiles,
-      .claims = claims,
+      .claims = t.claims,
       .threads = t.threads(),
       .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
       .text =
@@ -56,7 +55,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
                       "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
                       t.rows(), t.groups, t.turns ? " that take turns" : "", t.keys, t.query_stages,
                       t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
-                      claims ? "as blocks claim them" : "fixed"),
+                      t.claims ? "as blocks claim them" : "fixed"),
   };
 }
 

@@ -7,6 +7,8 @@ namespace fa::ptx {
 using u32 = unsigned;
 using Way = emulator::BulkCopy::Way;
 
+inline void prefetch_map(const kernel::TensorMap*) {}
+
 template <int rank>
 void tensor_load(u32 shared, const kernel::TensorMap* map, const int (&at)[rank], u32 barrier) {
   emulator::runtime->bulk_copy(

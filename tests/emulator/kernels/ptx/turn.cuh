@@ -12,6 +12,11 @@ inline void wait_for_turn(const int* counter, int turn, int seen = -1) {
 }
 inline void pass_turn(int* counter) { ++*counter; }
 
-inline int take_number(int* counter) { return (*counter)++; }
+inline void publish(unsigned long long* to, unsigned long long number) { *to = number; }
+inline void wait_until_published(const unsigned long long* by, unsigned long long number) {
+  while (*by != number) emulator::runtime->spin();
+}
+
+inline int take_number(int* counter, bool takes) { return takes ? (*counter)++ : 0; }
 
 }  // namespace fa::ptx

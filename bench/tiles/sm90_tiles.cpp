@@ -1,0 +1,76 @@
+// Tiles of family sm90.
+#include <fmt/format.h>
+
+#include "plan/cuda/common.hpp"
+#include "tiles/family_tiles.hpp"
+
+namespace fa::bench {
+
+namespace {
+
+using Tile = sm90::ForwardTile;
+
+constexpr int most_keys = 256;  // of a step
+constexpr int most_stages = 16;
+
+/// Of O, S and P; addresses and the statistics of rows take more.
+int registers(const Tile& t, const Problem& p) {
+  return pad16(p.head_dim_v) / 2 + t.keys / 2 + t.keys / 4;
+}
+/// What setmaxnreg leaves a thread that computes (src/kernels/sm90/forward.cuh), less those.
+int register_limit(const Tile& t) { return (t.groups == 3 ? 160 : 240) - 30; }
+
+int shared(const Tile& t, const Problem& p) {
+  return sm90::shared_bytes(t, p.head_dim, p.head_dim_v);
+}
+
+}  // namespace
+
+void need_possible(const Tile& t, const std::string& text, const Problem& p, const GpuLimits& gpu) {
+  need(t.groups == 2 || t.groups == 3, text, "groups", t.groups, "allowed are 2 and 3");
+  need(t.keys >= 16 && t.keys <= most_keys && t.keys % 16 == 0, text, "keys", t.keys,
+       "allowed are multiples of 16 from 16 to 256");
+  for (const auto& [name, stages] :
+       {std::pair{"key_stages", t.key_stages}, std::pair{"value_stages", t.value_stages}}) {
+    need(stages >= 2 && stages <= most_stages, text, name, stages, "allowed are 2 to 16");
+  }
+  need(t.query_stages == 1 || t.query_stages == 2, text, "query_stages", t.query_stages,
+       "allowed are 1 and 2");
+  need(t.steps_ahead <= most_stages, text, "steps_ahead", t.steps_ahead, "allowed are 0 to 16");
+  const int bytes = shared(t, p);
+  need(bytes <= gpu.shared_per_block, text, "keys", t.keys,
+       fmt::format("a block has {} bytes of shared memory, {} allows {}", bytes, gpu.arch,
+                   gpu.shared_per_block));
+}
+
+// As many stages as there is room for: what waits in shared memory hides how long copies take.
+std::vector<Tile> search_around(const Tile& planned, const Problem& p, const GpuLimits& gpu) {
+  std::vector<Tile> tiles;
+  Tile tile = planned;
+  const auto fits_with = [&](int key_stages, int value_stages) {
+    tile.key_stages = key_stages;
+    tile.value_stages = value_stages;
+    return shared(tile, p) <= gpu.shared_per_block;
+  };
+  const auto add = [&](int key_stages, int value_stages) {
+    if (fits_with(key_stages, value_stages)) tiles.push_back(tile);
+  };
+  for (tile.groups = 2; tile.groups <= 3; ++tile.groups) {
+    for (tile.keys = 48; tile.keys <= 176; tile.keys += 16) {
+      if (registers(tile, p) > register_limit(tile)) break;
+      for (tile.query_stages = 1; tile.query_stages <= 2; ++tile.query_stages) {
+        for (const bool staged : {false, true}) {
+          tile.staged_out = staged;
+          int stages = 2;
+          while (stages < 8 && fits_with(stages + 1, stages + 1)) ++stages;
+          add(stages, stages);
+          add(stages, stages + 1);
+          add(stages + 1, stages);
+        }
+      }
+    }
+  }
+  return tiles;
+}
+
+}  // namespace fa::bench
