@@ -20,7 +20,9 @@ struct TileField {
     return std::visit([&](auto n) { return static_cast<int>(tile.*n); }, number);
   }
   void set(Tile& tile, int x) const {
-    const auto assign = [&]<typename Number>(Number Tile::* n) { tile.*n = static_cast<Number>(x); };
+    const auto assign = [&]<typename Number>(Number Tile::* n) {
+      tile.*n = static_cast<Number>(x);
+    };
     std::visit(assign, number);
   }
 };
@@ -31,22 +33,29 @@ struct TileFields;
 template <>
 struct TileFields<ForwardTile> {
   using Tile = ForwardTile;
-  static constexpr TileField<Tile> all[] = {
-      {"warps", &Tile::warps},           {"warp_rows", &Tile::warp_rows},
-      {"keys", &Tile::keys},             {"groups", &Tile::groups},
-      {"stages", &Tile::stages},         {"query_slices", &Tile::query_slices},
-      {"min_blocks", &Tile::min_blocks}, {"value_slices", &Tile::value_slices}};
+  static constexpr TileField<Tile> all[] = {{"warps", &Tile::warps},
+                                            {"warp_rows", &Tile::warp_rows},
+                                            {"keys", &Tile::keys},
+                                            {"groups", &Tile::groups},
+                                            {"stages", &Tile::stages},
+                                            {"query_slices", &Tile::query_slices},
+                                            {"min_blocks", &Tile::min_blocks},
+                                            {"value_slices", &Tile::value_slices}};
 };
 
 template <>
 struct TileFields<sm90::ForwardTile> {
   using Tile = sm90::ForwardTile;
-  static constexpr TileField<Tile> all[] = {
-      {"groups", &Tile::groups},         {"keys", &Tile::keys},
-      {"key_stages", &Tile::key_stages}, {"value_stages", &Tile::value_stages},
-      {"query_stages", &Tile::query_stages}, {"turns", &Tile::turns},
-      {"staged_out", &Tile::staged_out}, {"claims", &Tile::claims},
-      {"steps_ahead", &Tile::steps_ahead}};
+  static constexpr TileField<Tile> all[] = {{"groups", &Tile::groups},
+                                            {"keys", &Tile::keys},
+                                            {"key_stages", &Tile::key_stages},
+                                            {"value_stages", &Tile::value_stages},
+                                            {"query_stages", &Tile::query_stages},
+                                            {"loader_registers", &Tile::loader_registers},
+                                            {"turns", &Tile::turns},
+                                            {"staged_out", &Tile::staged_out},
+                                            {"claims", &Tile::claims},
+                                            {"steps_ahead", &Tile::steps_ahead}};
 };
 
 /// Throws Error naming --tile, "{text}: {name} is {number}; {what}", unless `allowed`.

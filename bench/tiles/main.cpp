@@ -233,8 +233,8 @@ void add_problem_flags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0.0, 0.999));
   app.add_flag("--alibi", w.alibi, "with ALiBi");
   app.add_option("--family", w.family, "whose kernel; the plan's if not given")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Family>{
-          {"sm80", Family::sm80}, {"sm90", Family::sm90}}));
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Family>{{"sm80", Family::sm80}, {"sm90", Family::sm90}}));
   app.add_option("--dtype", flags.dtype, "of q, k, v and out")
       ->check(CLI::IsMember({"bf16", "fp16"}))
       ->capture_default_str();

@@ -17,8 +17,8 @@ constexpr int most_stages = 16;
 int registers(const Tile& t, const Problem& p) {
   return pad16(p.head_dim_v) / 2 + t.keys / 2 + t.keys / 4;
 }
-/// What setmaxnreg leaves a thread that computes (src/kernels/sm90/forward.cuh), less those.
-int register_limit(const Tile& t) { return (t.groups == 3 ? 160 : 240) - 30; }
+/// What a thread that computes has, less those.
+int register_limit(const Tile& t) { return t.group_registers() - 30; }
 
 int shared(const Tile& t, const Problem& p) {
   return sm90::shared_bytes(t, p.head_dim, p.head_dim_v);
@@ -36,6 +36,11 @@ void need_possible(const Tile& t, const std::string& text, const Problem& p, con
   }
   need(t.query_stages == 1 || t.query_stages == 2, text, "query_stages", t.query_stages,
        "allowed are 1 and 2");
+  // Multiples of 8, of the loader's group and of the others.
+  const bool whole = t.loader_registers % 8 == 0 && t.loader_registers >= 24 &&
+                     t.loader_registers <= 64 && t.group_registers() % 8 == 0;
+  need(whole, text, "loader_registers", t.loader_registers,
+       t.groups == 3 ? "allowed are 32 and 56" : "allowed are 24, 40 and 56");
   need(t.steps_ahead <= most_stages, text, "steps_ahead", t.steps_ahead, "allowed are 0 to 16");
   const int bytes = shared(t, p);
   need(bytes <= gpu.shared_per_block, text, "keys", t.keys,
@@ -56,6 +61,9 @@ std::vector<Tile> search_around(const Tile& planned, const Problem& p, const Gpu
     if (fits_with(key_stages, value_stages)) tiles.push_back(tile);
   };
   for (tile.groups = 2; tile.groups <= 3; ++tile.groups) {
+    tile.loader_registers = tile.groups == planned.groups ? planned.loader_registers
+                            : tile.groups == 3            ? 32
+                                                          : 24;
     for (tile.keys = 48; tile.keys <= 176; tile.keys += 16) {
       if (registers(tile, p) > register_limit(tile)) break;
       for (tile.query_stages = 1; tile.query_stages <= 2; ++tile.query_stages) {

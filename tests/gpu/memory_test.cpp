@@ -22,7 +22,7 @@ TEST(Memory, ALongCallTakesNone) {
   options.causal = true;
   const ForwardArgs args{q, k, v, out, lse};
   const Plan plan = plan_forward(args, options);
-  EXPECT_LE(plan.workspace_bytes(), 4u);  // a counter, where blocks claim their tiles
+  EXPECT_LE(plan.workspace_bytes(), 16u);  // a counter, where blocks claim their tiles
   // The kernel itself, and the room for its registers, come with a short call of the same kind,
   // as does the pool's first memory.
   const GpuTensor few({1, 64, heads, 64}, bfloat16), few_out(few.shape(), bfloat16),

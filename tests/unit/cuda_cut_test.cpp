@@ -94,8 +94,7 @@ TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
     const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
     ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
-    EXPECT_EQ(plan.workspace_bytes,
-              with_counter(plan, sizeof(float) * plan.splits * 2 * 41 * 129));
+    EXPECT_EQ(plan.workspace_bytes, with_counter(plan, sizeof(float) * plan.splits * 2 * 41 * 129));
   }
 }
 

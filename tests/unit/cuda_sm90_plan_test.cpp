@@ -24,9 +24,13 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   EXPECT_GE(t.key_stages, 2);
   EXPECT_GE(t.value_stages, 2);
   EXPECT_TRUE(t.query_stages == 1 || t.query_stages == 2);
-  // setmaxnreg gives a thread that computes as many (src/kernels/sm90/forward.cuh).
-  const int registers = t.groups == 3 ? 160 : 240;
-  EXPECT_LE((p.head_dim_v + 15) / 16 * 16 / 2 + t.keys / 2 + t.keys / 4, registers - 32);
+  // As setmaxnreg takes them.
+  const int all =
+      registers_per_sm / t.threads() / 8 * 8 * (1 + t.groups);  // of a lane in each group
+  EXPECT_EQ(t.loader_registers + t.groups * t.group_registers(), all);
+  EXPECT_TRUE(t.loader_registers >= 24 && t.loader_registers % 8 == 0);
+  EXPECT_EQ(t.group_registers() % 8, 0);
+  EXPECT_LE((p.head_dim_v + 15) / 16 * 16 / 2 + t.keys / 2 + t.keys / 4, t.group_registers() - 32);
   EXPECT_EQ(main.threads, t.threads());
   EXPECT_EQ(main.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
   EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
@@ -48,11 +52,14 @@ TEST(Sm90Plan, EveryHeadDimAndOptionFits) {
 }
 
 TEST(Sm90Plan, ATileOfTheCallersChoiceServes) {
-  const sm90::ForwardTile tile{
-      .groups = 3, .keys = 80, .key_stages = 4, .value_stages = 4, .turns = false};
-  const CudaForwardPlan plan =
-      plan_cuda_forward(problem(2, 8192, 8192), hopper(),
-                        {.tile = tile, .splits = {}, .section = {}});
+  const sm90::ForwardTile tile{.groups = 3,
+                               .keys = 80,
+                               .key_stages = 4,
+                               .value_stages = 4,
+                               .loader_registers = 32,
+                               .turns = false};
+  const CudaForwardPlan plan = plan_cuda_forward(problem(2, 8192, 8192), hopper(),
+                                                 {.tile = tile, .splits = {}, .section = {}});
   expect_sound(plan, tile);
   EXPECT_TRUE(has(plan.main(), "turns=false"));
 }

@@ -102,9 +102,11 @@ TEST(TileText, LeavesWhatIsNotNamed) {
   const Problem p = problem(work(64, 64));
   const FamilyTile tile = parse_tile("keys=48,query_slices=4", p, *known_gpu("sm_90a"));
   EXPECT_EQ(tile, FamilyTile(ForwardTile{.keys = 48, .query_slices = 4}));
-  const FamilyTile hopper = parse_tile("groups=3,claims=1", problem(work(64, 64, 4096, Family::sm90)),
-                                       *known_gpu("sm_90a"));
-  EXPECT_EQ(hopper, FamilyTile(sm90::ForwardTile{.groups = 3, .claims = true}));
+  const FamilyTile hopper =
+      parse_tile("groups=3,loader_registers=32,claims=1", problem(work(64, 64, 4096, Family::sm90)),
+                 *known_gpu("sm_90a"));
+  EXPECT_EQ(hopper,
+            FamilyTile(sm90::ForwardTile{.groups = 3, .loader_registers = 32, .claims = true}));
 }
 
 TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
@@ -145,6 +147,8 @@ TEST(TileText, ErrorsNameTheFlagAndWhatHopperAllows) {
       {"key_stages=1", "key_stages is 1; allowed are 2 to 16"},
       {"value_stages=17", "value_stages is 17"},
       {"query_stages=3", "query_stages is 3; allowed are 1 and 2"},
+      {"loader_registers=32", "loader_registers is 32; allowed are 24, 40 and 56"},
+      {"groups=3", "loader_registers is 24; allowed are 32 and 56"},
       {"turns=2", "turns is 2; allowed are 0 and 1"},
       {"steps_ahead=17", "steps_ahead is 17; allowed are 0 to 16"},
       {"keys=256", "keys is 256; a block has 295232 bytes of shared memory, sm_90a allows 232448"},

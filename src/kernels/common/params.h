@@ -87,16 +87,16 @@ struct ForwardParams {
   Partial partial;
 };
 
-/// Hands out tiles. It may hold anything before a launch, whose first block opens it by the launch's
-/// own number; the last number that is taken closes it, for a graph that launches again.
+/// Hands out tiles. It may hold anything before a launch, whose first block opens it by the
+/// launch's own number; the last number that is taken closes it, for a graph that launches again.
 struct TileCounter {
   unsigned long long launch;
   int next;
   int unused;
 };
 
-/// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps' boxes have a
-/// tile's rows, of `out` a warp's 16 (common/tensor_map.h says what else).
+/// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps' boxes have
+/// a tile's rows, of `out` a warp's 16 (common/tensor_map.h says what else).
 struct TiledForwardParams {
   TensorMap q, k, v, out;
   ForwardParams forward;

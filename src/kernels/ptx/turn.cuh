@@ -29,9 +29,19 @@ __device__ inline void pass_turn(int* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
-/// Publishes what this thread wrote before, by a number that the memory does not hold yet.
-__device__ inline void publish(unsigned long long* to, unsigned long long number) {
-  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(number) : "memory");
+// What only one thread of a warp does is told by a predicate, not by a branch: behind a branch the
+// compiler would take nothing for the same in all lanes, and the warp's uniform registers would go
+// unused.
+
+/// Publishes what the thread that `does` wrote before, by a number that the memory does not hold
+/// yet.
+__device__ inline void publish(unsigned long long* to, unsigned long long number, bool does) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.s32 p, %2, 0;\n"
+      "@p st.release.gpu.global.u64 [%0], %1;\n}" ::"l"(to),
+      "l"(number), "r"(static_cast<int>(does))
+      : "memory");
 }
 
 /// Waits until the number is published, and sees what was written before it.
@@ -44,8 +54,7 @@ __device__ inline void wait_until_published(const unsigned long long* by,
 }
 
 /// Takes the next number of a counter in global memory, 0, 1, 2 ..., for the thread of a warp that
-/// `takes` it; 0 for the others. Not by a branch, behind which the compiler would take nothing for
-/// the same in all lanes.
+/// `takes` it; 0 for the others.
 __device__ inline int take_number(int* counter, bool takes) {
   int number;
   asm volatile(

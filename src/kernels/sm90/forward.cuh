@@ -32,10 +32,10 @@ struct Forward {
     }
     __syncthreads();
     if (warp < 4) {
-      ptx::give_registers<C::groups == 3 ? 32 : 24>();
+      ptx::give_registers<C::loader_registers>();
       if (warp == 0) ForwardLoader<C>(p, shared).run();
     } else {
-      ptx::take_registers<C::groups == 3 ? 160 : 240>();
+      ptx::take_registers<Shapes::group_registers>();
       ForwardGroup<C>(p, shared, warp).run();
     }
   }

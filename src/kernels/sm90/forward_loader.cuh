@@ -36,12 +36,12 @@ struct ForwardLoader {
   __device__ ForwardLoader(const kernel::TiledForwardParams& params, u32 base)
       : p(params), shared(base), pipes(base) {}
 
-  /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile is
-  /// found before the last steps, so that its Q comes in time.
+  /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile
+  /// is found before the last steps, so that its Q comes in time.
   __device__ void run() {
     if (C::claims && blockIdx.x == 0 && lane == 0) {
       p.counter->next = 0;
-      ptx::publish(&p.counter->launch, p.launch);
+      ptx::publish(&p.counter->launch, p.launch, true);
     }
     __syncwarp();
     index = static_cast<int>(blockIdx.x);
@@ -123,7 +123,7 @@ struct ForwardLoader {
       index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
       // All blocks together take as many numbers as there are tiles: each one that finds none left.
       // No lane waits for the launch any more: all have come to the shuffle.
-      if (lane == 0 && claimed == p.tiles - 1) p.counter->launch = 0;
+      ptx::publish(&p.counter->launch, 0, lane == 0 && claimed == p.tiles - 1);
     } else {
       index += static_cast<int>(gridDim.x);
     }
@@ -172,8 +172,8 @@ struct ForwardLoader {
     const Place& place = tile.place;
     load<typename Shapes::QueryTile, C::packed_q || C::used_q>(
         pipes.q, p.q, p.forward.operands.q,
-        {static_cast<int>(place.rows.begin) + place.row, place.head, C::packed_q ? 0 : place.sequence,
-         place.rows.length - place.row});
+        {static_cast<int>(place.rows.begin) + place.row, place.head,
+         C::packed_q ? 0 : place.sequence, place.rows.length - place.row});
   }
   __device__ void load_keys(const Piece& keys, int step) {
     load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, keys.step(step));

@@ -133,8 +133,8 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                            .grid = main_grid(plan, kernel.over)});
   if (kernel.claims) {
     plan.claims = true;
-    plan.workspace_bytes = round_up(plan.workspace_bytes, sizeof(kernel::TileCounter)) +
-                           sizeof(kernel::TileCounter);
+    plan.workspace_bytes =
+        round_up(plan.workspace_bytes, sizeof(kernel::TileCounter)) + sizeof(kernel::TileCounter);
   }
   if (split) {
     plan.launches.push_back({.kernel = combine_kernel(problem),

@@ -10,18 +10,23 @@ namespace fa::sm90 {
 
 /// How src/kernels/sm90/forward.cuh is cut.
 struct ForwardTile {
-  int groups = 2;           ///< of four warps that compute, with 64 query rows each: 2 or 3
-  int keys = 128;           ///< of a step, a multiple of 16
-  int key_stages = 2;       ///< steps whose K lies in shared memory: 2 or more
-  int value_stages = 2;     ///< steps whose V does: 2 or more
-  int query_stages = 1;     ///< tiles whose Q does: 1 or 2
-  bool turns = true;        ///< the groups take turns at the tensor cores
-  bool staged_out = false;  ///< O goes to memory by way of shared memory, by the copy engine
-  bool claims = false;      ///< a counter hands tiles out, which are of unequal length
-  int steps_ahead = 0;      ///< steps of a tile yet to come when the next one is found
+  int groups = 2;             ///< of four warps that compute, with 64 query rows each: 2 or 3
+  int keys = 128;             ///< of a step, a multiple of 16
+  int key_stages = 2;         ///< steps whose K lies in shared memory: 2 or more
+  int value_stages = 2;       ///< steps whose V does: 2 or more
+  int query_stages = 1;       ///< tiles whose Q does: 1 or 2
+  int loader_registers = 24;  ///< of a thread of the group that loads: 24, 32, 40 ... 56
+  bool turns = true;          ///< the groups take turns at the tensor cores
+  bool staged_out = false;    ///< O goes to memory by way of shared memory, by the copy engine
+  bool claims = false;        ///< a counter hands tiles out, which are of unequal length
+  int steps_ahead = 0;        ///< steps of a tile yet to come when the next one is found
 
   int rows() const { return 64 * groups; }
   int threads() const { return 128 * (1 + groups); }
+  /// Registers of a thread that computes: setmaxnreg shares those of the whole block out.
+  int group_registers() const {
+    return ((groups == 3 ? 4 * 128 : 3 * 168) - loader_registers) / groups;
+  }
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
 };
 

@@ -33,6 +33,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .number("key_stages", t.key_stages)
       .number("value_stages", t.value_stages)
       .number("query_stages", t.query_stages)
+      .number("loader_registers", t.loader_registers)
       .flag("turns", t.turns, true)
       .flag("staged_out", t.staged_out)
       .flag("claims", t.claims)

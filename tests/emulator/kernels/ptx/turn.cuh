@@ -12,7 +12,9 @@ inline void wait_for_turn(const int* counter, int turn, int seen = -1) {
 }
 inline void pass_turn(int* counter) { ++*counter; }
 
-inline void publish(unsigned long long* to, unsigned long long number) { *to = number; }
+inline void publish(unsigned long long* to, unsigned long long number, bool does) {
+  if (does) *to = number;
+}
 inline void wait_until_published(const unsigned long long* by, unsigned long long number) {
   while (*by != number) emulator::runtime->spin();
 }
