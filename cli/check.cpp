@@ -20,7 +20,7 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* check_examples =
     R"(Random problems, all options crossed, each compared with the float64 reference; a problem is the whole
 of its seed and index. Right is an error of at most its bound (docs/numerics.md).
 
@@ -189,7 +189,7 @@ Command add_check(const support::Flags& program) {
   app.on("--hash", flags->hash,
          "print a hash of the outputs' bits: builds that compute the same print the same");
   app.value("--json", flags->json, "also write the findings to this file");
-  app.footer(examples);
+  app.footer(check_examples);
   return {app, [flags] { return run(*flags); }};
 }
 

@@ -31,7 +31,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* examples =
+constexpr const char* compile_examples =
     R"(CUDA kernels, compiled ahead into one file; programs that run with FA_BUNDLE naming it need no NVRTC
 and no cache. No GPU is needed. docs/cuda.md says more.
 
@@ -179,7 +179,7 @@ Command add_compile(const support::Flags& program) {
   app.on("--verbose", flags->verbose, "print what each kernel takes of the GPU");
   app.value("--json", flags->json, "also write that to this file");
   app.value("--threads", flags->threads, "kernels at a time; 0: one for each core").within(0, 1024);
-  app.footer(examples);
+  app.footer(compile_examples);
   return {app, [flags] { return run(*flags); }};
 }
 

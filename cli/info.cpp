@@ -27,7 +27,7 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples = R"(Examples:
+constexpr const char* info_examples = R"(Examples:
   fa info
   fa info --plan --batch 2 --seqlen 8192 --heads 32 --heads-k 8 --head-dim 128 --causal
   fa info --plan --packed --batch 8 --seqlen 4096 --sinks --dropout-p 0.1
@@ -194,7 +194,7 @@ Command add_info(const support::Flags& program) {
   with("--dlse", flags->dlse, "a gradient through LSE");
   add_option_flags(app, flags->options);
   app.all_need(plan);
-  app.footer(examples);
+  app.footer(info_examples);
   return {app, [flags] { return run(*flags); }};
 }
 

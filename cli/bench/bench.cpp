@@ -22,7 +22,7 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* bench_examples =
     R"(Each round runs every cell once, in shuffled order, and the machine's own peaks beside them. Results
 are compared with float64 on random rows first. FLOPs as the paper counts: 4 Sq Sk D H B, half of it
 when causal, backward 2.5 times that; decoding is measured by the bytes of K and V that it reads.
@@ -173,7 +173,7 @@ Command add_bench(const support::Flags& program) {
              "instead of all this, how long a call keeps its thread where its work hardly counts");
   add_device_flag(app, flags->device, "cpu, or cuda[:N]: of --host-time").needs(host_time);
   app.value("--json", flags->json, "write every round to FILE").type_name("FILE");
-  app.footer(examples);
+  app.footer(bench_examples);
   return {app, [flags] { return run(*flags); }};
 }
 

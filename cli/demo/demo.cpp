@@ -24,7 +24,7 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* demo_examples =
     R"(Every number is measured or computed here and now. Errors are relative Frobenius errors against
 float64; the plain formula rounds each step to the same dtype. GFLOP/s as the paper counts:
 4 Sq Sk D H, half of it when causal, backward 2.5 times that.
@@ -160,7 +160,7 @@ Command add_demo(const support::Flags& program) {
       .within(0, int64_t{1} << 20);
   app.value("--seed", flags->seed, "seed of tensors and samples").unsigned_number();
   app.value("--json", flags->json, "write all numbers to FILE").type_name("FILE");
-  app.footer(examples);
+  app.footer(demo_examples);
   return {app, [flags] { return run(*flags); }};
 }
 

@@ -28,7 +28,7 @@ PassCost measure(int64_t seqlen, bool plain, bool backward) {
 PassCost measure_plain(int64_t seqlen, bool backward) {
   const int64_t bytes =
       (backward ? 2 : 1) * growth_heads * seqlen * seqlen * int64_t{sizeof(float)};
-  const int64_t most = std::min(support::available_memory() / 3, int64_t{2} << 30);
+  const int64_t most = std::min(support::available_memory() / 3, int64_t{1} << 30);
   PassCost cost;
   if (bytes <= most) cost = measure(seqlen, true, backward);
   cost.told = bytes;

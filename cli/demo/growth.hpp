@@ -25,7 +25,7 @@ struct GrowthRow {
   PassCost plain_forward, plain_backward;
 };
 
-/// The plain way runs as long as it takes at most a third of the memory that is free, and 2 GiB.
+/// The plain way runs as long as it takes at most a third of the memory that is free, and 1 GiB.
 GrowthRow measure_growth(int64_t seqlen);
 
 void print_growth(const std::vector<GrowthRow>& rows);

@@ -20,7 +20,7 @@
 namespace fa::cli {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* run_examples =
     R"(A SRC is FILE.npy, FILE.safetensors:NAME, or a NAME in --tensors. Types: float32, float16, bfloat16
 (safetensors only); lengths int32 or int64. Tensors of 3 dimensions without --cu-seqlens are one
 sequence. Results: out, lse [B, Hq, Sq] (packed [Hq, Tq]), with --dout also dq, dk, dv, and dbias and
@@ -211,7 +211,7 @@ Command add_run(const support::Flags& program) {
   app.value("--out", command->out, "a folder for .npy files, or FILE.safetensors")
       .type_name("PATH");
   app.on("--check", command->check, "compare the results with float64");
-  app.footer(examples);
+  app.footer(run_examples);
   return {app, [command] { return run(*command); }};
 }
 

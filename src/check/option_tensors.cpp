@@ -11,14 +11,14 @@ namespace {
 using F = Feature;
 using reference::Result;
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
 
 void fill_bias(const Array& bias, const Spec&, const TensorSpec& t, Random& random) {
   bool masked_row = false;  // sometimes a row has no key left
   bias.fill([&](int64_t n) {
     if (n % t.shape.back() == 0) masked_row = t.masks && random.chance(0.1);
     const bool masked = masked_row || (t.masks && random.chance(0.2));
-    return masked ? -infinity : random.normal();
+    return masked ? minus_infinity : random.normal();
   });
 }
 
@@ -31,7 +31,7 @@ void fill_slopes(const Array& slopes, const Spec&, const TensorSpec&, Random& ra
 void fill_sinks(const Array& sinks, const Spec& spec, const TensorSpec& t, Random& random) {
   sinks.fill([&](int64_t) { return spec.sink_size * random.normal(); });
   if (!t.masks) return;
-  sinks.fill([&](int64_t h) { return h == 0 || random.chance(0.5) ? -infinity : 1.5; });
+  sinks.fill([&](int64_t h) { return h == 0 || random.chance(0.5) ? minus_infinity : 1.5; });
 }
 
 }  // namespace

@@ -141,7 +141,8 @@ TEST(Hopper, SerializedProductsAreRefused) {
   p.head_dim = p.head_dim_v = 128;
   p.q.seqlen = p.k.seqlen = p.q.tokens = p.k.tokens = 4096;
   const sm90::ForwardTile tile{.groups = 3, .keys = 96, .loader_registers = 32};
-  const CudaForwardPlan plan = plan_cuda_forward(p, *known_gpu("sm_90a"), {.tile = tile});
+  const CudaForwardPlan plan =
+      plan_cuda_forward(p, *known_gpu("sm_90a"), {.tile = tile, .splits = {}, .section = {}});
   try {
     compile(plan.main(), "sm_90a", sources(), nullptr);
     ADD_FAILURE() << "not refused";

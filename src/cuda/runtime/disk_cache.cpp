@@ -31,7 +31,7 @@ constexpr std::string_view temporary_suffix = ".tmp";
 constexpr time_t leftover_seconds = 3600;
 
 /// Before the code in an entry's file.
-struct Header {
+struct EntryHeader {
   char magic[8] = {'F', 'A', 'k', 'e', 'r', 'n', 'e', 'l'};
   uint64_t version = 1;
   Digest key;
@@ -151,8 +151,8 @@ std::optional<std::vector<char>> DiskCache::load(const Digest& key) const {
         status.st_uid != geteuid()) {
       return {};
     }
-    const Header wanted;
-    Header header;
+    const EntryHeader wanted;
+    EntryHeader header;
     if (!read_all(file, {reinterpret_cast<char*>(&header), sizeof header}, 0) ||
         std::memcmp(header.magic, wanted.magic, sizeof wanted.magic) != 0 ||
         header.version != wanted.version || header.key != key ||
@@ -174,7 +174,7 @@ std::optional<std::vector<char>> DiskCache::load(const Digest& key) const {
 void DiskCache::store(const Digest& key, std::span<const char> code) const {
   const int folder = directory(Missing::is_made);
   if (folder < 0) return;
-  Header header;
+  EntryHeader header;
   header.key = key;
   header.bytes = code.size();
   header.checksum = digest({code.data(), code.size()});

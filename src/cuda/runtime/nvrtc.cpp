@@ -88,20 +88,20 @@ int newest_major() {
 }
 
 std::mutex opening;
-std::atomic<const Nvrtc*> opened;  // never closed
+std::atomic<const Nvrtc*> opened_nvrtc;  // never closed
 
 }  // namespace
 
 const Nvrtc& nvrtc() {
-  if (const Nvrtc* found = opened) return *found;
+  if (const Nvrtc* found = opened_nvrtc) return *found;
   const std::lock_guard lock(opening);
-  if (const Nvrtc* found = opened) return *found;
+  if (const Nvrtc* found = opened_nvrtc) return *found;
   NvrtcSearch search = search_nvrtc(newest_major());
   for (const std::string& path : search.files) {
     std::string problem;
     const Nvrtc* found = open(path, problem);
     if (found != nullptr) {
-      opened = found;
+      opened_nvrtc = found;
       return *found;
     }
     if (search.named) {
@@ -119,7 +119,7 @@ const Nvrtc& nvrtc() {
 }
 
 std::string nvrtc_identity() {
-  if (const Nvrtc* found = opened) return found->identity;
+  if (const Nvrtc* found = opened_nvrtc) return found->identity;
   const NvrtcSearch search = search_nvrtc(newest_major());
   if (search.files.empty()) return {};
   const std::string& first = search.files.front();

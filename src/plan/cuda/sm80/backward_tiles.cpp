@@ -36,7 +36,7 @@ namespace {
 
 enum class Meant { for_all, for_any_order, for_plain_any_order, for_long_plain };
 
-struct Entry {
+struct BackwardEntry {
   int columns;  ///< of Q and V, the wider, at most
   Meant meant;
   BackwardTile tile;
@@ -63,7 +63,7 @@ bool is_meant(Meant meant, const Problem& p) {
 // multiprocessor's shared memory are the best of some 10 for each head_dim, measured on H100 and
 // H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
 using enum Meant;
-constexpr Entry entries[] = {
+constexpr BackwardEntry backward_entries[] = {
     {64, for_long_plain, {.keys = 96, .min_blocks = 2}},
     {64, for_plain_any_order, {.min_blocks = 3}},
     {64, for_all, {.key_slices = 4, .value_slices = 4, .min_blocks = 2}},
@@ -91,7 +91,7 @@ constexpr Entry entries[] = {
 
 BackwardTile backward_tile(const Problem& p, const GpuLimits& gpu) {
   const int64_t columns = std::max(p.head_dim, p.head_dim_v);
-  for (const Entry& entry : entries) {
+  for (const BackwardEntry& entry : backward_entries) {
     const bool meant = columns <= entry.columns && is_meant(entry.meant, p);
     if (meant && fits(entry.tile, p.head_dim, p.head_dim_v, gpu)) return entry.tile;
   }

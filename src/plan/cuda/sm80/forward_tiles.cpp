@@ -97,7 +97,7 @@ constexpr ForwardTile paired_turns(int keys, int query_slices) {
 /// Columns of V whose O fits the registers: 128 of a thread's, with 16 rows a warp.
 constexpr int most_value_columns = 256;
 
-struct Entry {
+struct ForwardEntry {
   int depth, width;  ///< head_dim and value columns of a block, at most
   bool (*when)(const Work&);
   ForwardTile tile;
@@ -106,7 +106,7 @@ struct Entry {
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
 // multiprocessor's shared memory are the best of 10 to 100 for each head_dim, mask, length and
 // option, measured on an H100 (docs/kernels/tiles.md); the others are what fits, unmeasured.
-constexpr Entry entries[] = {
+constexpr ForwardEntry forward_entries[] = {
     {32, 32, light, {.keys = 64, .query_slices = 2, .min_blocks = 3}},
     {64,
      64,
@@ -172,7 +172,7 @@ ForwardTile forward_tile(const Problem& p, const GpuLimits& gpu) {
   const auto slices = static_cast<int>(ceil_div(p.head_dim_v, most_value_columns));
   const int depth = pad16(p.head_dim);
   const int width = pad16(value_columns({.value_slices = slices}, p.head_dim_v));
-  for (const Entry& entry : entries) {
+  for (const ForwardEntry& entry : forward_entries) {
     if (depth > entry.depth || width > entry.width || !entry.when(work)) continue;
     ForwardTile tile = entry.tile;
     tile.value_slices = slices;
