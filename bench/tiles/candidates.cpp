@@ -28,8 +28,8 @@ Tile parse(const std::string& text) {
     if (field == std::end(fields) || !number || *number < 0 || *number > INT16_MAX) {
       std::string names;
       for (const auto& f : fields) names += fmt::format(" {}", f.name);
-      fail(Status::invalid_argument, "--tile", "{}: \"{}\" is no NAME=NUMBER; names are{}", text,
-           part, names);
+      fail(Status::invalid_argument, "--tile", "{}: \"{}\" is no NAME=NUMBER; names of {} are{}",
+           text, part, TileFields<Tile>::family, names);
     }
     const int value = static_cast<int>(*number);
     need(!field->is_bool() || value < 2, text, field->name, value, "allowed are 0 and 1");

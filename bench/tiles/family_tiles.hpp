@@ -1,4 +1,4 @@
-// What the tiles of each family have to say to a search.
+// What a search asks of the tiles of each family: their numbers, which are possible, which to try.
 #pragma once
 
 #include <string>
@@ -33,6 +33,7 @@ struct TileFields;
 template <>
 struct TileFields<ForwardTile> {
   using Tile = ForwardTile;
+  static constexpr const char* family = "sm80";
   static constexpr TileField<Tile> all[] = {{"warps", &Tile::warps},
                                             {"warp_rows", &Tile::warp_rows},
                                             {"keys", &Tile::keys},
@@ -46,6 +47,7 @@ struct TileFields<ForwardTile> {
 template <>
 struct TileFields<sm90::ForwardTile> {
   using Tile = sm90::ForwardTile;
+  static constexpr const char* family = "sm90";
   static constexpr TileField<Tile> all[] = {{"groups", &Tile::groups},
                                             {"keys", &Tile::keys},
                                             {"key_stages", &Tile::key_stages},

@@ -82,6 +82,7 @@ std::string Work::text() const {
   if (softcap > 0) text += fmt::format(", softcap {}", softcap);
   if (dropout_p > 0) text += fmt::format(", dropout {}", dropout_p);
   if (alibi) text += ", alibi";
+  if (family != Family::automatic) text += family == Family::sm80 ? ", sm80" : ", sm90";
   return text;
 }
 

@@ -41,7 +41,7 @@ struct PlainHopper : sm90::ForwardConfig {
   static constexpr Number element = Number::bfloat16;
   static constexpr int head_dim = 128, head_dim_v = 128;
   static constexpr int groups = 2, keys = 128, key_stages = 2, value_stages = 2;
-  static constexpr int loader_registers = 24;
+  static constexpr int loader_registers = 24, group_registers = 240;
   static constexpr int shared_bytes = 164160;
 };
 
@@ -49,7 +49,7 @@ struct FullHopper : sm90::ForwardConfig {
   static constexpr Number element = Number::float16;
   static constexpr int head_dim = 72, head_dim_v = 136;
   static constexpr int groups = 3, keys = 80, key_stages = 2, value_stages = 3, query_stages = 2;
-  static constexpr int loader_registers = 32;
+  static constexpr int loader_registers = 32, group_registers = 160;
   static constexpr int shared_bytes = 305504;
   static constexpr bool staged_out = true, split = true, claims = true;
   static constexpr bool packed_q = true, packed_k = true, used_q = true, used_k = true;

@@ -79,6 +79,7 @@ TEST(Graph, APreparedPlanIsCapturedWithItsWorkspace) {
     const Tensors t(rows, 3000, 80);
     Options options;
     options.softcap = 20;
+    options.causal = true;  // tiles are claimed from the workspace where blocks stay
     const ForwardArgs args{t.q, t.k, t.v, t.out, {}};
     const Plan plan = plan_forward(args, options);
     plan.prepare();

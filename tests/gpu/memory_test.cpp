@@ -1,6 +1,12 @@
 // Memory beside the tensors: none, or where keys are split what the plan says.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cuda/launch/passes.hpp"
+#include "cuda/runtime/device.hpp"
 #include "gpu/driver_more.hpp"
 #include "gpu/gpu.hpp"
 
@@ -34,6 +40,36 @@ TEST(Memory, ALongCallTakesNone) {
   forward(args, options, stream);
   stream.synchronize();
   EXPECT_LE(before - free_bytes(), mebibyte);
+}
+
+// A counter in it hands tiles out, whatever lies there and whatever a call has left there.
+TEST(Workspace, MayHoldAnything) {
+  // Each has two tiles or three: some blocks get more than one.
+  const int64_t heads = cuda::limits_of(cuda::device(0)).sm_count / 2 + 1;
+  for (const int64_t width : {64, 128, 256}) {
+    const GpuTensor q = normal({1, 300, heads, width}, bfloat16, 1),
+                    k = normal({1, 300, heads, width}, bfloat16, 2),
+                    v = normal({1, 300, heads, width}, bfloat16, 3), out(q.shape(), bfloat16);
+    Options options;
+    options.causal = true;
+    const ForwardArgs args{q, k, v, out, {}};
+    const Plan plan = plan_forward(args, options);
+    const GpuMemory workspace(std::max<size_t>(plan.workspace_bytes(), 64));
+    const GpuStream stream;
+    forward(args, options, stream);
+    stream.synchronize();
+    const std::vector<std::byte> right = out.bytes();
+    for (const unsigned char byte : {0, 1, 0xff}) {
+      workspace.fill(byte);
+      for (int call = 0; call < 2; ++call) {
+        out.poison();
+        plan.run(args, options, workspace.data(), workspace.size(), stream);
+        stream.synchronize();
+        EXPECT_EQ(out.bytes(), right) << width << " " << int{byte} << " " << call;
+      }
+    }
+    for (const double x : out.values()) ASSERT_TRUE(std::isfinite(x));
+  }
 }
 
 TEST(Memory, ASplitCallTakesItsPlansWorkspaceAndKeepsIt) {

@@ -114,7 +114,7 @@ TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
   const std::pair<const char*, const char*> wrong[] = {
       {"", "no NAME=NUMBER"},
       {"keys", "no NAME=NUMBER"},
-      {"key=32", "\"key=32\" is no NAME=NUMBER; names are warps"},
+      {"key=32", "\"key=32\" is no NAME=NUMBER; names of sm80 are warps"},
       {"keys=32x", "no NAME=NUMBER"},
       {"keys=-16", "no NAME=NUMBER"},
       {"keys=40", "keys is 40; allowed are multiples of 16"},
@@ -141,7 +141,7 @@ TEST(TileText, ErrorsNameTheFlagAndWhatIsAllowed) {
 TEST(TileText, ErrorsNameTheFlagAndWhatHopperAllows) {
   const Problem p = problem(work(128, 128, 4096, Family::sm90));
   const std::pair<const char*, const char*> wrong[] = {
-      {"warps=4", "\"warps=4\" is no NAME=NUMBER; names are groups"},
+      {"warps=4", "\"warps=4\" is no NAME=NUMBER; names of sm90 are groups"},
       {"groups=1", "groups is 1; allowed are 2 and 3"},
       {"keys=40", "keys is 40; allowed are multiples of 16"},
       {"key_stages=1", "key_stages is 1; allowed are 2 to 16"},

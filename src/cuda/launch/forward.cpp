@@ -46,7 +46,7 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
     make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
     make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
     make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
-    make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, 16);
+    if (plan.copies_out) make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, 16);
   }
   if (plan.claims) {
     params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +

@@ -1,6 +1,6 @@
 #include "cuda/launch/tensor_maps.hpp"
 
-#include <vector>
+#include <algorithm>
 
 #include "cuda/runtime/driver.hpp"
 
@@ -14,26 +14,26 @@ void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side,
   constexpr int64_t panel = kernel::panel_columns;
   const Dimension row{side.packed ? side.tokens : side.seqlen, rows.row, box_rows},
       head{side.heads, rows.head, 1}, sequence{side.packed ? 1 : batch, rows.batch, 1};
-  std::vector<Dimension> all{{columns, 1, panel}, row, head, sequence};
-  if (kernel::whole_panels(static_cast<int>(columns))) {
-    const int64_t panels = columns / panel;
-    all = {{panel, 1, panel}, row, {panels, panel, panels}, head, sequence};
-  }
-  std::vector<uint64_t> sizes, strides;
-  std::vector<uint32_t> box;
-  for (const Dimension& d : all) {
-    if (d.extent == 0) return;
-    sizes.push_back(static_cast<uint64_t>(d.extent));
+  uint64_t sizes[5], strides[5];
+  uint32_t rank = 0, box[5], steps[5];
+  const auto add = [&](const Dimension& d) {
+    sizes[rank] = static_cast<uint64_t>(d.extent);
     // A stride that is not used may be any number, of which the driver takes few.
-    strides.push_back(d.extent == 1 ? 16 : static_cast<uint64_t>(2 * d.stride));
-    box.push_back(static_cast<uint32_t>(d.box));
-  }
-  const std::vector<uint32_t> steps(all.size(), 1);
+    strides[rank] = d.extent == 1 ? 16 : static_cast<uint64_t>(2 * d.stride);
+    box[rank] = static_cast<uint32_t>(d.box);
+    steps[rank++] = 1;
+  };
+  const bool panels = kernel::whole_panels(static_cast<int>(columns));
+  add({panels ? panel : columns, 1, panel});
+  add(row);
+  if (panels) add({columns / panel, panel, columns / panel});
+  add(head);
+  add(sequence);
+  if (std::find(sizes, sizes + rank, 0u) != sizes + rank) return;
   check(driver().encode_tiled(
             &map, rows.dtype == bfloat16 ? tensor_map_type::bfloat16 : tensor_map_type::float16,
-            static_cast<uint32_t>(all.size()), rows.data, sizes.data(), strides.data() + 1,
-            box.data(), steps.data(), 0, static_cast<int>(kernel::Swizzle::within_128),
-            tensor_map_promotion_256, 0),
+            rank, rows.data, sizes, strides + 1, box, steps, 0,
+            static_cast<int>(kernel::Swizzle::within_128), tensor_map_promotion_256, 0),
         "encoding a tensor map");
 }
 

@@ -88,11 +88,11 @@ struct ForwardParams {
 };
 
 /// Hands out tiles. It may hold anything before a launch, whose first block opens it by the
-/// launch's own number; the last number that is taken closes it, for a graph that launches again.
-struct TileCounter {
-  unsigned long long launch;
+/// launch's own number; the block that takes the last number closes it, for a graph that launches
+/// again.
+struct alignas(16) TileCounter {
+  unsigned long long launch;  ///< 0: closed
   int next;
-  int unused;
 };
 
 /// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps' boxes have

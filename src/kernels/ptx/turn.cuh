@@ -1,6 +1,8 @@
-// Counters in global memory that put blocks in an order. A block waits until the counter reaches
-// its number, then increments it. If lengths on the device are wrong, the counter may pass the
-// expected number; no block then waits forever.
+// Counters in global memory: some put blocks in an order, one hands out numbers. A block that waits
+// for its turn waits until the counter reaches its number, then increments it. If lengths on the
+// device are wrong, the counter may pass the expected number; no block then waits forever.
+//
+// A block waits only for blocks of lower numbers, of which a GPU starts none later.
 #pragma once
 
 namespace fa::ptx {
@@ -34,7 +36,7 @@ __device__ inline void pass_turn(int* counter) {
 // unused.
 
 /// Publishes what the thread that `does` wrote before, by a number that the memory does not hold
-/// yet.
+/// yet; 0 takes the number away again.
 __device__ inline void publish(unsigned long long* to, unsigned long long number, bool does) {
   asm volatile(
       "{\n.reg .pred p;\n"

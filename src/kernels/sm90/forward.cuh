@@ -21,7 +21,9 @@ struct Forward {
     const u32 shared = ptx::shared_address(ptx::shared_memory());
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
     if (warp == 0 && ptx::elect()) {
-      if constexpr (C::alignment == 16) {
+      // No map is made of tensors without keys.
+      const kernel::Lengths& keys = p.forward.keys;
+      if (C::alignment == 16 && (C::packed_k ? keys.tokens : keys.seqlen) > 0) {
         ptx::prefetch_map(&p.q);
         ptx::prefetch_map(&p.k);
         ptx::prefetch_map(&p.v);
@@ -35,7 +37,7 @@ struct Forward {
       ptx::give_registers<C::loader_registers>();
       if (warp == 0) ForwardLoader<C>(p, shared).run();
     } else {
-      ptx::take_registers<Shapes::group_registers>();
+      ptx::take_registers<C::group_registers>();
       ForwardGroup<C>(p, shared, warp).run();
     }
   }

@@ -61,7 +61,7 @@ struct ForwardLoader {
         keys = keys_of_tile();
         load_keys(keys, step);
         if (!query_ahead) load_query();  // whose place may still be in use
-        rest = smaller(begin + C::steps_ahead + 1, tile.end);
+        rest = min(begin + C::steps_ahead + 1, tile.end);
 #pragma unroll 1
         for (; step > rest; --step) load_step(keys, step, begin);
       }
@@ -76,7 +76,6 @@ struct ForwardLoader {
     if (step > begin) load_keys(keys, step - 1);
     load_values(keys, step);
   }
-  static __device__ int smaller(int a, int b) { return a < b ? a : b; }
 
   /// The first tile that has rows, from number `index` on; false where there is none.
   __device__ bool find_tile() {
@@ -112,7 +111,10 @@ struct ForwardLoader {
   __device__ void ask() {
     if constexpr (C::claims) {
       const bool first = index == static_cast<int>(blockIdx.x);
-      if (first) ptx::wait_until_published(&p.counter->launch, p.launch);
+      if (first) {
+        ptx::wait_until_published(&p.counter->launch, p.launch);
+        __syncwarp();  // the number is taken away once all blocks have claimed
+      }
       claimed = ptx::take_number(&p.counter->next, lane == 0);
     }
   }
@@ -121,8 +123,8 @@ struct ForwardLoader {
   __device__ void next() {
     if constexpr (C::claims) {
       index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
-      // All blocks together take as many numbers as there are tiles: each one that finds none left.
-      // No lane waits for the launch any more: all have come to the shuffle.
+      // Each block's last claim finds no tile left: all blocks together claim as often as there are
+      // tiles.
       ptx::publish(&p.counter->launch, 0, lane == 0 && claimed == p.tiles - 1);
     } else {
       index += static_cast<int>(gridDim.x);

@@ -33,10 +33,9 @@ struct ForwardShapes {
   static constexpr int group_rows = 64;
   static constexpr int rows = group_rows * C::groups;
   static_assert(C::groups == 2 || C::groups == 3);
-  /// Registers of a thread that computes: what the loader's group leaves of the block's, of which
-  /// each thread is launched with a multiple of 8.
-  static constexpr int group_registers =
-      ((C::groups == 3 ? 4 * 128 : 3 * 168) - C::loader_registers) / C::groups;
+  static_assert(C::loader_registers + C::groups * C::group_registers ==
+                    (C::groups == 3 ? 4 * 128 : 3 * 168),
+                "all registers of the block, of which each thread begins with a multiple of 8");
   static_assert(C::key_stages >= 2 && C::value_stages >= 2 && C::query_stages <= 2);
   static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
   static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T

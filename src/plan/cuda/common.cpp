@@ -57,15 +57,21 @@ int checked_blocks(const char* name, int64_t blocks, int64_t size) {
 
 // The last section had better be no small one, which would end in a few long tiles on an idle
 // device (13% of a forward pass with 16 heads of 16k keys).
-int64_t groups_in_section(int64_t groups, int64_t bytes) {
+int64_t groups_in_section(int64_t groups, int64_t bytes, int64_t most) {
   groups = std::max<int64_t>(groups, 1);
-  const int64_t least = std::clamp<int64_t>(section_bytes / std::max<int64_t>(bytes, 1), 1, groups);
-  const int64_t most = groups / least;  // sections
+  int64_t least = std::clamp<int64_t>(section_bytes / std::max<int64_t>(bytes, 1), 1, groups);
+  if (least > most) {
+    least = std::max<int64_t>(most * 3 / 4, 1);
+  } else {
+    most = 2 * least;
+  }
+  const int64_t most_sections = groups / least;
   int64_t best = least;
   double best_last = 0;  // the last section's part of a whole one
-  for (int64_t sections = most; sections > std::max<int64_t>(most - 64, 0); --sections) {
+  for (int64_t sections = most_sections; sections > std::max<int64_t>(most_sections - 64, 0);
+       --sections) {
     const int64_t section = ceil_div(groups, sections);
-    if (section > 2 * least || best_last == 1) break;
+    if (section > most || best_last == 1) break;
     const int64_t rest = groups % section;
     const double last = rest == 0 ? 1 : static_cast<double>(rest) / static_cast<double>(section);
     if (last > best_last) {

@@ -30,8 +30,8 @@ int checked_blocks(const char* name, int64_t blocks, int64_t size);
 /// the heads of a section may have together: half of the smallest L2 among data-centre GPUs.
 inline constexpr int64_t section_bytes = 20 << 20;
 /// How many of the `groups` of heads make a section. bytes: what the blocks of a group read again
-/// and again.
-int64_t groups_in_section(int64_t groups, int64_t bytes);
+/// and again. most: no section has more groups, where the bytes allow more.
+int64_t groups_in_section(int64_t groups, int64_t bytes, int64_t most = INT64_MAX);
 
 /// The constants that both passes' kernels are compiled with: formats, sizes, options.
 KernelConfig& add_problem(KernelConfig& config, const Problem& problem);

@@ -26,11 +26,12 @@ struct ForwardKernel {
   Cut cut;
   KernelConfig config;  ///< the plan adds `split`, for partial results of pass/combine.cuh
   KernelSource source;
-  Over over = Over::rows;  ///< tiles: blocks that stay take tile after tile
-  bool claims = false;     ///< which a counter in the workspace hands out
-  int threads = 0;         ///< of a block
-  int shared_bytes = 0;    ///< of a block
-  std::string text;        ///< its tile in words, whole lines
+  Over over = Over::rows;   ///< tiles: blocks that stay take tile after tile
+  bool claims = false;      ///< which a counter in the workspace hands out
+  bool copies_out = false;  ///< it stores O by the copy engine, unless the keys are split
+  int threads = 0;          ///< of a block
+  int shared_bytes = 0;     ///< of a block
+  std::string text;         ///< its tile in words, whole lines
 };
 
 struct BackwardKernel {

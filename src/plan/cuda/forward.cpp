@@ -53,9 +53,10 @@ int64_t slots(const CudaForwardPlan& plan) {
   return int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
 }
 
-// In a section of more heads, unless it has fewer tiles than the device takes at once twice, short
-// sequences wait for memory while its long tiles run, and only then: 8% of the time at 512 keys.
-constexpr int64_t large_section = 8;
+// A section's first tiles read its keys from memory, the others from L2. Blocks that stay work on
+// several sections at once if these are small, so a section of short sequences has twice as many
+// tiles as the device runs blocks (8% of the time at 512 keys), but this many heads at least.
+constexpr int64_t least_in_small_section = 8;
 
 /// Heads in whole groups, whose long tiles all go first. Without a mask from the right one head
 /// follows the other.
@@ -63,13 +64,12 @@ int choose_section(const CudaForwardPlan& plan, Over over) {
   const Problem& p = plan.problem;
   if (p.score.window_right < 0 || p.q.packed) return 1;
   const int64_t bytes = p.k.seqlen * (p.head_dim + p.head_dim_v) * 2;
-  int64_t groups = groups_in_section(p.batch * p.k.heads, bytes);
+  int64_t most = INT64_MAX;
   if (over == Over::tiles) {
-    const int64_t most =
-        std::max(large_section, 2 * slots(plan) / std::max<int64_t>(plan.row_tiles, 1));
-    while (groups > 1 && groups * p.group() > most) groups = ceil_div(groups, 2);
+    const int64_t heads = 2 * slots(plan) / std::max(plan.row_tiles, 1);
+    most = std::max<int64_t>(std::max(heads, least_in_small_section) / p.group(), 1);
   }
-  return static_cast<int>(groups * p.group());
+  return static_cast<int>(groups_in_section(p.batch * p.k.heads, bytes, most) * p.group());
 }
 
 int64_t keys_of_split(const CudaForwardPlan& plan, int64_t splits) {
@@ -123,7 +123,9 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
   plan.cut = kernel.cut;
   plan.tile_text = kernel.text;
   plan.blocks = row_blocks(plan);
-  plan.section = tuning.section ? *tuning.section : choose_section(plan, kernel.over);
+  const int64_t heads = std::max<int64_t>(problem.batch * problem.q.heads, 1);
+  plan.section = tuning.section ? static_cast<int>(std::min<int64_t>(*tuning.section, heads))
+                                : choose_section(plan, kernel.over);
   cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
   const bool split = plan.splits > 1;
   kernel.config.flag("split", split);
@@ -131,6 +133,7 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                                                  kernel.cut.blocks_per_sm, kernel.shared_bytes),
                            .over = kernel.over,
                            .grid = main_grid(plan, kernel.over)});
+  plan.copies_out = kernel.copies_out && !split;
   if (kernel.claims) {
     plan.claims = true;
     plan.workspace_bytes =

@@ -35,6 +35,7 @@ struct CudaForwardPlan : CudaPlan {
   int splits = 1;            ///< along the keys, each in a block of its own
   int split_keys = 0;        ///< keys of a split
   int64_t partial_rows = 0;  ///< rows of all heads, whose partial O and LSE each split keeps
+  bool copies_out = false;   ///< by the copy engine: the kernel wants a map of out
   bool claims = false;       ///< a kernel::TileCounter at the workspace's end hands out tiles
 
   const KernelSpec& main() const { return launches.front().kernel; }

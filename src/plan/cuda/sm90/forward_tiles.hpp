@@ -15,7 +15,7 @@ struct ForwardTile {
   int key_stages = 2;         ///< steps whose K lies in shared memory: 2 or more
   int value_stages = 2;       ///< steps whose V does: 2 or more
   int query_stages = 1;       ///< tiles whose Q does: 1 or 2
-  int loader_registers = 24;  ///< of a thread of the group that loads: 24, 32, 40 ... 56
+  int loader_registers = 24;  ///< of a thread of the group that loads: 24, 40, 56; 32, 56 of 3
   bool turns = true;          ///< the groups take turns at the tensor cores
   bool staged_out = false;    ///< O goes to memory by way of shared memory, by the copy engine
   bool claims = false;        ///< a counter hands tiles out, which are of unequal length

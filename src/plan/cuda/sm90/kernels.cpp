@@ -34,6 +34,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .number("value_stages", t.value_stages)
       .number("query_stages", t.query_stages)
       .number("loader_registers", t.loader_registers)
+      .number("group_registers", t.group_registers())
       .flag("turns", t.turns, true)
       .flag("staged_out", t.staged_out)
       .flag("claims", t.claims)
@@ -49,6 +50,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
                  "fa::sm90::Forward<Config>"},
       .over = Over::tiles,
       .claims = t.claims,
+      .copies_out = t.staged_out,
       .threads = t.threads(),
       .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
       .text =
