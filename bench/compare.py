@@ -30,6 +30,8 @@ examples:
   bench/compare.py --device cuda --passes forward --peers fa2 --grid --models --varlen --window
                    --softcap --json cuda.json          all kinds of cells, beside one peer
   bench/compare.py --device cuda --head-dims 96 --hidden 1536
+  bench/compare.py --device cuda --passes forward --peers fa3 --builds old=../old/build/libfa.so
+                                                       what a change gave
   bench/compare.py --from cpu.json --plot cpu.png      table and plot of an earlier run
 
 FLOPs as the paper counts: 4 Sq Sk D H B, half of it when causal, backward 2.5 times forward; of
@@ -74,6 +76,14 @@ def positive(text: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError
     return number
+
+
+def named_path(text: str) -> tuple[str, str]:
+    """A name for the tables and the file of a library."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ValueError
+    return name, path
 
 
 def new_parser() -> argparse.ArgumentParser:
@@ -130,6 +140,14 @@ def new_parser() -> argparse.ArgumentParser:
         help="our kernels on CUDA: %(default)s",
     )
 
+    who.add_argument(
+        "--builds",
+        nargs="+",
+        type=named_path,
+        default=[],
+        metavar="NAME=LIBFA",
+        help="other builds of this library, forward: old=/tmp/old/build/libfa.so",
+    )
     who.add_argument(
         "--deterministic", action="store_true", help="our deterministic backward pass, too (CUDA)"
     )
@@ -263,9 +281,10 @@ def measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dic
             family=options.family,
             softcap=bool(options.softcap),
             deterministic=options.deterministic,
+            builds=dict(options.builds),
         )
     except LookupError as error:
-        parser.error(f"--peers {error}")
+        parser.error(f"--peers or --builds: {error}")
     on_device = options.device == "cuda" and not options.host_time
     clock = DeviceClock() if on_device else HostClock(HOST_REPEATS if options.host_time else 1)
     limits = Limits(options.rounds, options.seconds_per_cell, options.bound)

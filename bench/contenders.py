@@ -78,14 +78,19 @@ def contenders_for(
     family: str,
     softcap: bool,
     deterministic: bool,
+    builds: dict[str, str],
 ) -> list[Contender]:
     """Ours first, with `softcap` also without one, with `deterministic` also in that order; then
-    the peers that can be had here, or those of them that are named."""
+    other builds of it, and the peers that can be had here, or those of them that are named."""
     ours = [_ours(device, family)]
     if softcap:
         ours.append(_uncapped(device, family))
     if deterministic:
         ours.append(_deterministic(device, family))
+    if builds:
+        from builds import build_contender  # which knows this module
+
+        ours += [build_contender(device, name, path) for name, path in builds.items()]
     if device == "cuda":
         optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
         made = [make() for name, make in optional.items() if peers is None or name in peers]
@@ -153,7 +158,7 @@ def _bind_flash_attn(module: Any, device: str, more: dict[str, Any], cell: Cell)
         options["softcap"] = cell.softcap
     if not cell.lengths:
         return partial(module.flash_attn_func, **options)
-    bounds, longest = _bounds(cell, device), max(cell.lengths)
+    bounds, longest = bounds_of(cell, device), max(cell.lengths)
     return partial(
         module.flash_attn_varlen_func,
         cu_seqlens_q=bounds,
@@ -164,7 +169,7 @@ def _bind_flash_attn(module: Any, device: str, more: dict[str, Any], cell: Cell)
     )
 
 
-def _bounds(cell: Cell, device: str) -> Tensor:
+def bounds_of(cell: Cell, device: str) -> Tensor:
     """cu_seqlens"""
     lengths = torch.tensor([0, *cell.lengths], device=device)
     return lengths.cumsum(0, dtype=torch.int32)
@@ -185,7 +190,7 @@ def _bind_fa2(cell: Cell) -> Attend:
     packed sequences (as torch.nn.attention.varlen does)."""
     if not cell.window and not cell.lengths:
         return _bind_sdpa(cell)
-    bounds = _bounds(cell, "cuda") if cell.lengths else None
+    bounds = bounds_of(cell, "cuda") if cell.lengths else None
     longest = max(cell.lengths, default=cell.seqlen_q)
     window = {"window_size_left": cell.window, "window_size_right": 0} if cell.window else {}
     causal = cell.causal and not cell.window  # the window's right side says it

@@ -34,6 +34,8 @@ TEST(BenchTiles, NamesTheFlagThatIsWrong) {
       {"--head-dim 64 --seqlen 512 --dtype fp32", "--dtype"},
       {"--head-dim 64 --seqlen 512 --section 0", "--section"},
       {"--head-dim 64 --seqlen 512 --rounds 0", "--rounds"},
+      {"--head-dim 64 --seqlen 512 --family sm70", "--family"},
+      {"--head-dim 64 --seqlen 512 --arch sm_90a --tile warps=4", "names of sm90 are groups"},
       {"--head-dim 64 --seqlen 512 --list", "--arch"},
       {"--head-dim 64 --seqlen 512 --arch sm_75", "--arch: is sm_75; known are sm_80"},
       {"--head-dim 64 --seqlen 512 --arch sm_80 --tile keys=40", "--tile: keys=40: keys is 40"},
@@ -49,12 +51,12 @@ TEST(BenchTiles, NamesTheFlagThatIsWrong) {
   }
 }
 
-TEST(BenchTiles, ListsThePlannedTileThenEachOtherOnce) {
-  const std::string problem = "--head-dim 128 --seqlen 4096 --arch sm_90a --list";
+/// `one`: a tile of the family.
+void expect_each_once(const std::string& family, const std::string& one) {
+  const std::string problem =
+      "--head-dim 128 --seqlen 4096 --arch sm_90a --list --family " + family;
   const std::string planned = tiles(problem, "").out;
   EXPECT_EQ(std::ranges::count(planned, '\n'), 1);
-  const std::string one =
-      "warps=4,warp_rows=32,keys=48,groups=1,stages=2,query_slices=0,min_blocks=2";
   const std::string both = tiles(problem + " --tile " + one, "").out;
   EXPECT_EQ(both, planned + one + "\n");
   const std::string twice = tiles(problem + " --tile " + one + " --tile " + one, "").out;
@@ -64,6 +66,15 @@ TEST(BenchTiles, ListsThePlannedTileThenEachOtherOnce) {
   EXPECT_EQ(all.find(one, both.size()), all.npos);
   EXPECT_EQ(all.find(planned, planned.size()), all.npos);
   EXPECT_GT(std::ranges::count(all, '\n'), 20);
+}
+
+TEST(BenchTiles, ListsThePlannedTileThenEachOtherOnce) {
+  expect_each_once("sm80",
+                   "warps=4,warp_rows=32,keys=48,groups=1,stages=2,query_slices=0,min_blocks=2");
+  expect_each_once(
+      "sm90",
+      "groups=2,keys=48,key_stages=6,value_stages=6,query_stages=2,loader_registers=24,"
+      "turns=1,staged_out=0,claims=0,steps_ahead=1");
 }
 
 TEST(BenchTiles, TellsWhatKernelsTakeWithoutADevice) {

@@ -1,5 +1,6 @@
 """bench/compare.py on a tiny grid, each run in a process of its own."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -167,3 +168,25 @@ def test_wrong_usage(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_another_build_takes_part_in_forward_passes(tmp_path):
+    library = importlib.util.find_spec("flashattn").submodule_search_locations[0]
+    same = f"same={pathlib.Path(library) / 'libfa.so.0'}"
+    found = tmp_path / "found.json"
+    more = ["--rounds", 1, "--json", found, "--peers", "sdpa-flash", "--builds", same]
+    done = run("--passes", "forward", "backward", "--both", *TINY, *more)
+    assert done.returncode == 0, done.stderr
+    for cell in json.loads(found.read_text())["cells"]:
+        if cell["work"] == "backward":
+            assert cell["left_out"] == {"same": "is timed forward only"}
+        else:
+            assert cell["errors"]["same"] == cell["errors"]["flashattn"]
+            assert all(seconds["same"] > 0 for seconds in cell["rounds"])
+
+
+@pytest.mark.parametrize("build", ["old", "old=", "=libfa.so", "old=nowhere/libfa.so"])
+def test_a_build_that_is_none(build):
+    done = run(*TINY, "--builds", build)
+    assert done.returncode == 2
+    assert "--builds" in done.stderr
