@@ -47,7 +47,7 @@ void need(bool allowed, const std::string& text, const char* name, int number,
 }
 
 FamilyTile planned_tile(const Problem& p, const GpuLimits& gpu) {
-  if (sm90_serves(p, gpu)) return sm90::forward_tile(p);
+  if (p.run.family != Family::sm80 && sm90::forward(p, gpu).kernel) return sm90::forward_tile(p);
   return forward_tile(p, gpu);
 }
 
@@ -84,10 +84,6 @@ std::vector<FamilyTile> search_tiles(const Problem& p, const GpuLimits& gpu) {
     return std::vector<FamilyTile>(tiles.begin(), tiles.end());
   };
   return std::visit(search, planned_tile(p, gpu));
-}
-
-bool sm90_serves(const Problem& p, const GpuLimits& gpu) {
-  return p.run.family != Family::sm80 && sm90::forward(p, gpu).kernel.has_value();
 }
 
 }  // namespace fa::bench

@@ -76,7 +76,4 @@ std::vector<ForwardTile> search_around(const ForwardTile& planned, const Problem
 std::vector<sm90::ForwardTile> search_around(const sm90::ForwardTile& planned,
                                              const Problem& problem, const GpuLimits& gpu);
 
-/// Whether family sm90 serves the problem, or else sm80.
-bool sm90_serves(const Problem& problem, const GpuLimits& gpu);
-
 }  // namespace fa::bench

@@ -1,4 +1,5 @@
-// Memory beside the tensors: none, or where keys are split what the plan says.
+// Memory beside the tensors: none but a counter of tiles, or where keys are split what the plan
+// says.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -221,6 +221,7 @@ struct ForwardGroup {
     return of.place.row + group * Shapes::group_rows + 16 * warp;
   }
 
+  /// Products become scores, of which a step at a mask's edge hides some.
   template <bool may_mask>
   __device__ void form(Scores& s, int step, const Score<C>& score) const {
     const int row = warp_row(tile), first = step * C::keys;

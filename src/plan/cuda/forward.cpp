@@ -55,7 +55,7 @@ int64_t slots(const CudaForwardPlan& plan) {
 
 // A section's first tiles read its keys from memory, the others from L2. Blocks that stay work on
 // several sections at once if these are small, so a section of short sequences has twice as many
-// tiles as the device runs blocks (8% of the time at 512 keys), but this many heads at least.
+// tiles as the device runs blocks (7% of the time at 512 keys), but this many heads at least.
 constexpr int64_t least_in_small_section = 8;
 
 /// Heads in whole groups, whose long tiles all go first. Without a mask from the right one head
