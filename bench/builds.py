@@ -119,7 +119,7 @@ class Build:
             self._library = ctypes.CDLL(str(Path(path).resolve()))
             self._library.fa_last_error.restype = ctypes.c_char_p
         except (OSError, AttributeError) as error:
-            raise LookupError(f"{path}: {error}") from None
+            raise LookupError(f"--builds {path}: {error}") from None
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, name)(*arguments) != 0:

@@ -284,7 +284,7 @@ def measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dic
             builds=dict(options.builds),
         )
     except LookupError as error:
-        parser.error(f"--peers or --builds: {error}")
+        parser.error(str(error))
     on_device = options.device == "cuda" and not options.host_time
     clock = DeviceClock() if on_device else HostClock(HOST_REPEATS if options.host_time else 1)
     limits = Limits(options.rounds, options.seconds_per_cell, options.bound)

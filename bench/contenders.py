@@ -81,7 +81,8 @@ def contenders_for(
     builds: dict[str, str],
 ) -> list[Contender]:
     """Ours first, with `softcap` also without one, with `deterministic` also in that order; then
-    other builds of it, and the peers that can be had here, or those of them that are named."""
+    other builds of it, and the peers that can be had here, or those of them that are named.
+    Raises LookupError, which names the argument of compare.py, for what cannot be had."""
     ours = [_ours(device, family)]
     if softcap:
         ours.append(_uncapped(device, family))
@@ -99,7 +100,7 @@ def contenders_for(
         found = [_SDPA] if of_host_time else [*_SDPA_CPU, *_optional_cpu_peers(peers)]
     missing = set(peers or []) - {peer.name for peer in found}
     if missing:
-        raise LookupError(f"{', '.join(sorted(missing))}: not to be had here")
+        raise LookupError(f"--peers {', '.join(sorted(missing))}: not to be had here")
     chosen = [peer for peer in found if peers is None or peer.name in peers]
     if device == "cuda" and not of_host_time:
         chosen = [way for peer in chosen for way in (peer, peer.lying_heads_first())]
@@ -111,7 +112,9 @@ def _optional_cpu_peers(peers: list[str] | None) -> list[Contender]:
 
     asked = [name for name in cpu_peers.NEEDS if peers is None or name in peers]
     lacks = {name: cpu_peers.why_missing(name) for name in asked}
-    if peers is not None and (told := [f"{name}: {why}" for name, why in lacks.items() if why]):
+    if peers is not None and (
+        told := [f"--peers {name}: {why}" for name, why in lacks.items() if why]
+    ):
         raise LookupError("; ".join(told))
     return [cpu_peers.cpu_peer(name) for name in asked if lacks[name] is None]
 
