@@ -72,7 +72,7 @@ std::vector<std::pair<std::string, int>> tile_numbers(const FamilyTile& any) {
 std::string tile_text(const FamilyTile& tile) {
   std::string text;
   for (const auto& [name, number] : tile_numbers(tile)) {
-    if (name == "value_slices" && number == 1) continue;
+    if ((name == "value_slices" || name == "heads") && number == 1) continue;
     text += fmt::format("{}{}={}", text.empty() ? "" : ",", name, number);
   }
   return text;

@@ -49,6 +49,7 @@ struct TileFields<sm90::ForwardTile> {
   using Tile = sm90::ForwardTile;
   static constexpr const char* family = "sm90";
   static constexpr TileField<Tile> all[] = {{"groups", &Tile::groups},
+                                            {"heads", &Tile::heads},
                                             {"keys", &Tile::keys},
                                             {"key_stages", &Tile::key_stages},
                                             {"value_stages", &Tile::value_stages},

@@ -28,6 +28,11 @@ int shared(const Tile& t, const Problem& p) {
 
 void need_possible(const Tile& t, const std::string& text, const Problem& p, const GpuLimits& gpu) {
   need(t.groups == 2 || t.groups == 3, text, "groups", t.groups, "allowed are 2 and 3");
+  const int planned_heads = sm90::forward_tile(p).heads;
+  need(t.heads == 1 || t.heads == planned_heads, text, "heads", t.heads,
+       fmt::format("allowed are 1 and what the plan has, {}", planned_heads));
+  need(t.heads == 1 || !t.staged_out, text, "staged_out", t.staged_out,
+       "a tile of several heads has none");
   need(t.keys >= 16 && t.keys <= most_keys && t.keys % 16 == 0, text, "keys", t.keys,
        "allowed are multiples of 16 from 16 to 256");
   for (const auto& [name, stages] :
@@ -68,6 +73,7 @@ std::vector<Tile> search_around(const Tile& planned, const Problem& p, const Gpu
       if (registers(tile, p) > register_limit(tile)) break;
       for (tile.query_stages = 1; tile.query_stages <= 2; ++tile.query_stages) {
         for (const bool staged : {false, true}) {
+          if (staged && tile.heads > 1) break;
           tile.staged_out = staged;
           int stages = 2;
           while (stages < 8 && fits_with(stages + 1, stages + 1)) ++stages;

@@ -216,6 +216,14 @@ size_t workspace_bytes(const check::Case& c, check::Place& place) {
   return bytes;
 }
 
+std::string plan_text(const check::Case& c, check::Place& place) {
+  std::string text;
+  place.run(c.memory(), [&](const check::Place::Here& here) {
+    text = plan_forward(here(c.forward_args()), here(c.options())).text();
+  });
+  return text;
+}
+
 void expect_close(const std::string& name, const std::vector<double>& values, DType dtype,
                   DType precision, const Expected& expected) {
   ASSERT_EQ(values.size(), expected.exact.size()) << name;

@@ -99,6 +99,8 @@ void expect_right(const std::vector<check::Spec>& specs);
 void run(const check::Case& c, check::Place& place);
 /// The workspace of the case's plan: not 0 where the keys are split.
 size_t workspace_bytes(const check::Case& c, check::Place& place);
+/// What `fa info --plan` says of the case's forward pass.
+std::string plan_text(const check::Case& c, check::Place& place);
 
 /// Numbers of a tensor against the reference's, judged as a whole; `precision` is q's dtype. The
 /// worst error / bound of a test is written into its report.

@@ -64,6 +64,61 @@ TEST(Sm90Plan, ATileOfTheCallersChoiceServes) {
   EXPECT_TRUE(has(plan.main(), "turns=false"));
 }
 
+/// A problem in which `heads` query heads share 4 key heads.
+Problem grouped(int64_t heads, int64_t seqlen_q, int64_t head_dim = 128) {
+  Problem p = problem(64, seqlen_q, 8192, head_dim);
+  p.q.heads = heads;
+  p.k.heads = 4;
+  return p;
+}
+
+TEST(Sm90Plan, HeadsThatShareKeysShareATileWhereTheirRowsAreFew) {
+  const struct {
+    int64_t heads, seqlen_q, head_dim;
+    int heads_of_tile, positions;
+  } cases[] = {
+      {32, 1, 128, 8, 16},   {32, 16, 128, 8, 16},
+      {32, 64, 128, 8, 16},  {32, 65, 128, 1, 128},  // 5 tiles in place of 8
+      {28, 1, 128, 7, 18},   {28, 1, 64, 7, 27},
+      {512, 1, 256, 128, 1}, {516, 1, 256, 1, 128},  // more heads than a tile has rows
+      {4, 1, 128, 1, 128},   {32, 0, 128, 1, 128},
+  };
+  for (const auto& c : cases) {
+    const Problem p = grouped(c.heads, c.seqlen_q, c.head_dim);
+    const CudaForwardPlan plan = plan_cuda_forward(p, hopper());
+    SCOPED_TRACE(to_text(plan));
+    expect_sound(plan, sm90::forward_tile(p));
+    EXPECT_EQ(plan.cut.heads, c.heads_of_tile);
+    EXPECT_EQ(plan.cut.rows, c.positions);
+    const int64_t tiles = (c.seqlen_q + c.positions - 1) / c.positions;
+    EXPECT_EQ(plan.blocks, 64 * c.heads / c.heads_of_tile * tiles);
+  }
+}
+
+// A bundle of kernels serves any number of heads.
+TEST(Sm90Plan, TheKernelOfSharedTilesIsOneForAllGroups) {
+  const KernelSpec kernel = plan_cuda_forward(grouped(32, 1), hopper()).main();
+  EXPECT_TRUE(has(kernel, "side_by_side"));
+  for (const int64_t heads : {8, 12, 28, 256}) {
+    EXPECT_EQ(plan_cuda_forward(grouped(heads, 1), hopper()).main(), kernel);
+  }
+}
+
+TEST(Sm90Plan, WhatIsOneHeadsOwnLeavesATileToOneHead) {
+  const struct {
+    const char* option;
+    void (*set)(Problem&);
+  } options[] = {{"alibi", [](Problem& p) { p.score.alibi = true; }},
+                 {"bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = bfloat16; }},
+                 {"dropout", [](Problem& p) { p.dropout_p = 0.5; }},
+                 {"batch_invariant", [](Problem& p) { p.run.batch_invariant = true; }}};
+  for (const auto& [option, set] : options) {
+    Problem p = grouped(32, 1);
+    set(p);
+    EXPECT_EQ(plan_cuda_forward(p, hopper()).cut.heads, 1) << option;
+  }
+}
+
 // The plan says why another family serves.
 TEST(Sm90Plan, WhatItDoesNotServeGoesToSm80) {
   const struct {

@@ -14,7 +14,7 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
                                      void* workspace) {
   const Problem& p = plan.problem;
   auto params = params_of<kernel::ForwardParams>(p, call);
-  params.order = order(p, p.q.heads, plan.row_tiles, plan.section);
+  params.order = order(p, p.q.heads / plan.cut.heads, plan.row_tiles, plan.section);
   auto* out = static_cast<float*>(workspace);
   float* lse = out + plan.splits * plan.partial_rows * p.head_dim_v;
   params.partial = {plan.split_keys, out, lse, plan.partial_rows};
@@ -33,17 +33,19 @@ unsigned long long new_launch() {
 kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call& call,
                                         const kernel::ForwardParams& rows, void* workspace) {
   const Problem& p = plan.problem;
-  kernel::TiledForwardParams params{.q = {},
-                                    .k = {},
-                                    .v = {},
-                                    .out = {},
-                                    .forward = rows,
-                                    .blocks = kernel::Divisor(plan.blocks),
-                                    .tiles = plan.blocks * plan.splits,
-                                    .counter = nullptr,
-                                    .launch = 0};
+  kernel::TiledForwardParams params{
+      .q = {},
+      .k = {},
+      .v = {},
+      .out = {},
+      .forward = rows,
+      .blocks = kernel::Divisor(plan.blocks),
+      .tiles = plan.blocks * plan.splits,
+      .side_by_side = {kernel::Divisor(plan.cut.heads), kernel::Divisor(plan.cut.rows)},
+      .counter = nullptr,
+      .launch = 0};
   if (p.alignment == 16) {  // else the kernel asks for no map
-    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
+    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows, plan.cut.heads);
     make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
     make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
     if (plan.copies_out) make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, 16);

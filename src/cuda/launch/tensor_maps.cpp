@@ -7,13 +7,13 @@
 namespace fa::cuda {
 
 void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side, int64_t batch,
-                     int64_t columns, int box_rows) {
+                     int64_t columns, int box_rows, int box_heads) {
   struct Dimension {
     int64_t extent, stride, box;
   };
   constexpr int64_t panel = kernel::panel_columns;
   const Dimension row{side.packed ? side.tokens : side.seqlen, rows.row, box_rows},
-      head{side.heads, rows.head, 1}, sequence{side.packed ? 1 : batch, rows.batch, 1};
+      head{side.heads, rows.head, box_heads}, sequence{side.packed ? 1 : batch, rows.batch, 1};
   uint64_t sizes[5], strides[5];
   uint32_t rank = 0, box[5], steps[5];
   const auto add = [&](const Dimension& d) {
@@ -23,12 +23,14 @@ void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side,
     box[rank] = static_cast<uint32_t>(d.box);
     steps[rank++] = 1;
   };
-  const bool panels = kernel::whole_panels(static_cast<int>(columns));
-  add({panels ? panel : columns, 1, panel});
-  add(row);
-  if (panels) add({columns / panel, panel, columns / panel});
-  add(head);
-  add(sequence);
+  if (box_heads > 1) {
+    for (const Dimension& d : {Dimension{columns, 1, panel}, head, row, sequence}) add(d);
+  } else if (kernel::whole_panels(static_cast<int>(columns))) {
+    const Dimension panels{columns / panel, panel, columns / panel};
+    for (const Dimension& d : {Dimension{panel, 1, panel}, row, panels, head, sequence}) add(d);
+  } else {
+    for (const Dimension& d : {Dimension{columns, 1, panel}, row, head, sequence}) add(d);
+  }
   if (std::find(sizes, sizes + rank, 0u) != sizes + rank) return;
   check(driver().encode_tiled(
             &map, rows.dtype == bfloat16 ? tensor_map_type::bfloat16 : tensor_map_type::float16,

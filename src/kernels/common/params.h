@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/divisor.h"
+#include "common/order.h"
 #include "common/tensor_map.h"
 
 namespace fa::kernel {
@@ -32,19 +33,6 @@ struct Heads {
 /// The tensors of the attention itself.
 struct Operands {
   View q, k, v, out, lse;
-};
-
-/// An Order tells each block its tile of rows or of keys (tile/place.cuh). Do not reorder its
-/// fields, nor move it among the parameters: the compiler loads two numbers that share 8 bytes at
-/// once, and with another order a forward kernel of 255 registers spilled 48 bytes instead of none.
-struct Order {
-  int batch;              ///< sequences of the problem
-  Divisor heads;          ///< of a sequence, or parts of heads
-  int first_sequence;     ///< of a launch that takes one sequence, or one head of keys, of all
-  Divisor tiles;          ///< of a head, all packed sequences together
-  Divisor section;        ///< heads whose tiles alternate, longest first
-  Divisor section_tiles;  ///< of a section: section * tiles
-  int first_head;         ///< as first_sequence
 };
 
 /// The terms of a score beside q.k, and the sinks.
@@ -95,13 +83,24 @@ struct alignas(16) TileCounter {
   int next;
 };
 
+/// How a tile holds the rows of all query heads that share their keys, side by side: row r is of
+/// the head r % heads and at the tile's position r / heads. What remains of the tile's rows at the
+/// end does not exist.
+struct SideBySide {
+  Divisor heads;
+  Divisor positions;  ///< of a tile
+
+  constexpr int rows() const { return heads.value * positions.value; }
+};
+
 /// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps' boxes have
 /// a tile's rows, of `out` a warp's 16 (common/tensor_map.h says what else).
 struct TiledForwardParams {
   TensorMap q, k, v, out;
   ForwardParams forward;
-  Divisor blocks;        ///< tiles of rows, of one split
-  int tiles;             ///< of all splits
+  Divisor blocks;  ///< tiles of rows, of one split
+  int tiles;       ///< of all splits
+  SideBySide side_by_side;
   TileCounter* counter;  ///< or null: each block knows its tiles
   unsigned long long launch;
 };

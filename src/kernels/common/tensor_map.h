@@ -30,6 +30,7 @@ inline constexpr int panel_columns = 64;
 /// Whether the panels of a row end where the row does. Its tensor's map is then [column of a panel,
 /// row, panel, head, sequence], with boxes of all panels, so that one copy brings a tile; else it
 /// is [column, row, head, sequence], with boxes of one panel, beyond whose last column zeros come.
+/// Where a tile holds rows of several heads, it is [column, head, row, sequence], with such boxes.
 constexpr bool whole_panels(int columns) { return columns % panel_columns == 0; }
 
 }  // namespace fa::kernel

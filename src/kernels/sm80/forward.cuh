@@ -70,7 +70,8 @@ struct Forward {
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
 
   const int group = warp / (C::warps / C::groups);
-  const int warp_row = place.row + warp * C::warp_rows;  ///< first of the warp, in the sequence
+  const TileRows warp_rows{place, warp * C::warp_rows};
+  const int warp_row = warp_rows(0).row;  ///< first of the warp, in the sequence
   const LaneAddress<QueryTile> query =
       rows_then_columns<QueryTile>(shared + warp * C::warp_rows * QueryTile::row_bytes, lane);
   const LaneAddress<KeyTile> key = columns_then_rows<KeyTile>(shared + QueryTile::bytes, lane);
@@ -148,7 +149,7 @@ struct Forward {
     bool fresh = !C::stale_maximum || unseen;
     for (;;) {
       if constexpr (masked || !Score<C>::none) {
-        form_scores<C, masked>(s, score, warp_row, first, lane,
+        form_scores<C, masked>(s, score, warp_rows, first, lane,
                                [&](int row) { return visible(row); });
       }
       if (fresh) renew_maximum(s);
@@ -240,12 +241,12 @@ struct Forward {
   }
 
   __device__ void finish() {
-    end_rows<C>(p, place, warp_row, lane, softmax, o, [&](int row, float lse) {
-      if (blockIdx.z == 0) store_lse<C>(p, place, split(), row, lse);
+    end_rows<C>(p, place, warp_rows, lane, softmax, o, [&](HeadRow at, float lse) {
+      if (blockIdx.z == 0) store_lse<C>(p, place, split(), at, lse);
     });
     if constexpr (C::split) {
-      store_partial<C, C::value_columns>(p, place, split(), warp_row, first_value_column<C>(), lane,
-                                         o);
+      store_partial<C, C::value_columns>(p, place, split(), warp_rows, first_value_column<C>(),
+                                         lane, o);
     } else {
       const char* to = row_at(p.operands.out, place, warp_row) + 2 * first_value_column<C>();
       store_rows<Element, OutTile, C::value_columns, C::alignment>(

@@ -31,6 +31,7 @@ struct ForwardGroup {
   using Softmax = OnlineSoftmax<Element, 1>;
 
   const kernel::ForwardParams& p;
+  const kernel::SideBySide& side_by_side;
   const kernel::TensorMap* out_map;
   u32 out;  ///< the warp's rows on their way to memory
   int group;
@@ -52,6 +53,7 @@ struct ForwardGroup {
   /// `block_warp`: the warp's number in the block.
   __device__ ForwardGroup(const kernel::TiledForwardParams& params, u32 base, int block_warp)
       : p(params.forward),
+        side_by_side(params.side_by_side),
         out_map(&params.out),
         out(base + Shapes::out_begin + (block_warp - 4) * Shapes::OutTile::bytes),
         group(block_warp / 4 - 1),
@@ -217,22 +219,28 @@ struct ForwardGroup {
     pipes.v.release(lane);
   }
 
-  __device__ int warp_row(const TileInHand& of) const {
-    return of.place.row + group * Shapes::group_rows + 16 * warp;
+  __device__ auto warp_rows(const TileInHand& of) const {
+    const int first = group * Shapes::group_rows + 16 * warp;
+    if constexpr (C::side_by_side) {
+      return SideBySideRows{of.place, first, side_by_side};
+    } else {
+      return TileRows{of.place, first};
+    }
   }
 
   /// Products become scores, of which a step at a mask's edge hides some.
   template <bool may_mask>
   __device__ void form(Scores& s, int step, const Score<C>& score) const {
-    const int row = warp_row(tile), first = step * C::keys;
+    const auto rows = warp_rows(tile);
+    const int first = step * C::keys;
     const auto visible = [&](int i) {
       return visible_keys<C::window_left, C::window_right>(p.window, i, tile.place.rows.length,
                                                            tile.k_len);
     };
     if (may_mask && (step >= own.full_end || step < own.full_begin)) {
-      form_scores<C, true>(s, score, row, first, lane, visible);
+      form_scores<C, true>(s, score, rows, first, lane, visible);
     } else if constexpr (!Score<C>::none) {
-      form_scores<C, false>(s, score, row, first, lane, visible);
+      form_scores<C, false>(s, score, rows, first, lane, visible);
     }
   }
 
@@ -260,7 +268,8 @@ struct ForwardGroup {
   }
   __device__ void drop(int step, const Dropout& dropout) {
     if constexpr (C::dropout) {
-      dropout.apply<1, n_tiles>(warp_row(tile), step * C::keys, lane, [&](int, int n, int e) {
+      const int row = warp_rows(tile)(0).row;
+      dropout.apply<1, n_tiles>(row, step * C::keys, lane, [&](int, int n, int e) {
         probabilities.slice[n / 2][0][n % 2 * 2 + e / 2] &= e % 2 ? 0xffffu : 0xffff0000u;
       });
     }
@@ -272,30 +281,34 @@ struct ForwardGroup {
 
   /// O := O / l and LSE, to memory (lines 12 to 15).
   __device__ void finish(const TileInHand& of) {
-    const int first = warp_row(of);
-    end_rows<C>(p, of.place, first, lane, softmax, o,
-                [&](int row, float lse) { store_lse<C>(p, of.place, of.split, row, lse); });
+    const auto rows = warp_rows(of);
+    end_rows<C>(p, of.place, rows, lane, softmax, o,
+                [&](HeadRow at, float lse) { store_lse<C>(p, of.place, of.split, at, lse); });
     if constexpr (C::split) {
-      store_partial<C, C::head_dim_v>(p, of.place, of.split, first, 0, lane, o);
+      store_partial<C, C::head_dim_v>(p, of.place, of.split, rows, 0, lane, o);
       return;
     }
-    const auto rows = as_left<Element>(o);
-    const int count = of.place.rows.extent - first;
+    const auto x = as_left<Element>(o);
     if constexpr (C::staged_out && C::alignment == 16) {
-      if (count >= 16) {  // a copy would overwrite rows behind them, the next sequence's
-        store_box(rows, of.place, first);
+      const int first = rows(0).row;
+      if (first + 16 <= of.place.rows.extent) {  // else it would write the next sequence's rows
+        store_box(x, of.place, first);
         return;
       }
     }
-    char* to = const_cast<char*>(row_at(p.operands.out, of.place, first));
-    store_fragment<C::head_dim_v, C::alignment>(rows, lane, to, 2 * p.operands.out.row, count);
+    store_fragment<C::head_dim_v, C::alignment>(x, lane, [&](int i) -> char* {
+      const HeadRow at = rows(i);
+      if (at.row >= of.place.rows.extent) return nullptr;
+      return const_cast<char*>(
+          row_of(p.operands.out, of.place, at.head, of.place.rows.begin + at.row));
+    });
   }
   /// The copy is under way until the warp stores its next rows.
-  __device__ void store_box(const KeptSlices<o_tiles / 2, 1>& rows, const Place& place, int first) {
+  __device__ void store_box(const KeptSlices<o_tiles / 2, 1>& x, const Place& place, int first) {
     using Tile = Shapes::OutTile;
     ptx::bulk_wait_read<0>();
     __syncwarp();
-    Tile::put(out, rows, lane);
+    Tile::put(out, x, lane);
     ptx::fence_proxy_async();
     __syncwarp();
     if (lane == 0) {

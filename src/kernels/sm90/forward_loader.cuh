@@ -44,6 +44,7 @@ struct ForwardLoader {
       ptx::publish(&p.counter->launch, p.launch, true);
     }
     __syncwarp();
+    clear_unused_rows();
     index = static_cast<int>(blockIdx.x);
     Piece keys{0, 0, 0, 0};
     int begin = 0, rest = 0;  // steps of the tile before that are yet to come
@@ -90,8 +91,14 @@ struct ForwardLoader {
   __device__ bool find() {
     const kernel::ForwardParams& f = p.forward;
     tile.split = C::split ? index / p.blocks : 0;
-    tile.place = find_place<Shapes::rows, C::packed_q, C::used_q>(
-        f.order, f.rows, index - tile.split * p.blocks.value);
+    const int number = index - tile.split * p.blocks.value;
+    if constexpr (C::side_by_side) {
+      tile.place =
+          find_place<C::packed_q, C::used_q>(f.order, f.rows, number, p.side_by_side.positions);
+      tile.place.head *= p.side_by_side.heads.value;
+    } else {
+      tile.place = find_place<Shapes::rows, C::packed_q, C::used_q>(f.order, f.rows, number);
+    }
     const Place& place = tile.place;
     if (place.sequence < 0 || place.row >= place.rows.extent) return false;
     Side keys{0, 0, 0};
@@ -100,10 +107,26 @@ struct ForwardLoader {
     }
     tile.k_len = keys.length;
     first_key = static_cast<int>(keys.begin);
-    const Steps all = steps_of<C>(f, place, tile.k_len, tile.split, place.row, Shapes::rows);
+    const Steps all = steps_of_rows(0, used_rows());
     tile.begin = all.begin;
     tile.end = all.end;
     return true;
+  }
+
+  /// Rows of a tile that may exist.
+  __device__ int used_rows() const {
+    return C::side_by_side ? p.side_by_side.rows() : Shapes::rows;
+  }
+  /// Of the tile's rows [begin, end).
+  __device__ Steps steps_of_rows(int begin, int end) const {
+    int first = begin, last = end - 1;
+    if constexpr (C::side_by_side) {
+      first = first / p.side_by_side.heads;
+      last = last / p.side_by_side.heads;
+      if (end <= begin) last = first - 1;
+    }
+    return steps_of<C>(p.forward, tile.place, tile.k_len, tile.split, tile.place.row + first,
+                       last - first + 1);
   }
 
   /// Asks the counter for the block's tile after this one. The answer takes a microsecond. But a
@@ -136,8 +159,8 @@ struct ForwardLoader {
     if (!more) tile = {};
     Steps own{0, 0, 0, 0};
     if (lane < C::groups) {  // a lane for each group
-      own = steps_of<C>(p.forward, tile.place, tile.k_len, tile.split,
-                        tile.place.row + lane * Shapes::group_rows, Shapes::group_rows);
+      const int first = lane * Shapes::group_rows;
+      own = steps_of_rows(first, min(first + Shapes::group_rows, used_rows()));
     }
     if (own.begin >= own.end) own = {tile.begin, tile.begin, tile.begin, tile.begin};
     pipes.tiles.wait_until_empty();
@@ -172,10 +195,21 @@ struct ForwardLoader {
   /// and what stands beside a sequence must not change that sequence's bits.
   __device__ void load_query() {
     const Place& place = tile.place;
-    load<typename Shapes::QueryTile, C::packed_q || C::used_q>(
+    const int heads = C::side_by_side ? p.side_by_side.heads.value : 1;
+    load<typename Shapes::QueryTile, C::packed_q || C::used_q, C::side_by_side>(
         pipes.q, p.q, p.forward.operands.q,
         {static_cast<int>(place.rows.begin) + place.row, place.head,
-         C::packed_q ? 0 : place.sequence, place.rows.length - place.row});
+         C::packed_q ? 0 : place.sequence, (place.rows.length - place.row) * heads});
+  }
+  /// Rows of Q that no copy brings, for as long as the block stays.
+  __device__ void clear_unused_rows() {
+    if constexpr (C::side_by_side) {
+      for (int i = 0; i < C::query_stages; ++i) {
+        Shapes::QueryTile::clear_rows(shared + i * Shapes::QueryTile::bytes, used_rows(), lane);
+      }
+      ptx::fence_proxy_async();
+      __syncwarp();
+    }
   }
   __device__ void load_keys(const Piece& keys, int step) {
     load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, keys.step(step));
@@ -187,7 +221,7 @@ struct ForwardLoader {
                                                                keys.step(step));
   }
 
-  template <typename Tile, bool clears = false, typename Stages>
+  template <typename Tile, bool clears = false, bool side_by_side = false, typename Stages>
   __device__ void load(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
                        const Piece& rows) {
     pipe.wait_until_empty();
@@ -197,24 +231,29 @@ struct ForwardLoader {
           2 * (rows.sequence * view.batch + rows.first * view.row + rows.head * view.head);
       Tile::template copy<C::alignment>(pipe.stage(), from, 2 * view.row, rows.count, lane);
       end_stores(pipe.full());
-    } else if (clears && rows.count < Tile::rows) {
+    } else if (clears && rows.count < (side_by_side ? used_rows() : Tile::rows)) {
       const u32 landed = shared + Shapes::landed;
-      begin_copy<Tile>(pipe.stage(), map, rows, landed);
+      begin_copy<Tile, side_by_side>(pipe.stage(), map, rows, landed);
       ptx::mbarrier_wait(landed, landed_parity);
       landed_parity ^= 1;
       Tile::clear_rows(pipe.stage(), rows.count, lane);
       end_stores(pipe.full());
     } else {
-      begin_copy<Tile>(pipe.stage(), map, rows, pipe.full());
+      begin_copy<Tile, side_by_side>(pipe.stage(), map, rows, pipe.full());
     }
     pipe.next();
   }
-  template <typename Tile>
+  template <typename Tile, bool side_by_side>
   __device__ void begin_copy(u32 stage, const kernel::TensorMap& map, const Piece& rows,
                              u32 barrier) const {
     if (ptx::elect()) {
-      ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
-      Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
+      if constexpr (side_by_side) {
+        ptx::mbarrier_arrive_expect(barrier, Tile::panels * used_rows() * Tile::row_bytes);
+        Tile::load_heads(stage, &map, rows.first, rows.head, rows.sequence, barrier);
+      } else {
+        ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
+        Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
+      }
     }
     __syncwarp();
   }

@@ -10,6 +10,7 @@
 #include "tile/panels.cuh"
 #include "tile/pipe.cuh"
 #include "tile/place.cuh"
+#include "tile/rows.cuh"
 #include "tile/steps.cuh"
 
 namespace fa::sm90 {
@@ -18,6 +19,7 @@ using namespace fa::tile;
 
 /// How the plan cuts the kernel (plan/cuda/sm90/forward_tiles.hpp says what each number does).
 struct ForwardConfig : kernel::ProblemConfig {
+  static constexpr bool side_by_side = false;  ///< a tile has all heads that share their keys
   static constexpr int query_stages = 1;
   static constexpr bool turns = true;
   static constexpr bool staged_out = false;
@@ -33,6 +35,10 @@ struct ForwardShapes {
   static constexpr int group_rows = 64;
   static constexpr int rows = group_rows * C::groups;
   static_assert(C::groups == 2 || C::groups == 3);
+  static_assert(!C::side_by_side ||
+                    (C::alignment == 16 && !C::alibi && C::bias == kernel::Number::none &&
+                     !C::dropout && !C::staged_out),
+                "these are of one head");
   static_assert(C::loader_registers + C::groups * C::group_registers ==
                     (C::groups == 3 ? 4 * 128 : 3 * 168),
                 "all registers of the block, of which each thread begins with a multiple of 8");

@@ -7,17 +7,17 @@
 
 namespace fa::tile {
 
-/// Forms the scores of a fragment, whose rows begin at `first_row` and its keys at `first_key`. A
-/// step without a mask whose score is the product alone (Score::none) needs no call.
+/// Forms the scores of a fragment, whose rows are `rows` (TileRows) and whose keys begin at
+/// `first_key`. A step without a mask whose score is the product alone (Score::none) needs no call.
 /// visible(row): the keys that it sees (tile/mask.cuh).
-template <class C, bool masked, int m_tiles, int n_tiles, typename Visible>
-__device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& score, int first_row,
-                            int first_key, int lane, const Visible& visible) {
+template <class C, bool masked, int m_tiles, int n_tiles, typename Rows, typename Visible>
+__device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& score,
+                            const Rows& rows, int first_key, int lane, const Visible& visible) {
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = first_row + fragment_row(m, h, lane);
+      const int row = rows(fragment_row(m, h, lane)).row;
       const mask::KeyRange seen = visible(row);
       // Counted from the lane's first key, so that the rest of a key is a constant.
       const int lane_key = first_key + fragment_column(0, 0, lane);

@@ -27,13 +27,13 @@ struct RowEnd {
 
 /// Ends a row by its maximum and its sum of P. A sink is one more key without a value.
 template <class C>
-__device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, int row,
+__device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, HeadRow at,
                           float maximum, float sum) {
   using Element = Format<C::element>;
   float scale = sum > 0 ? 1 : 0;
   if constexpr (C::sinks != Number::none && !C::split) {
     const float sink =
-        log2_e * Format<C::sinks>::load(p.score.sinks.data, place.head * p.score.sinks.head);
+        log2_e * Format<C::sinks>::load(p.score.sinks.data, at.head * p.score.sinks.head);
     // mutant "CUDA: sinks: maximum" of emulated: fmaxf(maximum, sink) => maximum
     const float larger = fmaxf(maximum, sink);
     const float used = finite_maximum(larger);
@@ -45,8 +45,8 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, in
   const float log2_sum = ptx::log2(sum), inverse = ptx::reciprocal(sum);
   float lse = none ? minus_infinity : (maximum - Element::headroom + log2_sum) * (1 / log2_e);
   scale = none ? 0 : scale * (C::dropout ? p.dropout.keep_scale : 1) * inverse;
-  // mutant "CUDA: rows beyond seqused" of emulated: row >= place.rows.length => false
-  if (row >= place.rows.length) {
+  // mutant "CUDA: rows beyond seqused" of emulated: at.row >= place.rows.length => false
+  if (at.row >= place.rows.length) {
     scale = 0;
     lse = C::split ? kernel::unused_row : minus_infinity;
   }
@@ -64,10 +64,10 @@ __device__ void clear_row(float (&o)[m_tiles][n_tiles][4], int m, int h, bool em
   }
 }
 
-/// O := O / l of a warp's rows, the first of which is `first_row` of the sequence. Calls
-/// store_lse(row, lse), once for each row that exists.
-template <class C, typename Softmax, int m_tiles, int n_tiles, typename StoreLse>
-__device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int first_row,
+/// O := O / l of a warp's `rows` (TileRows). Calls store_lse(HeadRow, lse), once for each row that
+/// exists.
+template <class C, typename Rows, typename Softmax, int m_tiles, int n_tiles, typename StoreLse>
+__device__ void end_rows(const kernel::ForwardParams& p, const Place& place, const Rows& rows,
                          int lane, const Softmax& softmax, float (&o)[m_tiles][n_tiles][4],
                          const StoreLse& store_lse) {
   RowEnd ends[m_tiles][2];
@@ -75,7 +75,7 @@ __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      ends[m][h] = end_row<C>(p, place, first_row + fragment_row(m, h, lane), softmax.maximum[m][h],
+      ends[m][h] = end_row<C>(p, place, rows(fragment_row(m, h, lane)), softmax.maximum[m][h],
                               quad_sum(softmax.sum[m][h]));
     }
   }
@@ -91,46 +91,48 @@ __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, int
       for (int h = 0; h < 2; ++h) clear_row(o, m, h, ends[m][h].scale == 0);
     }
     const int h = lane % 4;  // two lanes of a quad store a row's LSE each
-    const int row = first_row + fragment_row(m, h, lane);
-    if (h < 2 && row < place.rows.extent) store_lse(row, h == 0 ? ends[m][0].lse : ends[m][1].lse);
+    const HeadRow at = rows(fragment_row(m, h, lane));
+    if (h < 2 && at.row < place.rows.extent) {
+      store_lse(at, h == 0 ? ends[m][0].lse : ends[m][1].lse);
+    }
   }
 }
 
 /// A row among those of all heads and splits, whose O and LSE pass/combine.cuh joins.
 template <class C>
 __device__ long long partial_row(const kernel::ForwardParams& p, const Place& place, int split,
-                                 int row) {
+                                 HeadRow at) {
   const long long in_split =
       C::packed_q
-          ? place.head * p.rows.tokens + place.rows.begin + row
-          : (static_cast<long long>(place.sequence) * p.heads.query + place.head) * p.rows.seqlen +
-                row;
+          ? at.head * p.rows.tokens + place.rows.begin + at.row
+          : (static_cast<long long>(place.sequence) * p.heads.query + at.head) * p.rows.seqlen +
+                at.row;
   return split * p.partial.rows + in_split;
 }
 
 /// LSE of a row of the sequence.
 template <class C>
-__device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int split, int row,
+__device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int split, HeadRow at,
                           float lse) {
   if constexpr (C::split) {
-    p.partial.lse[partial_row<C>(p, place, split, row)] = lse;
+    p.partial.lse[partial_row<C>(p, place, split, at)] = lse;
   } else if (p.operands.lse.data != nullptr) {
-    statistic(p.operands.lse, place, row) = lse;
+    statistic_of(p.operands.lse, place, at.head, at.row) = lse;
   }
 }
 
-/// O of a split in float32: the columns of V from `first_column` on.
-template <class C, int columns, int m_tiles, int n_tiles>
+/// O of a split in float32, of a warp's `rows`: the columns of V from `first_column` on.
+template <class C, int columns, typename Rows, int m_tiles, int n_tiles>
 __device__ void store_partial(const kernel::ForwardParams& p, const Place& place, int split,
-                              int first_row, int first_column, int lane,
+                              const Rows& rows, int first_column, int lane,
                               const float (&o)[m_tiles][n_tiles][4]) {
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = first_row + fragment_row(m, h, lane);
-      if (row >= place.rows.extent) continue;
-      float* to = p.partial.out + partial_row<C>(p, place, split, row) * C::head_dim_v +
+      const HeadRow at = rows(fragment_row(m, h, lane));
+      if (at.row >= place.rows.extent) continue;
+      float* to = p.partial.out + partial_row<C>(p, place, split, at) * C::head_dim_v +
                   first_column + fragment_column(0, 0, lane);
 #pragma unroll
       for (int n = 0; n < columns / 8; ++n) {

@@ -39,6 +39,16 @@ struct PanelTile {
     }
   }
 
+  /// The same of several heads from `head` on, whose rows lie side by side. The tensor's map is
+  /// [column, head, row, sequence]; `barrier` gets the bytes of its box for each panel.
+  static __device__ void load_heads(u32 shared, const kernel::TensorMap* map, int row, int head,
+                                    int sequence, u32 barrier) {
+#pragma unroll
+    for (int i = 0; i < panels; ++i) {
+      ptx::tensor_load(shared + i * panel_bytes, map, {i * panel, head, row, sequence}, barrier);
+    }
+  }
+
   /// The same by the loads and stores of a warp, for rows of any alignment: the first is at `from`,
   /// the next `stride` bytes on. Rows from `count` on become 0.
   template <int alignment>

@@ -5,6 +5,8 @@
 
 namespace fa::tile {
 
+using kernel::Longest;
+
 /// Rows or keys of one sequence: where they begin in the tensor, how many there are, how many
 /// count.
 struct Side {
@@ -45,39 +47,29 @@ struct Place {
   Side rows;
 };
 
-/// Which tiles start first: those that are the longest under a causal mask, so that short ones fill
-/// the end. The last rows see the most keys, the first keys are seen by the most rows.
-enum class Longest { last, first };
-
-/// Heads come in sections, whose K and V stay in L2 together. Within a section the longest tiles of
-/// all heads go first.
-template <Longest longest>
-__device__ Place place_of(const kernel::Order& order, int index, int* tile) {
-  const int section = index / order.section_tiles;
-  const int rest = index - section * order.section_tiles.value;
-  const int first = section * order.section.value;
-  const int left = order.batch * order.heads.value - first;
-  const bool whole = left >= order.section.value;
-  const int turn = whole ? rest / order.section : rest / left;
-  const int head = first + rest - turn * (whole ? order.section.value : left);
-  *tile = longest == Longest::first ? turn : order.tiles.value - 1 - turn;
-  const int sequence = head / order.heads;
-  return {sequence, head - sequence * order.heads.value, 0, {}};
-}
+/// A number that is known when the kernel is compiled, as a Divisor is before its launch.
+template <int number>
+struct Fixed {
+  static constexpr int value = number;
+  friend __device__ int operator/(int n, Fixed) { return n / number; }
+};
 
 /// The tile of `tile_rows` rows, or keys, that block `index` of a launch takes. `in_turn`: launches
-/// take one sequence or head after the other (Order::first_sequence); packed ones never do.
-template <int tile_rows, bool packed, bool used, Longest longest = Longest::last,
-          bool in_turn = false>
-__device__ Place find_place(const kernel::Order& order, const kernel::Lengths& side, int index) {
+/// take one sequence or head after the other (Order::first_sequence); packed ones never do. Rows: a
+/// Fixed or a Divisor.
+template <bool packed, bool used, Longest longest = Longest::last, bool in_turn = false,
+          typename Rows>
+__device__ Place find_place(const kernel::Order& order, const kernel::Lengths& side, int index,
+                            const Rows& tile_rows) {
   if constexpr (!packed) {
-    int tile = 0;
-    Place place = place_of<longest>(order, index, &tile);
+    const auto [head, tile] = kernel::ordered_tile(order, index, longest);
+    const int sequence = head / order.heads;
+    Place place{sequence, head - sequence * order.heads.value, 0, {}};
     if constexpr (in_turn) {
       place.sequence += order.first_sequence;
       place.head += order.first_head;
     }
-    place.row = tile * tile_rows;
+    place.row = tile * tile_rows.value;
     place.rows = side_of<false, used>(side, place.sequence, order.batch);
     return place;
   } else {
@@ -96,7 +88,7 @@ __device__ Place find_place(const kernel::Order& order, const kernel::Lengths& s
         const int sequence = base + of_lane * lane + i;
         Side rows{0, 0, 0};
         if (sequence <= order.batch) rows = side_of<true, used>(side, sequence, order.batch);
-        tiles[i] = (rows.extent + tile_rows - 1) / tile_rows;
+        tiles[i] = (rows.extent + tile_rows.value - 1) / tile_rows;
         own += tiles[i];
       }
       int sum = own;
@@ -124,10 +116,16 @@ __device__ Place find_place(const kernel::Order& order, const kernel::Lengths& s
         }
       }
       if constexpr (longest == Longest::last) tile = count - 1 - tile;
-      return {sequence, head, tile * tile_rows, side_of<true, used>(side, sequence, order.batch)};
+      return {sequence, head, tile * tile_rows.value,
+              side_of<true, used>(side, sequence, order.batch)};
     }
     return {-1, 0, 0, {}};
   }
+}
+template <int tile_rows, bool packed, bool used, Longest longest = Longest::last,
+          bool in_turn = false>
+__device__ Place find_place(const kernel::Order& order, const kernel::Lengths& side, int index) {
+  return find_place<packed, used, longest, in_turn>(order, side, index, Fixed<tile_rows>());
 }
 
 }  // namespace fa::tile

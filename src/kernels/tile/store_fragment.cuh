@@ -6,14 +6,14 @@
 
 namespace fa::tile {
 
-/// A warp's rows, as as_left gives them, of which those from `count` on do not exist. Two lanes of
-/// a quad exchange halves, so that each stores 8 bytes of a row: a quad's 32 bytes are whole
-/// sectors.
-template <int columns, int alignment, int slices>
-__device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, char* to, long long stride,
-                               int count) {
+/// A warp's 16 rows, as as_left gives them. address(row): where the row begins; null where it does
+/// not exist. Two lanes of a quad exchange halves, so that each stores 8 bytes of a row: a quad's
+/// 32 bytes are whole sectors.
+template <int columns, int alignment, int slices, typename Address>
+__device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, const Address& address) {
   const bool odd = lane % 2 != 0;
-  to += lane / 4 * stride + (odd ? 16 : 0) + lane % 4 / 2 * 8;
+  const int column = (odd ? 16 : 0) + lane % 4 / 2 * 8;
+  char* const rows[2] = {address(lane / 4), address(lane / 4 + 8)};
 #pragma unroll
   for (int i = 0; i < slices; ++i) {
 #pragma unroll
@@ -21,8 +21,8 @@ __device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, char* t
       const u32 low = x.slice[i][0][h], high = x.slice[i][0][2 + h];  // columns 16 i, 16 i + 8
       const u32 other = __shfl_xor_sync(~0u, odd ? low : high, 1);
       const bool within = columns % 16 == 0 || i < slices - 1 || !odd;
-      if (within && lane / 4 + 8 * h < count) {
-        store_half_chunk<alignment>(to + 8 * h * stride + 32 * i,
+      if (within && rows[h] != nullptr) {
+        store_half_chunk<alignment>(rows[h] + column + 32 * i,
                                     odd ? uint2{other, high} : uint2{low, other});
       }
     }

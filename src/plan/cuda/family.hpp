@@ -17,7 +17,8 @@ namespace fa {
 struct ForwardKernel {
   /// How it cuts a problem: sections and splits depend on nothing else.
   struct Cut {
-    int rows = 0;           ///< query rows of a block
+    int rows = 0;           ///< query rows of a block, of each of its heads
+    int heads = 1;          ///< query heads of a block, which share their keys
     int keys = 0;           ///< of a step; splits end between steps
     int blocks_per_sm = 0;  ///< that a multiprocessor has room for
     int value_slices = 1;   ///< blocks that share V's columns out

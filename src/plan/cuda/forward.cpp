@@ -45,7 +45,8 @@ int row_blocks(CudaForwardPlan& plan) {
   const int64_t rows = plan.cut.rows;
   const int64_t row_tiles = tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, rows);
   plan.row_tiles = static_cast<int>(row_tiles);
-  return checked_blocks("q", row_tiles * (p.q.packed ? p.q.heads : p.batch * p.q.heads), rows);
+  const int64_t heads = p.q.heads / plan.cut.heads;
+  return checked_blocks("q", row_tiles * (p.q.packed ? heads : p.batch * heads), rows);
 }
 
 /// Blocks that the device runs at once.
@@ -58,18 +59,19 @@ int64_t slots(const CudaForwardPlan& plan) {
 // tiles as the device runs blocks (7% of the time at 512 keys), but this many heads at least.
 constexpr int64_t least_in_small_section = 8;
 
-/// Heads in whole groups, whose long tiles all go first. Without a mask from the right one head
-/// follows the other.
+/// Heads of blocks in whole groups, whose long tiles all go first. Without a mask from the right
+/// one head follows the other.
 int choose_section(const CudaForwardPlan& plan, Over over) {
   const Problem& p = plan.problem;
   if (p.score.window_right < 0 || p.q.packed) return 1;
   const int64_t bytes = p.k.seqlen * (p.head_dim + p.head_dim_v) * 2;
+  const int64_t group = p.group() / plan.cut.heads;
   int64_t most = INT64_MAX;
   if (over == Over::tiles) {
     const int64_t heads = 2 * slots(plan) / std::max(plan.row_tiles, 1);
-    most = std::max<int64_t>(std::max(heads, least_in_small_section) / p.group(), 1);
+    most = std::max<int64_t>(std::max(heads, least_in_small_section) / group, 1);
   }
-  return static_cast<int>(groups_in_section(p.batch * p.k.heads, bytes, most) * p.group());
+  return static_cast<int>(groups_in_section(p.batch * p.k.heads, bytes, most) * group);
 }
 
 int64_t keys_of_split(const CudaForwardPlan& plan, int64_t splits) {
@@ -123,7 +125,7 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
   plan.cut = kernel.cut;
   plan.tile_text = kernel.text;
   plan.blocks = row_blocks(plan);
-  const int64_t heads = std::max<int64_t>(problem.batch * problem.q.heads, 1);
+  const int64_t heads = std::max<int64_t>(problem.batch * problem.q.heads / plan.cut.heads, 1);
   plan.section = tuning.section ? static_cast<int>(std::min<int64_t>(*tuning.section, heads))
                                 : choose_section(plan, kernel.over);
   cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));

@@ -26,6 +26,20 @@ bool unequal(const Problem& p) {
          p.q.used || p.k.used;
 }
 
+/// Tiles hold all heads that share keys where a head has so few rows that this halves the tiles: a
+/// tile then reads the keys once for all of its heads. Scores that read numbers of one head leave a
+/// tile with one head; so does `batch_invariant`, since the longest packed sequence decides here.
+int heads_of_tile(const Problem& p, int rows) {
+  const int64_t group = p.group();
+  if (group > rows || p.run.batch_invariant || p.alignment < 16 || p.score.reads_tensors() ||
+      p.dropout_p > 0) {
+    return 1;
+  }
+  const int64_t apart = group * ceil_div(p.q.seqlen, rows);
+  const int64_t together = ceil_div(p.q.seqlen, rows / group);
+  return together > 0 && 2 * together <= apart ? static_cast<int>(group) : 1;
+}
+
 }  // namespace
 
 ForwardTile forward_tile(const Problem& p) {
@@ -47,6 +61,8 @@ ForwardTile forward_tile(const Problem& p) {
     tile.value_stages = 3;
     tile.loader_registers = 40;  // none spills
   }
+  tile.heads = heads_of_tile(p, tile.rows());
+  if (tile.heads > 1) tile.staged_out = false;  // its copies are of rows of one head
   return tile;
 }
 

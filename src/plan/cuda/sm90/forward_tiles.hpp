@@ -11,6 +11,7 @@ namespace fa::sm90 {
 /// How src/kernels/sm90/forward.cuh is cut.
 struct ForwardTile {
   int groups = 2;             ///< of four warps that compute, with 64 query rows each: 2 or 3
+  int heads = 1;              ///< query heads whose rows a tile holds: 1, or all that share keys
   int keys = 128;             ///< of a step, a multiple of 16
   int key_stages = 2;         ///< steps whose K lies in shared memory: 2 or more
   int value_stages = 2;       ///< steps whose V does: 2 or more
@@ -22,6 +23,7 @@ struct ForwardTile {
   int steps_ahead = 0;        ///< steps of a tile yet to come when the next one is found
 
   int rows() const { return 64 * groups; }
+  int positions() const { return rows() / heads; }  ///< rows of each head
   int threads() const { return 128 * (1 + groups); }
   /// Registers of a thread that computes: setmaxnreg shares those of the whole block out.
   int group_registers() const {

@@ -29,6 +29,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
   KernelConfig config;
   add_problem(config, p)
       .number("groups", t.groups)
+      .flag("side_by_side", t.heads > 1)
       .number("keys", t.keys)
       .number("key_stages", t.key_stages)
       .number("value_stages", t.value_stages)
@@ -42,7 +43,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
       .format("sinks", p.score.sinks, p.score.sinks_dtype);
   return {
-      .cut = {.rows = t.rows(), .keys = t.keys, .blocks_per_sm = 1},
+      .cut = {.rows = t.positions(), .heads = t.heads, .keys = t.keys, .blocks_per_sm = 1},
       .config = config,
       .source = {"fa_sm90_forward",
                  {"sm90/forward.cuh"},
@@ -53,12 +54,13 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .copies_out = t.staged_out,
       .threads = t.threads(),
       .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
-      .text =
-          fmt::format("tile: {} rows ({} groups of 64{}), {} keys a step\n"
-                      "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
-                      t.rows(), t.groups, t.turns ? " that take turns" : "", t.keys, t.query_stages,
-                      t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
-                      t.claims ? "as blocks claim them" : "fixed"),
+      .text = fmt::format(
+          "tile: {} rows ({} groups of 64{}) of {}, {} keys a step\n"
+          "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
+          t.rows(), t.groups, t.turns ? " that take turns" : "",
+          t.heads == 1 ? "one head" : fmt::format("{} heads side by side", t.heads), t.keys,
+          t.query_stages, t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
+          t.claims ? "as blocks claim them" : "fixed"),
   };
 }
 
