@@ -70,8 +70,7 @@ struct Forward {
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
 
   const int group = warp / (C::warps / C::groups);
-  const TileRows warp_rows{place, warp * C::warp_rows};
-  const int warp_row = warp_rows(0).row;  ///< first of the warp, in the sequence
+  const int warp_row = place.row + warp * C::warp_rows;  ///< first of the warp, in the sequence
   const LaneAddress<QueryTile> query =
       rows_then_columns<QueryTile>(shared + warp * C::warp_rows * QueryTile::row_bytes, lane);
   const LaneAddress<KeyTile> key = columns_then_rows<KeyTile>(shared + QueryTile::bytes, lane);
@@ -111,6 +110,7 @@ struct Forward {
         .load(shared, place.rows.length - place.row);
   }
 
+  __device__ TileRows warp_rows() const { return {place, warp * C::warp_rows}; }
   static __device__ int split() { return static_cast<int>(blockIdx.y); }
   __device__ mask::KeyRange visible(int row) const {
     return visible_keys<C::window_left, C::window_right>(p.window, row, place.rows.length, k_len);
@@ -149,7 +149,7 @@ struct Forward {
     bool fresh = !C::stale_maximum || unseen;
     for (;;) {
       if constexpr (masked || !Score<C>::none) {
-        form_scores<C, masked>(s, score, warp_rows, first, lane,
+        form_scores<C, masked>(s, score, warp_rows(), first, lane,
                                [&](int row) { return visible(row); });
       }
       if (fresh) renew_maximum(s);
@@ -241,11 +241,11 @@ struct Forward {
   }
 
   __device__ void finish() {
-    end_rows<C>(p, place, warp_rows, lane, softmax, o, [&](HeadRow at, float lse) {
+    end_rows<C>(p, place, warp_rows(), lane, softmax, o, [&](HeadRow at, float lse) {
       if (blockIdx.z == 0) store_lse<C>(p, place, split(), at, lse);
     });
     if constexpr (C::split) {
-      store_partial<C, C::value_columns>(p, place, split(), warp_rows, first_value_column<C>(),
+      store_partial<C, C::value_columns>(p, place, split(), warp_rows(), first_value_column<C>(),
                                          lane, o);
     } else {
       const char* to = row_at(p.operands.out, place, warp_row) + 2 * first_value_column<C>();

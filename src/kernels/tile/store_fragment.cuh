@@ -12,8 +12,10 @@ namespace fa::tile {
 template <int columns, int alignment, int slices, typename Address>
 __device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, const Address& address) {
   const bool odd = lane % 2 != 0;
-  const int column = (odd ? 16 : 0) + lane % 4 / 2 * 8;
-  char* const rows[2] = {address(lane / 4), address(lane / 4 + 8)};
+  char* rows[2] = {address(lane / 4), address(lane / 4 + 8)};
+  const bool exist[2] = {rows[0] != nullptr, rows[1] != nullptr};
+#pragma unroll
+  for (char*& row : rows) row += (odd ? 16 : 0) + lane % 4 / 2 * 8;
 #pragma unroll
   for (int i = 0; i < slices; ++i) {
 #pragma unroll
@@ -21,9 +23,8 @@ __device__ void store_fragment(const KeptSlices<slices, 1>& x, int lane, const A
       const u32 low = x.slice[i][0][h], high = x.slice[i][0][2 + h];  // columns 16 i, 16 i + 8
       const u32 other = __shfl_xor_sync(~0u, odd ? low : high, 1);
       const bool within = columns % 16 == 0 || i < slices - 1 || !odd;
-      if (within && rows[h] != nullptr) {
-        store_half_chunk<alignment>(rows[h] + column + 32 * i,
-                                    odd ? uint2{other, high} : uint2{low, other});
+      if (within && exist[h]) {
+        store_half_chunk<alignment>(rows[h] + 32 * i, odd ? uint2{other, high} : uint2{low, other});
       }
     }
   }
