@@ -1,8 +1,7 @@
 """Other builds of this library beside the installed one, by their C ABI (fa/fa.h): what a change
-gave, in one process. Their libfa.so are loaded side by side. Forward passes only."""
+gave, in one process. Their libfa.so are loaded side by side."""
 
 import ctypes
-from collections.abc import Callable
 from ctypes import (
     POINTER,
     Structure,
@@ -14,7 +13,9 @@ from ctypes import (
     c_uint8,
     c_uint64,
 )
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from cells import Cell
@@ -28,6 +29,7 @@ _CODES = {
     torch.int32: (0, 32),
 }
 _DEVICES = {"cpu": 1, "cuda": 2}
+_FAMILIES = {"auto": 0, "sm80": 1, "sm90": 2}
 
 
 class _Tensor(Structure):
@@ -106,9 +108,18 @@ class _ForwardArgs(Structure):
         *((name, POINTER(_Tensor)) for name in ("q", "k", "v", "out", "lse")),
     )
 
-    @classmethod
-    def of(cls, *tensors: Tensor) -> "_ForwardArgs":
-        return cls(ctypes.sizeof(cls), *(ctypes.pointer(_Tensor.of(t)) for t in tensors))
+
+class _BackwardArgs(Structure):
+    """fa_backward_args; the last three are left null."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        *((name, POINTER(_Tensor)) for name in ("dout", "q", "k", "v", "out", "lse")),
+        *((name, POINTER(_Tensor)) for name in ("dq", "dk", "dv", "dlse", "dbias", "dsinks")),
+    )
+
+
+_ARGS = {"forward": _ForwardArgs, "backward": _BackwardArgs}
 
 
 class Build:
@@ -121,56 +132,83 @@ class Build:
         except (OSError, AttributeError) as error:
             raise LookupError(f"--builds {path}: {error}") from None
 
-    def _call(self, name: str, *arguments: object) -> None:
+    def call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, name)(*arguments) != 0:
             raise RuntimeError(self._library.fa_last_error().decode())
 
-    def bind(self, device: str, cell: Cell) -> Attend:
-        """Plans at the first call, for its shapes and strides."""
-        options = _Options.of(cell, device)
-        run: Callable[[_ForwardArgs], None] | None = None
 
-        def planned(args: _ForwardArgs) -> Callable[[_ForwardArgs], None]:
-            plan, size = ctypes.c_void_p(), c_size_t()  # the plan lives as long as the process
-            self._call("fa_plan_forward", byref(args), byref(options), byref(plan))
-            self._call("fa_plan_prepare", plan)
-            self._call("fa_plan_workspace_bytes", plan, byref(size))
-            room = torch.empty(max(size.value, 1) + 64, dtype=torch.uint8, device=device)
-            aligned = room[-room.data_ptr() % 64 :]
+class _Pass:
+    """One pass of a cell, planned at its first call, for the shapes and strides of its tensors. A
+    plan lives as long as the process."""
 
-            def run_plan(args: _ForwardArgs) -> None:
-                stream = torch.cuda.current_stream().cuda_stream if device == "cuda" else None
-                memory = ctypes.c_void_p(aligned.data_ptr())
-                self._call(
-                    "fa_plan_run_forward",
-                    plan,
-                    byref(args),
-                    byref(options),
-                    memory,
-                    size,
-                    ctypes.c_void_p(stream),
-                )
+    def __init__(self, build: Build, name: str, options: _Options, device: str) -> None:
+        self._build = build
+        self._name = name
+        self._options = options
+        self._device = device
+        self._plan = ctypes.c_void_p()
+        self._room = torch.empty(0)
 
-            return run_plan
+    def __call__(self, *tensors: Tensor) -> None:
+        args = _ARGS[self._name](0, *(ctypes.pointer(_Tensor.of(t)) for t in tensors))
+        args.size = ctypes.sizeof(args)
+        if not self._plan:
+            self._make_plan(args)
+        on_cuda = self._device == "cuda"
+        self._build.call(
+            f"fa_plan_run_{self._name}",
+            self._plan,
+            byref(args),
+            byref(self._options),
+            ctypes.c_void_p(self._room.data_ptr()),
+            c_size_t(self._room.numel()),
+            ctypes.c_void_p(torch.cuda.current_stream().cuda_stream if on_cuda else None),
+        )
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            nonlocal run
-            out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-            lse = (q.shape[1], q.shape[0]) if cell.lengths else (q.shape[0], q.shape[2], q.shape[1])
-            sums = torch.empty(lse, dtype=torch.float32, device=q.device)
-            args = _ForwardArgs.of(q, k, v, out, sums)
-            run = run or planned(args)
-            run(args)
-            return out
-
-        return attend
+    def _make_plan(self, args: Structure) -> None:
+        size = c_size_t()
+        plan = (byref(args), byref(self._options), byref(self._plan))
+        self._build.call(f"fa_plan_{self._name}", *plan)
+        self._build.call("fa_plan_prepare", self._plan)
+        self._build.call("fa_plan_workspace_bytes", self._plan, byref(size))
+        room = torch.empty(max(size.value, 1) + 64, dtype=torch.uint8, device=self._device)
+        self._room = room[-room.data_ptr() % 64 :]
 
 
-def _forward_only(cell: Cell) -> str | None:
-    return "is timed forward only" if cell.needs_gradients else None
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, forward: _Pass, backward: _Pass, *qkv: Tensor) -> Tensor:
+        out, lse = _run_forward(forward, *qkv)
+        ctx.backward = backward
+        ctx.save_for_backward(*qkv, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        gradients = tuple(torch.empty_like(t) for t in (q, k, v))
+        ctx.backward(dout, q, k, v, out, lse, *gradients)
+        return (None, None, *gradients)
 
 
-def build_contender(device: str, name: str, path: str) -> Contender:
+def _run_forward(forward: _Pass, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    tokens_first = q.shape[:-1]  # LSE has the heads before the rows
+    shape = (*tokens_first[:-2], tokens_first[-1], tokens_first[-2])
+    lse = torch.empty(shape, dtype=torch.float32, device=q.device)
+    forward(q, k, v, out, lse)
+    return out, lse
+
+
+def _bind(build: Build, device: str, family: str, cell: Cell) -> Attend:
+    options = _Options.of(cell, device)
+    options.family = _FAMILIES[family]
+    forward, backward = (_Pass(build, name, options, device) for name in _ARGS)
+    if cell.needs_gradients:
+        return partial(_Attention.apply, forward, backward)
+    return lambda q, k, v: _run_forward(forward, q, k, v)[0]
+
+
+def build_contender(device: str, family: str, name: str, path: str) -> Contender:
     """`name` in the tables. Raises LookupError."""
-    build = Build(path)
-    return Contender(name, "torch", lambda cell: build.bind(device, cell), lack=_forward_only)
+    return Contender(name, "torch", partial(_bind, Build(path), device, family))

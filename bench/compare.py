@@ -146,7 +146,7 @@ def new_parser() -> argparse.ArgumentParser:
         type=named_path,
         default=[],
         metavar="NAME=LIBFA",
-        help="other builds of this library, forward: old=/tmp/old/build/libfa.so",
+        help="other builds of this library: old=/tmp/old/build/libfa.so",
     )
     who.add_argument(
         "--deterministic", action="store_true", help="our deterministic backward pass, too (CUDA)"

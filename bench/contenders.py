@@ -91,7 +91,7 @@ def contenders_for(
     if builds:
         from builds import build_contender  # which knows this module
 
-        ours += [build_contender(device, name, path) for name, path in builds.items()]
+        ours += [build_contender(device, family, name, path) for name, path in builds.items()]
     if device == "cuda":
         optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
         made = [make() for name, make in optional.items() if peers is None or name in peers]
