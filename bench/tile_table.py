@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Searches the tiles of the forward kernel over a grid of problems and writes the table of the best.
+"""Searches tiles of the forward kernel over a grid of problems and writes the table of the best.
 
 Each problem is one run of the program `tiles` (build/bench/tiles --search), which makes the
 candidates as the plan does, holds their results against the planned tile's and times them in
@@ -73,7 +73,8 @@ def row_of(run: dict) -> str:
     other = differences(planned, best) if best["ratio"] >= WITHIN_NOISE else ""
     ratio = f"{best['ratio']:.2f}" if other else "1.00"
     mask = "causal" if problem["causal"] else "full"
-    return f"| {problem['head_dim']} | {mask} | {problem['seqlen_k']} | {rate:.0f} | {ratio} | {other} |"
+    cells = (problem["head_dim"], mask, problem["seqlen_k"], f"{rate:.0f}", ratio, other)
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def differences(planned: dict, best: dict) -> str:
