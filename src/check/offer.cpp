@@ -32,6 +32,7 @@ const Offer cpu_offer{
     .same_bits_alone = true,
     .extremes = true,
     .has_families = false,
+    .has_sm90 = false,
 };
 
 // Tiles of 32 to 256 rows, 16 to 80 keys a step. Long sequences' are left to tests/gpu/tiles_test:
@@ -54,6 +55,13 @@ const Offer cuda_offer{
     .same_bits_alone = false,
     .extremes = false,
     .has_families = true,
+    .has_sm90 = false,
 };
+
+const Offer hopper_offer = [] {
+  Offer offer = cuda_offer;
+  offer.has_sm90 = true;
+  return offer;
+}();
 
 }  // namespace fa::check

@@ -33,11 +33,14 @@ struct Offer {
   bool extremes;
   /// Kernel families of which a caller may name one.
   bool has_families;
+  bool has_sm90;  ///< sm90 among them
 };
 
 /// The host's backend.
 extern const Offer cpu_offer;
 /// CUDA's. What is not in its features is refused by the plan.
 extern const Offer cuda_offer;
+/// The same of a device that family sm90 is for.
+extern const Offer hopper_offer;
 
 }  // namespace fa::check

@@ -74,9 +74,15 @@ Spec Problems::draw(int64_t index) const {
   spec.seed = seed_;
   spec.index = index;
   // A third of the configurations names the family that serves every GPU: others take its problems.
+  // Another third names sm90 for the backward passes that it serves only then.
   const size_t configuration = features_.empty() ? static_cast<size_t>(index)
                                                  : static_cast<size_t>(index) % features_.size();
   if (offer_.has_families && configuration % 3 == 2) spec.family = Family::sm80;
+  const auto served = [](int64_t dim) { return dim >= 64 && dim <= 128; };
+  if (offer_.has_sm90 && configuration % 3 == 1 && spec.backward && served(spec.dim) &&
+      served(spec.dim_v)) {
+    spec.family = Family::sm90;
+  }
   return spec;
 }
 

@@ -440,7 +440,7 @@ std::string Spec::text() const {
   if (unaligned) t += " unaligned";
   if (alignment > 0) t += fmt::format("={}", alignment);
   t += fmt::format(" threads={}", num_threads);
-  if (family == Family::sm80) t += " family=sm80";
+  if (family != Family::automatic) t += family == Family::sm80 ? " family=sm80" : " family=sm90";
   if (score_size != 1 || key_size != 1 || value_size != 1 || dout_size != 1) {
     t += fmt::format(" sizes q={:.3g} k={:.3g} v={:.3g} dout={:.3g}", score_size, key_size,
                      value_size, dout_size);

@@ -3,6 +3,7 @@
 
 #include "cuda/launch/launch.hpp"
 #include "cuda/launch/passes.hpp"
+#include "cuda/launch/tensor_maps.hpp"
 #include "cuda/runtime/driver.hpp"
 
 namespace fa::cuda {
@@ -45,6 +46,7 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   take(params.dq_sum, bytes.dq_sum);
   take(params.lse_2, bytes.lse);
   take(params.delta, bytes.delta);
+  next += bytes.counter;
   take(params.dk_sum, bytes.dk_sum);
   take(params.dv_sum, bytes.dv_sum);
   take(params.dbias_sum, bytes.dbias_sum);
@@ -52,6 +54,22 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   take(params.key_turns, bytes.key_turns);
   take(params.ranges, bytes.ranges);
   return params;
+}
+
+/// Of a main kernel whose blocks stay, all but the launch's own.
+void set_tiles(kernel::TiledBackwardParams& params, const CudaBackwardPlan& plan,
+               const Call& call) {
+  const Problem& p = plan.problem;
+  if (p.alignment == 16) {  // else the kernel asks for no map
+    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
+    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
+    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
+    make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v, plan.cut.rows);
+  }
+  params.tiles = plan.tiles_of_launch;
+  // The counter lies behind delta.
+  params.counter = reinterpret_cast<kernel::TileCounter*>(
+      reinterpret_cast<char*>(params.backward.delta) + plan.workspace.delta);
 }
 
 }  // namespace
@@ -72,8 +90,17 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
         launch(index, &params, stream);
         break;
       case Over::key_parts:
-        launch_parts(index, params, stream);
+        launch_parts(index, params, [&] { launch(index, &params, stream); });
         break;
+      case Over::key_tiles: {
+        kernel::TiledBackwardParams tiles{.backward = params};
+        set_tiles(tiles, plan_, call);
+        launch_parts(index, tiles.backward, [&] {
+          tiles.launch = number_of_launch();
+          launch(index, &tiles, stream);
+        });
+        break;
+      }
       case Over::rows:
         params.order = order(p, p.q.heads, plan_.row_tiles);
         launch(index, &params, stream);
@@ -86,8 +113,9 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
 }
 
 /// The main kernel, for one sequence and head after the other where the plan wants it so.
-void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams params,
-                                   void* stream) const {
+template <typename LaunchOne>
+void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams& params,
+                                   const LaunchOne& launch_one) const {
   const Launch& main = plan_.launches[index];
   if (main.grid.empty()) return;
   const int64_t heads = main.heads > 1 ? 1 : plan_.problem.k.heads * plan_.parts;
@@ -95,7 +123,7 @@ void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams params,
   int& sequence = params.order.first_sequence;
   int& head = params.order.first_head;
   for (sequence = 0; sequence < main.sequences; ++sequence) {
-    for (head = 0; head < main.heads; ++head) launch(index, &params, stream);
+    for (head = 0; head < main.heads; ++head) launch_one();
   }
 }
 

@@ -81,7 +81,9 @@ class PlannedBackward : public Planned {
   void launch_all(const Call& call, void* workspace, void* stream) const override;
 
  private:
-  void launch_parts(size_t index, kernel::BackwardParams params, void* stream) const;
+  template <typename LaunchOne>
+  void launch_parts(size_t index, kernel::BackwardParams& params,
+                    const LaunchOne& launch_one) const;
 
   CudaBackwardPlan plan_;
 };

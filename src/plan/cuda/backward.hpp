@@ -13,11 +13,13 @@
 
 namespace fa {
 
-/// Bytes of each part of the workspace, in this order. The parts from dk_sum on begin as 0.
+/// Bytes of each part of the workspace, in this order. The parts from dk_sum on begin as 0. All
+/// before the counter are multiples of its alignment.
 struct BackwardWorkspace {
   int64_t dq_sum = 0;  ///< dQ in float32
   int64_t lse = 0;     ///< in powers of 2
   int64_t delta = 0;
+  int64_t counter = 0;  ///< a kernel::TileCounter, where blocks that stay take tile after tile
   int64_t dk_sum = 0;  ///< dK in float32, where blocks share keys
   int64_t dv_sum = 0;
   int64_t dbias_sum = 0;  ///< where rows, or blocks, share bias
@@ -26,7 +28,7 @@ struct BackwardWorkspace {
   int64_t ranges = 0;     ///< of dO's, dLSE's and V's, for float16
 
   int64_t zeros() const { return dk_sum + dv_sum + dbias_sum + dq_turns + key_turns + ranges; }
-  int64_t all() const { return dq_sum + lse + delta + zeros(); }
+  int64_t all() const { return dq_sum + lse + delta + counter + zeros(); }
 };
 
 /// docs/kernels/README.md says what each of its launches does, and when.
@@ -38,7 +40,8 @@ struct CudaBackwardPlan : CudaPlan {
   int section = 1;     ///< parts whose tiles alternate: their Q, dO and dQ stay in L2
   int parts = 1;       ///< blocks that share a tile of keys, each with some of the query heads
   int part_heads = 1;  ///< query heads of a part
-  int key_blocks = 0;  ///< key tiles of all key heads; the main kernel has `parts` times as many
+  int key_blocks = 0;  ///< key tiles of all key heads; the main kernel takes `parts` times as many
+  int tiles_of_launch = 0;  ///< of keys, for each part, in one launch of the main kernel
   int row_blocks = 0;  ///< row tiles of all query heads
   /// Launches of the main kernel one after the other, for an order in which a bias's gradient is
   /// summed: of each sequence, of each head, or of each of both.
