@@ -144,8 +144,8 @@ struct BackwardParams {
   int bias_rows;
 };
 
-/// For a main backward kernel whose blocks take tile of keys after tile of keys, by the copy engine.
-/// The maps' boxes have a tile's rows, or keys. `backward.order` is of these tiles.
+/// For a main backward kernel whose blocks take tile of keys after tile of keys, by the copy
+/// engine. The maps' boxes have a tile's rows, or keys. `backward.order` is of these tiles.
 struct TiledBackwardParams {
   TensorMap q, k, v, dout;
   BackwardParams backward;

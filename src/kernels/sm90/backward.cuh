@@ -1,6 +1,6 @@
-// The backward pass on Hopper, Algorithm 2 of FlashAttention-2 (Dao 2023, arXiv:2307.08691) with the
-// copy engine (TMA) and the tensor cores of warp groups (wgmma). docs/kernels/sm90-backward.md walks
-// through it.
+// The backward pass on Hopper, Algorithm 2 of FlashAttention-2 (Dao 2023, arXiv:2307.08691) with
+// the copy engine (TMA) and the tensor cores of warp groups (wgmma). docs/kernels/sm90-backward.md
+// walks through it.
 //
 // A block stays on its multiprocessor and takes tile after tile: 128 keys of one key head, 64 for
 // each of its two groups of four warps, which keep dK and dV in registers. One more warp loads. It

@@ -46,6 +46,7 @@ struct BackwardGroup {
   const PanelOperand<typename Shapes::KeyPanels, kernel::Major::mn> query_k;
 
   KeysInHand tile;
+  u32 key_stage = 0;  ///< of K, in bytes from the first
   float dk[1][dk_tiles][4];
   float dv[1][dv_tiles][4];
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
@@ -91,16 +92,16 @@ struct BackwardGroup {
     pipes.tiles.release(lane);
     const auto number_of = [](u32 x) { return static_cast<int>(x); };
     const auto begin = static_cast<long long>(b.z | static_cast<unsigned long long>(b.w) << 32);
-    tile = {{number_of(a.x), number_of(a.y), number_of(a.z),
-             {begin, number_of(b.x), number_of(b.y)}},
-            number_of(c.x),
-            number_of(c.y),
-            number_of(c.z),
-            number_of(c.w),
-            number_of(d.x),
-            number_of(d.y),
-            number_of(d.z),
-            number_of(d.w)};
+    tile = {
+        {number_of(a.x), number_of(a.y), number_of(a.z), {begin, number_of(b.x), number_of(b.y)}},
+        number_of(c.x),
+        number_of(c.y),
+        number_of(c.z),
+        number_of(c.w),
+        number_of(d.x),
+        number_of(d.y),
+        number_of(d.z),
+        number_of(d.w)};
     return a.w != 0;
   }
 
@@ -115,6 +116,7 @@ struct BackwardGroup {
     Score<C> score(p.score, at, tile.place.rows.length);
     pipes.k.wait_until_full();
     pipes.v.wait_until_full();
+    if constexpr (C::key_stages > 1) key_stage = uniform(pipes.k.offset);
     at.row = tile.begin;
     const auto steps_to = [&](int end, auto may_mask) {
       for (; at.row < end; at.row += C::rows) {
@@ -162,11 +164,11 @@ struct BackwardGroup {
     Scores s, dp, slopes;
     pipes.q.wait_until_full();
     ptx::wgmma_fence(s[0]);
-    begin_product<number, pad16(C::head_dim) / 16>(s[0], score_k, pipes.k.offset, score_q,
+    begin_product<number, pad16(C::head_dim) / 16>(s[0], score_k.in_loop(), key_stage, score_q,
                                                    pipes.q.offset);
     pipes.dout.wait_until_full();
     ptx::wgmma_fence(dp[0]);
-    begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v, 0, score_dout,
+    begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), 0, score_dout,
                                                      pipes.dout.offset);
     ptx::wgmma_wait<1>(s[0]);
     form_probabilities<Shapes>(s, slopes, score, factor, place,
@@ -201,7 +203,7 @@ struct BackwardGroup {
     if constexpr (C::deterministic) pass_dq_turn(counter);
     float dq[1][dq_tiles][4];
     ptx::wgmma_fence(dq[0], dk[0]);
-    begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k, pipes.k.offset);
+    begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
     begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
     ptx::wgmma_wait<1>(dv[0], dq[0]);
     pipes.dout.release(lane);

@@ -1,6 +1,6 @@
 // The warp that loads: it finds the block's tiles of keys one after the other, tells them to the
-// warp groups that compute, and copies K and V of each tile, then Q, dO and their statistics of each
-// step, into their pipes.
+// warp groups that compute, and copies K and V of each tile, then Q, dO and their statistics of
+// each step, into their pipes.
 #pragma once
 
 #include "ptx/bulk_copy.cuh"
@@ -95,8 +95,8 @@ struct BackwardLoader {
     // Each part of a key head counts as one of the heads whose tiles are shared out.
     constexpr Longest longest = C::deterministic ? Longest::last : Longest::first;
     Place& place = tile.place;
-    place = find_place<C::keys, C::packed_k, C::used_k, longest, true>(b.order, b.keys,
-                                                                       claims.index);
+    place =
+        find_place<C::keys, C::packed_k, C::used_k, longest, true>(b.order, b.keys, claims.index);
     if (place.sequence < 0 || place.row >= place.rows.extent) return false;
     const int head = place.head / b.parts;
     tile.part = place.head - head * b.parts.value;
@@ -130,8 +130,8 @@ struct BackwardLoader {
       const Place& place = tile.place;
       const auto word = [](int x) { return static_cast<u32>(x); };
       const auto begin = static_cast<unsigned long long>(place.rows.begin);
-      ptx::store_shared(at,
-                        uint4{word(place.sequence), word(place.head), word(place.row), more ? 1u : 0u});
+      ptx::store_shared(
+          at, uint4{word(place.sequence), word(place.head), word(place.row), more ? 1u : 0u});
       ptx::store_shared(at + 16, uint4{word(place.rows.extent), word(place.rows.length),
                                        static_cast<u32>(begin), static_cast<u32>(begin >> 32)});
       ptx::store_shared(at + 32, uint4{word(tile.part), word(tile.query_head), word(tile.q_len),
@@ -144,8 +144,8 @@ struct BackwardLoader {
     pipes.tiles.next();
   }
 
-  /// The rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times their NaN
-  /// would not be. The copy engine does it where the tensor ends with the keys.
+  /// The rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times their
+  /// NaN would not be. The copy engine does it where the tensor ends with the keys.
   __device__ void load_keys() {
     const Place& place = tile.place;
     const Piece keys{static_cast<int>(place.rows.begin) + place.row, place.head,
@@ -153,12 +153,10 @@ struct BackwardLoader {
     const bool clears = (C::packed_k || C::used_k) && keys.count < C::keys;
     using KeyPanels = Shapes::KeyPanels;
     using ValuePanels = Shapes::ValuePanels;
-    load<KeyPanels>(pipes.k, p.k, p.backward.operands.k, keys, nullptr, clears, [&](u32 stage) {
-      KeyPanels::clear_rows(stage, keys.count, lane);
-    });
-    load<ValuePanels>(pipes.v, p.v, p.backward.operands.v, keys, nullptr, clears, [&](u32 stage) {
-      ValuePanels::clear_rows(stage, keys.count, lane);
-    });
+    load<KeyPanels>(pipes.k, p.k, p.backward.operands.k, keys, nullptr, clears,
+                    [&](u32 stage) { KeyPanels::clear_rows(stage, keys.count, lane); });
+    load<ValuePanels>(pipes.v, p.v, p.backward.operands.v, keys, nullptr, clears,
+                      [&](u32 stage) { ValuePanels::clear_rows(stage, keys.count, lane); });
   }
 
   /// Q's rows behind the last one are made 0, like K's.
@@ -173,8 +171,8 @@ struct BackwardLoader {
   __device__ void load_dout(const Step& step) {
     const Piece rows = rows_of(step);
     const long long statistics = statistics_of(step);
-    const bool clears = is_cut(rows) || C::bias != Number::none ||
-                        rows_in_sight().some_see_none(step.row);
+    const bool clears =
+        is_cut(rows) || C::bias != Number::none || rows_in_sight().some_see_none(step.row);
     load<DoutPanels>(pipes.dout, p.dout, p.backward.dout, rows, p.backward.delta + statistics,
                      clears, [&](u32 stage) { clear_empty_rows(stage, statistics); });
   }

@@ -25,9 +25,9 @@ struct ScorePlace {
   }
 };
 
-/// For float16: dS is multiplied by 2 to this power, so that it fits its format; for the query heads
-/// from `first_head` on that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p), and
-/// |dLSE|; dS is that times the slope.
+/// For float16: dS is multiplied by 2 to this power, so that it fits its format; for the query
+/// heads from `first_head` on that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p),
+/// and |dLSE|; dS is that times the slope.
 template <class C>
 __device__ float gradient_bits(const kernel::BackwardParams& p, int sequence, int key_head,
                                int first_head) {

@@ -45,8 +45,9 @@ __device__ void begin_product(float (&c)[n_tiles][4], const KeptSlices<slices, 1
   ptx::wgmma_commit();
 }
 
-/// How two warp groups share a product of `rows` x `columns`, 64 rows each: where there are no more,
-/// both have all rows, and half of the columns. What WarpGrid says of a warp, of the groups' eight.
+/// How two warp groups share a product of `rows` x `columns`, 64 rows each: where there are no
+/// more, both have all rows, and half of the columns. What WarpGrid says of a warp, of the groups'
+/// eight.
 template <int rows, int columns>
 struct GroupGrid {
   static_assert(rows == 64 || rows == 128);

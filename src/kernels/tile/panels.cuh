@@ -109,6 +109,15 @@ struct PanelOperand {
   explicit __device__ PanelOperand(u32 address)
       : low(static_cast<u32>(kernel::descriptor_at(form, address))) {}
 
+  /// The same operand, unknown to the compiler: in a loop it then forms each slice's descriptor
+  /// where it is needed. It would form those of a tile that stays in place before the loop, and
+  /// keep each in a register of its own.
+  __device__ PanelOperand in_loop() const {
+    PanelOperand same = *this;
+    asm volatile("" : "+r"(same.low));
+    return same;
+  }
+
   /// Slice `slice` of 16 of k, in the tile that is `offset` bytes further on.
   __device__ u64 at(u32 offset, int slice) const {
     constexpr int panel_slices = Tile::panel / 16;

@@ -75,8 +75,8 @@ struct RowsInSight {
 
   /// The blocks of the keys that a tile of rows sees add to its dQ in order, that of the last keys
   /// first: under a mask from the right it comes a step earlier to each tile than the next one. Its
-  /// tile of keys also is the first to be handed out (Longest::last), so that no block waits for one
-  /// that comes later.
+  /// tile of keys also is the first to be handed out (Longest::last), so that no block waits for
+  /// one that comes later.
   __device__ int turn_of(int tile_row) const {
     const long long end = visible(min(tile_row + C::rows, q_len) - 1).end;
     return static_cast<int>((end - 1) / C::keys) - first_key / C::keys;

@@ -8,9 +8,9 @@
 
 namespace fa::tile {
 
-/// none: a block takes each gridDim.x-th tile. after_first: its first tile has its own number, and a
-/// counter hands out the others. all: the counter hands out all, so that every tile before one that
-/// a block has claimed is in a running block's hands: a block may wait for those.
+/// none: a block takes each gridDim.x-th tile. after_first: its first tile has its own number, and
+/// a counter hands out the others. all: the counter hands out all, so that every tile before one
+/// that a block has claimed is in a running block's hands: a block may wait for those.
 enum class Claims { none, after_first, all };
 
 /// One warp's, which calls all of it together. kernel::TileCounter says what the counter holds.

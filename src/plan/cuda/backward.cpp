@@ -198,9 +198,12 @@ class Launches {
 }  // namespace
 
 const KernelSpec& CudaBackwardPlan::main() const {
-  return std::ranges::find_if(launches, [](const Launch& launch) {
-           return launch.over == Over::key_parts || launch.over == Over::key_tiles;
-         })->kernel;
+  return std::ranges::find_if(launches,
+                              [](const Launch& launch) {
+                                return launch.over == Over::key_parts ||
+                                       launch.over == Over::key_tiles;
+                              })
+      ->kernel;
 }
 
 CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
@@ -239,8 +242,9 @@ std::string to_text(const CudaBackwardPlan& plan) {
              "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} for dk "
              "and dv, {} for dbias, {} to keep the order, {} for ranges)\n",
              main.entry, main.threads, main.shared_bytes, plan.cut.blocks_per_sm, plan.tile_text,
-             plan.key_blocks * plan.parts, stays ? "tiles" : "blocks", plan.part_heads, plan.section, plan.row_blocks,
-             bytes.all(), bytes.dq_sum, bytes.lse, bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum,
+             plan.key_blocks * plan.parts, stays ? "tiles" : "blocks", plan.part_heads,
+             plan.section, plan.row_blocks, bytes.all(), bytes.dq_sum, bytes.lse,
+             bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum,
              bytes.dq_turns + bytes.key_turns + bytes.counter, bytes.ranges);
 }
 

@@ -20,7 +20,7 @@ struct BackwardWorkspace {
   int64_t lse = 0;     ///< in powers of 2
   int64_t delta = 0;
   int64_t counter = 0;  ///< a kernel::TileCounter, where blocks that stay take tile after tile
-  int64_t dk_sum = 0;  ///< dK in float32, where blocks share keys
+  int64_t dk_sum = 0;   ///< dK in float32, where blocks share keys
   int64_t dv_sum = 0;
   int64_t dbias_sum = 0;  ///< where rows, or blocks, share bias
   int64_t dq_turns = 0;   ///< counters, where sums have an order
@@ -42,7 +42,7 @@ struct CudaBackwardPlan : CudaPlan {
   int part_heads = 1;  ///< query heads of a part
   int key_blocks = 0;  ///< key tiles of all key heads; the main kernel takes `parts` times as many
   int tiles_of_launch = 0;  ///< of keys, for each part, in one launch of the main kernel
-  int row_blocks = 0;  ///< row tiles of all query heads
+  int row_blocks = 0;       ///< row tiles of all query heads
   /// Launches of the main kernel one after the other, for an order in which a bias's gradient is
   /// summed: of each sequence, of each head, or of each of both.
   bool by_sequence = false;

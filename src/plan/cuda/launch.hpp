@@ -34,8 +34,8 @@ struct Launch {
   KernelSpec kernel;
   Over over = Over::rows;
   Grid grid;
-  /// Over key_parts and key_tiles: how often it is launched, for one sequence, or one key head of it, after the
-  /// other.
+  /// Over key_parts and key_tiles: how often it is launched, for one sequence, or one key head of
+  /// it, after the other.
   int sequences = 1, heads = 1;
 };
 

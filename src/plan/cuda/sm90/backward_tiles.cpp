@@ -16,8 +16,10 @@ int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
     return static_cast<int>(round_up(columns, 64) * 2);
   };
   constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64, statistics = 1024;
-  const int keys = BackwardTile::keys * (t.key_stages * row_bytes(head_dim) + row_bytes(head_dim_v));
-  const int rows = stages * (t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v)) + 2 * statistics);
+  const int keys =
+      BackwardTile::keys * (t.key_stages * row_bytes(head_dim) + row_bytes(head_dim_v));
+  const int rows =
+      stages * (t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v)) + 2 * statistics);
   const int scores = stages * BackwardTile::keys * 2 * t.rows;
   const int barriers = 16 * (t.key_stages + 1 + 2 * stages + tiles_in_hand) + 16;
   return keys + rows + scores + tiles_in_hand * bytes_in_hand + barriers;
