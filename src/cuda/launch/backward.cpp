@@ -56,20 +56,27 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   return params;
 }
 
-/// Of a main kernel whose blocks stay, all but the launch's own.
-void set_tiles(kernel::TiledBackwardParams& params, const CudaBackwardPlan& plan,
-               const Call& call) {
+/// Of a main kernel whose blocks stay: all but the launch's own number.
+kernel::TiledBackwardParams tiled_params(const CudaBackwardPlan& plan, const Call& call,
+                                         const kernel::BackwardParams& keys) {
   const Problem& p = plan.problem;
+  // The counter lies behind delta.
+  char* counter = reinterpret_cast<char*>(keys.delta) + plan.workspace.delta;
+  kernel::TiledBackwardParams params{.q = {},
+                                     .k = {},
+                                     .v = {},
+                                     .dout = {},
+                                     .backward = keys,
+                                     .tiles = plan.tiles_of_launch,
+                                     .counter = reinterpret_cast<kernel::TileCounter*>(counter),
+                                     .launch = 0};
   if (p.alignment == 16) {  // else the kernel asks for no map
     make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
     make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
     make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
     make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v, plan.cut.rows);
   }
-  params.tiles = plan.tiles_of_launch;
-  // The counter lies behind delta.
-  params.counter = reinterpret_cast<kernel::TileCounter*>(
-      reinterpret_cast<char*>(params.backward.delta) + plan.workspace.delta);
+  return params;
 }
 
 }  // namespace
@@ -90,17 +97,9 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
         launch(index, &params, stream);
         break;
       case Over::key_parts:
-        launch_parts(index, params, [&] { launch(index, &params, stream); });
+      case Over::key_tiles:
+        launch_main(index, call, params, stream);
         break;
-      case Over::key_tiles: {
-        kernel::TiledBackwardParams tiles{.backward = params};
-        set_tiles(tiles, plan_, call);
-        launch_parts(index, tiles.backward, [&] {
-          tiles.launch = number_of_launch();
-          launch(index, &tiles, stream);
-        });
-        break;
-      }
       case Over::rows:
         params.order = order(p, p.q.heads, plan_.row_tiles);
         launch(index, &params, stream);
@@ -113,18 +112,26 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
 }
 
 /// The main kernel, for one sequence and head after the other where the plan wants it so.
-template <typename LaunchOne>
-void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams& params,
-                                   const LaunchOne& launch_one) const {
+void PlannedBackward::launch_main(size_t index, const Call& call, kernel::BackwardParams params,
+                                  void* stream) const {
   const Launch& main = plan_.launches[index];
   if (main.grid.empty()) return;
   const int64_t heads = main.heads > 1 ? 1 : plan_.problem.k.heads * plan_.parts;
   params.order = order(plan_.problem, heads, plan_.key_tiles, plan_.section);
-  int& sequence = params.order.first_sequence;
-  int& head = params.order.first_head;
-  for (sequence = 0; sequence < main.sequences; ++sequence) {
-    for (head = 0; head < main.heads; ++head) launch_one();
+  const auto launch_each = [&main](kernel::Order& order, const auto& launch_one) {
+    for (order.first_sequence = 0; order.first_sequence < main.sequences; ++order.first_sequence) {
+      for (order.first_head = 0; order.first_head < main.heads; ++order.first_head) launch_one();
+    }
+  };
+  if (main.over == Over::key_parts) {
+    launch_each(params.order, [&] { launch(index, &params, stream); });
+    return;
   }
+  kernel::TiledBackwardParams tiles = tiled_params(plan_, call, params);
+  launch_each(tiles.backward.order, [&] {
+    tiles.launch = number_of_launch();
+    launch(index, &tiles, stream);
+  });
 }
 
 }  // namespace fa::cuda

@@ -150,6 +150,7 @@ struct BackwardLoader {
     const Place& place = tile.place;
     const Piece keys{static_cast<int>(place.rows.begin) + place.row, place.head,
                      C::packed_k ? 0 : place.sequence, place.rows.length - place.row};
+    // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < C::keys => false
     const bool clears = (C::packed_k || C::used_k) && keys.count < C::keys;
     using KeyPanels = Shapes::KeyPanels;
     using ValuePanels = Shapes::ValuePanels;
@@ -171,6 +172,8 @@ struct BackwardLoader {
   __device__ void load_dout(const Step& step) {
     const Piece rows = rows_of(step);
     const long long statistics = statistics_of(step);
+    // mutant "CUDA: rows without keys in sm90" of emulated: rows_in_sight().some_see_none(step.row)
+    // => false
     const bool clears =
         is_cut(rows) || C::bias != Number::none || rows_in_sight().some_see_none(step.row);
     load<DoutPanels>(pipes.dout, p.dout, p.backward.dout, rows, p.backward.delta + statistics,
@@ -193,6 +196,7 @@ struct BackwardLoader {
   }
   /// Whether the copy engine brings rows that do not count and may be anything.
   __device__ bool is_cut(const Piece& rows) const {
+    // mutant "CUDA: rows behind the last one in sm90" of emulated: rows.count < C::rows => false
     return (C::packed_q || C::used_q) && rows.count < C::rows;
   }
   __device__ long long statistics_of(const Step& step) const {
