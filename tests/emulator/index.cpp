@@ -95,6 +95,10 @@ struct PlainHopperBackward : sm90::BackwardConfig {
   static constexpr int rows = 64, keys = 128, shared_bytes = 168208;
 };
 
+struct LateHopperBackward : PlainHopperBackward {
+  static constexpr bool late_dq = true;
+};
+
 struct FullHopperBackward : sm90::BackwardConfig {
   static constexpr Number element = Number::float16;
   static constexpr int head_dim = 72, head_dim_v = 64, depth = 128, width = 64;
@@ -140,5 +144,7 @@ template struct fa::index::BackwardKernels<fa::sm80::Backward<fa::index::SharedB
                                            fa::sm80::BackwardShapes<fa::index::SharedBias>>;
 template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::PlainHopperBackward>,
                                            fa::sm90::BackwardSums<fa::index::PlainHopperBackward>>;
+template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::LateHopperBackward>,
+                                           fa::sm90::BackwardSums<fa::index::LateHopperBackward>>;
 template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::FullHopperBackward>,
                                            fa::sm90::BackwardSums<fa::index::FullHopperBackward>>;

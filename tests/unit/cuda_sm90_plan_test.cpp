@@ -162,9 +162,8 @@ Problem backward_problem(int64_t seqlen, int64_t head_dim, int64_t head_dim_v) {
 }
 
 /// What the backward kernel, its kernels before and after, and the device ask of every plan.
-void expect_sound(const CudaBackwardPlan& plan) {
+void expect_sound(const CudaBackwardPlan& plan, const sm90::BackwardTile& t) {
   const Problem& p = plan.problem;
-  const sm90::BackwardTile t = sm90::backward_tile(p);
   SCOPED_TRACE(to_text(plan));
   const Launch& main = *std::ranges::find(plan.launches, Over::key_tiles, &Launch::over);
   EXPECT_EQ(main.kernel.entry, "fa_sm90_backward");
@@ -201,10 +200,27 @@ TEST(Sm90BackwardPlan, EveryHeadDimAndOptionFits) {
     p.run.family = Family::sm90;
     for (const bool deterministic : {false, true}) {
       p.run.deterministic = deterministic;
-      expect_sound(plan_cuda_backward(p, hopper()));
+      expect_sound(plan_cuda_backward(p, hopper()), sm90::backward_tile(p));
     }
     ASSERT_FALSE(HasFailure()) << option;
   });
+}
+
+TEST(Sm90BackwardPlan, ATileOfTheCallersChoiceServes) {
+  Problem p = backward_problem(4096, 64, 64);
+  p.run.family = Family::automatic;
+  const sm90::BackwardTile tile{.rows = 64, .key_stages = 2, .late_dq = true};
+  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper(), {.tile = tile});
+  expect_sound(plan, tile);
+  EXPECT_TRUE(has(plan.main(), "late_dq"));
+}
+
+// Its turns are for a dQ that is formed at once.
+TEST(Sm90BackwardPlan, InOrderNoDqIsLate) {
+  Problem p = backward_problem(4096, 64, 64);
+  EXPECT_TRUE(has(plan_cuda_backward(p, hopper()).main(), "late_dq"));
+  p.run.deterministic = true;
+  EXPECT_FALSE(has(plan_cuda_backward(p, hopper()).main(), "late_dq"));
 }
 
 TEST(Sm90BackwardPlan, HeadDim64HasWiderTiles) {
@@ -259,7 +275,7 @@ TEST(Sm90BackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
   const CudaBackwardPlan plan = plan_cuda_backward(p, hopper());
   EXPECT_TRUE(plan.by_sequence && plan.by_head);
   EXPECT_EQ(plan.tiles_of_launch, 512 / 128);
-  expect_sound(plan);
+  expect_sound(plan, sm90::backward_tile(p));
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ struct BackwardGroup {
   const int lane = threadIdx.x % 32;
   BackwardPipes<C> pipes;
   u32 scores;           ///< dS^T of two steps in shared memory
-  u32 scores_turn = 0;  ///< the place of this step's, in bytes from the first
+  u32 scores_turn = 0;  ///< the place of the last that was put, in bytes from the first
 
   const PanelOperand<typename Shapes::KeyPanels, kernel::Major::k> score_k;
   const PanelOperand<typename Shapes::QueryPanels, kernel::Major::k> score_q;
@@ -51,6 +51,7 @@ struct BackwardGroup {
   float dv[1][dv_tiles][4];
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
   const float factor;
+  long long dq_row;        ///< of the next dQ: the first row, among the padded ones of all heads
   int* dq_turn = nullptr;  ///< of the step before
 
   __device__ BackwardGroup(const kernel::BackwardParams& params, u32 base, int computing_warp)
@@ -118,21 +119,33 @@ struct BackwardGroup {
     pipes.v.wait_until_full();
     if constexpr (C::key_stages > 1) key_stage = uniform(pipes.k.offset);
     at.row = tile.begin;
+    int head = 0;
+    const auto one_step = [&](auto may_mask, auto first) {
+      at.head = tile.query_head + head;
+      if (p.part_heads > 1) {
+        dropout = Dropout(p.dropout, p.heads.query, at);
+        score = Score<C>(p.score, at, tile.place.rows.length);
+      }
+      step<may_mask.value, first.value>(at, dropout, score, sight);
+      ++head;
+    };
     const auto steps_to = [&](int end, auto may_mask) {
-      for (; at.row < end; at.row += C::rows) {
-        for (int head = 0; head < p.part_heads; ++head) {
-          at.head = tile.query_head + head;
-          if (p.part_heads > 1) {
-            dropout = Dropout(p.dropout, p.heads.query, at);
-            score = Score<C>(p.score, at, tile.place.rows.length);
-          }
-          step<may_mask.value>(at, dropout, score, sight);
-        }
+      for (; at.row < end; at.row += C::rows, head = 0) {
+        while (head < p.part_heads) one_step(may_mask, Flag<false>());
       }
     };
-    if constexpr (!C::all_seen) steps_to(tile.full_begin, Masked<true>());
-    steps_to(tile.full_end, Masked<false>());
-    if constexpr (C::window_left) steps_to(tile.end, Masked<true>());
+    if constexpr (C::late_dq) one_step(Flag<!C::all_seen>(), Flag<true>());
+    if constexpr (!C::all_seen) steps_to(tile.full_begin, Flag<true>());
+    steps_to(tile.full_end, Flag<false>());
+    if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
+    if constexpr (C::late_dq) {  // of the last step
+      float dq[1][dq_tiles][4];
+      meet();
+      ptx::wgmma_fence(dq[0]);
+      begin_query_product(dq);
+      ptx::wgmma_wait<0>(dq[0]);
+      add_query(dq);
+    }
     pipes.k.release(lane);
     pipes.v.release(lane);
     if constexpr (C::deterministic) {
@@ -141,7 +154,7 @@ struct BackwardGroup {
     }
   }
   template <bool value_>
-  struct Masked {
+  struct Flag {
     static constexpr bool value = value_;
   };
 
@@ -149,8 +162,8 @@ struct BackwardGroup {
   __device__ void meet() const { ptx::barrier_sync<Shapes::together>(1); }
 
   /// The work on one tile of rows of one head. Without a mask nothing stands between the waits and
-  /// the exponentials, so that the compiler may mix them.
-  template <bool may_mask>
+  /// the exponentials, so that the compiler may mix them. `first`: of the tile, where dQ is late.
+  template <bool may_mask, bool first>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
                        const RowsInSight<C>& sight) {
     const ScorePlace<Shapes> place{at.row, tile.place.row, warp, lane};
@@ -197,26 +210,67 @@ struct BackwardGroup {
     }
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
-    ScorePanels::put(scores + scores_turn + 16 * warp * ScorePanels::row_bytes, ds_left, lane);
-    ptx::fence_proxy_async();
-    meet();
-    if constexpr (C::deterministic) pass_dq_turn(counter);
-    float dq[1][dq_tiles][4];
-    ptx::wgmma_fence(dq[0], dk[0]);
-    begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
-    begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
-    ptx::wgmma_wait<1>(dv[0], dq[0]);
-    pipes.dout.release(lane);
-    scores_turn ^= ScorePanels::bytes;
-    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
-    if constexpr (C::deterministic) {
-      ptx::wait_for_turn(counter, sight.turn_of(at.row), seen);
-      __syncwarp();
+    if constexpr (C::late_dq) {
+      end_with_late_query<first>(ds_left);
+      dq_row = first_row_of(at);
+    } else {
+      put_scores(ds_left);
+      meet();
+      if constexpr (C::deterministic) pass_dq_turn(counter);
+      float dq[1][dq_tiles][4];
+      ptx::wgmma_fence(dq[0], dk[0]);
+      begin_query_product(dq);
+      begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
+      ptx::wgmma_wait<1>(dv[0], dq[0]);
+      pipes.dout.release(lane);
+      if constexpr (C::deterministic) {
+        ptx::wait_for_turn(counter, sight.turn_of(at.row), seen);
+        __syncwarp();
+      }
+      dq_row = first_row_of(at);
+      add_query(dq);
+      ptx::wgmma_wait<0>(dk[0]);
+      pipes.q.release(lane);
     }
-    add_fragment(Shapes::QuerySum::part_of(p.dq_sum + first_row_of(at) * Shapes::depth, warp, 0),
-                 dq, lane);
-    ptx::wgmma_wait<0>(dk[0]);
+  }
+
+  /// dK of the step, whose dS goes to shared memory, and dQ of the step before.
+  template <bool first>
+  __device__ void end_with_late_query(const Operand& ds_left) {
+    constexpr int late = first ? 0 : 1;  // products of dQ under way
+    float dq[1][dq_tiles][4];
+    ptx::wgmma_fence(dk[0]);
+    begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
+    if constexpr (!first) {
+      meet();
+      begin_query_product(dq);
+    }
+    put_scores(ds_left);
+    ptx::wgmma_wait<1 + late>(dv[0]);
+    pipes.dout.release(lane);
+    ptx::wgmma_wait<late>(dk[0]);  // two releases side by side would become a branch
     pipes.q.release(lane);
+    if constexpr (!first) {
+      ptx::wgmma_wait<0>(dq[0]);
+      add_query(dq);
+    }
+  }
+
+  /// dS of the step into shared memory, for both groups' products. They take the two places in
+  /// turn.
+  __device__ void put_scores(const Operand& ds) {
+    scores_turn ^= ScorePanels::bytes;
+    ScorePanels::put(scores + scores_turn + 16 * warp * ScorePanels::row_bytes, ds, lane);
+    ptx::fence_proxy_async();
+  }
+  /// dQ = dS K (line 15), of the dS that was put last, once all warps have met.
+  __device__ void begin_query_product(float (&dq)[1][dq_tiles][4]) const {
+    begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
+  }
+  /// Adds to the sum of the rows from dq_row on.
+  __device__ void add_query(float (&dq)[1][dq_tiles][4]) const {
+    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
+    add_fragment(Shapes::QuerySum::part_of(p.dq_sum + dq_row * Shapes::depth, warp, 0), dq, lane);
   }
 
   /// The first of a step's rows among the padded ones of all heads.

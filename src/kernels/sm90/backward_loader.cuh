@@ -172,7 +172,7 @@ struct BackwardLoader {
   __device__ void load_dout(const Step& step) {
     const Piece rows = rows_of(step);
     const long long statistics = statistics_of(step);
-    // mutant "CUDA: rows without keys in sm90" of emulated: rows_in_sight().some_see_none(step.row)
+    // mutant "CUDA: empty rows in sm90" of emulated: rows_in_sight().some_see_none(step.row)
     // => false
     const bool clears =
         is_cut(rows) || C::bias != Number::none || rows_in_sight().some_see_none(step.row);

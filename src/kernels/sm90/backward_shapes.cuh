@@ -22,6 +22,7 @@ using kernel::pad16;
 /// How the plan cuts the kernels (plan/cuda/sm90/backward_tiles.hpp says what each number does).
 struct BackwardConfig : kernel::GradientConfig {
   static constexpr int key_stages = 1;
+  static constexpr bool late_dq = false;
 };
 
 /// What the kernels of src/kernels/pass are templates of. Their blocks have a warp for each one of
@@ -64,6 +65,7 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int groups = 2;       ///< of four warps that compute
   static constexpr int group_keys = 64;  ///< whose dK and dV a group has
   static_assert(C::keys == groups * group_keys && (C::rows == 64 || C::rows == 128));
+  static_assert(!C::late_dq || !C::deterministic, "its turns pass a step later");
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
   static constexpr int together = 128 * groups;  ///< threads that compute

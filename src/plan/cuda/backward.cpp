@@ -8,6 +8,7 @@
 #include "plan/cuda/common.hpp"
 #include "plan/cuda/kernel_config.hpp"
 #include "plan/cuda/sm80/kernels.hpp"
+#include "plan/cuda/sm90/kernels.hpp"
 #include "problem/argument.hpp"
 
 namespace fa {
@@ -17,6 +18,12 @@ namespace {
 // Blocks of the main kernel for each that the device runs at a time: with fewer, one that begins
 // late ends late (Llama 3.1 405B at 8k has 3.9, and took 1.4 times as long as with 15.5).
 constexpr int64_t least_waves = 12;
+
+BackwardKernel kernel_of(const Problem& p, const FamilyBackwardTile& tile) {
+  const auto* sm90_tile = std::get_if<sm90::BackwardTile>(&tile);
+  return sm90_tile != nullptr ? sm90::backward(p, *sm90_tile)
+                              : sm80::backward(p, std::get<BackwardTile>(tile));
+}
 
 bool sequences_share_bias(const Problem& p) { return !p.score.bias_per_batch && p.batch > 1; }
 bool heads_share_bias(const Problem& p) { return !p.score.bias_per_head && p.q.heads > 1; }
@@ -209,8 +216,7 @@ const KernelSpec& CudaBackwardPlan::main() const {
 CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
                                     const BackwardTuning& tuning) {
   need_offered(p);
-  const BackwardKernel family =
-      tuning.tile ? sm80::backward(p, *tuning.tile) : backward_kernel(p, gpu);
+  const BackwardKernel family = tuning.tile ? kernel_of(p, *tuning.tile) : backward_kernel(p, gpu);
   CudaBackwardPlan plan;
   plan.problem = p;
   plan.gpu = gpu;

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "plan/cuda/family.hpp"
 #include "plan/cuda/launch.hpp"
 #include "plan/cuda/sm80/backward_tiles.hpp"
+#include "plan/cuda/sm90/backward_tiles.hpp"
 
 namespace fa {
 
@@ -56,9 +58,12 @@ struct CudaBackwardPlan : CudaPlan {
   const KernelSpec& main() const;
 };
 
+/// A tile of family sm80, or of sm90.
+using FamilyBackwardTile = std::variant<BackwardTile, sm90::BackwardTile>;
+
 /// Choices that tests and measurements may make. The plan makes those that are not given.
 struct BackwardTuning {
-  std::optional<BackwardTile> tile{};  ///< of family sm80, which then serves
+  std::optional<FamilyBackwardTile> tile{};  ///< its family then serves
   std::optional<int> parts{};
 };
 

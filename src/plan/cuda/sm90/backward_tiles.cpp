@@ -30,6 +30,7 @@ BackwardTile backward_tile(const Problem& p) {
   if (std::max(p.head_dim, p.head_dim_v) <= 64) {
     tile.rows = 128;
     tile.key_stages = 2;
+    tile.late_dq = !in_order(p);
   }
   return tile;
 }

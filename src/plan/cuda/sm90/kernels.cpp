@@ -87,6 +87,7 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
       .number("rows", t.rows)
       .number("keys", t.keys)
       .number("key_stages", t.key_stages)
+      .flag("late_dq", t.late_dq)
       .number("depth", columns)
       .number("width", width)
       .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v));
