@@ -142,8 +142,9 @@ class FA_API Error : public std::runtime_error {
   Status status_;
 };
 
-/// Kernels of CUDA devices: chosen by the plan, mma.sync (A100 and later), or wgmma (Hopper,
-/// forward only: a backward pass that names it is refused). The CPU takes any and has its own.
+/// Kernels of CUDA devices: chosen by the plan, mma.sync (A100 and later), or wgmma (Hopper; its
+/// backward pass is for head_dim 64 to 128 and serves only where it is named). The CPU takes any
+/// and has its own.
 enum class Family : int32_t { automatic = 0, sm80 = 1, sm90 = 2 };
 
 /// What is computed. Default: softmax(q k^T / sqrt(D)) v, every query sees every key.

@@ -17,7 +17,9 @@ class Cuda : public Accelerator {
   explicit Cuda(int32_t id) : id_(id) { (void)cuda::device(id); }
 
   Device device() const override { return {cuda_device_type, id_}; }
-  const Offer& offer() const override { return cuda_offer; }
+  const Offer& offer() const override {
+    return cuda::device(id_).arch() == "sm_90a" ? hopper_offer : cuda_offer;
+  }
 
   DeviceMemory allocate(size_t bytes) override {
     const auto buffer = std::make_shared<cuda::Buffer>(id_, bytes);

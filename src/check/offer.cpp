@@ -32,6 +32,9 @@ const Offer cpu_offer{
     .same_bits_alone = true,
     .extremes = true,
     .has_families = false,
+    .least_dim = 0,
+    .most_dim = 0,
+    .sm90 = nullptr,
 };
 
 // Tiles of 32 to 256 rows, 16 to 80 keys a step. Long sequences' are left to tests/gpu/tiles_test:
@@ -54,6 +57,26 @@ const Offer cuda_offer{
     .same_bits_alone = false,
     .extremes = false,
     .has_families = true,
+    .least_dim = 0,
+    .most_dim = 0,
+    .sm90 = nullptr,
 };
+
+namespace {
+
+const Offer sm90_offer = [] {
+  Offer offer = cuda_offer;
+  offer.least_dim = 64;
+  offer.most_dim = 128;
+  return offer;
+}();
+
+}  // namespace
+
+const Offer hopper_offer = [] {
+  Offer offer = cuda_offer;
+  offer.sm90 = &sm90_offer;
+  return offer;
+}();
 
 }  // namespace fa::check

@@ -33,11 +33,17 @@ struct Offer {
   bool extremes;
   /// Kernel families of which a caller may name one.
   bool has_families;
+  /// The narrowest and the widest head_dim of a device; 0: as its kernels have them.
+  int64_t least_dim, most_dim;
+  /// What the backward pass of family sm90 is asked for, which serves where it is named; or null.
+  const Offer* sm90;
 };
 
 /// The host's backend.
 extern const Offer cpu_offer;
 /// CUDA's. What is not in its features is refused by the plan.
 extern const Offer cuda_offer;
+/// The same of a device that has family sm90.
+extern const Offer hopper_offer;
 
 }  // namespace fa::check

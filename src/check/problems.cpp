@@ -61,22 +61,28 @@ void Problems::choose(int64_t configurations) {
 
 Spec Problems::draw(int64_t index) const {
   Random random(seed_, static_cast<uint64_t>(index));
+  const size_t configuration = features_.empty() ? static_cast<size_t>(index)
+                                                 : static_cast<size_t>(index) % features_.size();
+  // A third of the configurations names the family that serves every GPU: others take its problems.
+  // Of another third the backward passes name sm90, which serves them only then.
+  const size_t third = configuration % 3;
+  const auto draw = [&](const Features& features, Random& fixed) {
+    const bool named = third == 1 && offer_.sm90 != nullptr && features[bit(Feature::backward)];
+    Spec spec = draw_spec(named ? *offer_.sm90 : offer_, features, fixed, random);
+    if (named) spec.family = Family::sm90;
+    return spec;
+  };
   Spec spec;
   if (features_.empty()) {
     const Pair pair = pairs_[static_cast<size_t>(index) % pairs_.size()];
-    const Features features = draw_features(pair, offer_.features, random);
-    spec = draw_spec(offer_, features, random, random);
+    spec = draw(draw_features(pair, offer_.features, random), random);
   } else {
-    const size_t configuration = static_cast<size_t>(index) % features_.size();
     Random fixed(seed_ ^ configuration_stream, configuration);
-    spec = draw_spec(offer_, features_[configuration], fixed, random);
+    spec = draw(features_[configuration], fixed);
   }
   spec.seed = seed_;
   spec.index = index;
-  // A third of the configurations names the family that serves every GPU: others take its problems.
-  const size_t configuration = features_.empty() ? static_cast<size_t>(index)
-                                                 : static_cast<size_t>(index) % features_.size();
-  if (offer_.has_families && configuration % 3 == 2) spec.family = Family::sm80;
+  if (offer_.has_families && third == 2) spec.family = Family::sm80;
   return spec;
 }
 

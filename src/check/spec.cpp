@@ -37,6 +37,11 @@ class Draft {
   bool has(F f) const { return has_[bit(f)]; }
   bool long_sequences() const { return has(F::tile_edges) || has(F::many_keys); }
   int64_t draw_dim() {
+    if (offer_.most_dim > 0) {
+      if (fixed_.chance(0.6))
+        return fixed_.pick({offer_.least_dim, offer_.least_dim, offer_.most_dim});
+      return 8 * fixed_.between(offer_.least_dim / 8, offer_.most_dim / 8);
+    }
     if (fixed_.chance(offer_.any_dim ? 0.08 : 0.3)) return 8 * fixed_.between(1, 32);
     if (!offer_.any_dim) return 32 * fixed_.pick({1, 2, 2, 2, 3, 4, 4, 4, 6, 8, 8});
     return 8 * fixed_.pick({1, 1, 2, 2, 3, 4, 5, 8});
@@ -440,7 +445,7 @@ std::string Spec::text() const {
   if (unaligned) t += " unaligned";
   if (alignment > 0) t += fmt::format("={}", alignment);
   t += fmt::format(" threads={}", num_threads);
-  if (family == Family::sm80) t += " family=sm80";
+  if (family != Family::automatic) t += family == Family::sm80 ? " family=sm80" : " family=sm90";
   if (score_size != 1 || key_size != 1 || value_size != 1 || dout_size != 1) {
     t += fmt::format(" sizes q={:.3g} k={:.3g} v={:.3g} dout={:.3g}", score_size, key_size,
                      value_size, dout_size);

@@ -10,6 +10,7 @@
 #include "pass/sinks.cuh"
 #include "sm80/backward.cuh"
 #include "sm80/forward.cuh"
+#include "sm90/backward.cuh"
 #include "sm90/forward.cuh"
 
 namespace fa::index {
@@ -87,16 +88,37 @@ struct SharedBias : OwnBias {
   static constexpr bool bias_shared = true;
 };
 
-template <class C>
-struct BackwardKernels {
-  using Params = kernel::BackwardParams;
-  using Shapes = sm80::BackwardShapes<C>;
+/// The backward kernels of an H100.
+struct PlainHopperBackward : sm90::BackwardConfig {
+  static constexpr Number element = Number::bfloat16;
+  static constexpr int head_dim = 128, head_dim_v = 128, depth = 128, width = 128;
+  static constexpr int rows = 64, keys = 128, shared_bytes = 168208;
+};
 
-  static void run(const Params& p) {
+struct LateHopperBackward : PlainHopperBackward {
+  static constexpr bool late_dq = true;
+};
+
+struct FullHopperBackward : sm90::BackwardConfig {
+  static constexpr Number element = Number::float16;
+  static constexpr int head_dim = 72, head_dim_v = 64, depth = 128, width = 64;
+  static constexpr int rows = 64, keys = 128, key_stages = 2, alignment = 8, shared_bytes = 168224;
+  static constexpr bool deterministic = true;
+  static constexpr bool packed_q = true, packed_k = true, used_q = true, used_k = true;
+  static constexpr bool window_left = true, window_right = true, positive_scale = false;
+  static constexpr bool softcap = true, alibi = true, dropout = true;
+  static constexpr Number bias = Number::float32, sinks = Number::float32;
+  static constexpr Number dbias = Number::float32, dsinks = Number::float32;
+};
+
+/// Main: of the family whose shapes the others are given.
+template <class Main, class Shapes>
+struct BackwardKernels {
+  static void run(const Main::Params& main, const kernel::BackwardParams& p) {
     pass::FinishBias<Shapes>::run(p);
     pass::MeasureValues<Shapes>::run(p);
     pass::Prepare<Shapes>::run(p);
-    sm80::Backward<C>::run(p);
+    Main::run(main);
     pass::FinishRows<Shapes>::run(p);
     pass::FinishKeys<Shapes>::run(p);
     pass::SinkGradients<Shapes>::run(p);
@@ -112,7 +134,17 @@ template struct fa::sm90::Forward<fa::index::FullHopper>;
 template struct fa::pass::Combine<fa::index::PlainForward>;
 template struct fa::pass::Combine<fa::index::FullForward>;
 template struct fa::pass::Merge<fa::index::PlainForward>;
-template struct fa::index::BackwardKernels<fa::index::PlainBackward>;
-template struct fa::index::BackwardKernels<fa::index::FullBackward>;
-template struct fa::index::BackwardKernels<fa::index::OwnBias>;
-template struct fa::index::BackwardKernels<fa::index::SharedBias>;
+template struct fa::index::BackwardKernels<fa::sm80::Backward<fa::index::PlainBackward>,
+                                           fa::sm80::BackwardShapes<fa::index::PlainBackward>>;
+template struct fa::index::BackwardKernels<fa::sm80::Backward<fa::index::FullBackward>,
+                                           fa::sm80::BackwardShapes<fa::index::FullBackward>>;
+template struct fa::index::BackwardKernels<fa::sm80::Backward<fa::index::OwnBias>,
+                                           fa::sm80::BackwardShapes<fa::index::OwnBias>>;
+template struct fa::index::BackwardKernels<fa::sm80::Backward<fa::index::SharedBias>,
+                                           fa::sm80::BackwardShapes<fa::index::SharedBias>>;
+template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::PlainHopperBackward>,
+                                           fa::sm90::BackwardSums<fa::index::PlainHopperBackward>>;
+template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::LateHopperBackward>,
+                                           fa::sm90::BackwardSums<fa::index::LateHopperBackward>>;
+template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::FullHopperBackward>,
+                                           fa::sm90::BackwardSums<fa::index::FullHopperBackward>>;

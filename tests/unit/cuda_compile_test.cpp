@@ -62,7 +62,9 @@ void expect_fits(const std::vector<Target>& targets, int most) {
 constexpr int most_of_preset = 128;
 constexpr int most_of_hopper = 16;  // all of the warp that loads: none in the loop of products
 constexpr int most_of_backward = 152;
+constexpr int most_of_hopper_backward = 216;  // of the warp that loads, between tiles, at a mask
 constexpr int most_with_options = 368;
+constexpr int most_with_options_of_hopper_backward = 752;
 constexpr int most_of_ablation = 100;
 constexpr int most_of_wide = 40;
 
@@ -109,7 +111,7 @@ void add(std::vector<Target>& targets, const CudaPlan& plan) {
 }
 
 /// Kernels of configurations that cover all pairs of options, as the tests on a device draw them,
-/// each for one of the GPUs.
+/// each for one of the GPUs; of Hopper's backward kernel, too, where it serves.
 std::vector<Target> sample() {
   constexpr int64_t configurations = 60;
   const check::Problems problems(1, check::cuda_offer, configurations);
@@ -126,6 +128,11 @@ std::vector<Target> sample() {
     p = validate(c.backward_args(), c.options(), Data::optional).problem;
     p.device = {cuda_device, 0};
     add(targets, plan_cuda_backward(p, gpu));
+    p.run.family = Family::sm90;
+    try {
+      add(targets, plan_cuda_backward(p, *known_gpu("sm_90a")));
+    } catch (const Error&) {
+    }
   }
   return targets;
 }
@@ -151,7 +158,47 @@ TEST(Hopper, SerializedProductsAreRefused) {
   }
 }
 
-TEST(Options, InAllPairsFit) { expect_fits(sample(), most_with_options); }
+/// What trains a language model, by the backward kernel for Hopper, which the presets do not have:
+/// it serves where it is named.
+std::vector<Target> hopper_backward_targets() {
+  std::vector<Target> targets;
+  for (const DType dtype : {bfloat16, float16}) {
+    for (const int64_t head_dim : {64, 96, 128}) {
+      for (const int which : {0, 1, 2, 3}) {  // no mask, causal, causal and packed, in order
+        Problem p;
+        p.pass = Pass::backward;
+        p.device = {cuda_device, 0};
+        p.dtype = dtype;
+        p.batch = 4;
+        p.q.heads = 32;
+        p.k.heads = 8;
+        p.head_dim = p.head_dim_v = head_dim;
+        p.q.seqlen = p.k.seqlen = 4096;
+        p.q.tokens = p.k.tokens = 4 * 4096;
+        p.q.packed = p.k.packed = which == 2;
+        p.score.window_right = which == 0 ? -1 : 0;
+        p.run.deterministic = which == 3;
+        p.run.family = Family::sm90;
+        const CudaBackwardPlan plan = plan_cuda_backward(p, *known_gpu("sm_90a"), {.parts = 2});
+        for (const Launch& launch : plan.launches) targets.push_back({launch.kernel, "sm_90a"});
+      }
+    }
+  }
+  return targets;
+}
+
+TEST(Hopper, BackwardFitsTheGpu) {
+  expect_fits(hopper_backward_targets(), most_of_hopper_backward);
+}
+
+TEST(Options, InAllPairsFit) {
+  std::vector<Target> all = sample();
+  const auto hopper = std::ranges::partition(
+      all, [](const Target& target) { return target.spec.entry != "fa_sm90_backward"; });
+  expect_fits({hopper.begin(), hopper.end()}, most_with_options_of_hopper_backward);
+  all.erase(hopper.begin(), hopper.end());
+  expect_fits(all, most_with_options);
+}
 
 /// Head dims beyond 256, with what wants registers.
 std::vector<Target> wide_targets() {

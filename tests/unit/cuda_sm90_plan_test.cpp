@@ -1,12 +1,15 @@
 // Plans of family sm90, for what must hold of any tile.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "cuda_problems.hpp"
 #include "plan/cuda/backward.hpp"
+#include "plan/cuda/common.hpp"
 #include "plan/cuda/forward.hpp"
+#include "plan/cuda/sm90/kernels.hpp"
 
 namespace fa {
 namespace {
@@ -202,6 +205,132 @@ TEST(Sm90Plan, BatchInvariantPlansDoNotDependOnTheRows) {
       EXPECT_EQ(plan.splits, 1);
     }
   }
+}
+
+/// A problem of the backward pass that names the family.
+Problem backward_problem(int64_t seqlen, int64_t head_dim, int64_t head_dim_v) {
+  Problem p = problem(2, seqlen, seqlen, head_dim);
+  p.pass = Pass::backward;
+  p.head_dim_v = head_dim_v;
+  p.run.family = Family::sm90;
+  return p;
+}
+
+/// What the backward kernel, its kernels before and after, and the device ask of every plan.
+void expect_sound(const CudaBackwardPlan& plan, const sm90::BackwardTile& t) {
+  const Problem& p = plan.problem;
+  SCOPED_TRACE(to_text(plan));
+  const Launch& main = *std::ranges::find(plan.launches, Over::key_tiles, &Launch::over);
+  EXPECT_EQ(main.kernel.entry, "fa_sm90_backward");
+  EXPECT_EQ(main.kernel, plan.main());
+  EXPECT_EQ(main.kernel.threads, t.threads);
+  EXPECT_EQ(main.kernel.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
+  EXPECT_LE(main.kernel.shared_bytes, plan.gpu.shared_per_block);
+  EXPECT_LE(main.grid.x, static_cast<unsigned>(plan.gpu.sm_count));
+  EXPECT_LE(main.grid.x, static_cast<unsigned>(plan.tiles_of_launch));
+  EXPECT_EQ(plan.tiles_of_launch * main.sequences * main.heads, plan.key_blocks * plan.parts);
+  EXPECT_TRUE(t.rows == 64 || t.rows == 128);
+  EXPECT_TRUE(t.key_stages == 1 || t.key_stages == 2);
+  // dK, dV, S and dP, or dK, dV, dQ and dS, with room for addresses: 240 registers of a thread.
+  const int64_t sums = pad16(p.head_dim) / 2 + pad16(p.head_dim_v) / 2;
+  EXPECT_LE(sums + t.rows, 208);
+  EXPECT_EQ(plan.cut.threads, t.other_threads);
+  EXPECT_EQ(plan.cut.columns % 32, 0);
+  EXPECT_TRUE(plan.cut.columns >= p.head_dim && plan.cut.value_columns >= p.head_dim_v);
+  // The counter of tiles, aligned as it is.
+  const BackwardWorkspace& bytes = plan.workspace;
+  EXPECT_EQ(bytes.counter, 16);
+  EXPECT_EQ((bytes.dq_sum + bytes.lse + bytes.delta) % 16, 0);
+  EXPECT_EQ(static_cast<int64_t>(plan.workspace_bytes), bytes.all());
+  for (const Launch& launch : plan.launches) {
+    EXPECT_LE(launch.kernel.shared_bytes, plan.gpu.shared_per_block) << launch.kernel.entry;
+  }
+}
+
+TEST(Sm90BackwardPlan, EveryHeadDimAndOptionFits) {
+  std::vector<int64_t> head_dims;
+  for (int64_t n = 64; n <= 128; n += 8) head_dims.push_back(n);
+  for_each_option(head_dims, [](Problem& p, const char* option) {
+    p.pass = Pass::backward;
+    p.run.family = Family::sm90;
+    for (const bool deterministic : {false, true}) {
+      p.run.deterministic = deterministic;
+      expect_sound(plan_cuda_backward(p, hopper()), sm90::backward_tile(p));
+    }
+    ASSERT_FALSE(HasFailure()) << option;
+  });
+}
+
+TEST(Sm90BackwardPlan, ATileOfTheCallersChoiceServes) {
+  Problem p = backward_problem(4096, 64, 64);
+  p.run.family = Family::automatic;
+  const sm90::BackwardTile tile{.rows = 64, .key_stages = 2, .late_dq = true};
+  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper(), {.tile = tile});
+  expect_sound(plan, tile);
+  EXPECT_TRUE(has(plan.main(), "late_dq"));
+}
+
+// Its turns are for a dQ that is formed at once.
+TEST(Sm90BackwardPlan, InOrderNoDqIsLate) {
+  Problem p = backward_problem(4096, 64, 64);
+  EXPECT_TRUE(has(plan_cuda_backward(p, hopper()).main(), "late_dq"));
+  p.run.deterministic = true;
+  EXPECT_FALSE(has(plan_cuda_backward(p, hopper()).main(), "late_dq"));
+}
+
+TEST(Sm90BackwardPlan, HeadDim64HasWiderTiles) {
+  EXPECT_EQ(plan_cuda_backward(backward_problem(4096, 64, 64), hopper()).cut.rows, 128);
+  EXPECT_EQ(plan_cuda_backward(backward_problem(4096, 64, 72), hopper()).cut.rows, 64);
+  // The groups share the columns of dQ: whole panels of 64, or half of one each.
+  EXPECT_EQ(plan_cuda_backward(backward_problem(4096, 72, 64), hopper()).cut.columns, 128);
+  EXPECT_EQ(plan_cuda_backward(backward_problem(4096, 64, 72), hopper()).cut.columns, 64);
+}
+
+// It has not run on a GPU yet: the plan takes it only where it is named, and says so.
+TEST(Sm90BackwardPlan, ServesWhereItIsNamed) {
+  Problem p = backward_problem(4096, 128, 128);
+  EXPECT_EQ(plan_cuda_backward(p, hopper()).main().entry, "fa_sm90_backward");
+  p.run.family = Family::automatic;
+  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper());
+  EXPECT_EQ(plan.main().entry, "fa_sm80_backward");
+  EXPECT_NE(to_text(plan).find("not family sm90: it has not been measured on a GPU yet, and serves "
+                               "where a caller names it"),
+            std::string::npos)
+      << to_text(plan);
+}
+
+TEST(Sm90BackwardPlan, WhatItDoesNotServeIsRefused) {
+  const struct {
+    Problem problem;
+    const char* arch;
+    const char* why;
+  } cases[] = {
+      {backward_problem(64, 128, 128), "sm_80", "it is for sm_90a, the GPU is sm_80"},
+      {backward_problem(64, 56, 64), "sm_90a",
+       "its head_dim is 64 to 128 in the backward pass, this is 56, 64 of v"},
+      {backward_problem(64, 128, 136), "sm_90a",
+       "its head_dim is 64 to 128 in the backward pass, this is 128, 136 of v"},
+  };
+  for (const auto& c : cases) {
+    try {
+      plan_cuda_backward(c.problem, *known_gpu(c.arch));
+      ADD_FAILURE() << "accepted: " << c.why;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), Status::unsupported);
+      EXPECT_EQ(std::string(error.what()),
+                std::string("family: is sm90, which does not serve here: ") + c.why);
+    }
+  }
+}
+
+// Each launch hands its own tiles out, from the one counter.
+TEST(Sm90BackwardPlan, ABiasInOrderIsSummedLaunchAfterLaunch) {
+  Problem p = backward_problem(512, 128, 128);
+  p.score.bias = p.wants.dbias = p.score.bias_per_row = p.run.deterministic = true;
+  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper());
+  EXPECT_TRUE(plan.by_sequence && plan.by_head);
+  EXPECT_EQ(plan.tiles_of_launch, 512 / 128);
+  expect_sound(plan, sm90::backward_tile(p));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "cuda/launch/launch.hpp"
 #include "cuda/launch/passes.hpp"
+#include "cuda/launch/tensor_maps.hpp"
 #include "cuda/runtime/driver.hpp"
 
 namespace fa::cuda {
@@ -45,12 +46,36 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   take(params.dq_sum, bytes.dq_sum);
   take(params.lse_2, bytes.lse);
   take(params.delta, bytes.delta);
+  next += bytes.counter;
   take(params.dk_sum, bytes.dk_sum);
   take(params.dv_sum, bytes.dv_sum);
   take(params.dbias_sum, bytes.dbias_sum);
   take(params.dq_turns, bytes.dq_turns);
   take(params.key_turns, bytes.key_turns);
   take(params.ranges, bytes.ranges);
+  return params;
+}
+
+/// Of a main kernel whose blocks stay: all but the launch's own number.
+kernel::TiledBackwardParams tiled_params(const CudaBackwardPlan& plan, const Call& call,
+                                         const kernel::BackwardParams& keys) {
+  const Problem& p = plan.problem;
+  // The counter lies behind delta.
+  char* counter = reinterpret_cast<char*>(keys.delta) + plan.workspace.delta;
+  kernel::TiledBackwardParams params{.q = {},
+                                     .k = {},
+                                     .v = {},
+                                     .dout = {},
+                                     .backward = keys,
+                                     .tiles = plan.tiles_of_launch,
+                                     .counter = reinterpret_cast<kernel::TileCounter*>(counter),
+                                     .launch = 0};
+  if (p.alignment == 16) {  // else the kernel asks for no map
+    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
+    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
+    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
+    make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v, plan.cut.rows);
+  }
   return params;
 }
 
@@ -72,7 +97,8 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
         launch(index, &params, stream);
         break;
       case Over::key_parts:
-        launch_parts(index, params, stream);
+      case Over::key_tiles:
+        launch_main(index, call, params, stream);
         break;
       case Over::rows:
         params.order = order(p, p.q.heads, plan_.row_tiles);
@@ -86,17 +112,26 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
 }
 
 /// The main kernel, for one sequence and head after the other where the plan wants it so.
-void PlannedBackward::launch_parts(size_t index, kernel::BackwardParams params,
-                                   void* stream) const {
+void PlannedBackward::launch_main(size_t index, const Call& call, kernel::BackwardParams params,
+                                  void* stream) const {
   const Launch& main = plan_.launches[index];
   if (main.grid.empty()) return;
   const int64_t heads = main.heads > 1 ? 1 : plan_.problem.k.heads * plan_.parts;
   params.order = order(plan_.problem, heads, plan_.key_tiles, plan_.section);
-  int& sequence = params.order.first_sequence;
-  int& head = params.order.first_head;
-  for (sequence = 0; sequence < main.sequences; ++sequence) {
-    for (head = 0; head < main.heads; ++head) launch(index, &params, stream);
+  const auto launch_each = [&main](kernel::Order& order, const auto& launch_one) {
+    for (order.first_sequence = 0; order.first_sequence < main.sequences; ++order.first_sequence) {
+      for (order.first_head = 0; order.first_head < main.heads; ++order.first_head) launch_one();
+    }
+  };
+  if (main.over == Over::key_parts) {
+    launch_each(params.order, [&] { launch(index, &params, stream); });
+    return;
   }
+  kernel::TiledBackwardParams tiles = tiled_params(plan_, call, params);
+  launch_each(tiles.backward.order, [&] {
+    tiles.launch = number_of_launch();
+    launch(index, &tiles, stream);
+  });
 }
 
 }  // namespace fa::cuda

@@ -1,7 +1,9 @@
 #include "cuda/launch/launch.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <numbers>
+#include <random>
 
 #include "cuda/runtime/driver.hpp"
 #include "kernels/common/philox.h"
@@ -48,6 +50,14 @@ kernel::Order order(const Problem& p, int64_t heads, int tiles, int section) {
           .section = kernel::Divisor(section),
           .section_tiles = kernel::Divisor(section * tiles),
           .first_head = 0};
+}
+
+unsigned long long number_of_launch() {
+  static std::atomic<unsigned long long> last = [] {
+    std::random_device random;
+    return static_cast<unsigned long long>(random()) << 32 | random();
+  }();
+  return ++last;
 }
 
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,

@@ -37,6 +37,10 @@ Params params_of(const Problem& p, const Call& call) {
   return params;
 }
 
+/// A launch's own number, for its kernel::TileCounter: none that memory holds by chance, since they
+/// begin anywhere in 64 bits.
+unsigned long long number_of_launch();
+
 /// `params`: what the kernel's only parameter is.
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,
             void* stream);

@@ -81,7 +81,8 @@ class PlannedBackward : public Planned {
   void launch_all(const Call& call, void* workspace, void* stream) const override;
 
  private:
-  void launch_parts(size_t index, kernel::BackwardParams params, void* stream) const;
+  void launch_main(size_t index, const Call& call, kernel::BackwardParams params,
+                   void* stream) const;
 
   CudaBackwardPlan plan_;
 };

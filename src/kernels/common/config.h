@@ -25,4 +25,14 @@ struct ProblemConfig {
   static constexpr bool dropout = false;
 };
 
+/// The same, and what a backward pass is asked for.
+struct GradientConfig : ProblemConfig {
+  static constexpr bool deterministic = false;  ///< blocks add to dQ in an order
+  static constexpr bool all_seen = false;       ///< every row sees all keys of every block
+  static constexpr Number dbias = Number::none;
+  static constexpr bool bias_per_row = false;
+  static constexpr bool bias_shared = false;
+  static constexpr Number dsinks = Number::none;
+};
+
 }  // namespace fa::kernel

@@ -143,6 +143,16 @@ struct BackwardParams {
   int bias_rows;
 };
 
+/// For a main backward kernel whose blocks take tile of keys after tile of keys, by the copy
+/// engine. The maps' boxes have a tile's rows, or keys. `backward.order` is of these tiles.
+struct TiledBackwardParams {
+  TensorMap q, k, v, dout;
+  BackwardParams backward;
+  int tiles;  ///< of keys, for each part of the query heads
+  TileCounter* counter;
+  unsigned long long launch;
+};
+
 /// For the kernel that joins the splits of a forward pass.
 struct CombineParams {
   Partial partial;

@@ -11,11 +11,11 @@
 #include "ptx/turn.cuh"
 #include "sm80/backward_memory.cuh"
 #include "sm80/backward_reader.cuh"
-#include "sm80/bias_gradient.cuh"
-#include "sm80/form_gradients.cuh"
 #include "sm80/row_sums.cuh"
-#include "sm80/rows_in_sight.cuh"
+#include "tile/bias_gradient.cuh"
 #include "tile/dropout.cuh"
+#include "tile/form_gradients.cuh"
+#include "tile/rows_in_sight.cuh"
 #include "tile/store.cuh"
 
 namespace fa::sm80 {
@@ -84,25 +84,9 @@ struct Backward : BackwardShapes<C> {
         reader(p, query, padded),
         sight(p.window, rows.length, where.rows.length, where.row) {
     if (Element::scales_gradients && sight.first_row <= sight.last_row) {
-      find_ds_bits();
+      ds_bits = gradient_bits<C>(p, place.sequence, place.head, query.head);
     }
     reader.begin_at(sight.first_row);
-  }
-
-  /// |dP - delta| is at most twice |dO| |V| / (1 - p), and |dLSE|; dS is that times the slope.
-  __device__ void find_ds_bits() {
-    float dout_square = 0, dlse = 0;
-    for (int head = query.head; head < query.head + p.part_heads; ++head) {
-      dout_square = fmaxf(dout_square, *range_of(p, Range::dout, place.sequence, head));
-      dlse = fmaxf(dlse, *range_of(p, Range::dlse, place.sequence, head));
-    }
-    const float values = *range_of(p, Range::values, place.sequence, place.head);
-    // Not their product, which may be beyond float32.
-    const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
-    const float slope = Score<C>::slope_bits(p.score, place.sequence, query.head, p.part_heads);
-    const float bound =
-        fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + (1 + slope);
-    ds_bits = fminf(fmaxf(14 - ceilf(bound), -110), 110);
   }
 
   __device__ void differentiate() {
@@ -114,8 +98,7 @@ struct Backward : BackwardShapes<C> {
     ptx::cp_async_wait<0>();
     // mutant "CUDA: dk" of emulated: p.gradient_scale => 1.0f
     const float dk_scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
-    constexpr float p_unscale = 1.0f / (1u << static_cast<int>(Element::gradient_headroom));
-    const float dv_scale = (C::dropout ? p.dropout.keep_scale : 1) * p_unscale;
+    const float dv_scale = value_scale<C>(p);
     if (p.parts.value > 1) {
       add_keys(dk_scale, dv_scale);
     } else {

@@ -16,19 +16,13 @@ namespace fa::sm80 {
 using namespace fa::tile;
 
 /// How the plan cuts the kernels (plan/cuda/sm80/backward_tiles.hpp says what each number does).
-struct BackwardConfig : kernel::ProblemConfig {
+struct BackwardConfig : kernel::GradientConfig {
   static constexpr int stages = 2;  ///< 1 or 2
   static constexpr int query_parts =
       1;  ///< of dQ's columns, one after the other, where they can be
   static constexpr int key_slices = 0;
   static constexpr int value_slices = 0;
   static constexpr bool query_last = false;
-  static constexpr bool deterministic = false;  ///< blocks add to dQ in an order
-  static constexpr bool all_seen = false;       ///< every row sees all keys of every block
-  static constexpr Number dbias = Number::none;
-  static constexpr bool bias_per_row = false;
-  static constexpr bool bias_shared = false;
-  static constexpr Number dsinks = Number::none;
 };
 
 template <class C>

@@ -64,10 +64,9 @@ struct PanelTile {
       ptx::store_shared(kernel::swizzled(at, kernel::Swizzle::within_128), value);
     }
   }
-  /// A warp's 16 rows, as as_left gives them.
+  /// A warp's 16 rows, as as_left gives them, into the tile's rows from `shared` on.
   template <int slices>
   static __device__ void put(u32 shared, const KeptSlices<slices, 1>& x, int lane) {
-    static_assert(rows == 16);
     const u32 at = kernel::swizzled(shared + lane % 16 * row_bytes + lane / 16 * 16,
                                     kernel::Swizzle::within_128);
 #pragma unroll
@@ -86,6 +85,15 @@ struct PanelTile {
       for (int i = 0; i < panels; ++i) {
         ptx::tensor_store(map, {i * panel, row, head, sequence}, shared + i * panel_bytes);
       }
+    }
+  }
+  /// A row becomes 0.
+  static __device__ void clear_row(u32 shared, int row, int lane) {
+    constexpr int chunks = panels * panel / 8;
+    static_assert(chunks <= 32);
+    if (lane < chunks) {
+      ptx::store_shared(shared + lane / 8 * panel_bytes + row * row_bytes + lane % 8 * 16,
+                        uint4{0, 0, 0, 0});
     }
   }
   /// Rows from `first` on become 0.
@@ -110,6 +118,15 @@ struct PanelOperand {
   /// The operand's first row is at `address`.
   explicit __device__ PanelOperand(u32 address)
       : low(static_cast<u32>(kernel::descriptor_at(form, address))) {}
+
+  /// The same operand, unknown to the compiler: in a loop it then forms each slice's descriptor
+  /// where it is needed. It would form those of a tile that stays in place before the loop, and
+  /// keep each in a register of its own.
+  __device__ PanelOperand in_loop() const {
+    PanelOperand same = *this;
+    asm volatile("" : "+r"(same.low));
+    return same;
+  }
 
   /// Slice `slice` of 16 of k, in the tile that is `offset` bytes further on.
   __device__ u64 at(u32 offset, int slice) const {

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "kernels/common/params.h"
 #include "plan/cuda/common.hpp"
 #include "plan/cuda/kernel_config.hpp"
 #include "plan/cuda/sm80/kernels.hpp"
+#include "plan/cuda/sm90/kernels.hpp"
 #include "problem/argument.hpp"
 
 namespace fa {
@@ -16,6 +18,12 @@ namespace {
 // Blocks of the main kernel for each that the device runs at a time: with fewer, one that begins
 // late ends late (Llama 3.1 405B at 8k has 3.9, and took 1.4 times as long as with 15.5).
 constexpr int64_t least_waves = 12;
+
+BackwardKernel kernel_of(const Problem& p, const FamilyBackwardTile& tile) {
+  const auto* sm90_tile = std::get_if<sm90::BackwardTile>(&tile);
+  return sm90_tile != nullptr ? sm90::backward(p, *sm90_tile)
+                              : sm80::backward(p, std::get<BackwardTile>(tile));
+}
 
 bool sequences_share_bias(const Problem& p) { return !p.score.bias_per_batch && p.batch > 1; }
 bool heads_share_bias(const Problem& p) { return !p.score.bias_per_head && p.q.heads > 1; }
@@ -81,12 +89,13 @@ void share_keys(CudaBackwardPlan& plan, int parts) {
   checked_blocks("k", int64_t{plan.key_blocks} * plan.parts, plan.cut.keys);
 }
 
-void size_workspace(CudaBackwardPlan& plan) {
+void size_workspace(CudaBackwardPlan& plan, Over over) {
   const Problem& p = plan.problem;
   const BackwardKernel::Cut& t = plan.cut;
   BackwardWorkspace& bytes = plan.workspace;
   bytes.lse = bytes.delta = p.q.heads * plan.padded_rows * 4;
   bytes.dq_sum = bytes.lse * t.columns;
+  if (over == Over::key_tiles) bytes.counter = sizeof(kernel::TileCounter);
   if (in_order(p)) bytes.dq_turns = bytes.lse / t.rows;
   if (plan.parts > 1) {
     const int64_t keys = p.k.heads * plan.padded_keys * 4;
@@ -175,13 +184,17 @@ class Launches {
     const int sequences = plan_.by_sequence ? static_cast<int>(p.batch) : 1;
     const int heads = plan_.by_head ? static_cast<int>(p.k.heads) : 1;
     const int64_t launches = std::max<int64_t>(int64_t{sequences} * heads, 1);
-    plan_.launches.push_back(
-        {.kernel =
-             kernel_spec(family_.main, config, t.threads, t.blocks_per_sm, family_.shared_bytes),
-         .over = Over::key_parts,
-         .grid = {static_cast<unsigned>(plan_.key_blocks / launches * plan_.parts)},
-         .sequences = sequences,
-         .heads = heads});
+    plan_.tiles_of_launch = static_cast<int>(plan_.key_blocks / launches * plan_.parts);
+    auto blocks = static_cast<unsigned>(plan_.tiles_of_launch);
+    if (family_.over == Over::key_tiles) {
+      blocks = std::min(blocks, static_cast<unsigned>(plan_.gpu.sm_count * t.blocks_per_sm));
+    }
+    plan_.launches.push_back({.kernel = kernel_spec(family_.main, config, family_.threads,
+                                                    t.blocks_per_sm, family_.shared_bytes),
+                              .over = family_.over,
+                              .grid = {blocks},
+                              .sequences = sequences,
+                              .heads = heads});
   }
 
   CudaBackwardPlan& plan_;
@@ -192,14 +205,18 @@ class Launches {
 }  // namespace
 
 const KernelSpec& CudaBackwardPlan::main() const {
-  return std::ranges::find(launches, Over::key_parts, &Launch::over)->kernel;
+  return std::ranges::find_if(launches,
+                              [](const Launch& launch) {
+                                return launch.over == Over::key_parts ||
+                                       launch.over == Over::key_tiles;
+                              })
+      ->kernel;
 }
 
 CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
                                     const BackwardTuning& tuning) {
   need_offered(p);
-  const BackwardKernel family =
-      tuning.tile ? sm80::backward(p, *tuning.tile) : backward_kernel(p, gpu);
+  const BackwardKernel family = tuning.tile ? kernel_of(p, *tuning.tile) : backward_kernel(p, gpu);
   CudaBackwardPlan plan;
   plan.problem = p;
   plan.gpu = gpu;
@@ -214,7 +231,7 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
                          (p.score.bias_per_row ? p.q.seqlen : 1);
     plan.bias_rows = checked_blocks("bias", rows, 1);
   }
-  size_workspace(plan);
+  size_workspace(plan, family.over);
   Launches(plan, family).add_all();
   return plan;
 }
@@ -222,17 +239,19 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
 std::string to_text(const CudaBackwardPlan& plan) {
   const KernelSpec& main = plan.main();
   const BackwardWorkspace& bytes = plan.workspace;
+  const bool stays = bytes.counter > 0;  // blocks take these tiles one after the other
   return heading(plan.problem, plan.gpu) +
          fmt::format(
              "kernel: {} ({} threads, {} bytes of shared memory, {} blocks of a multiprocessor)\n"
-             "{}grid: {} blocks for keys, each with {} query heads, sections of {}; {} blocks "
+             "{}grid: {} {} for keys, each with {} query heads, sections of {}; {} blocks "
              "for rows before and after\n"
              "workspace: {} bytes ({} for dq in float32, {} each for lse and delta, {} for dk "
              "and dv, {} for dbias, {} to keep the order, {} for ranges)\n",
              main.entry, main.threads, main.shared_bytes, plan.cut.blocks_per_sm, plan.tile_text,
-             plan.key_blocks * plan.parts, plan.part_heads, plan.section, plan.row_blocks,
-             bytes.all(), bytes.dq_sum, bytes.lse, bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum,
-             bytes.dq_turns + bytes.key_turns, bytes.ranges);
+             plan.key_blocks * plan.parts, stays ? "tiles" : "blocks", plan.part_heads,
+             plan.section, plan.row_blocks, bytes.all(), bytes.dq_sum, bytes.lse,
+             bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum,
+             bytes.dq_turns + bytes.key_turns + bytes.counter, bytes.ranges);
 }
 
 }  // namespace fa

@@ -40,7 +40,7 @@ struct BackwardKernel {
     int rows = 0;           ///< query rows of a step
     int keys = 0;           ///< of a block
     int blocks_per_sm = 0;  ///< that a multiprocessor has room for
-    int threads = 0;        ///< of a block, in each kernel of the pass
+    int threads = 0;        ///< of a block of the kernels before and after the main one
     int columns = 0;        ///< of dQ's and dK's sums: head_dim, padded
     int value_columns = 0;  ///< of dV's
     int bias_sums = 1;      ///< warps that sum the same rows of a bias, each for itself
@@ -49,7 +49,9 @@ struct BackwardKernel {
   Cut cut;
   KernelConfig config;           ///< of all kernels of the pass; the plan adds what it decides
   KernelSource main;             ///< what runs over the keys
-  int shared_bytes = 0;          ///< of it
+  Over over = Over::key_parts;   ///< key_tiles: blocks that stay take tile after tile
+  int threads = 0;               ///< of a block of it
+  int shared_bytes = 0;          ///< of a block of it
   std::string_view shapes_file;  ///< for the kernels of src/kernels/pass, which are templates of it
   std::string_view shapes;
   std::string text;  ///< its tile in words, a whole line

@@ -21,6 +21,7 @@ enum class Over {
   key_parts,  ///< tiles of keys, a block for each part of the query heads
   splits,     ///< rows whose splits are joined
   tiles,      ///< tiles of query rows, one after the other by blocks that stay
+  key_tiles,  ///< the same with tiles of keys, for each part of the query heads
 };
 
 /// Numbers of blocks. Where one is 0, nothing is launched.
@@ -33,8 +34,8 @@ struct Launch {
   KernelSpec kernel;
   Over over = Over::rows;
   Grid grid;
-  /// Over key_parts: how often it is launched, for one sequence, or one key head of it, after the
-  /// other.
+  /// Over key_parts and key_tiles: how often it is launched, for one sequence, or one key head of
+  /// it, after the other.
   int sequences = 1, heads = 1;
 };
 

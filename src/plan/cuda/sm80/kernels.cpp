@@ -72,6 +72,7 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
                {"sm80/backward.cuh"},
                "fa::sm80::BackwardConfig",
                "fa::sm80::Backward<Config>"},
+      .threads = 32 * t.warps,
       .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
       .shapes_file = "sm80/backward_shapes.cuh",
       .shapes = "fa::sm80::BackwardShapes<Config>",

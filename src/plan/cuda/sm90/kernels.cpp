@@ -8,19 +8,32 @@ namespace fa::sm90 {
 
 namespace {
 
+/// What both passes ask: the GPU, and head_dims from 64 to `most`. Empty where they are right.
+std::string refusal_of(const Problem& p, const GpuLimits& gpu, int64_t most) {
+  if (gpu.arch != "sm_90a") return fmt::format("it is for sm_90a, the GPU is {}", gpu.arch);
+  const auto serves = [&](int64_t head_dim) { return head_dim >= 64 && head_dim <= most; };
+  if (serves(p.head_dim) && serves(p.head_dim_v)) return {};
+  return fmt::format("its head_dim is 64 to {}{}, this is {}, {} of v", most,
+                     p.pass == Pass::backward ? " in the backward pass" : "", p.head_dim,
+                     p.head_dim_v);
+}
+
 /// Why the forward kernel does not serve the problem; empty where it does.
 std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
-  if (gpu.arch != "sm_90a") return fmt::format("it is for sm_90a, the GPU is {}", gpu.arch);
-  const auto serves = [](int64_t head_dim) { return head_dim >= 64 && head_dim <= 256; };
-  if (!serves(p.head_dim) || !serves(p.head_dim_v)) {
-    return fmt::format("its head_dim is 64 to 256, this is {}, {} of v", p.head_dim, p.head_dim_v);
-  }
+  if (std::string refusal = refusal_of(p, gpu, 256); !refusal.empty()) return refusal;
   // It copies other rows by hand, which sm80 does faster; but the family may not depend on the rows
   // where the same bits are asked for, whatever stands beside a sequence.
   if (p.alignment < 16 && !p.run.batch_invariant && p.run.family == Family::automatic) {
     return fmt::format("its copies are for rows aligned to 16 bytes, these are to {}", p.alignment);
   }
   return {};
+}
+
+/// The same of the backward kernel, which copies rows of any alignment.
+std::string backward_refusal(const Problem& p, const GpuLimits& gpu) {
+  if (std::string refusal = refusal_of(p, gpu, 128); !refusal.empty()) return refusal;
+  if (p.run.family == Family::sm90) return {};
+  return "it has not been measured on a GPU yet, and serves where a caller names it";
 }
 
 }  // namespace
@@ -69,8 +82,43 @@ Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
   return {forward(problem, forward_tile(problem)), {}};
 }
 
-Offered<BackwardKernel> backward(const Problem&, const GpuLimits&) {
-  return {{}, "it has no backward pass"};
+BackwardKernel backward(const Problem& p, const BackwardTile& t) {
+  const int columns = sum_columns(t, p.head_dim), width = pad16(p.head_dim_v);
+  KernelConfig config;
+  add_problem(config, p)
+      .number("rows", t.rows)
+      .number("keys", t.keys)
+      .number("key_stages", t.key_stages)
+      .flag("late_dq", t.late_dq)
+      .number("depth", columns)
+      .number("width", width)
+      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v));
+  return {
+      .cut = {.rows = t.rows,
+              .keys = t.keys,
+              .blocks_per_sm = 1,
+              .threads = t.other_threads,
+              .columns = columns,
+              .value_columns = width},
+      .config = config,
+      .main = {"fa_sm90_backward",
+               {"sm90/backward.cuh"},
+               "fa::sm90::BackwardConfig",
+               "fa::sm90::Backward<Config>"},
+      .over = Over::key_tiles,
+      .threads = t.threads,
+      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
+      .shapes_file = "sm90/backward_shapes.cuh",
+      .shapes = "fa::sm90::BackwardSums<Config>",
+      .text = fmt::format("tile: {} keys (2 groups of 64), {} rows a step\n"
+                          "in shared memory: {} of k, 1 of v, 2 steps of q and dout\n",
+                          t.keys, t.rows, t.key_stages),
+  };
+}
+
+Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu) {
+  if (std::string refusal = backward_refusal(problem, gpu); !refusal.empty()) return {{}, refusal};
+  return {backward(problem, backward_tile(problem)), {}};
 }
 
 }  // namespace fa::sm90

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "plan/cuda/family.hpp"
+#include "plan/cuda/sm90/backward_tiles.hpp"
 #include "plan/cuda/sm90/forward_tiles.hpp"
 
 namespace fa::sm90 {
@@ -9,7 +10,8 @@ namespace fa::sm90 {
 Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu);
 Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu);
 
-/// The kernel with a tile that the caller chose.
+/// The kernels with a tile that the caller chose.
 ForwardKernel forward(const Problem& problem, const ForwardTile& tile);
+BackwardKernel backward(const Problem& problem, const BackwardTile& tile);
 
 }  // namespace fa::sm90

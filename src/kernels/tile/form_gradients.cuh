@@ -1,13 +1,14 @@
 // A warp's products become P^T, by S^T, and dS^T, by P^T and dP^T. A fragment [m][n][4] has keys as
-// its rows and query rows as its columns.
+// its rows and query rows as its columns. S: the family's shapes (sm80/backward_shapes.cuh is one).
 #pragma once
 
-#include "sm80/backward_shapes.cuh"
-#include "sm80/rows_in_sight.cuh"
 #include "tile/fragment.cuh"
+#include "tile/number.cuh"
+#include "tile/padded.cuh"
+#include "tile/rows_in_sight.cuh"
 #include "tile/score.cuh"
 
-namespace fa::sm80 {
+namespace fa::tile {
 
 /// The place of a warp's fragments in a tile of query rows and among the keys of its block.
 template <class S>
@@ -23,6 +24,33 @@ struct ScorePlace {
     return first_key + Grid::row(warp) + fragment_row(m, h, lane);
   }
 };
+
+/// For float16: dS is multiplied by 2 to this power, so that it fits its format; for the query
+/// heads from `first_head` on that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p),
+/// and |dLSE|; dS is that times the slope.
+template <class C>
+__device__ float gradient_bits(const kernel::BackwardParams& p, int sequence, int key_head,
+                               int first_head) {
+  float dout_square = 0, dlse = 0;
+  for (int head = first_head; head < first_head + p.part_heads; ++head) {
+    dout_square = fmaxf(dout_square, *range_of(p, Range::dout, sequence, head));
+    dlse = fmaxf(dlse, *range_of(p, Range::dlse, sequence, head));
+  }
+  const float values = *range_of(p, Range::values, sequence, key_head);
+  // Not their product, which may be beyond float32.
+  const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
+  const float slope = Score<C>::slope_bits(p.score, sequence, first_head, p.part_heads);
+  const float bound =
+      fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + (1 + slope);
+  return fminf(fmaxf(14 - ceilf(bound), -110), 110);
+}
+
+/// What the sums of dV lack: P's factor of float16, and what dropout divides by.
+template <class C>
+__device__ float value_scale(const kernel::BackwardParams& p) {
+  constexpr float unscale = 1.0f / (1u << static_cast<int>(Format<C::element>::gradient_headroom));
+  return (C::dropout ? p.dropout.keep_scale : 1) * unscale;
+}
 
 /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores. `factor`:
 /// Score::factor. `lse_at`: the tile's LSE in shared memory.
@@ -66,7 +94,7 @@ __device__ void hide_unseen(typename S::Scores& x, const RowsInSight<typename S:
   for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const RowsOfKey seen = sight.rows_of(place.key(m, h));
+      const RowSpan seen = sight.rows_of(place.key(m, h));
 #pragma unroll
       for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
 #pragma unroll
@@ -130,4 +158,4 @@ __device__ void drop(typename S::Scores& x, const Dropped<S>& dropped) {
   }
 }
 
-}  // namespace fa::sm80
+}  // namespace fa::tile

@@ -6,11 +6,11 @@
 // pass/bias.cuh adds these sums: [row_warps][batch][heads_q][keys], always in the same order.
 #pragma once
 
-#include "sm80/backward_shapes.cuh"
+#include "ptx/reduce.cuh"
 #include "tile/bias_sums.cuh"
 #include "tile/fragment.cuh"
 
-namespace fa::sm80 {
+namespace fa::tile {
 
 /// One head of a sequence, whose bias a block works on.
 struct BiasSlot {
@@ -88,4 +88,4 @@ __device__ void add_bias_gradient(const kernel::BackwardParams& p, const BiasSlo
   }
 }
 
-}  // namespace fa::sm80
+}  // namespace fa::tile

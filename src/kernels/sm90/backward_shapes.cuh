@@ -1,0 +1,144 @@
+// What the warps of the backward kernel agree on: its Config, the order of the sums in global
+// memory, its shared memory, and the tile of keys that they have in hand.
+#pragma once
+
+#include "common/config.h"
+#include "common/padding.h"
+#include "common/params.h"
+#include "ptx/shared.cuh"
+#include "tile/accumulate.cuh"
+#include "tile/group_product.cuh"
+#include "tile/number.cuh"
+#include "tile/padded.cuh"
+#include "tile/panels.cuh"
+#include "tile/pipe.cuh"
+#include "tile/place.cuh"
+
+namespace fa::sm90 {
+
+using namespace fa::tile;
+using kernel::pad16;
+
+/// How the plan cuts the kernels (plan/cuda/sm90/backward_tiles.hpp says what each number does).
+struct BackwardConfig : kernel::GradientConfig {
+  static constexpr int key_stages = 1;
+  static constexpr bool late_dq = false;
+};
+
+/// What the kernels of src/kernels/pass are templates of. Their blocks have a warp for each one of
+/// the main kernel that computes.
+template <class C>
+struct BackwardSums {
+  using Config = C;
+  using Element = Format<C::element>;
+
+  static constexpr int threads = 256;
+  static constexpr int depth = C::depth;  ///< of the sums of dQ: the groups share whole panels
+  static constexpr int width = C::width;  ///< of V, padded
+
+  // As these kernels put their results together.
+  using QueryTile = SharedTile<C::rows, depth>;
+  using KeyTile = SharedTile<C::keys, depth>;
+  using ValueTile = SharedTile<C::keys, width>;
+
+  /// S^T and dP^T: a warp has 16 keys and all rows.
+  using ScoreGrid = WarpGrid<8, C::keys, C::rows, 1>;
+  using QueryGrid = GroupGrid<C::rows, depth>;
+  using KeyGrid = WarpGrid<8, C::keys, pad16(C::head_dim), 1>;
+  using ValueGrid = WarpGrid<8, C::keys, width, 1>;
+  using QuerySum = FragmentOrder<QueryGrid, 1>;
+  using KeySum = FragmentOrder<KeyGrid, 1>;
+  using ValueSum = FragmentOrder<ValueGrid, 1>;
+
+  static __device__ long long padded_row_begin(const kernel::Lengths& lengths, int sequence,
+                                               Side rows) {
+    return padded_begin<C::rows, C::packed_q>(lengths, sequence, rows);
+  }
+  static __device__ long long padded_key_begin(const kernel::Lengths& lengths, int sequence,
+                                               Side keys) {
+    return padded_begin<C::keys, C::packed_k>(lengths, sequence, keys);
+  }
+};
+
+template <class C>
+struct BackwardShapes : BackwardSums<C> {
+  static constexpr int groups = 2;       ///< of four warps that compute
+  static constexpr int group_keys = 64;  ///< whose dK and dV a group has
+  static_assert(C::keys == groups * group_keys && (C::rows == 64 || C::rows == 128));
+  static_assert(!C::late_dq || !C::deterministic, "its turns pass a step later");
+  static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
+  static constexpr int loader_registers = 24, group_registers = 240;
+  static constexpr int together = 128 * groups;  ///< threads that compute
+
+  /// dS^T or P^T of a step, as a warp has it.
+  using Scores = float[1][C::rows / 8][4];
+  /// The same as the operand A of a product over rows.
+  using Operand = KeptSlices<C::rows / 16, 1>;
+
+  using QueryPanels = PanelTile<C::rows, C::head_dim>;
+  using DoutPanels = PanelTile<C::rows, C::head_dim_v>;
+  using KeyPanels = PanelTile<C::keys, C::head_dim>;
+  using ValuePanels = PanelTile<C::keys, C::head_dim_v>;
+  using ScorePanels = PanelTile<C::keys, C::rows>;  ///< dS^T
+
+  /// A row's LSE or delta lies behind the tile of Q or dO. The next stage begins where a swizzled
+  /// tile may.
+  static constexpr int statistic_bytes = 4 * C::rows, statistic_room = 1024;
+  using KeyPipe = Pipe<C::key_stages, KeyPanels::bytes>;
+  using ValuePipe = Pipe<1, ValuePanels::bytes>;
+  using QueryPipe = Pipe<2, QueryPanels::bytes + statistic_room>;
+  using DoutPipe = Pipe<2, DoutPanels::bytes + statistic_room>;
+  using TilePipe = Pipe<2, 64>;  ///< of KeysInHand
+
+  // Shared memory: stages of K, V, Q and dO, dS of two steps, the tile in hand, all barriers.
+  static constexpr int value_begin = KeyPipe::bytes;
+  static constexpr int query_begin = value_begin + ValuePipe::bytes;
+  static constexpr int dout_begin = query_begin + QueryPipe::bytes;
+  static constexpr int scores_begin = dout_begin + DoutPipe::bytes;
+  static constexpr int tile_begin = scores_begin + 2 * ScorePanels::bytes;
+  static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
+  static constexpr int landed = barriers_begin + KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
+                                QueryPipe::barrier_bytes + DoutPipe::barrier_bytes +
+                                TilePipe::barrier_bytes;
+  static_assert(C::shared_bytes == landed + 16, "as the plan says");
+};
+
+/// One warp's ends of all pipes.
+template <class C>
+struct BackwardPipes {
+  using Shapes = BackwardShapes<C>;
+  Shapes::KeyPipe k;
+  Shapes::ValuePipe v;
+  Shapes::QueryPipe q;
+  Shapes::DoutPipe dout;
+  Shapes::TilePipe tiles;
+
+  explicit __device__ BackwardPipes(u32 shared)
+      : k(shared, shared + Shapes::barriers_begin),
+        v(shared + Shapes::value_begin, k.barriers + Shapes::KeyPipe::barrier_bytes),
+        q(shared + Shapes::query_begin, v.barriers + Shapes::ValuePipe::barrier_bytes),
+        dout(shared + Shapes::dout_begin, q.barriers + Shapes::QueryPipe::barrier_bytes),
+        tiles(shared + Shapes::tile_begin, dout.barriers + Shapes::DoutPipe::barrier_bytes) {}
+
+  __device__ void init() const {
+    constexpr int users = 4 * Shapes::groups;
+    k.init(users);
+    v.init(users);
+    q.init(users);
+    dout.init(users);
+    tiles.init(users);
+  }
+};
+
+/// The keys that the block works on, and the rows [begin, end), of whole tiles, that see some of
+/// them; of these all see all keys from full_begin to full_end.
+struct KeysInHand {
+  Place place;      ///< of the keys: `row` is the first, `head` that of keys
+  int part;         ///< of the query heads that share the keys
+  int query_head;   ///< the first of them
+  int q_len;        ///< rows of the sequence that count
+  int padded_tile;  ///< the sequence's first tile of rows among the padded ones
+  int begin, end, full_begin, full_end;
+};
+
+}  // namespace fa::sm90

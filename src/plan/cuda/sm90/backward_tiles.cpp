@@ -1,0 +1,38 @@
+#include "plan/cuda/sm90/backward_tiles.hpp"
+
+#include <algorithm>
+
+#include "plan/cuda/common.hpp"
+
+namespace fa::sm90 {
+
+int sum_columns(const BackwardTile& t, int64_t head_dim) {
+  if (t.rows == 64) return head_dim > 64 ? 128 : 64;
+  return pad16(head_dim);
+}
+
+int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
+  const auto row_bytes = [](int64_t columns) {  // in panels of 64 columns
+    return static_cast<int>(round_up(columns, 64) * 2);
+  };
+  constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64, statistics = 1024;
+  const int keys =
+      BackwardTile::keys * (t.key_stages * row_bytes(head_dim) + row_bytes(head_dim_v));
+  const int rows =
+      stages * (t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v)) + 2 * statistics);
+  const int scores = stages * BackwardTile::keys * 2 * t.rows;
+  const int barriers = 16 * (t.key_stages + 1 + 2 * stages + tiles_in_hand) + 16;
+  return keys + rows + scores + tiles_in_hand * bytes_in_hand + barriers;
+}
+
+BackwardTile backward_tile(const Problem& p) {
+  BackwardTile tile;
+  if (std::max(p.head_dim, p.head_dim_v) <= 64) {
+    tile.rows = 128;
+    tile.key_stages = 2;
+    tile.late_dq = !in_order(p);
+  }
+  return tile;
+}
+
+}  // namespace fa::sm90

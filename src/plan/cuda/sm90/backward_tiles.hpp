@@ -1,0 +1,31 @@
+// Tiles of the sm90 backward kernel: the one home of their sizes.
+#pragma once
+
+#include "plan/cuda/gpu.hpp"
+#include "problem/problem.hpp"
+
+namespace fa::sm90 {
+
+/// How src/kernels/sm90/backward.cuh is cut.
+struct BackwardTile {
+  int rows = 64;       ///< query rows of a step: 64, or 128 for head_dim 64 of Q and of V
+  int key_stages = 1;  ///< tiles whose K lies in shared memory: 1 or 2
+  /// dQ of a step comes in the next one, so that nobody waits for the other group's dS. Not in
+  /// order.
+  bool late_dq = false;
+
+  static constexpr int keys = 128;           ///< of a block, 64 for each group that computes
+  static constexpr int threads = 384;        ///< of a block: the loader's group and two more
+  static constexpr int other_threads = 256;  ///< of one before or after the main kernel
+  friend bool operator==(const BackwardTile&, const BackwardTile&) = default;
+};
+
+/// Columns of the sums of dQ and dK. With 64 rows, each group has half of dQ's: a panel of shared
+/// memory, or half of one.
+int sum_columns(const BackwardTile& tile, int64_t head_dim);
+int shared_bytes(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v);
+
+/// The tile for a problem of the head_dims that the kernel serves, 64 to 128.
+BackwardTile backward_tile(const Problem& problem);
+
+}  // namespace fa::sm90
