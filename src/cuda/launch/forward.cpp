@@ -1,7 +1,4 @@
 // The launches of a planned forward pass.
-#include <atomic>
-#include <random>
-
 #include "cuda/launch/launch.hpp"
 #include "cuda/launch/passes.hpp"
 #include "cuda/launch/tensor_maps.hpp"
@@ -19,15 +16,6 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
   float* lse = out + plan.splits * plan.partial_rows * p.head_dim_v;
   params.partial = {plan.split_keys, out, lse, plan.partial_rows};
   return params;
-}
-
-/// A number that no memory holds by chance: they begin anywhere in 64 bits.
-unsigned long long new_launch() {
-  static std::atomic<unsigned long long> last = [] {
-    std::random_device random;
-    return static_cast<unsigned long long>(random()) << 32 | random();
-  }();
-  return ++last;
 }
 
 kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call& call,
@@ -54,7 +42,7 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
     params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +
                                                             plan.workspace_bytes) -
                      1;
-    params.launch = new_launch();
+    params.launch = number_of_launch();
   }
   return params;
 }

@@ -2,6 +2,7 @@
 // (Dao 2023, arXiv:2307.08691).
 #pragma once
 
+#include "common/flag.h"
 #include "ptx/barrier.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/turn.cuh"
@@ -16,6 +17,8 @@
 #include "tile/uniform.cuh"
 
 namespace fa::sm90 {
+
+using kernel::Flag;
 
 template <class C>
 struct BackwardGroup {
@@ -153,11 +156,6 @@ struct BackwardGroup {
       pass_dq_turn(nullptr);
     }
   }
-  template <bool value_>
-  struct Flag {
-    static constexpr bool value = value_;
-  };
-
   /// A barrier of all warps that compute.
   __device__ void meet() const { ptx::barrier_sync<Shapes::together>(1); }
 
@@ -301,11 +299,10 @@ struct BackwardGroup {
   __device__ void store_rows(const float (&x)[1][n_tiles][4], const kernel::View& view,
                              float scale) const {
     const int first = tile.place.row + 16 * warp;
-    store_fragment<columns, C::alignment>(
-        as_left<Element>(x, scale), lane, [&](int i) -> char* {
-          if (first + i >= tile.place.rows.extent) return nullptr;
-          return const_cast<char*>(row_at(view, tile.place, first + i));
-        });
+    store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
+      if (first + i >= tile.place.rows.extent) return nullptr;
+      return const_cast<char*>(row_at(view, tile.place, first + i));
+    });
   }
 
   /// dK and dV of the heads of this block. The blocks that share the keys add in their order, so

@@ -19,7 +19,7 @@ struct Forward {
 
   static __device__ void run(const Params& p) {
     const u32 shared = ptx::shared_address(ptx::shared_memory());
-    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // uniform for the compiler too
+    const int warp = uniform(static_cast<int>(threadIdx.x / 32));
     if (warp == 0 && ptx::elect()) {
       // No map is made of tensors without keys.
       const kernel::Lengths& keys = p.forward.keys;

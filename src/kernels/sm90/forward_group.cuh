@@ -2,6 +2,7 @@
 // FlashAttention-2 (Dao 2023, arXiv:2307.08691).
 #pragma once
 
+#include "common/flag.h"
 #include "ptx/barrier.cuh"
 #include "ptx/bulk_copy.cuh"
 #include "ptx/proxy.cuh"
@@ -13,13 +14,11 @@
 #include "tile/score.cuh"
 #include "tile/softmax.cuh"
 #include "tile/store_fragment.cuh"
+#include "tile/uniform.cuh"
 
 namespace fa::sm90 {
 
-template <bool value_>
-struct Flag {
-  static constexpr bool value = value_;
-};
+using kernel::Flag;
 
 template <class C>
 struct ForwardGroup {
@@ -159,11 +158,6 @@ struct ForwardGroup {
     own = {static_cast<int>(d.x), static_cast<int>(d.y), static_cast<int>(d.z),
            static_cast<int>(d.w)};
     return a.w != 0;
-  }
-  /// The compiler then knows that all lanes have the same.
-  static __device__ uint4 uniform(uint4 x) {
-    return {__shfl_sync(~0u, x.x, 0), __shfl_sync(~0u, x.y, 0), __shfl_sync(~0u, x.z, 0),
-            __shfl_sync(~0u, x.w, 0)};
   }
 
   // Groups take turns: while one exponentiates, another one's products have the tensor cores. Each

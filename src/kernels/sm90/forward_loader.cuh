@@ -3,9 +3,9 @@
 #pragma once
 
 #include "ptx/proxy.cuh"
-#include "ptx/turn.cuh"
 #include "ptx/warp_group.cuh"
 #include "sm90/forward_shapes.cuh"
+#include "tile/tile_claims.cuh"
 
 namespace fa::sm90 {
 
@@ -28,24 +28,21 @@ struct ForwardLoader {
   const int lane = threadIdx.x % 32;
   ForwardPipes<C> pipes;
   u32 landed_parity = 0;
-  int index;  ///< of the tile among all
+  TileClaims<C::claims ? Claims::after_first : Claims::none> claims;
   TileInHand tile;
-  int first_key;    ///< of the tile's sequence, in the tensor
-  int claimed = 0;  ///< by the first lane
+  int first_key;  ///< of the tile's sequence, in the tensor
 
   __device__ ForwardLoader(const kernel::TiledForwardParams& params, u32 base)
-      : p(params), shared(base), pipes(base) {}
+      : p(params),
+        shared(base),
+        pipes(base),
+        claims(params.counter, params.launch, params.tiles, lane) {}
 
   /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile
   /// is found before the last steps, so that its Q comes in time.
   __device__ void run() {
-    if (C::claims && blockIdx.x == 0 && lane == 0) {
-      p.counter->next = 0;
-      ptx::publish(&p.counter->launch, p.launch, true);
-    }
-    __syncwarp();
+    claims.begin();
     clear_unused_rows();
-    index = static_cast<int>(blockIdx.x);
     Piece keys{0, 0, 0, 0};
     int begin = 0, rest = 0;  // steps of the tile before that are yet to come
     for (;;) {
@@ -66,9 +63,9 @@ struct ForwardLoader {
 #pragma unroll 1
         for (; step > rest; --step) load_step(keys, step, begin);
       }
-      ask();
+      claims.ask();
       if (steps && step == rest) load_step(keys, step, begin);  // while the counter answers
-      next();
+      claims.next();
     }
   }
 
@@ -78,20 +75,20 @@ struct ForwardLoader {
     load_values(keys, step);
   }
 
-  /// The first tile that has rows, from number `index` on; false where there is none.
+  /// The first tile that has rows, from the claimed one on; false where there is none.
   __device__ bool find_tile() {
-    while (index < p.tiles && !find()) {
-      ask();
-      next();
+    while (claims.index < claims.tiles && !find()) {
+      claims.ask();
+      claims.next();
     }
-    return index < p.tiles;
+    return claims.index < claims.tiles;
   }
 
   /// False where the tile has no rows.
   __device__ bool find() {
     const kernel::ForwardParams& f = p.forward;
-    tile.split = C::split ? index / p.blocks : 0;
-    const int number = index - tile.split * p.blocks.value;
+    tile.split = C::split ? claims.index / p.blocks : 0;
+    const int number = claims.index - tile.split * p.blocks.value;
     if constexpr (C::side_by_side) {
       tile.place =
           find_place<C::packed_q, C::used_q>(f.order, f.rows, number, p.side_by_side.positions);
@@ -127,31 +124,6 @@ struct ForwardLoader {
     }
     return steps_of<C>(p.forward, tile.place, tile.k_len, tile.split, tile.place.row + first,
                        last - first + 1);
-  }
-
-  /// Asks the counter for the block's tile after this one. The answer takes a microsecond. But a
-  /// block that asks long ahead claims a long tile that another one, idle, could have.
-  __device__ void ask() {
-    if constexpr (C::claims) {
-      const bool first = index == static_cast<int>(blockIdx.x);
-      if (first) {
-        ptx::wait_until_published(&p.counter->launch, p.launch);
-        __syncwarp();  // the number is taken away once all blocks have claimed
-      }
-      claimed = ptx::take_number(&p.counter->next, lane == 0);
-    }
-  }
-
-  /// Goes on to what ask() asked for.
-  __device__ void next() {
-    if constexpr (C::claims) {
-      index = static_cast<int>(gridDim.x) + __shfl_sync(~0u, claimed, 0);
-      // Each block's last claim finds no tile left: all blocks together claim as often as there are
-      // tiles.
-      ptx::publish(&p.counter->launch, 0, lane == 0 && claimed == p.tiles - 1);
-    } else {
-      index += static_cast<int>(gridDim.x);
-    }
   }
 
   /// Tells the groups the tile, or that there is none.
