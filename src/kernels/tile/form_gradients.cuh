@@ -110,12 +110,11 @@ __device__ void hide_unseen(typename S::Scores& x, const RowsInSight<typename S:
   }
 }
 
-/// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P as the products have it. `delta_at`: the
-/// tile's delta in shared memory.
-template <class S>
-__device__ void form_gradients(const typename S::Operand& p_left, typename S::Scores& dp,
-                               float scale, const ScorePlace<S>& place, u32 delta_at) {
-  using Element = S::Element;
+/// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P's number probability(m, n, i).
+/// `delta_at`: the tile's delta in shared memory.
+template <class S, typename Probability>
+__device__ void form_gradients_of(const Probability& probability, typename S::Scores& dp,
+                                  float scale, const ScorePlace<S>& place, u32 delta_at) {
   const int row0 = place.row_in_tile();
 #pragma unroll
   for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
@@ -124,18 +123,32 @@ __device__ void form_gradients(const typename S::Operand& p_left, typename S::Sc
 #pragma unroll
     for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const u32 both = p_left.slice[n / 2][m][n % 2 * 2 + h];
-        const float x[2] = {Element::low(both), Element::high(both)};
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& y = dp[m][n][2 * h + e];
-          // mutant "CUDA: delta" of emulated: y - delta[e] => y
-          y = x[e] * ((y - delta[e]) * scale);
-        }
+      for (int i = 0; i < 4; ++i) {
+        float& y = dp[m][n][i];
+        // mutant "CUDA: delta" of emulated: y - delta[i % 2] => y
+        y = probability(m, n, i) * ((y - delta[i % 2]) * scale);
       }
     }
   }
+}
+
+/// The same of P as the products have it, rounded.
+template <class S>
+__device__ void form_gradients(const typename S::Operand& p_left, typename S::Scores& dp,
+                               float scale, const ScorePlace<S>& place, u32 delta_at) {
+  using Element = S::Element;
+  const auto rounded = [&](int m, int n, int i) {
+    const u32 both = p_left.slice[n / 2][m][n % 2 * 2 + i / 2];
+    return i % 2 == 0 ? Element::low(both) : Element::high(both);
+  };
+  form_gradients_of<S>(rounded, dp, scale, place, delta_at);
+}
+
+/// Of P before its rounding, which takes twice the registers.
+template <class S>
+__device__ void form_gradients(const typename S::Scores& p, typename S::Scores& dp, float scale,
+                               const ScorePlace<S>& place, u32 delta_at) {
+  form_gradients_of<S>([&](int m, int n, int i) { return p[m][n][i]; }, dp, scale, place, delta_at);
 }
 
 /// Which elements of a fragment dropout drops: bit e of [m][n].
