@@ -112,11 +112,9 @@ struct BackwardGroup {
 
   /// Over the rows that see the keys (line 8 of Algorithm 2).
   __device__ void walk() {
-    if constexpr (Element::scales_gradients) {
-      ds_bits = gradient_bits<C>(p, tile.place.sequence, tile.place.head, tile.query_head);
-    }
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
     Place at{tile.place.sequence, tile.query_head, 0, {0, tile.q_len, tile.q_len}};
+    if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
     Dropout dropout(p.dropout, p.heads.query, at);
     Score<C> score(p.score, at, tile.place.rows.length);
     pipes.k.wait_until_full();

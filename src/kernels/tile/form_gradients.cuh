@@ -25,21 +25,21 @@ struct ScorePlace {
   }
 };
 
-/// For float16: dS is multiplied by 2 to this power, so that it fits its format; for the query
-/// heads from `first_head` on that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p),
-/// and |dLSE|; dS is that times the slope.
+/// For float16: dS is multiplied by 2 to this power, so that it fits its format. `query`: of the
+/// first of the heads that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p), and
+/// |dLSE|; dS is that times the slope.
 template <class C>
-__device__ float gradient_bits(const kernel::BackwardParams& p, int sequence, int key_head,
-                               int first_head) {
+__device__ float gradient_bits(const kernel::BackwardParams& p, const Place& keys,
+                               const Place& query) {
   float dout_square = 0, dlse = 0;
-  for (int head = first_head; head < first_head + p.part_heads; ++head) {
-    dout_square = fmaxf(dout_square, *range_of(p, Range::dout, sequence, head));
-    dlse = fmaxf(dlse, *range_of(p, Range::dlse, sequence, head));
+  for (int head = query.head; head < query.head + p.part_heads; ++head) {
+    dout_square = fmaxf(dout_square, *range_of(p, Range::dout, keys.sequence, head));
+    dlse = fmaxf(dlse, *range_of(p, Range::dlse, keys.sequence, head));
   }
-  const float values = *range_of(p, Range::values, sequence, key_head);
+  const float values = *range_of(p, Range::values, keys.sequence, keys.head);
   // Not their product, which may be beyond float32.
   const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
-  const float slope = Score<C>::slope_bits(p.score, sequence, first_head, p.part_heads);
+  const float slope = Score<C>::slope_bits(p.score, keys.sequence, query.head, p.part_heads);
   const float bound =
       fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + (1 + slope);
   return fminf(fmaxf(14 - ceilf(bound), -110), 110);
@@ -110,11 +110,12 @@ __device__ void hide_unseen(typename S::Scores& x, const RowsInSight<typename S:
   }
 }
 
-/// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P's number probability(m, n, i).
-/// `delta_at`: the tile's delta in shared memory.
-template <class S, typename Probability>
-__device__ void form_gradients_of(const Probability& probability, typename S::Scores& dp,
-                                  float scale, const ScorePlace<S>& place, u32 delta_at) {
+/// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P as the products have it. `delta_at`: the
+/// tile's delta in shared memory.
+template <class S>
+__device__ void form_gradients(const typename S::Operand& p_left, typename S::Scores& dp,
+                               float scale, const ScorePlace<S>& place, u32 delta_at) {
+  using Element = S::Element;
   const int row0 = place.row_in_tile();
 #pragma unroll
   for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
@@ -123,32 +124,37 @@ __device__ void form_gradients_of(const Probability& probability, typename S::Sc
 #pragma unroll
     for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& y = dp[m][n][i];
-        // mutant "CUDA: delta" of emulated: y - delta[i % 2] => y
-        y = probability(m, n, i) * ((y - delta[i % 2]) * scale);
+      for (int h = 0; h < 2; ++h) {
+        const u32 both = p_left.slice[n / 2][m][n % 2 * 2 + h];
+        const float x[2] = {Element::low(both), Element::high(both)};
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& y = dp[m][n][2 * h + e];
+          // mutant "CUDA: delta" of emulated: y - delta[e] => y
+          y = x[e] * ((y - delta[e]) * scale);
+        }
       }
     }
   }
 }
 
-/// The same of P as the products have it, rounded.
-template <class S>
-__device__ void form_gradients(const typename S::Operand& p_left, typename S::Scores& dp,
-                               float scale, const ScorePlace<S>& place, u32 delta_at) {
-  using Element = S::Element;
-  const auto rounded = [&](int m, int n, int i) {
-    const u32 both = p_left.slice[n / 2][m][n % 2 * 2 + i / 2];
-    return i % 2 == 0 ? Element::low(both) : Element::high(both);
-  };
-  form_gradients_of<S>(rounded, dp, scale, place, delta_at);
-}
-
-/// Of P before its rounding, which takes twice the registers.
+/// The same of P before its rounding, which takes twice the registers.
 template <class S>
 __device__ void form_gradients(const typename S::Scores& p, typename S::Scores& dp, float scale,
                                const ScorePlace<S>& place, u32 delta_at) {
-  form_gradients_of<S>([&](int m, int n, int i) { return p[m][n][i]; }, dp, scale, place, delta_at);
+  const int row0 = place.row_in_tile();
+#pragma unroll
+  for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
+    const float2 delta = ptx::load_floats(delta_at + 4 * (row0 + 8 * n));
+#pragma unroll
+    for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& y = dp[m][n][i];
+        y = p[m][n][i] * ((y - (i % 2 == 0 ? delta.x : delta.y)) * scale);
+      }
+    }
+  }
 }
 
 /// Which elements of a fragment dropout drops: bit e of [m][n].
