@@ -155,6 +155,11 @@ void use(check::SideSpec& side, std::vector<int64_t> counts) {
   side.used = std::move(counts);
 }
 
+std::vector<Family> backward_families(int64_t dim) {
+  const bool hopper = cuda::device(0).arch() == "sm_90a" && dim >= 64 && dim <= 128;
+  return hopper ? std::vector{Family::automatic, Family::sm90} : std::vector{Family::automatic};
+}
+
 std::vector<check::Spec> plain_and_packed() {
   check::Spec causal =
       problem({.batch = 2, .rows = 271, .keys = 301, .heads_q = 4, .heads_k = 2, .dim = 64});

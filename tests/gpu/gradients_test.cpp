@@ -11,7 +11,7 @@
 namespace fa::test {
 namespace {
 
-/// Tiles of each head_dim, with heads that share keys and without, in both formats.
+/// Tiles of each head_dim and family, with heads that share keys and without, in both formats.
 std::vector<check::Spec> chosen() {
   std::vector<check::Spec> specs = plain_and_packed();
   for (check::Spec& spec : specs) spec.backward = true;
@@ -32,6 +32,11 @@ std::vector<check::Spec> chosen() {
   check::Spec& columns = add({.batch = 2, .rows = 130, .keys = 200, .heads_q = 4, .heads_k = 2});
   columns.tensors[check::Feature::bias] = {
       .shape = {2, 1, 1, 200}, .dtype = bfloat16, .gradient = true, .gradient_dtype = bfloat16};
+  for (size_t n = 0, plain = specs.size(); n < plain; ++n) {
+    if (backward_families(specs[n].dim).size() == 1) continue;
+    specs.push_back(specs[n]);
+    specs.back().family = Family::sm90;
+  }
   return specs;
 }
 
@@ -108,17 +113,34 @@ TEST(Gradients, OfSmallProblemsAreRight) {
       spec.backward = spec.causal = true;
       spec.deterministic = deterministic;
       spec.dtype = dim == 128 ? float16 : bfloat16;
-      expect_right({spec});
+      for (const Family family : backward_families(dim)) {
+        spec.family = family;
+        expect_right({spec});
+      }
     }
   }
 }
 
+/// Lengths of three sequences as a call may have them in device memory.
+struct Lie {
+  std::vector<int32_t> cu_q, cu_k;
+};
+
 /// Any result will do, as long as nothing else is touched and no block waits for ever.
+void expect_nothing_else_touched(const check::Spec& spec, const Lie& lie, GpuPlace& place) {
+  check::Case c(spec);
+  run(c, place);
+  c.cu_seqlens_q = check::IntArray<int32_t>(lie.cu_q);
+  c.cu_seqlens_k = check::IntArray<int32_t>(lie.cu_k);
+  const uint64_t inputs = c.input_hash();
+  run_backward(c, place);
+  EXPECT_EQ(c.input_hash(), inputs) << spec.text();
+  for (const check::Output& output : c.outputs(true)) {
+    EXPECT_TRUE(output.array->memory().intact()) << output.name << ": " << spec.text();
+  }
+}
+
 TEST(Gradients, UnderLengthsThatLieTouchNothingElse) {
-  using Integers = std::vector<int32_t>;
-  struct Lie {
-    Integers cu_q, cu_k;
-  };
   const std::vector<Lie> lies = {
       {{201, 140, 61, 0}, {180, 100, 50, 0}},  // falling
       {{0, 500, -500, 100}, {90, -9, 1000, 3}},
@@ -136,17 +158,9 @@ TEST(Gradients, UnderLengthsThatLieTouchNothingElse) {
       spec.deterministic = deterministic;
       spec.dtype = dim == 128 ? float16 : bfloat16;
       GpuPlace place;
-      for (const Lie& lie : lies) {
-        check::Case c(spec);
-        run(c, place);
-        c.cu_seqlens_q = check::IntArray<int32_t>(lie.cu_q);
-        c.cu_seqlens_k = check::IntArray<int32_t>(lie.cu_k);
-        const uint64_t inputs = c.input_hash();
-        run_backward(c, place);
-        EXPECT_EQ(c.input_hash(), inputs) << spec.text();
-        for (const check::Output& output : c.outputs(true)) {
-          EXPECT_TRUE(output.array->memory().intact()) << output.name << ": " << spec.text();
-        }
+      for (const Family family : backward_families(dim)) {
+        spec.family = family;
+        for (const Lie& lie : lies) expect_nothing_else_touched(spec, lie, place);
       }
     }
   }

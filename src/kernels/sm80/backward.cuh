@@ -84,7 +84,7 @@ struct Backward : BackwardShapes<C> {
         reader(p, query, padded),
         sight(p.window, rows.length, where.rows.length, where.row) {
     if (Element::scales_gradients && sight.first_row <= sight.last_row) {
-      ds_bits = gradient_bits<C>(p, place.sequence, place.head, query.head);
+      ds_bits = gradient_bits<C>(p, place, query);
     }
     reader.begin_at(sight.first_row);
   }

@@ -32,6 +32,10 @@ struct BackwardGroup {
   static constexpr int dv_tiles = Shapes::ValueGrid::n_tiles;
   static constexpr int dq_tiles = Shapes::QueryGrid::n_tiles;
 
+  /// dS is formed of P as it is, where registers are left for it: of P rounded it has to be
+  /// unpacked.
+  static constexpr bool keeps_p = C::rows == 64 && !C::dropout && !Score<C>::has_slope;
+
   const kernel::BackwardParams& p;
   const int warp;  ///< of the warps that compute
   const int lane = threadIdx.x % 32;
@@ -111,11 +115,9 @@ struct BackwardGroup {
 
   /// Over the rows that see the keys (line 8 of Algorithm 2).
   __device__ void walk() {
-    if constexpr (Element::scales_gradients) {
-      ds_bits = gradient_bits<C>(p, tile.place.sequence, tile.place.head, tile.query_head);
-    }
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
     Place at{tile.place.sequence, tile.query_head, 0, {0, tile.q_len, tile.q_len}};
+    if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
     Dropout dropout(p.dropout, p.heads.query, at);
     Score<C> score(p.score, at, tile.place.rows.length);
     pipes.k.wait_until_full();
@@ -200,8 +202,13 @@ struct BackwardGroup {
       scale_by(dp, p.dropout.keep_scale);
       drop<Shapes>(dp, dropped);
     }
-    form_gradients<Shapes>(p_left, dp, power_of_2<Element>(ds_bits - Element::gradient_headroom),
-                           place, pipes.dout.stage() + Shapes::DoutPanels::bytes);
+    const float ds_scale = power_of_2<Element>(ds_bits - Element::gradient_headroom);
+    const u32 delta = pipes.dout.stage() + Shapes::DoutPanels::bytes;
+    if constexpr (keeps_p) {
+      form_gradients<Shapes>(s, dp, ds_scale, place, delta);
+    } else {
+      form_gradients<Shapes>(p_left, dp, ds_scale, place, delta);
+    }
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
       add_bias_gradient<Shapes>(p, {at.sequence, at.head, tile.q_len, tile.place.rows.length}, dp,
                                 power_of_2<Element>(-ds_bits), at.row, key0, warp, lane);

@@ -172,10 +172,9 @@ struct BackwardLoader {
   __device__ void load_dout(const Step& step) {
     const Piece rows = rows_of(step);
     const long long statistics = statistics_of(step);
-    // mutant "CUDA: empty rows in sm90" of emulated: rows_in_sight().some_see_none(step.row)
-    // => false
-    const bool clears =
-        is_cut(rows) || C::bias != Number::none || rows_in_sight().some_see_none(step.row);
+    const RowsInSight<C> sight = rows_in_sight();
+    // mutant "CUDA: empty rows in sm90" of emulated: sight.some_see_none(step.row) => false
+    const bool clears = is_cut(rows) || C::bias != Number::none || sight.some_see_none(step.row);
     load<DoutPanels>(pipes.dout, p.dout, p.backward.dout, rows, p.backward.delta + statistics,
                      clears, [&](u32 stage) { clear_empty_rows(stage, statistics); });
   }

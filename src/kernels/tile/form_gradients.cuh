@@ -25,21 +25,21 @@ struct ScorePlace {
   }
 };
 
-/// For float16: dS is multiplied by 2 to this power, so that it fits its format; for the query
-/// heads from `first_head` on that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p),
-/// and |dLSE|; dS is that times the slope.
+/// For float16: dS is multiplied by 2 to this power, so that it fits its format. `query`: of the
+/// first of the heads that a block takes. |dP - delta| is at most twice |dO| |V| / (1 - p), and
+/// |dLSE|; dS is that times the slope.
 template <class C>
-__device__ float gradient_bits(const kernel::BackwardParams& p, int sequence, int key_head,
-                               int first_head) {
+__device__ float gradient_bits(const kernel::BackwardParams& p, const Place& keys,
+                               const Place& query) {
   float dout_square = 0, dlse = 0;
-  for (int head = first_head; head < first_head + p.part_heads; ++head) {
-    dout_square = fmaxf(dout_square, *range_of(p, Range::dout, sequence, head));
-    dlse = fmaxf(dlse, *range_of(p, Range::dlse, sequence, head));
+  for (int head = query.head; head < query.head + p.part_heads; ++head) {
+    dout_square = fmaxf(dout_square, *range_of(p, Range::dout, keys.sequence, head));
+    dlse = fmaxf(dlse, *range_of(p, Range::dlse, keys.sequence, head));
   }
-  const float values = *range_of(p, Range::values, sequence, key_head);
+  const float values = *range_of(p, Range::values, keys.sequence, keys.head);
   // Not their product, which may be beyond float32.
   const float product = 0.5f * (ptx::log2(dout_square) + ptx::log2(values));
-  const float slope = Score<C>::slope_bits(p.score, sequence, first_head, p.part_heads);
+  const float slope = Score<C>::slope_bits(p.score, keys.sequence, query.head, p.part_heads);
   const float bound =
       fmaxf(product + ptx::log2(p.dropout.keep_scale) + 1, ptx::log2(dlse)) + (1 + slope);
   return fminf(fmaxf(14 - ceilf(bound), -110), 110);
@@ -133,6 +133,25 @@ __device__ void form_gradients(const typename S::Operand& p_left, typename S::Sc
           // mutant "CUDA: delta" of emulated: y - delta[e] => y
           y = x[e] * ((y - delta[e]) * scale);
         }
+      }
+    }
+  }
+}
+
+/// The same of P before its rounding, which takes twice the registers.
+template <class S>
+__device__ void form_gradients(const typename S::Scores& p, typename S::Scores& dp, float scale,
+                               const ScorePlace<S>& place, u32 delta_at) {
+  const int row0 = place.row_in_tile();
+#pragma unroll
+  for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
+    const float2 delta = ptx::load_floats(delta_at + 4 * (row0 + 8 * n));
+#pragma unroll
+    for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& y = dp[m][n][i];
+        y = p[m][n][i] * ((y - (i % 2 == 0 ? delta.x : delta.y)) * scale);
       }
     }
   }

@@ -1,0 +1,105 @@
+// The backward kernel of family sm90: with every tile that it can be cut into, and launched again.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "cuda/launch/passes.hpp"
+#include "gpu/gpu.hpp"
+#include "problem/problem.hpp"
+
+namespace fa::test {
+namespace {
+
+/// Every tile of a problem.
+std::vector<sm90::BackwardTile> tiles_of(const Problem& p) {
+  std::vector<sm90::BackwardTile> tiles;
+  const bool narrow = p.head_dim <= 64 && p.head_dim_v <= 64;
+  for (const int rows : narrow ? std::vector{64, 128} : std::vector{64}) {
+    for (const int key_stages : {1, 2}) {
+      for (const bool late_dq : {false, true}) {
+        tiles.push_back({.rows = rows, .key_stages = key_stages, .late_dq = late_dq});
+      }
+    }
+  }
+  return tiles;
+}
+
+/// Of 128 keys for each step of the rows: several tiles of both.
+check::Spec several_tiles(int64_t dim, int64_t dim_v) {
+  check::Spec spec = problem({.batch = 2,
+                              .rows = 290,
+                              .keys = 300,
+                              .heads_q = 4,
+                              .heads_k = 2,
+                              .dim = dim,
+                              .dim_v = dim_v});
+  spec.backward = true;
+  return spec;
+}
+
+void expect_tiles_right(const check::Spec& spec) {
+  using reference::Rounding;
+  const check::Case c(spec);
+  GpuPlace place;
+  run(c, place);
+  const BackwardArgs args = c.backward_args();
+  const auto exact = reference::backward(args, c.options(), Rounding::exact);
+  const auto plain = reference::backward(args, c.options(), Rounding::plain);
+  const Problem planned = validate(args, c.options(), Data::optional).problem;
+  for (const sm90::BackwardTile& tile : tiles_of(planned)) {
+    SCOPED_TRACE(testing::Message() << tile.rows << " rows, " << tile.key_stages << " of K, "
+                                    << (tile.late_dq ? "late, " : "") << spec.text());
+    for (const int parts : {1, 2}) {
+      c.poison(true);
+      place.run(c.memory(), [&](const check::Place::Here& here) {
+        const Call call = validate(here(c.backward_args()), here(c.options()), Data::required);
+        cuda::plan_backward(call.problem, {.tile = tile, .parts = parts})->run(call, here.stream());
+      });
+      const DType dtype = spec.dtype;
+      expect_close("dq", c.dq.values(), dtype, dtype, {exact.dq, plain.dq, exact.dq_abs});
+      expect_close("dk", c.dk.values(), dtype, dtype, {exact.dk, plain.dk, exact.dk_abs});
+      expect_close("dv", c.dv.values(), dtype, dtype, {exact.dv, plain.dv, exact.dv_abs});
+    }
+  }
+}
+
+TEST(HopperBackward, OfEveryTileIsRight) {
+  if (backward_families(64).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
+  std::vector<check::Spec> specs;
+  for (const auto& [dim, dim_v] :
+       {std::pair<int64_t, int64_t>{64, 64}, {64, 128}, {128, 64}, {96, 96}, {128, 128}}) {
+    check::Spec& spec = specs.emplace_back(several_tiles(dim, dim_v));
+    spec.causal = dim_v == 128 || dim == 64;
+    spec.dtype = dim == dim_v ? bfloat16 : float16;
+  }
+  in_parallel(static_cast<int64_t>(specs.size()),
+              [&](int64_t n) { expect_tiles_right(specs[static_cast<size_t>(n)]); });
+}
+
+/// A launch leaves its counter of tiles as the next one may find it.
+TEST(HopperBackward, TheSameWorkspaceServesAgain) {
+  if (backward_families(64).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
+  check::Spec spec = several_tiles(128, 128);
+  spec.family = Family::sm90;
+  spec.deterministic = true;
+  const check::Case c(spec);
+  GpuPlace place;
+  run(c, place);
+  place.run(c.memory(), [&](const check::Place::Here& here) {
+    const BackwardArgs args = here(c.backward_args());
+    const Options options = here(c.options());
+    const Plan plan = plan_backward(args, options);
+    const GpuMemory workspace(plan.workspace_bytes());
+    for (int turn = 0; turn < 3; ++turn) {
+      plan.run(args, options, workspace.data(), workspace.size(), here.stream());
+    }
+  });
+  const auto exact =
+      reference::backward(c.backward_args(), c.options(), reference::Rounding::exact);
+  const auto plain =
+      reference::backward(c.backward_args(), c.options(), reference::Rounding::plain);
+  expect_close("dq", c.dq.values(), spec.dtype, spec.dtype, {exact.dq, plain.dq, exact.dq_abs});
+}
+
+}  // namespace
+}  // namespace fa::test
