@@ -7,7 +7,7 @@
 namespace fa::cuda {
 
 void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side, int64_t batch,
-                     int64_t columns, int box_rows) {
+                     int64_t columns, int box_rows, bool by_panel) {
   struct Dimension {
     int64_t extent, stride, box;
   };
@@ -23,7 +23,7 @@ void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side,
     box[rank] = static_cast<uint32_t>(d.box);
     steps[rank++] = 1;
   };
-  const bool panels = kernel::whole_panels(static_cast<int>(columns));
+  const bool panels = !by_panel && kernel::whole_panels(static_cast<int>(columns));
   add({panels ? panel : columns, 1, panel});
   add(row);
   if (panels) add({columns / panel, panel, columns / panel});
