@@ -35,6 +35,7 @@ const Offer cpu_offer{
     .least_dim = 0,
     .most_dim = 0,
     .sm90 = nullptr,
+    .sm90_wide = nullptr,
 };
 
 // Tiles of 32 to 256 rows, 16 to 80 keys a step. Long sequences' are left to tests/gpu/tiles_test:
@@ -60,6 +61,7 @@ const Offer cuda_offer{
     .least_dim = 0,
     .most_dim = 0,
     .sm90 = nullptr,
+    .sm90_wide = nullptr,
 };
 
 namespace {
@@ -71,11 +73,22 @@ const Offer sm90_offer = [] {
   return offer;
 }();
 
+const Offer sm90_wide_offer = [] {
+  Offer offer = cuda_offer;
+  for (const Feature absent : {Feature::deterministic, Feature::batch_invariant, Feature::wide}) {
+    offer.features.reset(bit(absent));
+  }
+  offer.least_dim = 136;
+  offer.most_dim = 256;
+  return offer;
+}();
+
 }  // namespace
 
 const Offer hopper_offer = [] {
   Offer offer = cuda_offer;
   offer.sm90 = &sm90_offer;
+  offer.sm90_wide = &sm90_wide_offer;
   return offer;
 }();
 

@@ -37,6 +37,8 @@ struct Offer {
   int64_t least_dim, most_dim;
   /// What the backward pass of family sm90 is asked for, which serves where it is named; or null.
   const Offer* sm90;
+  /// The same for a head_dim beyond 128; or null.
+  const Offer* sm90_wide;
 };
 
 /// The host's backend.

@@ -59,6 +59,11 @@ void Problems::choose(int64_t configurations) {
   never_asked_ = open;
 }
 
+bool Problems::serves_wide(const Features& features) const {
+  if ((features & ~offer_.sm90_wide->features).any()) return false;
+  return !features[bit(Feature::softcap)] || !features[bit(Feature::dbias)];
+}
+
 Spec Problems::draw(int64_t index) const {
   Random random(seed_, static_cast<uint64_t>(index));
   const size_t configuration = features_.empty() ? static_cast<size_t>(index)
@@ -68,7 +73,10 @@ Spec Problems::draw(int64_t index) const {
   const size_t third = configuration % 3;
   const auto draw = [&](const Features& features, Random& fixed) {
     const bool named = third == 1 && offer_.sm90 != nullptr && features[bit(Feature::backward)];
-    Spec spec = draw_spec(named ? *offer_.sm90 : offer_, features, fixed, random);
+    // Half of these have wide heads, for which it has not every option.
+    const bool wide = named && configuration / 3 % 2 == 1 && serves_wide(features);
+    const Offer& offer = wide ? *offer_.sm90_wide : named ? *offer_.sm90 : offer_;
+    Spec spec = draw_spec(offer, features, fixed, random);
     if (named) spec.family = Family::sm90;
     return spec;
   };

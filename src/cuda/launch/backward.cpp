@@ -66,15 +66,21 @@ kernel::TiledBackwardParams tiled_params(const CudaBackwardPlan& plan, const Cal
                                      .k = {},
                                      .v = {},
                                      .dout = {},
+                                     .k_panels = {},
                                      .backward = keys,
                                      .tiles = plan.tiles_of_launch,
                                      .counter = reinterpret_cast<kernel::TileCounter*>(counter),
                                      .launch = 0};
   if (p.alignment == 16) {  // else the kernel asks for no map
-    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows);
-    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
-    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
-    make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v, plan.cut.rows);
+    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, {.rows = plan.cut.rows});
+    const int keys = plan.cut.keys / plan.cut.cluster;
+    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, {.rows = keys});
+    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, {.rows = keys});
+    if (plan.cut.cluster > 1) {
+      make_tensor_map(params.k_panels, call.k, p.k, p.batch, p.head_dim,
+                      {.rows = keys, .one_panel = true});
+    }
+    make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v, {.rows = plan.cut.rows});
   }
   return params;
 }

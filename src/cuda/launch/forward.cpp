@@ -33,10 +33,12 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
       .counter = nullptr,
       .launch = 0};
   if (p.alignment == 16) {  // else the kernel asks for no map
-    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim, plan.cut.rows, plan.cut.heads);
-    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, plan.cut.keys);
-    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, plan.cut.keys);
-    if (plan.copies_out) make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, 16);
+    make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim,
+                    {.rows = plan.cut.rows, .heads = plan.cut.heads});
+    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, {.rows = plan.cut.keys});
+    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, {.rows = plan.cut.keys});
+    if (plan.copies_out)
+      make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, {.rows = 16});
   }
   if (plan.claims) {
     params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +

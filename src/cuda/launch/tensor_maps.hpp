@@ -6,11 +6,18 @@
 
 namespace fa::cuda {
 
-/// Makes a map of a tensor of 16-bit numbers as kernel::whole_panels says, whose boxes are swizzled
-/// and have `box_rows` rows (1 to 256) of `box_heads` heads (likewise). What lies outside is read
-/// as 0. The map of a tensor without numbers is left as it is: no kernel asks for it. Writes in
-/// place, because g++ 12 may put a returned TensorMap where it is not aligned to 64 bytes.
+/// What one copy brings.
+struct Box {
+  int rows;       ///< 1 to 256
+  int heads = 1;  ///< 1 to 256; where there are more, the rows of all of them lie side by side
+  bool one_panel = false;  ///< of the columns; else all panels, where these are whole
+};
+
+/// Makes a map of a tensor of 16-bit numbers as kernel::whole_panels says, whose boxes are
+/// swizzled. What lies outside is read as 0. The map of a tensor without numbers is left as it is:
+/// no kernel asks for it. Writes in place, because g++ 12 may put a returned TensorMap where it is
+/// not aligned to 64 bytes.
 void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side, int64_t batch,
-                     int64_t columns, int box_rows, int box_heads = 1);
+                     int64_t columns, const Box& box);
 
 }  // namespace fa::cuda

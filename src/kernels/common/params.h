@@ -144,9 +144,11 @@ struct BackwardParams {
 };
 
 /// For a main backward kernel whose blocks take tile of keys after tile of keys, by the copy
-/// engine. The maps' boxes have a tile's rows, or keys. `backward.order` is of these tiles.
+/// engine. The maps' boxes have a tile's rows, or a block's keys. `backward.order` is of these
+/// tiles.
 struct TiledBackwardParams {
   TensorMap q, k, v, dout;
+  TensorMap k_panels;  ///< of one panel of K; for a kernel of clusters
   BackwardParams backward;
   int tiles;  ///< of keys, for each part of the query heads
   TileCounter* counter;

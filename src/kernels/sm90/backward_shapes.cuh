@@ -46,7 +46,9 @@ struct BackwardSums {
   using QueryGrid = GroupGrid<C::rows, depth>;
   using KeyGrid = WarpGrid<8, C::keys, pad16(C::head_dim), 1>;
   using ValueGrid = WarpGrid<8, C::keys, width, 1>;
-  using QuerySum = FragmentOrder<QueryGrid, 1>;
+  /// Of a warp's columns: 96 are not whole panels of QueryTile.
+  static constexpr int query_parts = depth == 192 ? 3 : 1;
+  using QuerySum = FragmentOrder<QueryGrid, query_parts>;
   using KeySum = FragmentOrder<KeyGrid, 1>;
   using ValueSum = FragmentOrder<ValueGrid, 1>;
 

@@ -21,15 +21,15 @@ __device__ void begin_product(float (&c)[n_tiles][4], const PanelOperand<A, kern
   ptx::wgmma_commit();
 }
 
-/// C = A B: a row of A lies across k, and a row of B is one of k.
-template <kernel::Number number, int slices, typename A, typename B, int n_tiles>
+/// C = A B, or C += A B where it `adds`: a row of A lies across k, and a row of B is one of k.
+template <kernel::Number number, int slices, bool adds = false, typename A, typename B, int n_tiles>
 __device__ void begin_product(float (&c)[n_tiles][4], const PanelOperand<A, kernel::Major::mn>& a,
                               u32 a_offset, const PanelOperand<B, kernel::Major::mn>& b,
                               u32 b_offset) {
 #pragma unroll
   for (int slice = 0; slice < slices; ++slice) {
-    ptx::wgmma<number, kernel::Major::mn, kernel::Major::mn>(c, a.at(a_offset, slice),
-                                                             b.at(b_offset, slice), slice > 0);
+    ptx::wgmma<number, kernel::Major::mn, kernel::Major::mn>(
+        c, a.at(a_offset, slice), b.at(b_offset, slice), adds || slice > 0);
   }
   ptx::wgmma_commit();
 }

@@ -49,15 +49,27 @@ struct PanelTile {
     }
   }
 
-  /// The same by the loads and stores of a warp, for rows of any alignment: the first is at `from`,
-  /// the next `stride` bytes on. Rows from `count` on become 0.
+  /// The same of a tensor's panels from `first_panel` on, by a map whose boxes have one.
+  static __device__ void load_panels(u32 shared, const kernel::TensorMap* map, int first_panel,
+                                     int row, int head, int sequence, u32 barrier) {
+#pragma unroll
+    for (int i = 0; i < panels; ++i) {
+      ptx::tensor_load(shared + i * panel_bytes, map,
+                       {(first_panel + i) * panel, row, head, sequence}, barrier);
+    }
+  }
+
+  /// The same as `load` by the loads and stores of a warp, for rows of any alignment: the first is
+  /// at `from`, the next `stride` bytes on. Rows from `count` on become 0, and columns from
+  /// `column_count` on.
   template <int alignment>
-  static __device__ void copy(u32 shared, const char* from, long long stride, int count, int lane) {
+  static __device__ void copy(u32 shared, const char* from, long long stride, int count, int lane,
+                              int column_count = columns) {
     constexpr int chunks = panels * panel / 8;
     for (int i = lane; i < rows * chunks; i += 32) {
       const int row = i / chunks, chunk = i % chunks;
       uint4 value{0, 0, 0, 0};
-      if (row < count && chunk < columns / 8) {
+      if (row < count && chunk < column_count / 8) {
         value = load_chunk<alignment>(from + row * stride + 16 * chunk);
       }
       const u32 at = shared + chunk / 8 * panel_bytes + row * row_bytes + chunk % 8 * 16;

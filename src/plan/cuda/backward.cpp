@@ -185,14 +185,15 @@ class Launches {
     const int heads = plan_.by_head ? static_cast<int>(p.k.heads) : 1;
     const int64_t launches = std::max<int64_t>(int64_t{sequences} * heads, 1);
     plan_.tiles_of_launch = static_cast<int>(plan_.key_blocks / launches * plan_.parts);
-    auto blocks = static_cast<unsigned>(plan_.tiles_of_launch);
-    if (family_.over == Over::key_tiles) {
-      blocks = std::min(blocks, static_cast<unsigned>(plan_.gpu.sm_count * t.blocks_per_sm));
+    auto tiles = static_cast<unsigned>(plan_.tiles_of_launch);
+    if (family_.over == Over::key_tiles) {  // at a time
+      const int most = plan_.gpu.sm_count * t.blocks_per_sm / t.cluster;
+      tiles = std::min(tiles, static_cast<unsigned>(most));
     }
     plan_.launches.push_back({.kernel = kernel_spec(family_.main, config, family_.threads,
                                                     t.blocks_per_sm, family_.shared_bytes),
                               .over = family_.over,
-                              .grid = {blocks},
+                              .grid = {tiles * t.cluster},
                               .sequences = sequences,
                               .heads = heads});
   }

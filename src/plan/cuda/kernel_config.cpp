@@ -37,11 +37,13 @@ KernelSpec kernel_spec(const KernelSource& source, const KernelConfig& config, i
   }
   const std::string bounds =
       min_blocks > 0 ? fmt::format("{}, {}", threads, min_blocks) : std::to_string(threads);
+  const std::string cluster =
+      source.cluster > 1 ? fmt::format("__cluster_dims__({}, 1, 1) ", source.cluster) : "";
   program += fmt::format(
       "struct Config : {} {{\n{}}};\nusing Kernel = {};\n"
-      "extern \"C\" __global__ void __launch_bounds__({})\n"
+      "extern \"C\" __global__ void {}__launch_bounds__({})\n"
       "    {}(const __grid_constant__ Kernel::Params p) {{\n  Kernel::run(p);\n}}\n",
-      source.defaults, config.members(), source.kernel, bounds, source.entry);
+      source.defaults, config.members(), source.kernel, cluster, bounds, source.entry);
   return {std::string(source.entry),
           std::move(program),
           config.constants(),

@@ -35,6 +35,7 @@ struct KernelSource {
   std::vector<std::string_view> includes;  ///< files of src/kernels
   std::string_view defaults;               ///< the type that Config derives from
   std::string_view kernel;                 ///< the type that runs it, of Config
+  int cluster = 1;                         ///< blocks that see each other's shared memory
 };
 
 KernelSpec kernel_spec(const KernelSource& source, const KernelConfig& config, int threads,

@@ -25,6 +25,22 @@ int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   return keys + rows + scores + tiles_in_hand * bytes_in_hand + barriers;
 }
 
+int sum_columns(const WideBackwardTile&, int64_t head_dim) {
+  return static_cast<int>(round_up(head_dim, 64));
+}
+
+int shared_bytes(const WideBackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
+  constexpr int panel = 64 * 64 * 2;  // 64 columns of a block's keys, or of a step's rows
+  const auto panels = [](int64_t columns) { return static_cast<int>(ceil_div(columns, 64)); };
+  constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64;
+  const int keys = panels(head_dim), values = panels(head_dim_v);
+  // Of the other block's keys half of the columns, and dS of both blocks.
+  const int all = (1 + stages) * (keys + values) + (keys > 2 ? 2 : 1) + t.cluster;
+  const int statistics = 2 * stages * 4 * t.rows;
+  const int barriers = 16 * (1 + 1 + 2 * stages + tiles_in_hand) + 24;
+  return all * panel + statistics + tiles_in_hand * bytes_in_hand + barriers;
+}
+
 BackwardTile backward_tile(const Problem& p) {
   BackwardTile tile;
   if (std::max(p.head_dim, p.head_dim_v) <= 64) {

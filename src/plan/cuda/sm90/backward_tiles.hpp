@@ -20,6 +20,19 @@ struct BackwardTile {
   friend bool operator==(const BackwardTile&, const BackwardTile&) = default;
 };
 
+/// How src/kernels/sm90/wide_backward.cuh is cut, for head_dims beyond 128.
+struct WideBackwardTile {
+  static constexpr int rows = 64;
+  static constexpr int cluster = 2;  ///< blocks of 64 keys, each with three groups as above
+  static constexpr int keys = 128;   ///< of a cluster
+  static constexpr int threads = BackwardTile::threads;
+  static constexpr int other_threads = BackwardTile::other_threads;
+};
+
+/// Columns of the sums of dQ and dK: whole panels.
+int sum_columns(const WideBackwardTile& tile, int64_t head_dim);
+int shared_bytes(const WideBackwardTile& tile, int64_t head_dim, int64_t head_dim_v);
+
 /// Columns of the sums of dQ and dK. With 64 rows, each group has half of dQ's: a panel of shared
 /// memory, or half of one.
 int sum_columns(const BackwardTile& tile, int64_t head_dim);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "plan/cuda/common.hpp"
 
 namespace fa::sm90 {
@@ -29,9 +31,15 @@ std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
   return {};
 }
 
-/// The same of the backward kernel, which copies rows of any alignment.
+bool is_wide(const Problem& p) { return std::max(p.head_dim, p.head_dim_v) > 128; }
+
+/// The same of the backward kernels, which copy rows of any alignment.
 std::string backward_refusal(const Problem& p, const GpuLimits& gpu) {
-  if (std::string refusal = refusal_of(p, gpu, 128); !refusal.empty()) return refusal;
+  if (std::string refusal = refusal_of(p, gpu, 256); !refusal.empty()) return refusal;
+  if (is_wide(p) && in_order(p)) return "its sums have no order for a head_dim beyond 128";
+  if (is_wide(p) && p.score.softcap > 0 && p.wants.dbias) {
+    return "for a head_dim beyond 128 it has no gradient of a bias beside a softcap";
+  }
   if (p.run.family == Family::sm90) return {};
   return "it has not been measured on a GPU yet, and serves where a caller names it";
 }
@@ -116,8 +124,43 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   };
 }
 
+BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
+  const int columns = sum_columns(t, p.head_dim), width = pad16(p.head_dim_v);
+  KernelConfig config;
+  add_problem(config, p)
+      .number("rows", t.rows)
+      .number("keys", t.keys)
+      .number("depth", columns)
+      .number("width", width)
+      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v));
+  return {
+      .cut = {.rows = t.rows,
+              .keys = t.keys,
+              .cluster = t.cluster,
+              .blocks_per_sm = 1,
+              .threads = t.other_threads,
+              .columns = columns,
+              .value_columns = width},
+      .config = config,
+      .main = {"fa_sm90_wide_backward",
+               {"sm90/wide_backward.cuh"},
+               "fa::sm90::BackwardConfig",
+               "fa::sm90::WideBackward<Config>",
+               t.cluster},
+      .over = Over::key_tiles,
+      .threads = t.threads,
+      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
+      .shapes_file = "sm90/backward_shapes.cuh",
+      .shapes = "fa::sm90::BackwardSums<Config>",
+      .text = fmt::format("tile: {} keys ({} blocks of 64), {} rows a step\n"
+                          "in shared memory: 1 of k and v, 2 steps of q and dout\n",
+                          t.keys, t.cluster, t.rows),
+  };
+}
+
 Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu) {
   if (std::string refusal = backward_refusal(problem, gpu); !refusal.empty()) return {{}, refusal};
+  if (is_wide(problem)) return {backward(problem, WideBackwardTile{}), {}};
   return {backward(problem, backward_tile(problem)), {}};
 }
 

@@ -13,5 +13,6 @@ Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu);
 /// The kernels with a tile that the caller chose.
 ForwardKernel forward(const Problem& problem, const ForwardTile& tile);
 BackwardKernel backward(const Problem& problem, const BackwardTile& tile);
+BackwardKernel backward(const Problem& problem, const WideBackwardTile& tile);
 
 }  // namespace fa::sm90

@@ -1,0 +1,169 @@
+// What both groups of the backward kernel for wide heads do: they take tiles, walk over the rows
+// that see the keys, make columns of dQ and add their dK or dV.
+#pragma once
+
+#include "ptx/barrier.cuh"
+#include "ptx/cluster.cuh"
+#include "ptx/turn.cuh"
+#include "sm90/wide_backward_shapes.cuh"
+#include "tile/dropout.cuh"
+#include "tile/form_gradients.cuh"
+#include "tile/group_product.cuh"
+#include "tile/rows.cuh"
+#include "tile/store_fragment.cuh"
+#include "tile/uniform.cuh"
+
+namespace fa::sm90 {
+
+/// group: 0 has P^T and dV, 1 has dS^T and dK.
+template <class C, int group>
+struct WideGroup {
+  using Shapes = WideBackwardShapes<C>;
+  using Element = Shapes::Element;
+  using Scores = Shapes::Scores;
+  using Operand = Shapes::Operand;
+  using KeyPanels = Shapes::KeyPanels;
+  using PeerPanels = Shapes::PeerPanels;
+  using ScorePanels = Shapes::ScorePanels;
+  static constexpr kernel::Number number = C::element;
+  static constexpr int query_tiles = Shapes::columns_of(group) / 8;
+
+  const kernel::BackwardParams& p;
+  const int rank;       ///< of the block in its cluster
+  const int warp;       ///< of the group's four
+  const int keys_warp;  ///< of the eight that share the tile's keys
+  const int lane = threadIdx.x % 32;
+  WidePipes<C> pipes;
+  const u32 shared;
+  const u32 warp_scores;  ///< P^T and then dS^T of the warp's keys in shared memory
+  u32 parity = 0;         ///< of this step, at the barriers of dS^T
+
+  const PanelOperand<ScorePanels, kernel::Major::mn> query_ds, query_peer_ds;
+  const PanelOperand<KeyPanels, kernel::Major::mn> query_k;
+  const PanelOperand<PeerPanels, kernel::Major::mn> query_peer_k;
+
+  KeysInHand tile;
+  float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
+
+  __device__ WideGroup(const kernel::BackwardParams& params, u32 base, int block_rank,
+                       int group_warp)
+      : p(params),
+        rank(block_rank),
+        warp(group_warp),
+        keys_warp(4 * block_rank + group_warp),
+        pipes(base),
+        shared(base),
+        warp_scores(base + Shapes::scores_begin + group_warp * Shapes::warp_bytes),
+        query_ds(base + Shapes::scores_begin),
+        query_peer_ds(base + Shapes::peer_scores_begin),
+        query_k(pipes.k.memory + column_in<KeyPanels>(0)),
+        query_peer_k(pipes.k.memory + KeyPanels::bytes +
+                     column_in<PeerPanels>(Shapes::first_panel(block_rank))) {}
+
+  /// The place of the group's first column of dQ in a tile of K whose first panel is this.
+  template <typename Tile>
+  __device__ int column_in(int first_panel) const {
+    const int column = Shapes::first_column(rank, group) - first_panel * Tile::panel;
+    return column / Tile::panel * Tile::panel_bytes + column % Tile::panel * 2;
+  }
+
+  /// Reads the next tile; false where there is none.
+  __device__ bool take_tile() {
+    pipes.tiles.wait_until_full();
+    const u32 at = pipes.tiles.stage();
+    const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
+                c = uniform(ptx::load_shared(at + 32)), d = uniform(ptx::load_shared(at + 48));
+    pipes.tiles.release(lane);
+    const auto number_of = [](u32 x) { return static_cast<int>(x); };
+    const Side keys{static_cast<long long>(b.z | static_cast<unsigned long long>(b.w) << 32),
+                    number_of(b.x), number_of(b.y)};
+    tile = {{number_of(a.x), number_of(a.y), number_of(a.z), keys},
+            number_of(c.x),
+            number_of(c.y),
+            number_of(c.z),
+            number_of(c.w),
+            number_of(d.x),
+            number_of(d.y),
+            number_of(d.z),
+            number_of(d.w)};
+    return a.w != 0;
+  }
+
+  /// The place of the tile's first step. It sets ds_bits.
+  __device__ Place first_step() {
+    if constexpr (Element::scales_gradients) {
+      ds_bits = gradient_bits<C>(p, tile.place.sequence, tile.place.head, tile.query_head);
+    }
+    return {tile.place.sequence, tile.query_head, tile.begin, {0, tile.q_len, tile.q_len}};
+  }
+  __device__ int heads_end() const { return tile.query_head + p.part_heads; }
+  __device__ bool is_last(const Place& at) const {
+    return at.row + C::rows >= tile.end && at.head + 1 == heads_end();
+  }
+  /// Goes to the next step. The heads of a tile of rows follow each other, as in sm80.
+  __device__ void advance(Place& at) const {
+    if (++at.head < heads_end()) return;
+    at.head = tile.query_head;
+    at.row += C::rows;
+  }
+  __device__ ScorePlace<Shapes> place_of(const Place& at) const {
+    return {at.row, tile.place.row, keys_warp, lane};
+  }
+  __device__ int first_key() const { return tile.place.row + Shapes::ScoreGrid::row(keys_warp); }
+
+  /// The group's columns of dQ += dS K over the keys of both blocks (line 15). `release`: called
+  /// when the products that were begun before have ended.
+  template <typename Release>
+  __device__ void add_queries(const Place& at, const Release& release) {
+    float dq[1][query_tiles][4];
+    ptx::mbarrier_wait_cluster(shared + Shapes::gradients_there, parity);
+    ptx::wgmma_fence(dq[0]);
+    constexpr int slices = Shapes::block_keys / 16;
+    begin_product<number, slices>(dq[0], query_ds.in_loop(), 0, query_k.in_loop(), 0);
+    begin_product<number, slices, true>(dq[0], query_peer_ds.in_loop(), 0, query_peer_k.in_loop(),
+                                        0);
+    ptx::wgmma_wait<2>();
+    release();
+    ptx::wgmma_wait<0>(dq[0]);
+    // Both blocks may write P^T, and send dS^T, of the next step.
+    if (lane < 2) ptx::mbarrier_arrive_remote(ptx::of_block(shared + Shapes::scores_free, lane));
+    parity ^= 1;
+    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
+    const long long row =
+        at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
+    const int column = Shapes::first_column(rank, group) - rank * Shapes::half;
+    add_fragment(
+        Shapes::QuerySum::part_of(p.dq_sum + row * Shapes::depth, keys_warp, 0) + column / 8 * 128,
+        dq, lane);
+  }
+
+  /// dK or dV of the tile, of C's `columns` (line 18). `sum`: of the heads of all blocks that share
+  /// the keys. They add in their order, so that the bits of dK and dV are always the same.
+  template <int columns, typename Sum, int n_tiles>
+  __device__ void store(float (&x)[1][n_tiles][4], const kernel::View& view, float* sum,
+                        int sum_columns, float scale) const {
+    const Place& place = tile.place;
+    if (p.parts.value == 1) {
+      const int first = place.row + 16 * keys_warp;
+      char* to = const_cast<char*>(row_at(view, place, first));
+      store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, to, 2 * view.row,
+                                            place.rows.extent - first);
+      return;
+    }
+    if (place.sequence == p.order.batch) return;  // keys behind the last sequence
+    scale_by(x, scale);
+    const long long at = place.head * p.padded_keys +
+                         Shapes::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
+    constexpr int groups = 4;  // of both blocks, which count as one turn
+    int* turn = p.key_turns + at / C::keys;
+    if (warp == 0 && lane == 0) ptx::wait_for_turn(turn, groups * tile.part);
+    meet();
+    add_fragment(Sum::part_of(sum + at * sum_columns, keys_warp, 0), x, lane);
+    meet();
+    if (warp == 0 && lane == 0) ptx::pass_turn(turn);
+  }
+  /// A barrier of the group's warps. Those of pairs of warps come before.
+  __device__ void meet() const { ptx::barrier_sync<128>(5 + group); }
+};
+
+}  // namespace fa::sm90

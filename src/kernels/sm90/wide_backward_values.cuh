@@ -1,0 +1,124 @@
+// The group of a block that has P^T and dV of its 64 keys, lines 10 to 12 of Algorithm 2 of
+// FlashAttention-2 (Dao 2023, arXiv:2307.08691). It gives P^T to the other group.
+#pragma once
+
+#include "sm90/wide_backward_group.cuh"
+#include "tile/rows_in_sight.cuh"
+
+namespace fa::sm90 {
+
+template <class C>
+struct WideValues : WideGroup<C, 0> {
+  using Base = WideGroup<C, 0>;
+  using Base::lane, Base::number, Base::p, Base::pipes, Base::tile;
+  using typename Base::Element;
+  using typename Base::Operand;
+  using typename Base::Scores;
+  using typename Base::Shapes;
+
+  const PanelOperand<typename Shapes::KeyPanels, kernel::Major::k> score_k;
+  const PanelOperand<typename Shapes::QueryPanels, kernel::Major::k> score_q;
+  const PanelOperand<typename Shapes::DoutPanels, kernel::Major::mn> value_dout;
+  float dv[1][Shapes::ValueGrid::n_tiles][4];
+  const float factor;
+
+  __device__ WideValues(const kernel::BackwardParams& params, u32 base, int rank, int warp)
+      : Base(params, base, rank, warp),
+        score_k(pipes.k.memory),
+        score_q(pipes.q.memory),
+        value_dout(pipes.dout.memory),
+        factor(Score<C>::factor(params.score)) {}
+
+  __device__ void run() {
+    while (Base::take_tile()) {
+      clear(dv);
+      if (tile.begin < tile.end) walk();
+      Base::template store<C::head_dim_v, typename Shapes::ValueSum>(
+          dv, p.dv, p.dv_sum, Shapes::width, value_scale<C>(p));
+    }
+  }
+
+  /// Over the rows that see the keys (line 8).
+  __device__ void walk() {
+    Place at = Base::first_step();
+    const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
+    Dropout dropout(p.dropout, p.heads.query, at);
+    Score<C> score(p.score, at, tile.place.rows.length);
+    Scores s;
+    pipes.k.wait_until_full();
+    begin_scores(s);
+    const auto steps_to = [&](int end, auto may_mask) {
+      while (at.row < end && !Base::is_last(at)) {
+        step<may_mask.value, true>(s, at, dropout, score, sight);
+        Base::advance(at);
+        if (p.part_heads > 1) {
+          dropout = Dropout(p.dropout, p.heads.query, at);
+          score = Score<C>(p.score, at, tile.place.rows.length);
+        }
+      }
+    };
+    if constexpr (!C::all_seen) steps_to(tile.full_begin, Masked<true>());
+    steps_to(tile.full_end, Masked<false>());
+    if constexpr (C::window_left) steps_to(tile.end, Masked<true>());
+    step<!C::all_seen, false>(s, at, dropout, score, sight);
+    pipes.k.release(lane);
+  }
+  template <bool value_>
+  struct Masked {
+    static constexpr bool value = value_;
+  };
+
+  /// Begins S^T = K Q^T of the next step (line 10).
+  __device__ void begin_scores(Scores& s) {
+    pipes.q.wait_until_full();
+    ptx::wgmma_fence(s[0]);
+    begin_product<number, pad16(C::head_dim) / 16>(s[0], score_k.in_loop(), 0, score_q,
+                                                   pipes.q.offset);
+  }
+
+  /// The work on one tile of rows of one head, whose S^T was begun a step ago. `more`: another step
+  /// follows.
+  template <bool may_mask, bool more>
+  __device__ void step(Scores& s, const Place& at, const Dropout& dropout, const Score<C>& score,
+                       const RowsInSight<C>& sight) {
+    const ScorePlace<Shapes> place = Base::place_of(at);
+    ptx::wgmma_wait<0>(s[0]);
+    Scores slopes;
+    form_probabilities<Shapes>(s, slopes, score, factor, place, pipes.lse());
+    if constexpr (may_mask) hide_unseen<Shapes>(s, sight, place);
+    Operand given;  // P^T, times the scores' slopes
+    if constexpr (Score<C>::has_slope) {
+      multiply_by(slopes, s);
+      given = as_left<Element>(slopes);
+    } else {
+      given = as_left<Element>(s);
+    }
+    if constexpr (C::dropout) {
+      Dropped<Shapes> dropped = {};
+      dropout.template apply<1, C::rows / 8, true>(
+          at.row, Base::first_key(), lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
+      drop<Shapes>(s, dropped);
+    }
+    const Operand kept = C::dropout || Score<C>::has_slope ? as_left<Element>(s) : given;
+    pipes.dout.wait_until_full();
+    ptx::wgmma_fence(dv[0]);
+    begin_product<number>(dv[0], kept, value_dout, pipes.dout.offset);
+    pipes.q.release(lane);
+    if constexpr (more) begin_scores(s);
+    give(given);
+    Base::add_queries(at, [&] { pipes.dout.release(lane); });
+  }
+
+  /// Puts P^T into shared memory, for the lane of the same number of the other group's warp.
+  __device__ void give(const Operand& x) const {
+    ptx::mbarrier_wait_cluster(Base::shared + Shapes::scores_free, Base::parity ^ 1);
+#pragma unroll
+    for (int i = 0; i < C::rows / 16; ++i) {
+      const u32(&a)[4] = x.slice[i][0];
+      ptx::store_shared(Base::warp_scores + 512 * i + 16 * lane, uint4{a[0], a[1], a[2], a[3]});
+    }
+    ptx::barrier_arrive<64>(1 + Base::warp);
+  }
+};
+
+}  // namespace fa::sm90
