@@ -59,11 +59,6 @@ void Problems::choose(int64_t configurations) {
   never_asked_ = open;
 }
 
-bool Problems::serves_wide(const Features& features) const {
-  if ((features & ~offer_.sm90_wide->features).any()) return false;
-  return !features[bit(Feature::softcap)] || !features[bit(Feature::dbias)];
-}
-
 Spec Problems::draw(int64_t index) const {
   Random random(seed_, static_cast<uint64_t>(index));
   const size_t configuration = features_.empty() ? static_cast<size_t>(index)
@@ -71,12 +66,17 @@ Spec Problems::draw(int64_t index) const {
   // A third of the configurations names the family that serves every GPU: others take its problems.
   // Of another third the backward passes name sm90, which serves them only then.
   const size_t third = configuration % 3;
+  const auto for_wide = [this](Features features) {
+    features &= offer_.sm90_wide->features;
+    if (features[bit(Feature::dbias)]) features.reset(bit(Feature::softcap));
+    return features;
+  };
   const auto draw = [&](const Features& features, Random& fixed) {
     const bool named = third == 1 && offer_.sm90 != nullptr && features[bit(Feature::backward)];
     // Half of these have wide heads, for which it has not every option.
-    const bool wide = named && configuration / 3 % 2 == 1 && serves_wide(features);
+    const bool wide = named && configuration / 3 % 2 == 1;
     const Offer& offer = wide ? *offer_.sm90_wide : named ? *offer_.sm90 : offer_;
-    Spec spec = draw_spec(offer, features, fixed, random);
+    Spec spec = draw_spec(offer, wide ? for_wide(features) : features, fixed, random);
     if (named) spec.family = Family::sm90;
     return spec;
   };

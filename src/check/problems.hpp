@@ -28,8 +28,6 @@ class Problems {
 
  private:
   void choose(int64_t configurations);
-  /// Whether family sm90 has all of these for wide heads.
-  bool serves_wide(const Features& features) const;
 
   uint64_t seed_;
   const Offer& offer_;

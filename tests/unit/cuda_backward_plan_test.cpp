@@ -307,10 +307,9 @@ TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
        "q: has head_dim 264, 64 of v; the backward pass of "
        "CUDA devices takes up to 256"},
       {[](Problem& p) { p.head_dim_v = 512; }, "q: has head_dim 64, 512 of v;"},
-      {[](Problem& p) { p.run.family = Family::sm90, p.head_dim = 256; },
-       "family: is sm90, which does not serve here: its head_dim is 64 to 128 in the backward "
-       "pass, "
-       "this is 256, 64 of v"},
+      {[](Problem& p) { p.run.family = Family::sm90, p.head_dim = 56; },
+       "family: is sm90, which does not serve here: its head_dim is 64 to 256, this is 56, 64 of "
+       "v"},
       {[](Problem& p) { p.batch = 1 << 20, p.q.heads = p.k.heads = 1 << 20; }, "k: makes "},
   };
   for (const auto& refused : cases) {

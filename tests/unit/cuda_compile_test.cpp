@@ -63,6 +63,7 @@ constexpr int most_of_preset = 128;
 constexpr int most_of_hopper = 16;  // all of the warp that loads: none in the loop of products
 constexpr int most_of_backward = 152;
 constexpr int most_of_hopper_backward = 216;  // of the warp that loads, between tiles, at a mask
+constexpr int most_of_hopper_wide_backward = 40;  // of the warp that loads
 constexpr int most_with_options = 368;
 constexpr int most_with_options_of_hopper_backward = 752;
 constexpr int most_of_ablation = 100;
@@ -185,6 +186,38 @@ std::vector<Target> hopper_backward_targets() {
     }
   }
   return targets;
+}
+
+/// The same for wide heads, by clusters of two blocks.
+std::vector<Target> hopper_wide_backward_targets() {
+  std::vector<Target> targets;
+  for (const DType dtype : {bfloat16, float16}) {
+    for (const auto& [head_dim, head_dim_v] : {std::pair{256, 256}, {192, 128}, {128, 200}}) {
+      for (const int which : {0, 1, 2}) {  // no mask, causal, causal and packed
+        Problem p;
+        p.pass = Pass::backward;
+        p.device = {cuda_device, 0};
+        p.dtype = dtype;
+        p.batch = 4;
+        p.q.heads = 16;
+        p.k.heads = 8;
+        p.head_dim = head_dim;
+        p.head_dim_v = head_dim_v;
+        p.q.seqlen = p.k.seqlen = 4096;
+        p.q.tokens = p.k.tokens = 4 * 4096;
+        p.q.packed = p.k.packed = which == 2;
+        p.score.window_right = which == 0 ? -1 : 0;
+        p.run.family = Family::sm90;
+        const CudaBackwardPlan plan = plan_cuda_backward(p, *known_gpu("sm_90a"), {.parts = 2});
+        for (const Launch& launch : plan.launches) targets.push_back({launch.kernel, "sm_90a"});
+      }
+    }
+  }
+  return targets;
+}
+
+TEST(Hopper, BackwardOfWideHeadsFitsTheGpu) {
+  expect_fits(hopper_wide_backward_targets(), most_of_hopper_wide_backward);
 }
 
 TEST(Hopper, BackwardFitsTheGpu) {

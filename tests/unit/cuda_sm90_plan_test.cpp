@@ -286,6 +286,44 @@ TEST(Sm90BackwardPlan, HeadDim64HasWiderTiles) {
   EXPECT_EQ(plan_cuda_backward(backward_problem(4096, 64, 72), hopper()).cut.columns, 64);
 }
 
+// Clusters of two blocks, whose grid is a multiple of two.
+TEST(Sm90BackwardPlan, WideHeadsFit) {
+  constexpr sm90::WideBackwardTile t;
+  for (int64_t head_dim = 64; head_dim <= 256; head_dim += 8) {
+    for (int64_t head_dim_v = 64; head_dim_v <= 256; head_dim_v += 8) {
+      if (std::max(head_dim, head_dim_v) <= 128) continue;
+      for (const int64_t seqlen : {1, 65, 1000}) {
+        const CudaBackwardPlan plan = plan_cuda_backward(
+            backward_problem(seqlen, head_dim, head_dim_v), hopper(), {.parts = 1});
+        SCOPED_TRACE(to_text(plan));
+        const Launch& main = *std::ranges::find(plan.launches, Over::key_tiles, &Launch::over);
+        EXPECT_EQ(main.kernel.entry, "fa_sm90_wide_backward");
+        EXPECT_NE(main.kernel.program.find("__cluster_dims__(2, 1, 1)"), std::string::npos);
+        EXPECT_EQ(main.kernel.shared_bytes, shared_bytes(t, head_dim, head_dim_v));
+        EXPECT_EQ(main.grid.x % t.cluster, 0u);
+        EXPECT_LE(main.grid.x, static_cast<unsigned>(t.cluster * plan.tiles_of_launch));
+        EXPECT_LE(main.grid.x, static_cast<unsigned>(plan.gpu.sm_count));
+        EXPECT_EQ(plan.cut.columns % 64, 0);
+        EXPECT_TRUE(plan.cut.columns >= head_dim && plan.cut.value_columns >= head_dim_v);
+        for (const Launch& launch : plan.launches) {
+          EXPECT_LE(launch.kernel.shared_bytes, plan.gpu.shared_per_block) << launch.kernel.entry;
+        }
+        ASSERT_FALSE(HasFailure());
+      }
+    }
+  }
+}
+
+// One that waited for a cluster of a later number might wait forever.
+TEST(Sm90BackwardPlan, ClustersThatShareKeysHaveATileEach) {
+  Problem p = backward_problem(4096, 256, 256);
+  p.q.heads = 4 * p.k.heads;
+  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper(), {.parts = 2});
+  const Launch& main = *std::ranges::find(plan.launches, Over::key_tiles, &Launch::over);
+  EXPECT_EQ(plan.parts, 2);
+  EXPECT_EQ(main.grid.x, static_cast<unsigned>(2 * plan.tiles_of_launch));
+}
+
 // It has not run on a GPU yet: the plan takes it only where it is named, and says so.
 TEST(Sm90BackwardPlan, ServesWhereItIsNamed) {
   Problem p = backward_problem(4096, 128, 128);
@@ -300,16 +338,19 @@ TEST(Sm90BackwardPlan, ServesWhereItIsNamed) {
 }
 
 TEST(Sm90BackwardPlan, WhatItDoesNotServeIsRefused) {
+  Problem in_order = backward_problem(64, 136, 64), capped = backward_problem(64, 64, 136);
+  in_order.run.batch_invariant = true;
+  capped.score.softcap = 30;
+  capped.score.bias = capped.wants.dbias = true;
   const struct {
     Problem problem;
     const char* arch;
     const char* why;
   } cases[] = {
       {backward_problem(64, 128, 128), "sm_80", "it is for sm_90a, the GPU is sm_80"},
-      {backward_problem(64, 56, 64), "sm_90a",
-       "its head_dim is 64 to 128 in the backward pass, this is 56, 64 of v"},
-      {backward_problem(64, 128, 136), "sm_90a",
-       "its head_dim is 64 to 128 in the backward pass, this is 128, 136 of v"},
+      {backward_problem(64, 56, 64), "sm_90a", "its head_dim is 64 to 256, this is 56, 64 of v"},
+      {in_order, "sm_90a", "its sums have no order for a head_dim beyond 128"},
+      {capped, "sm_90a", "it has no gradient of a bias beside a softcap for a head_dim beyond 128"},
   };
   for (const auto& c : cases) {
     try {

@@ -34,5 +34,13 @@ extern "C" __global__ void __launch_bounds__(64, 2)
 )");
 }
 
+TEST(KernelConfig, AClusterIsWritten) {
+  const KernelSpec spec =
+      kernel_spec({"entry", {"a.cuh"}, "Defaults", "Run<Config>", 2}, KernelConfig(), 64);
+  EXPECT_NE(spec.program.find("__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64)\n"),
+            std::string::npos)
+      << spec.program;
+}
+
 }  // namespace
 }  // namespace fa

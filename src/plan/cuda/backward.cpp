@@ -186,7 +186,10 @@ class Launches {
     const int64_t launches = std::max<int64_t>(int64_t{sequences} * heads, 1);
     plan_.tiles_of_launch = static_cast<int>(plan_.key_blocks / launches * plan_.parts);
     auto tiles = static_cast<unsigned>(plan_.tiles_of_launch);
-    if (family_.over == Over::key_tiles) {  // at a time
+    // Clusters take their tiles in a fixed order. Where they share keys, one waits for another, and
+    // each has a single tile: a GPU starts none of lower numbers later.
+    const bool wait = t.cluster > 1 && plan_.parts > 1;
+    if (family_.over == Over::key_tiles && !wait) {  // at a time
       const int most = plan_.gpu.sm_count * t.blocks_per_sm / t.cluster;
       tiles = std::min(tiles, static_cast<unsigned>(most));
     }

@@ -10,19 +10,17 @@ namespace fa::sm90 {
 
 namespace {
 
-/// What both passes ask: the GPU, and head_dims from 64 to `most`. Empty where they are right.
-std::string refusal_of(const Problem& p, const GpuLimits& gpu, int64_t most) {
+/// What both passes ask: the GPU and the head_dims. Empty where they are right.
+std::string refusal_of(const Problem& p, const GpuLimits& gpu) {
   if (gpu.arch != "sm_90a") return fmt::format("it is for sm_90a, the GPU is {}", gpu.arch);
-  const auto serves = [&](int64_t head_dim) { return head_dim >= 64 && head_dim <= most; };
+  const auto serves = [](int64_t head_dim) { return head_dim >= 64 && head_dim <= 256; };
   if (serves(p.head_dim) && serves(p.head_dim_v)) return {};
-  return fmt::format("its head_dim is 64 to {}{}, this is {}, {} of v", most,
-                     p.pass == Pass::backward ? " in the backward pass" : "", p.head_dim,
-                     p.head_dim_v);
+  return fmt::format("its head_dim is 64 to 256, this is {}, {} of v", p.head_dim, p.head_dim_v);
 }
 
 /// Why the forward kernel does not serve the problem; empty where it does.
 std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
-  if (std::string refusal = refusal_of(p, gpu, 256); !refusal.empty()) return refusal;
+  if (std::string refusal = refusal_of(p, gpu); !refusal.empty()) return refusal;
   // It copies other rows by hand, which sm80 does faster; but the family may not depend on the rows
   // where the same bits are asked for, whatever stands beside a sequence.
   if (p.alignment < 16 && !p.run.batch_invariant && p.run.family == Family::automatic) {
@@ -35,10 +33,10 @@ bool is_wide(const Problem& p) { return std::max(p.head_dim, p.head_dim_v) > 128
 
 /// The same of the backward kernels, which copy rows of any alignment.
 std::string backward_refusal(const Problem& p, const GpuLimits& gpu) {
-  if (std::string refusal = refusal_of(p, gpu, 256); !refusal.empty()) return refusal;
+  if (std::string refusal = refusal_of(p, gpu); !refusal.empty()) return refusal;
   if (is_wide(p) && in_order(p)) return "its sums have no order for a head_dim beyond 128";
   if (is_wide(p) && p.score.softcap > 0 && p.wants.dbias) {
-    return "for a head_dim beyond 128 it has no gradient of a bias beside a softcap";
+    return "it has no gradient of a bias beside a softcap for a head_dim beyond 128";
   }
   if (p.run.family == Family::sm90) return {};
   return "it has not been measured on a GPU yet, and serves where a caller names it";
