@@ -145,9 +145,11 @@ struct WideGroup {
     const Place& place = tile.place;
     if (p.parts.value == 1) {
       const int first = place.row + 16 * keys_warp;
-      char* to = const_cast<char*>(row_at(view, place, first));
-      store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, to, 2 * view.row,
-                                            place.rows.extent - first);
+      store_fragment<columns, C::alignment>(
+          as_left<Element>(x, scale), lane, [&](int i) -> char* {
+            if (first + i >= place.rows.extent) return nullptr;
+            return const_cast<char*>(row_at(view, place, first + i));
+          });
       return;
     }
     if (place.sequence == p.order.batch) return;  // keys behind the last sequence
