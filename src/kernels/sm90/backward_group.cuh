@@ -83,34 +83,12 @@ struct BackwardGroup {
   static __device__ int panel_of(int column) { return column / ScorePanels::panel; }
 
   __device__ void run() {
-    while (take_tile()) {
+    while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       clear(dv);
       if (tile.begin < tile.end) walk();
       store();
     }
-  }
-
-  /// Reads the next tile; false where there is none.
-  __device__ bool take_tile() {
-    pipes.tiles.wait_until_full();
-    const u32 at = pipes.tiles.stage();
-    const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
-                c = uniform(ptx::load_shared(at + 32)), d = uniform(ptx::load_shared(at + 48));
-    pipes.tiles.release(lane);
-    const auto number_of = [](u32 x) { return static_cast<int>(x); };
-    const auto begin = static_cast<long long>(b.z | static_cast<unsigned long long>(b.w) << 32);
-    tile = {
-        {number_of(a.x), number_of(a.y), number_of(a.z), {begin, number_of(b.x), number_of(b.y)}},
-        number_of(c.x),
-        number_of(c.y),
-        number_of(c.z),
-        number_of(c.w),
-        number_of(d.x),
-        number_of(d.y),
-        number_of(d.z),
-        number_of(d.w)};
-    return a.w != 0;
   }
 
   /// Over the rows that see the keys (line 8 of Algorithm 2).
@@ -184,8 +162,7 @@ struct BackwardGroup {
     begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), 0, score_dout,
                                                      pipes.dout.offset);
     ptx::wgmma_wait<1>(s[0]);
-    form_probabilities<Shapes>(s, slopes, score, factor, place,
-                               pipes.q.stage() + Shapes::QueryPanels::bytes);
+    form_probabilities<Shapes>(s, slopes, score, factor, place, pipes.lse());
     if constexpr (may_mask) hide_unseen<Shapes>(s, sight, place);
     const Operand p_left = as_left<Element>(s);
     Dropped<Shapes> dropped = {};
@@ -203,7 +180,7 @@ struct BackwardGroup {
       drop<Shapes>(dp, dropped);
     }
     const float ds_scale = power_of_2<Element>(ds_bits - Element::gradient_headroom);
-    const u32 delta = pipes.dout.stage() + Shapes::DoutPanels::bytes;
+    const u32 delta = pipes.delta();
     if constexpr (keeps_p) {
       form_gradients<Shapes>(s, dp, ds_scale, place, delta);
     } else {

@@ -13,6 +13,7 @@
 #include "tile/panels.cuh"
 #include "tile/pipe.cuh"
 #include "tile/place.cuh"
+#include "tile/uniform.cuh"
 
 namespace fa::sm90 {
 
@@ -130,6 +131,10 @@ struct BackwardPipes {
     dout.init(users);
     tiles.init(users);
   }
+
+  /// The statistics of the stages in hand.
+  __device__ u32 lse() const { return q.stage() + Shapes::QueryPanels::bytes; }
+  __device__ u32 delta() const { return dout.stage() + Shapes::DoutPanels::bytes; }
 };
 
 /// The keys that the block works on, and the rows [begin, end), of whole tiles, that see some of
@@ -142,5 +147,28 @@ struct KeysInHand {
   int padded_tile;  ///< the sequence's first tile of rows among the padded ones
   int begin, end, full_begin, full_end;
 };
+
+/// Reads the next tile, as BackwardCopies::hand_out has told it; false where there is none.
+template <typename TilePipe>
+__device__ bool take_tile(TilePipe& tiles, int lane, KeysInHand& tile) {
+  tiles.wait_until_full();
+  const u32 at = tiles.stage();
+  const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
+              c = uniform(ptx::load_shared(at + 32)), d = uniform(ptx::load_shared(at + 48));
+  tiles.release(lane);
+  const auto number_of = [](u32 x) { return static_cast<int>(x); };
+  const Side keys{static_cast<long long>(b.z | static_cast<unsigned long long>(b.w) << 32),
+                  number_of(b.x), number_of(b.y)};
+  tile = {{number_of(a.x), number_of(a.y), number_of(a.z), keys},
+          number_of(c.x),
+          number_of(c.y),
+          number_of(c.z),
+          number_of(c.w),
+          number_of(d.x),
+          number_of(d.y),
+          number_of(d.z),
+          number_of(d.w)};
+  return a.w != 0;
+}
 
 }  // namespace fa::sm90

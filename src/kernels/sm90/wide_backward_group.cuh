@@ -67,28 +67,6 @@ struct WideGroup {
     return column / Tile::panel * Tile::panel_bytes + column % Tile::panel * 2;
   }
 
-  /// Reads the next tile; false where there is none.
-  __device__ bool take_tile() {
-    pipes.tiles.wait_until_full();
-    const u32 at = pipes.tiles.stage();
-    const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
-                c = uniform(ptx::load_shared(at + 32)), d = uniform(ptx::load_shared(at + 48));
-    pipes.tiles.release(lane);
-    const auto number_of = [](u32 x) { return static_cast<int>(x); };
-    const Side keys{static_cast<long long>(b.z | static_cast<unsigned long long>(b.w) << 32),
-                    number_of(b.x), number_of(b.y)};
-    tile = {{number_of(a.x), number_of(a.y), number_of(a.z), keys},
-            number_of(c.x),
-            number_of(c.y),
-            number_of(c.z),
-            number_of(c.w),
-            number_of(d.x),
-            number_of(d.y),
-            number_of(d.z),
-            number_of(d.w)};
-    return a.w != 0;
-  }
-
   /// The place of the tile's first step. It sets ds_bits.
   __device__ Place first_step() {
     if constexpr (Element::scales_gradients) {
@@ -145,11 +123,10 @@ struct WideGroup {
     const Place& place = tile.place;
     if (p.parts.value == 1) {
       const int first = place.row + 16 * keys_warp;
-      store_fragment<columns, C::alignment>(
-          as_left<Element>(x, scale), lane, [&](int i) -> char* {
-            if (first + i >= place.rows.extent) return nullptr;
-            return const_cast<char*>(row_at(view, place, first + i));
-          });
+      store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
+        if (first + i >= place.rows.extent) return nullptr;
+        return const_cast<char*>(row_at(view, place, first + i));
+      });
       return;
     }
     if (place.sequence == p.order.batch) return;  // keys behind the last sequence

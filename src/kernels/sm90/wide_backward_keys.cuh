@@ -30,7 +30,7 @@ struct WideKeys : WideGroup<C, 1> {
         key_q(pipes.q.memory) {}
 
   __device__ void run() {
-    while (Base::take_tile()) {
+    while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       if (tile.begin < tile.end) walk();
       // mutant "CUDA: dk of sm90's wide heads" of emulated: p.gradient_scale => 1.0f

@@ -2,10 +2,13 @@
 // FlashAttention-2 (Dao 2023, arXiv:2307.08691). It gives P^T to the other group.
 #pragma once
 
+#include "common/flag.h"
 #include "sm90/wide_backward_group.cuh"
 #include "tile/rows_in_sight.cuh"
 
 namespace fa::sm90 {
+
+using kernel::Flag;
 
 template <class C>
 struct WideValues : WideGroup<C, 0> {
@@ -30,7 +33,7 @@ struct WideValues : WideGroup<C, 0> {
         factor(Score<C>::factor(params.score)) {}
 
   __device__ void run() {
-    while (Base::take_tile()) {
+    while (take_tile(pipes.tiles, lane, tile)) {
       clear(dv);
       if (tile.begin < tile.end) walk();
       Base::template store<C::head_dim_v, typename Shapes::ValueSum>(
@@ -57,16 +60,12 @@ struct WideValues : WideGroup<C, 0> {
         }
       }
     };
-    if constexpr (!C::all_seen) steps_to(tile.full_begin, Masked<true>());
-    steps_to(tile.full_end, Masked<false>());
-    if constexpr (C::window_left) steps_to(tile.end, Masked<true>());
+    if constexpr (!C::all_seen) steps_to(tile.full_begin, Flag<true>());
+    steps_to(tile.full_end, Flag<false>());
+    if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
     step<!C::all_seen, false>(s, at, dropout, score, sight);
     pipes.k.release(lane);
   }
-  template <bool value_>
-  struct Masked {
-    static constexpr bool value = value_;
-  };
 
   /// Begins S^T = K Q^T of the next step (line 10).
   __device__ void begin_scores(Scores& s) {
