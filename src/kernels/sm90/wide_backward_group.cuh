@@ -69,10 +69,9 @@ struct WideGroup {
 
   /// The place of the tile's first step. It sets ds_bits.
   __device__ Place first_step() {
-    if constexpr (Element::scales_gradients) {
-      ds_bits = gradient_bits<C>(p, tile.place.sequence, tile.place.head, tile.query_head);
-    }
-    return {tile.place.sequence, tile.query_head, tile.begin, {0, tile.q_len, tile.q_len}};
+    const Place at{tile.place.sequence, tile.query_head, tile.begin, {0, tile.q_len, tile.q_len}};
+    if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
+    return at;
   }
   __device__ int heads_end() const { return tile.query_head + p.part_heads; }
   __device__ bool is_last(const Place& at) const {

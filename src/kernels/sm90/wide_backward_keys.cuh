@@ -33,7 +33,7 @@ struct WideKeys : WideGroup<C, 1> {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       if (tile.begin < tile.end) walk();
-      // mutant "CUDA: dk of sm90's wide heads" of emulated: p.gradient_scale => 1.0f
+      // mutant "CUDA: dk of wide heads" of emulated: p.gradient_scale => 1.0f
       Base::template store<C::head_dim, typename Shapes::KeySum>(
           dk, p.dk, p.dk_sum, Shapes::depth,
           p.gradient_scale * power_of_2<Element>(-Base::ds_bits));

@@ -63,10 +63,9 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
   __device__ void load_keys() {
     const kernel::Operands& from = p.backward.operands;
     const Piece own = keys_of(rank), peer = keys_of(rank ^ 1);
-    // mutant "CUDA: keys behind the last one in sm90's wide heads" of emulated:
-    // min(own.count, peer.count) < Shapes::block_keys => false
-    const bool clears =
-        (C::packed_k || C::used_k) && min(own.count, peer.count) < Shapes::block_keys;
+    const int least = min(own.count, peer.count);
+    // mutant "CUDA: last keys of wide heads" of emulated: least < Shapes::block_keys => false
+    const bool clears = (C::packed_k || C::used_k) && least < Shapes::block_keys;
     const int panel = Shapes::first_panel(rank), column = panel * KeyPanels::panel;
     Base::load(
         pipes.k, clears,
