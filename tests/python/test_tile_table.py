@@ -8,8 +8,8 @@ import sys
 import pytest
 
 TABLE = pathlib.Path(__file__).resolve().parents[2] / "bench" / "tile_table.py"
-# 128 keys a step are planned. 64 are a quarter faster for sequences of 512. For those of 64 there is
-# no device.
+# 128 keys a step are planned. 64 are a quarter faster for sequences of 512. For those of 64 there
+# is no device.
 PROGRAM = """\
 import json, sys
 a = sys.argv[1:]
