@@ -85,7 +85,8 @@ void pack(check::SideSpec& side, std::vector<int64_t> lengths, int64_t tail = 0)
 void use(check::SideSpec& side, std::vector<int64_t> counts);
 
 /// The families that a backward pass of this head_dim may name on this GPU; the first: none.
-std::vector<Family> backward_families(int64_t dim);
+/// `in_order`: also with `deterministic`.
+std::vector<Family> backward_families(int64_t dim, bool in_order);
 
 /// A tile of each of three classes, and packed sequences: what every kernel must get right again
 /// and again.

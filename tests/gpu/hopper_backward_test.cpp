@@ -64,7 +64,7 @@ void expect_tiles_right(const check::Spec& spec) {
 }
 
 TEST(HopperBackward, OfEveryTileIsRight) {
-  if (backward_families(64).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
+  if (backward_families(64, true).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
   std::vector<check::Spec> specs;
   for (const auto& [dim, dim_v] :
        {std::pair<int64_t, int64_t>{64, 64}, {64, 128}, {128, 64}, {96, 96}, {128, 128}}) {
@@ -78,7 +78,7 @@ TEST(HopperBackward, OfEveryTileIsRight) {
 
 /// A launch leaves its counter of tiles as the next one may find it.
 TEST(HopperBackward, TheSameWorkspaceServesAgain) {
-  if (backward_families(64).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
+  if (backward_families(64, true).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
   check::Spec spec = several_tiles(128, 128);
   spec.family = Family::sm90;
   spec.deterministic = true;

@@ -2,7 +2,8 @@
 // for its turn waits until the counter reaches its number, then increments it. If lengths on the
 // device are wrong, the counter may pass the expected number; no block then waits forever.
 //
-// A block waits only for blocks of lower numbers, of which a GPU starts none later.
+// A block waits only for tiles of lower numbers. Where each block has one, a GPU starts none of
+// lower numbers later; where blocks claim them, those are in the hands of blocks that run.
 #pragma once
 
 namespace fa::ptx {

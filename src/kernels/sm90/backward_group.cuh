@@ -172,9 +172,14 @@ struct BackwardGroup {
       drop<Shapes>(s, dropped);
     }
     const Operand kept_p = C::dropout ? as_left<Element>(s) : p_left;
-    ptx::wgmma_fence(dv[0]);
-    begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
-    ptx::wgmma_wait<1>(dp[0]);
+    const auto begin_values = [&] {
+      ptx::wgmma_fence(dv[0]);
+      begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
+    };
+    // An operand in registers may not be read while its product is under way.
+    constexpr bool reads_p = !keeps_p && !C::dropout;
+    if constexpr (!reads_p) begin_values();
+    ptx::wgmma_wait<reads_p ? 0 : 1>(dp[0]);
     if constexpr (C::dropout) {
       scale_by(dp, p.dropout.keep_scale);
       drop<Shapes>(dp, dropped);
@@ -186,6 +191,7 @@ struct BackwardGroup {
     } else {
       form_gradients<Shapes>(p_left, dp, ds_scale, place, delta);
     }
+    if constexpr (reads_p) begin_values();
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
       add_bias_gradient<Shapes>(p, {at.sequence, at.head, tile.q_len, tile.place.rows.length}, dp,
                                 power_of_2<Element>(-ds_bits), at.row, key0, warp, lane);
@@ -219,23 +225,23 @@ struct BackwardGroup {
   /// dK of the step, whose dS goes to shared memory, and dQ of the step before.
   template <bool first>
   __device__ void end_with_late_query(const Operand& ds_left) {
-    constexpr int late = first ? 0 : 1;  // products of dQ under way
     float dq[1][dq_tiles][4];
-    ptx::wgmma_fence(dk[0]);
-    begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
     if constexpr (!first) {
       meet();
+      ptx::wgmma_fence(dq[0]);
       begin_query_product(dq);
     }
     put_scores(ds_left);
-    ptx::wgmma_wait<1 + late>(dv[0]);
+    ptx::wgmma_fence(dk[0]);
+    begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
+    ptx::wgmma_wait<first ? 1 : 2>(dv[0]);
     pipes.dout.release(lane);
-    ptx::wgmma_wait<late>(dk[0]);  // two releases side by side would become a branch
-    pipes.q.release(lane);
     if constexpr (!first) {
-      ptx::wgmma_wait<0>(dq[0]);
+      ptx::wgmma_wait<1>(dq[0]);
       add_query(dq);
     }
+    ptx::wgmma_wait<0>(dk[0]);
+    pipes.q.release(lane);
   }
 
   /// dS of the step into shared memory, for both groups' products. They take the two places in

@@ -49,6 +49,7 @@ struct WideKeys : WideGroup<C, 1> {
     begin_gradients(dp);
     for (; !Base::is_last(at); Base::advance(at)) step<true>(dp, at);
     step<false>(dp, at);
+    ptx::wgmma_wait<0>(dk[0]);  // which the last step has done: for the compiler
     pipes.k.release(lane);
     pipes.v.release(lane);
   }

@@ -64,6 +64,7 @@ struct WideValues : WideGroup<C, 0> {
     steps_to(tile.full_end, Flag<false>());
     if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
     step<!C::all_seen, false>(s, at, dropout, score, sight);
+    ptx::wgmma_wait<0>(dv[0]);  // which the last step has done: for the compiler
     pipes.k.release(lane);
   }
 
@@ -99,12 +100,12 @@ struct WideValues : WideGroup<C, 0> {
       drop<Shapes>(s, dropped);
     }
     const Operand kept = C::dropout || Score<C>::has_slope ? as_left<Element>(s) : given;
+    give(given);
     pipes.dout.wait_until_full();
     ptx::wgmma_fence(dv[0]);
     begin_product<number>(dv[0], kept, value_dout, pipes.dout.offset);
     pipes.q.release(lane);
     if constexpr (more) begin_scores(s);
-    give(given);
     Base::add_queries(at, [&] { pipes.dout.release(lane); });
   }
 
