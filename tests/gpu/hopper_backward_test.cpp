@@ -76,6 +76,30 @@ TEST(HopperBackward, OfEveryTileIsRight) {
               [&](int64_t n) { expect_tiles_right(specs[static_cast<size_t>(n)]); });
 }
 
+/// Clusters of two blocks: Q and V on both sides of 128 columns, keys that end in either block's
+/// half of a tile, behind which numbers may be NaN.
+TEST(HopperBackward, OfWideHeadsIsRight) {
+  if (backward_families(64, true).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
+  std::vector<check::Spec> specs;
+  for (const auto& [dim, dim_v] :
+       {std::pair<int64_t, int64_t>{256, 256}, {192, 128}, {64, 256}, {136, 200}}) {
+    check::Spec& packed = specs.emplace_back(
+        problem({.batch = 3, .heads_q = 4, .heads_k = 2, .dim = dim, .dim_v = dim_v}));
+    pack(packed.rows, {70, 0, 130}, 3);
+    pack(packed.keys, {150, 20, 100}, 5);
+    packed.causal = dim > 64;
+    packed.dtype = dim == 256 ? bfloat16 : float16;
+    check::Spec& used = specs.emplace_back(several_tiles(dim, dim_v));
+    use(used.keys, {130, 0});
+    use(used.rows, {290, 65});
+  }
+  for (check::Spec& spec : specs) {
+    spec.backward = true;
+    spec.family = Family::sm90;
+  }
+  expect_right(specs);
+}
+
 /// A launch leaves its counter of tiles as the next one may find it.
 TEST(HopperBackward, TheSameWorkspaceServesAgain) {
   if (backward_families(64, true).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";

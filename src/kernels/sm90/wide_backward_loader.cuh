@@ -64,7 +64,6 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
     const kernel::Operands& from = p.backward.operands;
     const Piece own = keys_of(rank), peer = keys_of(rank ^ 1);
     const int least = min(own.count, peer.count);
-    // mutant "CUDA: last keys of wide heads" of emulated: least < Shapes::block_keys => false
     const bool clears = (C::packed_k || C::used_k) && least < Shapes::block_keys;
     const int panel = Shapes::first_panel(rank), column = panel * KeyPanels::panel;
     Base::load(
