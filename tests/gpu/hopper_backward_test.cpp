@@ -1,4 +1,4 @@
-// The backward kernel of family sm90: with every tile that it can be cut into, and launched again.
+// The backward kernels of family sm90: with tiles of all kinds, for wide heads, and launched again.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -10,16 +10,13 @@
 namespace fa::test {
 namespace {
 
-/// Every tile of a problem.
+/// Tiles of a problem that differ in all of their numbers.
 std::vector<sm90::BackwardTile> tiles_of(const Problem& p) {
   std::vector<sm90::BackwardTile> tiles;
   const bool narrow = p.head_dim <= 64 && p.head_dim_v <= 64;
   for (const int rows : narrow ? std::vector{64, 128} : std::vector{64}) {
-    for (const int key_stages : {1, 2}) {
-      for (const bool late_dq : {false, true}) {
-        tiles.push_back({.rows = rows, .key_stages = key_stages, .late_dq = late_dq});
-      }
-    }
+    tiles.push_back({.rows = rows, .key_stages = 1, .late_dq = true});
+    tiles.push_back({.rows = rows, .key_stages = 2, .late_dq = false});
   }
   return tiles;
 }
@@ -46,24 +43,24 @@ void expect_tiles_right(const check::Spec& spec) {
   const auto exact = reference::backward(args, c.options(), Rounding::exact);
   const auto plain = reference::backward(args, c.options(), Rounding::plain);
   const Problem planned = validate(args, c.options(), Data::optional).problem;
+  int parts = 1;
   for (const sm90::BackwardTile& tile : tiles_of(planned)) {
     SCOPED_TRACE(testing::Message() << tile.rows << " rows, " << tile.key_stages << " of K, "
                                     << (tile.late_dq ? "late, " : "") << spec.text());
-    for (const int parts : {1, 2}) {
-      c.poison(true);
-      place.run(c.memory(), [&](const check::Place::Here& here) {
-        const Call call = validate(here(c.backward_args()), here(c.options()), Data::required);
-        cuda::plan_backward(call.problem, {.tile = tile, .parts = parts})->run(call, here.stream());
-      });
-      const DType dtype = spec.dtype;
-      expect_close("dq", c.dq.values(), dtype, dtype, {exact.dq, plain.dq, exact.dq_abs});
-      expect_close("dk", c.dk.values(), dtype, dtype, {exact.dk, plain.dk, exact.dk_abs});
-      expect_close("dv", c.dv.values(), dtype, dtype, {exact.dv, plain.dv, exact.dv_abs});
-    }
+    c.poison(true);
+    place.run(c.memory(), [&](const check::Place::Here& here) {
+      const Call call = validate(here(c.backward_args()), here(c.options()), Data::required);
+      cuda::plan_backward(call.problem, {.tile = tile, .parts = parts})->run(call, here.stream());
+    });
+    const DType dtype = spec.dtype;
+    expect_close("dq", c.dq.values(), dtype, dtype, {exact.dq, plain.dq, exact.dq_abs});
+    expect_close("dk", c.dk.values(), dtype, dtype, {exact.dk, plain.dk, exact.dk_abs});
+    expect_close("dv", c.dv.values(), dtype, dtype, {exact.dv, plain.dv, exact.dv_abs});
+    parts = 3 - parts;
   }
 }
 
-TEST(HopperBackward, OfEveryTileIsRight) {
+TEST(HopperBackward, OfOtherTilesIsRight) {
   if (backward_families(64, true).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
   std::vector<check::Spec> specs;
   for (const auto& [dim, dim_v] :
