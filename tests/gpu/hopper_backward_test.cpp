@@ -63,8 +63,7 @@ void expect_tiles_right(const check::Spec& spec) {
 TEST(HopperBackward, OfOtherTilesIsRight) {
   if (backward_families(64, true).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
   std::vector<check::Spec> specs;
-  for (const auto& [dim, dim_v] :
-       {std::pair<int64_t, int64_t>{64, 64}, {64, 128}, {128, 64}, {96, 96}, {128, 128}}) {
+  for (const auto& [dim, dim_v] : {std::pair<int64_t, int64_t>{64, 64}, {64, 128}, {128, 96}}) {
     check::Spec& spec = specs.emplace_back(several_tiles(dim, dim_v));
     spec.causal = dim_v == 128 || dim == 64;
     spec.dtype = dim == dim_v ? bfloat16 : float16;

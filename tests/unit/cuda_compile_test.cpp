@@ -132,7 +132,7 @@ std::vector<Target> sample() {
     const auto [narrow, wide] = std::minmax(p.head_dim, p.head_dim_v);
     if (narrow < 64 || wide > 128) continue;
     p.run.family = Family::sm90;
-    add(targets, plan_cuda_backward(p, *known_gpu("sm_90a")));
+    targets.push_back({plan_cuda_backward(p, *known_gpu("sm_90a")).main(), "sm_90a"});
   }
   return targets;
 }
