@@ -316,14 +316,21 @@ TEST(Sm90BackwardPlan, WideHeadsFit) {
   }
 }
 
-// One that waited for a cluster of a later number might wait forever.
-TEST(Sm90BackwardPlan, ClustersThatShareKeysHaveATileEach) {
-  Problem p = backward_problem(4096, 256, 256);
-  p.q.heads = 4 * p.k.heads;
-  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper(), {.parts = 2});
-  const Launch& main = *std::ranges::find(plan.launches, Over::key_tiles, &Launch::over);
-  EXPECT_EQ(plan.parts, 2);
-  EXPECT_EQ(main.grid.x, static_cast<unsigned>(2 * plan.tiles_of_launch));
+// One would wait for another, and no GPU says in which order it starts them.
+TEST(Sm90BackwardPlan, ClustersNeverShareKeys) {
+  Problem p = backward_problem(8192, 256, 256);
+  p.batch = 1;  // few tiles for a GPU, for which blocks alone would share the keys
+  p.q.heads = 64;
+  p.k.heads = 1;
+  for (const std::optional<int> parts : {std::optional<int>(), std::optional<int>(2)}) {
+    const CudaBackwardPlan plan = plan_cuda_backward(p, hopper(), {.parts = parts});
+    EXPECT_EQ(plan.parts, 1);
+    EXPECT_EQ(plan.part_heads, 64);
+    EXPECT_EQ(plan.workspace.key_turns, 0);
+    const Launch& main = *std::ranges::find(plan.launches, Over::key_tiles, &Launch::over);
+    EXPECT_EQ(main.grid.x % 2, 0U);
+    EXPECT_LE(main.grid.x, static_cast<unsigned>(hopper().sm_count));
+  }
 }
 
 // It has not run on a GPU yet: the plan takes it only where it is named, and says so.

@@ -134,8 +134,7 @@ struct BackwardParams {
   float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
   float* dbias_sum;  ///< as tile/bias_sums.cuh has it
   int* dq_turns;     ///< [heads_q][padded_rows / tile]: how many blocks have added to dQ
-  int* key_turns;    ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV, or of wide heads
-                     ///< how many groups of warps
+  int* key_turns;    ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
   float* ranges;     ///< for float16, as range_of of tile/padded.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own
   long long padded_keys;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "tile/accumulate.cuh"
+#include "tile/padded.cuh"
 #include "tile/rows.cuh"
 #include "tile/store.cuh"
 
@@ -43,7 +44,7 @@ struct FinishRows {
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     float* sum = nullptr;
     if (place.sequence < p.order.batch) {
-      const long long padded = S::padded_row_begin(p.rows, place.sequence, place.rows) + place.row;
+      const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
       sum = p.dq_sum + (place.head * p.padded_rows + padded) * S::depth;
     }
     // mutant "CUDA: dq" of emulated: p.gradient_scale => 1.0f
@@ -64,7 +65,7 @@ struct FinishKeys {
     if (place.sequence < 0 || place.row >= place.rows.extent) return;
     float *dk = nullptr, *dv = nullptr;
     if (place.sequence < p.order.batch) {
-      const long long padded = S::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
+      const long long padded = padded_key_begin<C>(p.keys, place.sequence, place.rows) + place.row;
       dk = p.dk_sum + (place.head * p.padded_keys + padded) * S::depth;
       dv = p.dv_sum + (place.head * p.padded_keys + padded) * S::width;
     }

@@ -24,7 +24,7 @@ struct Prepare {
         find_place<C::rows, C::packed_q, C::used_q>(p.order, p.rows, static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.sequence == p.order.batch || place.row >= place.rows.extent)
       return;
-    const long long padded = S::padded_row_begin(p.rows, place.sequence, place.rows) + place.row;
+    const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
     const long long statistics = place.head * p.padded_rows + padded;
 
     float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * S::depth);

@@ -5,6 +5,7 @@
 #include "ptx/math.cuh"
 #include "ptx/shared.cuh"
 #include "tile/number.cuh"
+#include "tile/padded.cuh"
 #include "tile/place.cuh"
 
 namespace fa::pass {
@@ -25,7 +26,7 @@ struct SinkGradients {
     float sum = 0;
     for (int sequence = 0; sequence < p.order.batch; ++sequence) {
       const Side rows = side_of<C::packed_q, C::used_q>(p.rows, sequence, p.order.batch);
-      const long long first = head * p.padded_rows + S::padded_row_begin(p.rows, sequence, rows);
+      const long long first = head * p.padded_rows + padded_row_begin<C>(p.rows, sequence, rows);
       for (int row = threadIdx.x; row < rows.length; row += S::threads) {
         // +inf where a row sees no key: all of its probability is the sink's.
         const float lse = p.lse_2[first + row];

@@ -41,7 +41,7 @@ struct Backward : BackwardShapes<C> {
 
   const int part;     ///< of the query heads that share the keys: this block's
   const Place query;  ///< the sequence's rows, of the first of these heads
-  const long long padded = S::padded_row_begin(p.rows, place.sequence, query.rows);
+  const long long padded = padded_row_begin<C>(p.rows, place.sequence, query.rows);
   StepReader<S> reader;
 
   // Operands, as the warp reads its part of them. V lies as K does, dO as Q, dS as P: where panels
@@ -127,7 +127,7 @@ struct Backward : BackwardShapes<C> {
     scale_by(dk, dk_scale);
     scale_by(dv, dv_scale);
     const long long at = place.head * p.padded_keys +
-                         S::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
+                         padded_key_begin<C>(p.keys, place.sequence, place.rows) + place.row;
     int* turn = p.key_turns + at / C::keys;
     if (threadIdx.x == 0) ptx::wait_for_turn(turn, part);
     __syncthreads();
@@ -203,6 +203,8 @@ struct Backward : BackwardShapes<C> {
     multiply<Element, Lies::along_k, Lies::along_k, S::depth / 16>(s, score_k, 0, score_q,
                                                                    stage_offset, kept_k);
     form_probabilities<S>(s, slopes, score, factor, scores, stage + Memory::lse_at);
+    // A branch: as two whole steps, with a mask and without, they spilled more (5% slower in order
+    // and at head_dim 96).
     if (!all_seen) hide_unseen<S>(s, sight, scores);
     const Operand p_left = as_left<Element>(s);
     Dropped<S> dropped = {};

@@ -69,15 +69,6 @@ struct BackwardShapes {
   using QuerySum = FragmentOrder<QueryGrid, query_parts>;
   using KeySum = FragmentOrder<KeyGrid, 1>;
   using ValueSum = FragmentOrder<ValueGrid, 1>;
-
-  static __device__ long long padded_row_begin(const kernel::Lengths& lengths, int sequence,
-                                               Side rows) {
-    return padded_begin<C::rows, C::packed_q>(lengths, sequence, rows);
-  }
-  static __device__ long long padded_key_begin(const kernel::Lengths& lengths, int sequence,
-                                               Side keys) {
-    return padded_begin<C::keys, C::packed_k>(lengths, sequence, keys);
-  }
 };
 
 }  // namespace fa::sm80

@@ -3,10 +3,9 @@
 #pragma once
 
 #include "ptx/bulk_copy.cuh"
-#include "ptx/proxy.cuh"
-#include "ptx/warp_group.cuh"
 #include "sm90/backward_shapes.cuh"
 #include "tile/rows_in_sight.cuh"
+#include "tile/stage_filler.cuh"
 
 namespace fa::sm90 {
 
@@ -29,13 +28,13 @@ struct BackwardCopies {
   const kernel::TiledBackwardParams& p;
   const int lane = threadIdx.x % 32;
   Pipes pipes;
-  u32 landed;
-  u32 landed_parity = 0;
+  StageFiller filler;
+  static constexpr bool by_engine = C::alignment == 16;
   KeysInHand tile;
   int first_row;  ///< of the tile's sequence, in the tensors of rows
 
   __device__ BackwardCopies(const kernel::TiledBackwardParams& params, u32 base)
-      : p(params), pipes(base), landed(base + Shapes::landed) {}
+      : p(params), pipes(base), filler(base + Shapes::landed) {}
 
   /// Finds tile number `index` of the launch; false where it has no keys.
   __device__ bool find(int index) {
@@ -56,7 +55,7 @@ struct BackwardCopies {
     first_row = static_cast<int>(rows.begin);
     tile.q_len = rows.length;
     tile.padded_tile =
-        static_cast<int>(Shapes::padded_row_begin(b.rows, place.sequence, rows) / C::rows);
+        static_cast<int>(padded_row_begin<C>(b.rows, place.sequence, rows) / C::rows);
     const RowsInSight<C> sight = rows_in_sight();
     const RowSpan full = sight.full_tiles();
     tile.begin = sight.first_row;
@@ -147,8 +146,8 @@ struct BackwardCopies {
   __device__ void load_rows(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
                             const Piece& rows, const float* statistics, u32 statistics_to,
                             bool clears, const Clear& clear) {
-    load(
-        pipe, clears,
+    filler.fill<by_engine>(
+        pipe, lane, clears,
         [&](u32 stage, u32 barrier) {
           ptx::mbarrier_arrive_expect(barrier, Tile::bytes + Shapes::statistic_bytes);
           Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
@@ -164,31 +163,6 @@ struct BackwardCopies {
         clear);
   }
 
-  /// Fills a stage: begin(stage, barrier) begins copies by the copy engine, copy(stage) copies by
-  /// loads and stores, which rows that are not aligned to 16 bytes need. `clears`: clear(stage)
-  /// sets some rows to 0, whatever the tensor holds there.
-  template <typename Stages, typename Begin, typename Copy, typename Clear>
-  __device__ void load(Stages& pipe, bool clears, const Begin& begin, const Copy& copy,
-                       const Clear& clear) {
-    pipe.wait_until_empty();
-    const u32 stage = pipe.stage();
-    if constexpr (C::alignment < 16) {
-      copy(stage);
-      __syncwarp();
-      if (clears) clear(stage);
-      end_stores(pipe.full());
-    } else {
-      if (ptx::elect()) begin(stage, clears ? landed : pipe.full());
-      __syncwarp();
-      if (clears) {
-        ptx::mbarrier_wait(landed, landed_parity);
-        landed_parity ^= 1;
-        clear(stage);
-        end_stores(pipe.full());
-      }
-    }
-    pipe.next();
-  }
   template <typename Tile>
   __device__ void copy(u32 stage, const kernel::View& view, const Piece& rows, int column,
                        int columns) const {
@@ -197,12 +171,6 @@ struct BackwardCopies {
         2 * (rows.sequence * view.batch + rows.first * view.row + rows.head * view.head + column);
     Tile::template copy<C::alignment>(stage, from, 2 * view.row, rows.count, lane,
                                       columns - column);
-  }
-  /// The groups' products see what this warp has stored.
-  __device__ void end_stores(u32 barrier) const {
-    ptx::fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(barrier);
   }
 };
 

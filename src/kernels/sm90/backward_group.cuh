@@ -303,7 +303,7 @@ struct BackwardGroup {
     scale_by(dk, dk_scale);
     scale_by(dv, dv_scale);
     const long long at = place.head * p.padded_keys +
-                         Shapes::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
+                         padded_key_begin<C>(p.keys, place.sequence, place.rows) + place.row;
     int* turn = p.key_turns + at / C::keys;
     if (warp == 0 && lane == 0) ptx::wait_for_turn(turn, tile.part);
     meet();

@@ -76,8 +76,8 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
   template <typename Tile, int columns, typename Stages>
   __device__ void load_part(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
                             const Piece& keys, bool clears) {
-    Base::load(
-        pipe, clears,
+    Base::filler.template fill<Base::by_engine>(
+        pipe, lane, clears,
         [&](u32 stage, u32 barrier) {
           ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
           Tile::load(stage, &map, keys.first, keys.head, keys.sequence, barrier);

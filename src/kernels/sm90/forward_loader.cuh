@@ -3,8 +3,8 @@
 #pragma once
 
 #include "ptx/proxy.cuh"
-#include "ptx/warp_group.cuh"
 #include "sm90/forward_shapes.cuh"
+#include "tile/stage_filler.cuh"
 #include "tile/tile_claims.cuh"
 
 namespace fa::sm90 {
@@ -24,18 +24,17 @@ struct ForwardLoader {
     }
   };
   const kernel::TiledForwardParams& p;
-  u32 shared;
   const int lane = threadIdx.x % 32;
   ForwardPipes<C> pipes;
-  u32 landed_parity = 0;
+  StageFiller filler;
   TileClaims<C::claims ? Claims::after_first : Claims::none> claims;
   TileInHand tile;
   int first_key;  ///< of the tile's sequence, in the tensor
 
   __device__ ForwardLoader(const kernel::TiledForwardParams& params, u32 base)
       : p(params),
-        shared(base),
         pipes(base),
+        filler(base + Shapes::landed),
         claims(params.counter, params.launch, params.tiles, lane) {}
 
   /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile
@@ -177,7 +176,8 @@ struct ForwardLoader {
   __device__ void clear_unused_rows() {
     if constexpr (C::side_by_side) {
       for (int i = 0; i < C::query_stages; ++i) {
-        Shapes::QueryTile::clear_rows(shared + i * Shapes::QueryTile::bytes, used_rows(), lane);
+        Shapes::QueryTile::clear_rows(pipes.q.memory + i * Shapes::QueryTile::bytes, used_rows(),
+                                      lane);
       }
       ptx::fence_proxy_async();
       __syncwarp();
@@ -193,47 +193,28 @@ struct ForwardLoader {
                                                                keys.step(step));
   }
 
-  template <typename Tile, bool clears = false, bool side_by_side = false, typename Stages>
+  template <typename Tile, bool may_clear = false, bool side_by_side = false, typename Stages>
   __device__ void load(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
                        const Piece& rows) {
-    pipe.wait_until_empty();
-    if constexpr (C::alignment < 16) {  // the copy engine takes no such rows
-      const char* from =
-          static_cast<const char*>(view.data) +
-          2 * (rows.sequence * view.batch + rows.first * view.row + rows.head * view.head);
-      Tile::template copy<C::alignment>(pipe.stage(), from, 2 * view.row, rows.count, lane);
-      end_stores(pipe.full());
-    } else if (clears && rows.count < (side_by_side ? used_rows() : Tile::rows)) {
-      const u32 landed = shared + Shapes::landed;
-      begin_copy<Tile, side_by_side>(pipe.stage(), map, rows, landed);
-      ptx::mbarrier_wait(landed, landed_parity);
-      landed_parity ^= 1;
-      Tile::clear_rows(pipe.stage(), rows.count, lane);
-      end_stores(pipe.full());
-    } else {
-      begin_copy<Tile, side_by_side>(pipe.stage(), map, rows, pipe.full());
-    }
-    pipe.next();
-  }
-  template <typename Tile, bool side_by_side>
-  __device__ void begin_copy(u32 stage, const kernel::TensorMap& map, const Piece& rows,
-                             u32 barrier) const {
-    if (ptx::elect()) {
-      if constexpr (side_by_side) {
-        ptx::mbarrier_arrive_expect(barrier, Tile::panels * used_rows() * Tile::row_bytes);
-        Tile::load_heads(stage, &map, rows.first, rows.head, rows.sequence, barrier);
-      } else {
-        ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
-        Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
-      }
-    }
-    __syncwarp();
-  }
-  /// The groups' products see what this warp has stored.
-  __device__ void end_stores(u32 barrier) const {
-    ptx::fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(barrier);
+    const bool clears = may_clear && rows.count < (side_by_side ? used_rows() : Tile::rows);
+    filler.fill<C::alignment == 16>(
+        pipe, lane, clears,
+        [&](u32 stage, u32 barrier) {
+          if constexpr (side_by_side) {
+            ptx::mbarrier_arrive_expect(barrier, Tile::panels * used_rows() * Tile::row_bytes);
+            Tile::load_heads(stage, &map, rows.first, rows.head, rows.sequence, barrier);
+          } else {
+            ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
+            Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
+          }
+        },
+        [&](u32 stage) {  // which makes these rows 0 itself
+          const char* from =
+              static_cast<const char*>(view.data) +
+              2 * (rows.sequence * view.batch + rows.first * view.row + rows.head * view.head);
+          Tile::template copy<C::alignment>(stage, from, 2 * view.row, rows.count, lane);
+        },
+        [&](u32 stage) { Tile::clear_rows(stage, rows.count, lane); });
   }
 };
 

@@ -1,10 +1,9 @@
 // What both groups of the backward kernel for wide heads do: they take tiles, walk over the rows
-// that see the keys, make columns of dQ and add their dK or dV.
+// that see the keys, make columns of dQ and store their dK or dV.
 #pragma once
 
 #include "ptx/barrier.cuh"
 #include "ptx/cluster.cuh"
-#include "ptx/turn.cuh"
 #include "sm90/wide_backward_shapes.cuh"
 #include "tile/dropout.cuh"
 #include "tile/form_gradients.cuh"
@@ -114,34 +113,16 @@ struct WideGroup {
         dq, lane);
   }
 
-  /// dK or dV of the tile, of C's `columns` (line 18). `sum`: of the heads of all blocks that share
-  /// the keys. They add in their order, so that the bits of dK and dV are always the same.
-  template <int columns, typename Sum, int n_tiles>
-  __device__ void store(float (&x)[1][n_tiles][4], const kernel::View& view, float* sum,
-                        int sum_columns, float scale) const {
-    const Place& place = tile.place;
-    if (p.parts.value == 1) {
-      const int first = place.row + 16 * keys_warp;
-      store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
-        if (first + i >= place.rows.extent) return nullptr;
-        return const_cast<char*>(row_at(view, place, first + i));
-      });
-      return;
-    }
-    if (place.sequence == p.order.batch) return;  // keys behind the last sequence
-    scale_by(x, scale);
-    const long long at = place.head * p.padded_keys +
-                         Shapes::padded_key_begin(p.keys, place.sequence, place.rows) + place.row;
-    constexpr int groups = 4;  // of both blocks, which count as one turn
-    int* turn = p.key_turns + at / C::keys;
-    if (warp == 0 && lane == 0) ptx::wait_for_turn(turn, groups * tile.part);
-    meet();
-    add_fragment(Sum::part_of(sum + at * sum_columns, keys_warp, 0), x, lane);
-    meet();
-    if (warp == 0 && lane == 0) ptx::pass_turn(turn);
+  /// dK or dV of the tile, of C's `columns` (line 18). A cluster has all heads that share the keys.
+  template <int columns, int n_tiles>
+  __device__ void store(const float (&x)[1][n_tiles][4], const kernel::View& view,
+                        float scale) const {
+    const int first = tile.place.row + 16 * keys_warp;
+    store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
+      if (first + i >= tile.place.rows.extent) return nullptr;
+      return const_cast<char*>(row_at(view, tile.place, first + i));
+    });
   }
-  /// A barrier of the group's warps. Those of pairs of warps come before.
-  __device__ void meet() const { ptx::barrier_sync<128>(5 + group); }
 };
 
 }  // namespace fa::sm90

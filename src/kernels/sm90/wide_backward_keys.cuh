@@ -34,9 +34,8 @@ struct WideKeys : WideGroup<C, 1> {
       clear(dk);
       if (tile.begin < tile.end) walk();
       // mutant "CUDA: dk of wide heads" of emulated: p.gradient_scale => 1.0f
-      Base::template store<C::head_dim, typename Shapes::KeySum>(
-          dk, p.dk, p.dk_sum, Shapes::depth,
-          p.gradient_scale * power_of_2<Element>(-Base::ds_bits));
+      Base::template store<C::head_dim>(dk, p.dk,
+                                        p.gradient_scale * power_of_2<Element>(-Base::ds_bits));
     }
   }
 

@@ -66,8 +66,8 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
     const int least = min(own.count, peer.count);
     const bool clears = (C::packed_k || C::used_k) && least < Shapes::block_keys;
     const int panel = Shapes::first_panel(rank), column = panel * KeyPanels::panel;
-    Base::load(
-        pipes.k, clears,
+    Base::filler.template fill<Base::by_engine>(
+        pipes.k, lane, clears,
         [&](u32 stage, u32 barrier) {
           ptx::mbarrier_arrive_expect(barrier, KeyPanels::bytes + PeerPanels::bytes);
           KeyPanels::load(stage, &p.k, own.first, own.head, own.sequence, barrier);
@@ -83,8 +83,8 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
           KeyPanels::clear_rows(stage, own.count, lane);
           PeerPanels::clear_rows(stage + KeyPanels::bytes, peer.count, lane);
         });
-    Base::load(
-        pipes.v, clears,
+    Base::filler.template fill<Base::by_engine>(
+        pipes.v, lane, clears,
         [&](u32 stage, u32 barrier) {
           ptx::mbarrier_arrive_expect(barrier, ValuePanels::bytes);
           ValuePanels::load(stage, &p.v, own.first, own.head, own.sequence, barrier);

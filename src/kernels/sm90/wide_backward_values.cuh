@@ -36,8 +36,7 @@ struct WideValues : WideGroup<C, 0> {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dv);
       if (tile.begin < tile.end) walk();
-      Base::template store<C::head_dim_v, typename Shapes::ValueSum>(
-          dv, p.dv, p.dv_sum, Shapes::width, value_scale<C>(p));
+      Base::template store<C::head_dim_v>(dv, p.dv, value_scale<C>(p));
     }
   }
 

@@ -83,9 +83,8 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
   }
 }
 
-/// Sets P^T to 0 where a row does not see a key. Few steps need it, and branch here: as two whole
-/// steps, with a mask and without, they spilled more (5% slower in order and at head_dim 96).
-/// After the rounding of P it would make head_dim 96 4% slower without a mask, by its spills.
+/// Sets P^T to 0 where a row does not see a key, before P is rounded: after the rounding it made
+/// sm80 4% slower at head_dim 96 without a mask, by its spills.
 template <class S>
 __device__ void hide_unseen(typename S::Scores& x, const RowsInSight<typename S::Config>& sight,
                             const ScorePlace<S>& place) {

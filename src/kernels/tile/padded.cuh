@@ -18,6 +18,16 @@ __device__ long long padded_begin(const kernel::Lengths& lengths, int sequence, 
   }
 }
 
+/// Of a kernel's Config: its tiles of query rows, and of keys.
+template <class C>
+__device__ long long padded_row_begin(const kernel::Lengths& lengths, int sequence, Side rows) {
+  return padded_begin<C::rows, C::packed_q>(lengths, sequence, rows);
+}
+template <class C>
+__device__ long long padded_key_begin(const kernel::Lengths& lengths, int sequence, Side keys) {
+  return padded_begin<C::keys, C::packed_k>(lengths, sequence, keys);
+}
+
 /// For float16, of each sequence and head: the largest |dO|^2 and |dLSE| of query heads, and the
 /// largest |V|^2 of key heads.
 enum class Range { dout, dlse, values };

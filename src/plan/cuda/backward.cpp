@@ -61,11 +61,9 @@ int64_t row_bytes(const Problem& p) {
 
 /// Shares the heads of a group out to blocks, for enough of these and for heads that fit the L2.
 /// Their number depends on the batch, so a problem that wants its bits not to is never shared out.
-/// Nor are clusters', which would wait for each other: no GPU says in which order it starts them.
 int choose_parts(const CudaBackwardPlan& plan) {
   const Problem& p = plan.problem;
   if (p.run.batch_invariant || plan.by_head || plan.key_blocks == 0) return 1;
-  if (plan.cut.cluster > 1) return 1;
   // In order a block with two heads made its successors wait (Qwen2.5 72B at 8k: 1.30 to 1.09).
   if (p.run.deterministic) return static_cast<int>(p.group());
   const int64_t slots = int64_t{plan.gpu.sm_count} * plan.cut.blocks_per_sm;
@@ -188,10 +186,7 @@ class Launches {
     const int64_t launches = std::max<int64_t>(int64_t{sequences} * heads, 1);
     plan_.tiles_of_launch = static_cast<int>(plan_.key_blocks / launches * plan_.parts);
     auto tiles = static_cast<unsigned>(plan_.tiles_of_launch);
-    // Clusters take their tiles in a fixed order. Where they share keys, as tests want them to, one
-    // waits for another, and each has a single tile.
-    const bool wait = t.cluster > 1 && plan_.parts > 1;
-    if (family_.over == Over::key_tiles && !wait) {  // at a time
+    if (family_.over == Over::key_tiles) {  // at a time
       const int most = plan_.gpu.sm_count * t.blocks_per_sm / t.cluster;
       tiles = std::min(tiles, static_cast<unsigned>(most));
     }
@@ -229,7 +224,9 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
   plan.cut = family.cut;
   plan.tile_text = family.text;
   cut(plan);
-  share_keys(plan, tuning.parts ? *tuning.parts : choose_parts(plan));
+  // Clusters that share keys would wait for each other: no GPU says in which order it starts them.
+  const bool shares = plan.cut.cluster == 1;
+  share_keys(plan, !shares ? 1 : tuning.parts ? *tuning.parts : choose_parts(plan));
   plan.section = choose_section(plan);
   if (p.wants.dbias) {
     const int64_t rows = (p.score.bias_per_batch ? p.batch : 1) *

@@ -64,7 +64,7 @@ using FamilyBackwardTile = std::variant<BackwardTile, sm90::BackwardTile>;
 /// Choices that tests and measurements may make. The plan makes those that are not given.
 struct BackwardTuning {
   std::optional<FamilyBackwardTile> tile{};  ///< its family then serves
-  std::optional<int> parts{};
+  std::optional<int> parts{};                ///< clusters of blocks have one
 };
 
 /// Throws Error (unsupported) for what CUDA devices are not offered.

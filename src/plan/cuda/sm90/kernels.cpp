@@ -88,17 +88,20 @@ Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
   return {forward(problem, forward_tile(problem)), {}};
 }
 
-BackwardKernel backward(const Problem& p, const BackwardTile& t) {
+namespace {
+
+/// What the backward kernels have alike.
+template <typename Tile>
+BackwardKernel backward_of(const Problem& p, const Tile& t) {
   const int columns = sum_columns(t, p.head_dim), width = pad16(p.head_dim_v);
+  const int bytes = shared_bytes(t, p.head_dim, p.head_dim_v);
   KernelConfig config;
   add_problem(config, p)
       .number("rows", t.rows)
       .number("keys", t.keys)
-      .number("key_stages", t.key_stages)
-      .flag("late_dq", t.late_dq)
       .number("depth", columns)
       .number("width", width)
-      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v));
+      .number("shared_bytes", bytes);
   return {
       .cut = {.rows = t.rows,
               .keys = t.keys,
@@ -107,53 +110,45 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
               .columns = columns,
               .value_columns = width},
       .config = config,
-      .main = {"fa_sm90_backward",
-               {"sm90/backward.cuh"},
-               "fa::sm90::BackwardConfig",
-               "fa::sm90::Backward<Config>"},
+      .main = {},
       .over = Over::key_tiles,
       .threads = t.threads,
-      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
+      .shared_bytes = bytes,
       .shapes_file = "sm90/backward_shapes.cuh",
       .shapes = "fa::sm90::BackwardSums<Config>",
-      .text = fmt::format("tile: {} keys (2 groups of 64), {} rows a step\n"
-                          "in shared memory: {} of k, 1 of v, 2 steps of q and dout\n",
-                          t.keys, t.rows, t.key_stages),
+      .text = {},
   };
 }
 
+}  // namespace
+
+BackwardKernel backward(const Problem& p, const BackwardTile& t) {
+  BackwardKernel kernel = backward_of(p, t);
+  kernel.config.number("key_stages", t.key_stages).flag("late_dq", t.late_dq);
+  kernel.main = {"fa_sm90_backward",
+                 {"sm90/backward.cuh"},
+                 "fa::sm90::BackwardConfig",
+                 "fa::sm90::Backward<Config>"};
+  kernel.text = fmt::format(
+      "tile: {} keys (2 groups of 64), {} rows a step\n"
+      "in shared memory: {} of k, 1 of v, 2 steps of q and dout\n",
+      t.keys, t.rows, t.key_stages);
+  return kernel;
+}
+
 BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
-  const int columns = sum_columns(t, p.head_dim), width = pad16(p.head_dim_v);
-  KernelConfig config;
-  add_problem(config, p)
-      .number("rows", t.rows)
-      .number("keys", t.keys)
-      .number("depth", columns)
-      .number("width", width)
-      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v));
-  return {
-      .cut = {.rows = t.rows,
-              .keys = t.keys,
-              .cluster = t.cluster,
-              .blocks_per_sm = 1,
-              .threads = t.other_threads,
-              .columns = columns,
-              .value_columns = width},
-      .config = config,
-      .main = {"fa_sm90_wide_backward",
-               {"sm90/wide_backward.cuh"},
-               "fa::sm90::BackwardConfig",
-               "fa::sm90::WideBackward<Config>",
-               t.cluster},
-      .over = Over::key_tiles,
-      .threads = t.threads,
-      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
-      .shapes_file = "sm90/backward_shapes.cuh",
-      .shapes = "fa::sm90::BackwardSums<Config>",
-      .text = fmt::format("tile: {} keys ({} blocks of 64), {} rows a step\n"
-                          "in shared memory: 1 of k and v, 2 steps of q and dout\n",
-                          t.keys, t.cluster, t.rows),
-  };
+  BackwardKernel kernel = backward_of(p, t);
+  kernel.cut.cluster = t.cluster;
+  kernel.main = {"fa_sm90_wide_backward",
+                 {"sm90/wide_backward.cuh"},
+                 "fa::sm90::BackwardConfig",
+                 "fa::sm90::WideBackward<Config>",
+                 t.cluster};
+  kernel.text = fmt::format(
+      "tile: {} keys ({} blocks of 64), {} rows a step\n"
+      "in shared memory: 1 of k and v, 2 steps of q and dout\n",
+      t.keys, t.cluster, t.rows);
+  return kernel;
 }
 
 Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu) {
