@@ -14,9 +14,10 @@ namespace {
 std::vector<sm90::BackwardTile> tiles_of(const Problem& p) {
   std::vector<sm90::BackwardTile> tiles;
   const bool narrow = p.head_dim <= 64 && p.head_dim_v <= 64;
-  for (const int rows : narrow ? std::vector{64, 128} : std::vector{64}) {
-    tiles.push_back({.rows = rows, .key_stages = 1, .late_dq = true});
-    tiles.push_back({.rows = rows, .key_stages = 2, .late_dq = false});
+  if (!narrow) return {{.rows = 64, .staged_dq = true}, {.rows = 64, .key_stages = 2}};
+  for (const int rows : {64, 128}) {
+    tiles.push_back({.rows = rows, .key_stages = 1, .late_dq = true, .staged_dq = rows == 64});
+    tiles.push_back({.rows = rows, .key_stages = 2, .staged_dq = rows == 128});
   }
   return tiles;
 }

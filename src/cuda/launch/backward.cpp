@@ -80,7 +80,8 @@ kernel::TiledBackwardParams tiled_params(const CudaBackwardPlan& plan, const Cal
       make_tensor_map(params.k_panels, call.k, p.k, p.batch, p.head_dim,
                       {.rows = keys, .one_panel = true});
     }
-    make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v, {.rows = plan.cut.rows});
+    make_tensor_map(params.dout, call.dout, p.q, p.batch, p.head_dim_v,
+                    {.rows = plan.cut.rows, .one_panel = plan.cut.dout_by_panels});
   }
   return params;
 }

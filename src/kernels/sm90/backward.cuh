@@ -33,6 +33,7 @@ struct Backward {
       }
       BackwardPipes<C>(shared).init();
       ptx::mbarrier_init(shared + Shapes::landed, 1);
+      ptx::mbarrier_init(shared + Shapes::gradients_there, 4 * Shapes::groups);
       ptx::fence_mbarrier_init();
     }
     __syncthreads();

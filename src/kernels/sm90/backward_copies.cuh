@@ -90,16 +90,18 @@ struct BackwardCopies {
     pipes.tiles.next();
   }
 
+  __device__ RowStep first_step() const { return {start_of<C>(tile), 0}; }
+  __device__ int steps() const { return (tile.end - tile.begin) / C::rows * p.backward.part_heads; }
   /// The heads of a tile of rows follow each other, as in sm80.
   __device__ RowStep after(const RowStep& step) const {
     if (step.head + 1 < p.backward.part_heads) return {step.row, step.head + 1};
-    return {step.row + C::rows, 0};
+    return {wrapped<C>(tile, step.row + C::rows), 0};
   }
 
   /// Q's rows behind the last one are made 0, like K's.
   __device__ void load_query(const RowStep& step) {
     const Piece rows = rows_of(step);
-    load_rows<QueryPanels, C::head_dim>(
+    load_rows<QueryPanels, C::head_dim, 0>(
         pipes.q, p.q, p.backward.operands.q, rows, p.backward.lse_2 + statistics_of(step),
         pipes.lse(), is_cut(rows),
         [&](u32 stage) { QueryPanels::clear_rows(stage, rows.count, lane); });
@@ -112,9 +114,13 @@ struct BackwardCopies {
     const RowsInSight<C> sight = rows_in_sight();
     // mutant "CUDA: empty rows in sm90" of emulated: sight.some_see_none(step.row) => false
     const bool clears = is_cut(rows) || C::bias != Number::none || sight.some_see_none(step.row);
-    load_rows<DoutPanels, C::head_dim_v>(pipes.dout, p.dout, p.backward.dout, rows,
-                                         p.backward.delta + statistics, pipes.delta(), clears,
-                                         [&](u32 stage) { clear_empty_rows(stage, statistics); });
+    const auto load_piece = [&](auto first) {
+      load_rows<DoutPanels, C::head_dim_v, first.value ? 0 : DoutPanels::panels>(
+          pipes.dout, p.dout, p.backward.dout, rows, p.backward.delta + statistics, pipes.delta(),
+          clears, [&](u32 stage) { clear_empty_rows(stage, statistics); });
+    };
+    load_piece(Flag<true>());
+    if constexpr (Shapes::dout_pieces == 2) load_piece(Flag<false>());
   }
   __device__ void clear_empty_rows(u32 stage, long long statistics) const {
 #pragma unroll 1
@@ -141,21 +147,28 @@ struct BackwardCopies {
            static_cast<long long>(tile.padded_tile) * C::rows + step.row;
   }
 
-  /// Q or dO of a step, of `columns`, and the rows' statistics.
-  template <typename Tile, int columns, typename Stages, typename Clear>
+  /// Q or dO of a step, of `columns`, from a panel on, and with the first one the rows' statistics.
+  template <typename Tile, int columns, int panel, typename Stages, typename Clear>
   __device__ void load_rows(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
                             const Piece& rows, const float* statistics, u32 statistics_to,
                             bool clears, const Clear& clear) {
+    constexpr int statistic_bytes = panel == 0 ? Shapes::statistic_bytes : 0;
     filler.fill<by_engine>(
         pipe, lane, clears,
         [&](u32 stage, u32 barrier) {
-          ptx::mbarrier_arrive_expect(barrier, Tile::bytes + Shapes::statistic_bytes);
-          Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
-          ptx::bulk_load(statistics_to, statistics, Shapes::statistic_bytes, barrier);
+          ptx::mbarrier_arrive_expect(barrier, Tile::bytes + statistic_bytes);
+          if constexpr (Tile::columns == columns) {
+            Tile::load(stage, &map, rows.first, rows.head, rows.sequence, barrier);
+          } else {
+            Tile::load_panels(stage, &map, panel, rows.first, rows.head, rows.sequence, barrier);
+          }
+          if constexpr (panel == 0) {
+            ptx::bulk_load(statistics_to, statistics, statistic_bytes, barrier);
+          }
         },
         [&](u32 stage) {
-          copy<Tile>(stage, view, rows, 0, columns);
-          if (lane < C::rows / 4) {
+          copy<Tile>(stage, view, rows, panel * Tile::panel, columns);
+          if (panel == 0 && lane < C::rows / 4) {
             ptx::store_shared(statistics_to + 16 * lane,
                               reinterpret_cast<const uint4*>(statistics)[lane]);
           }

@@ -2,8 +2,8 @@
 // (Dao 2023, arXiv:2307.08691).
 #pragma once
 
-#include "common/flag.h"
 #include "ptx/barrier.cuh"
+#include "ptx/bulk_copy.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/turn.cuh"
 #include "sm90/backward_shapes.cuh"
@@ -17,8 +17,6 @@
 #include "tile/uniform.cuh"
 
 namespace fa::sm90 {
-
-using kernel::Flag;
 
 template <class C>
 struct BackwardGroup {
@@ -36,12 +34,17 @@ struct BackwardGroup {
   /// unpacked.
   static constexpr bool keeps_p = C::rows == 64 && !C::dropout && !Score<C>::has_slope;
 
+  static constexpr bool loads_early = C::rows == 64;
+
   const kernel::BackwardParams& p;
   const int warp;  ///< of the warps that compute
   const int lane = threadIdx.x % 32;
   BackwardPipes<C> pipes;
   u32 scores;           ///< dS^T of two steps in shared memory
   u32 scores_turn = 0;  ///< the place of the last that was put, in bytes from the first
+  u32 parity = 0;       ///< of the step before, where dQ is late
+  const u32 query_sums;  ///< the warp's dQ on its way to global memory
+  const u32 gradients_there;
 
   const PanelOperand<typename Shapes::KeyPanels, kernel::Major::k> score_k;
   const PanelOperand<typename Shapes::QueryPanels, kernel::Major::k> score_q;
@@ -58,7 +61,7 @@ struct BackwardGroup {
   float dv[1][dv_tiles][4];
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
   const float factor;
-  long long dq_row;        ///< of the next dQ: the first row, among the padded ones of all heads
+  float* dq_sum = nullptr;  ///< of the step whose dQ comes next; not late, of the step before
   int* dq_turn = nullptr;  ///< of the step before
 
   __device__ BackwardGroup(const kernel::BackwardParams& params, u32 base, int computing_warp)
@@ -66,6 +69,8 @@ struct BackwardGroup {
         warp(computing_warp),
         pipes(base),
         scores(base + Shapes::scores_begin),
+        query_sums(base + Shapes::query_sums_begin + computing_warp * Shapes::query_bytes),
+        gradients_there(base + Shapes::gradients_there),
         score_k(pipes.k.memory + first_key() * Shapes::KeyPanels::row_bytes),
         score_q(pipes.q.memory),
         score_v(pipes.v.memory + first_key() * Shapes::ValuePanels::row_bytes),
@@ -89,6 +94,7 @@ struct BackwardGroup {
       if (tile.begin < tile.end) walk();
       store();
     }
+    if (C::staged_dq && lane == 0) ptx::bulk_wait_read<0>();  // a block ends behind its copies
   }
 
   /// Over the rows that see the keys (line 8 of Algorithm 2).
@@ -101,31 +107,51 @@ struct BackwardGroup {
     pipes.k.wait_until_full();
     pipes.v.wait_until_full();
     if constexpr (C::key_stages > 1) key_stage = uniform(pipes.k.offset);
-    at.row = tile.begin;
+    at.row = start_of<C>(tile);
     int head = 0;
+    dq_sum = Shapes::QuerySum::part_of(p.dq_sum + first_row_of(at) * Shapes::depth, warp, 0);
+    if constexpr (!C::staged_dq) dq_sum += sum_index(lane, 0);
+    const long long to_next_head = p.padded_rows * Shapes::depth;
+    const long long to_next_rows = C::rows * Shapes::depth - (p.part_heads - 1) * to_next_head;
+    // Behind the last row comes the first one.
+    const long long to_first_rows =
+        to_next_rows - static_cast<long long>(tile.end - tile.begin) * Shapes::depth;
+    const auto dq_move = [&] {
+      if (head > 0) return to_next_head;
+      return rotates<C> && at.row == tile.begin ? to_first_rows : to_next_rows;
+    };
+    if constexpr (!C::late_dq) dq_sum -= dq_move();
     const auto one_step = [&](auto may_mask, auto first) {
       at.head = tile.query_head + head;
       if (p.part_heads > 1) {
         dropout = Dropout(p.dropout, p.heads.query, at);
         score = Score<C>(p.score, at, tile.place.rows.length);
       }
-      step<may_mask.value, first.value>(at, dropout, score, sight);
+      step<may_mask.value, first.value>(at, dropout, score, sight, dq_move());
       ++head;
+      const int wraps = uniform(head == p.part_heads ? 1 : 0);
+      head = wraps ? 0 : head;
+      at.row = wrapped<C>(tile, at.row + wraps * C::rows);
+    };
+    // They are counted, so that steps that need not know their row do not.
+    const auto steps = [&](int left, auto may_mask) {
+#pragma unroll 1
+      for (; left > 0; --left) one_step(may_mask, Flag<false>());
     };
     const auto steps_to = [&](int end, auto may_mask) {
-      for (; at.row < end; at.row += C::rows, head = 0) {
-        while (head < p.part_heads) one_step(may_mask, Flag<false>());
-      }
+      steps((end - at.row) / C::rows * p.part_heads - head, may_mask);
     };
     if constexpr (C::late_dq) one_step(Flag<!C::all_seen>(), Flag<true>());
-    if constexpr (!C::all_seen) steps_to(tile.full_begin, Flag<true>());
-    steps_to(tile.full_end, Flag<false>());
+    if constexpr (C::all_seen) {
+      steps((tile.end - tile.begin) / C::rows * p.part_heads - C::late_dq, Flag<false>());
+    } else {
+      steps_to(tile.full_begin, Flag<true>());
+      steps_to(tile.full_end, Flag<false>());
+    }
     if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
     if constexpr (C::late_dq) {  // of the last step
       float dq[1][dq_tiles][4];
-      meet();
-      ptx::wgmma_fence(dq[0]);
-      begin_query_product(dq);
+      begin_late_query(dq);
       ptx::wgmma_wait<0>(dq[0]);
       add_query(dq);
     }
@@ -136,14 +162,18 @@ struct BackwardGroup {
       pass_dq_turn(nullptr);
     }
   }
-  /// A barrier of all warps that compute.
-  __device__ void meet() const { ptx::barrier_sync<Shapes::together>(1); }
+  /// A barrier of all warps that compute. With an order, their additions to dQ have been done.
+  __device__ void meet() const {
+    if (C::deterministic && C::staged_dq && lane == 0) ptx::bulk_wait<0>();
+    ptx::barrier_sync<Shapes::together>(1);
+  }
 
   /// The work on one tile of rows of one head. Without a mask nothing stands between the waits and
   /// the exponentials, so that the compiler may mix them. `first`: of the tile, where dQ is late.
+  /// dq_move: from the sum of dQ of the step before to that of this one.
   template <bool may_mask, bool first>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
-                       const RowsInSight<C>& sight) {
+                       const RowsInSight<C>& sight, long long dq_move) {
     const ScorePlace<Shapes> place{at.row, tile.place.row, warp, lane};
     const int key0 = tile.place.row + Shapes::ScoreGrid::row(warp);
     int* counter = nullptr;
@@ -161,8 +191,19 @@ struct BackwardGroup {
     ptx::wgmma_fence(dp[0]);
     begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), 0, score_dout,
                                                      pipes.dout.offset);
+    float2 lse[C::rows / 8];
+    if constexpr (loads_early) {
+#pragma unroll
+      for (int n = 0; n < C::rows / 8; ++n) {
+        lse[n] = ptx::load_floats(pipes.lse() + 4 * (place.row_in_tile() + 8 * n));
+      }
+    }
     ptx::wgmma_wait<1>(s[0]);
-    form_probabilities<Shapes>(s, slopes, score, factor, place, pipes.lse());
+    if constexpr (loads_early) {
+      form_probabilities<Shapes>(s, slopes, score, factor, place, [&](int n) { return lse[n]; });
+    } else {
+      form_probabilities<Shapes>(s, slopes, score, factor, place, pipes.lse());
+    }
     if constexpr (may_mask) hide_unseen<Shapes>(s, sight, place);
     const Operand p_left = as_left<Element>(s);
     Dropped<Shapes> dropped = {};
@@ -199,8 +240,7 @@ struct BackwardGroup {
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
     if constexpr (C::late_dq) {
-      end_with_late_query<first>(ds_left);
-      dq_row = first_row_of(at);
+      end_with_late_query<first>(ds_left, dq_move);
     } else {
       put_scores(ds_left);
       meet();
@@ -215,33 +255,40 @@ struct BackwardGroup {
         ptx::wait_for_turn(counter, sight.turn_of(at.row), seen);
         __syncwarp();
       }
-      dq_row = first_row_of(at);
+      dq_sum += dq_move;
       add_query(dq);
       ptx::wgmma_wait<0>(dk[0]);
       pipes.q.release(lane);
     }
   }
 
-  /// dK of the step, whose dS goes to shared memory, and dQ of the step before.
+  /// dK of the step, whose dS goes to shared memory, and dQ of the step before. The groups do not
+  /// meet: one may be most of a step ahead, and uses the tensor cores while the other forms dS.
   template <bool first>
-  __device__ void end_with_late_query(const Operand& ds_left) {
+  __device__ void end_with_late_query(const Operand& ds_left, long long dq_move) {
     float dq[1][dq_tiles][4];
-    if constexpr (!first) {
-      meet();
-      ptx::wgmma_fence(dq[0]);
-      begin_query_product(dq);
-    }
-    put_scores(ds_left);
     ptx::wgmma_fence(dk[0]);
     begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
-    ptx::wgmma_wait<first ? 1 : 2>(dv[0]);
+    if constexpr (!first) begin_late_query(dq);
+    put_scores(ds_left);
+    ptx::wgmma_wait<first ? 0 : 1>(dv[0], dk[0]);
     pipes.dout.release(lane);
+    if constexpr (!first) ptx::wgmma_wait<0>(dq[0]);
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(gradients_there);
     if constexpr (!first) {
-      ptx::wgmma_wait<1>(dq[0]);
       add_query(dq);
+      dq_sum += dq_move;
     }
-    ptx::wgmma_wait<0>(dk[0]);
     pipes.q.release(lane);
+  }
+  /// dQ of the step before, once all warps have put its dS: they have then ended dQ of the step
+  /// before that one, too, where dS of this step goes.
+  __device__ void begin_late_query(float (&dq)[1][dq_tiles][4]) {
+    ptx::mbarrier_wait(gradients_there, parity);
+    parity ^= 1;
+    ptx::wgmma_fence(dq[0]);
+    begin_query_product(dq);
   }
 
   /// dS of the step into shared memory, for both groups' products. They take the two places in
@@ -255,10 +302,25 @@ struct BackwardGroup {
   __device__ void begin_query_product(float (&dq)[1][dq_tiles][4]) const {
     begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
   }
-  /// Adds to the sum of the rows from dq_row on.
+  /// Adds to the sum at dq_sum. The warps' own additions hold up their later loads of shared memory,
+  /// 13% of the time at 64 columns. At 128 the products keep shared memory busier than the way
+  /// through it bears: 5% slower.
   __device__ void add_query(float (&dq)[1][dq_tiles][4]) const {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
-    add_fragment(Shapes::QuerySum::part_of(p.dq_sum + dq_row * Shapes::depth, warp, 0), dq, lane);
+    if constexpr (!C::staged_dq) {
+      add_fragment(dq_sum, dq, 0);
+    } else {
+      if (lane == 0) ptx::bulk_wait_read<0>();
+      __syncwarp();
+      put_fragment(query_sums, dq, lane);
+      ptx::fence_proxy_async();
+      __syncwarp();
+      if (lane == 0) {
+        ptx::bulk_add(dq_sum, query_sums, Shapes::query_bytes);
+        ptx::bulk_commit();
+      }
+      __syncwarp();
+    }
   }
 
   /// The first of a step's rows among the padded ones of all heads.

@@ -36,17 +36,15 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
 
   /// Q of the first step comes first: its place is free before those of K and V.
   __device__ void load_steps() {
-    RowStep step{tile.begin, 0};
+    RowStep step = Base::first_step();
     Base::load_query(step);
     load_keys();
 #pragma unroll 1
-    for (;;) {
-      const RowStep next = Base::after(step);
-      const bool last = next.row >= tile.end;
-      if (last) claims.ask();  // while the answer comes, the last step loads
+    for (int more = Base::steps() - 1;; --more) {
+      if (more == 0) claims.ask();  // while the answer comes, the last step loads
       Base::load_dout(step);
-      if (last) break;
-      step = next;
+      if (more == 0) break;
+      step = Base::after(step);
       Base::load_query(step);
     }
   }

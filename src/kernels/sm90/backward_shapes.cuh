@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/config.h"
+#include "common/flag.h"
 #include "common/padding.h"
 #include "common/params.h"
 #include "ptx/shared.cuh"
@@ -18,12 +19,14 @@
 namespace fa::sm90 {
 
 using namespace fa::tile;
-using kernel::pad16;
+using kernel::Flag, kernel::pad16;
 
 /// How the plan cuts the kernels (plan/cuda/sm90/backward_tiles.hpp says what each number does).
 struct BackwardConfig : kernel::GradientConfig {
   static constexpr int key_stages = 1;
   static constexpr bool late_dq = false;
+  static constexpr bool staged_dq = false;
+  static constexpr bool rotates = false;
 };
 
 /// What the kernels of src/kernels/pass are templates of. Their blocks have a warp for each one of
@@ -60,6 +63,7 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int group_keys = 64;  ///< whose dK and dV a group has
   static_assert(C::keys == groups * group_keys && (C::rows == 64 || C::rows == 128));
   static_assert(!C::late_dq || !C::deterministic, "its turns pass a step later");
+  static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
   static constexpr int together = 128 * groups;  ///< threads that compute
@@ -71,6 +75,7 @@ struct BackwardShapes : BackwardSums<C> {
 
   using QueryPanels = PanelTile<C::rows, C::head_dim>;
   using DoutPanels = PanelTile<C::rows, C::head_dim_v>;
+  static constexpr int dout_pieces = 1;
   using KeyPanels = PanelTile<C::keys, C::head_dim>;
   using ValuePanels = PanelTile<C::keys, C::head_dim_v>;
   using ScorePanels = PanelTile<C::keys, C::rows>;  ///< dS^T
@@ -84,16 +89,23 @@ struct BackwardShapes : BackwardSums<C> {
   using DoutPipe = Pipe<2, DoutPanels::bytes + statistic_room>;
   using TilePipe = Pipe<2, 64>;  ///< of KeysInHand
 
-  // Shared memory: stages of K, V, Q and dO, dS of two steps, the tile in hand, all barriers.
+  /// A warp's part of dQ, on its way to the sums in global memory.
+  static constexpr int query_bytes =
+      C::staged_dq ? 32 * sizeof(typename BackwardSums<C>::QuerySum::Part) : 0;
+
+  // Shared memory: stages of K, V, Q and dO, dS of two steps, dQ of one, the tile in hand, all
+  // barriers.
   static constexpr int value_begin = KeyPipe::bytes;
   static constexpr int query_begin = value_begin + ValuePipe::bytes;
   static constexpr int dout_begin = query_begin + QueryPipe::bytes;
   static constexpr int scores_begin = dout_begin + DoutPipe::bytes;
-  static constexpr int tile_begin = scores_begin + 2 * ScorePanels::bytes;
+  static constexpr int query_sums_begin = scores_begin + 2 * ScorePanels::bytes;
+  static constexpr int tile_begin = query_sums_begin + 4 * groups * query_bytes;
   static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
   static constexpr int landed = barriers_begin + KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
                                 QueryPipe::barrier_bytes + DoutPipe::barrier_bytes +
                                 TilePipe::barrier_bytes;
+  static constexpr int gradients_there = landed + 8;  ///< dS^T of a step is, where dQ is late
   static_assert(C::shared_bytes == landed + 16, "as the plan says");
 };
 
@@ -138,6 +150,21 @@ struct KeysInHand {
   int padded_tile;  ///< the sequence's first tile of rows among the padded ones
   int begin, end, full_begin, full_end;
 };
+
+template <class C>
+inline constexpr bool rotates = C::rotates && C::all_seen;
+
+/// The first row of a tile's walk.
+template <class C>
+__device__ int start_of(const KeysInHand& tile) {
+  if constexpr (!rotates<C>) return tile.begin;
+  return tile.begin + tile.place.row % (tile.end - tile.begin);
+}
+/// The row after the one before `row`: behind the last comes the first.
+template <class C>
+__device__ int wrapped(const KeysInHand& tile, int row) {
+  return rotates<C> && row >= tile.end ? tile.begin : row;
+}
 
 /// Reads the next tile, as BackwardCopies::hand_out has told it; false where there is none.
 template <typename TilePipe>

@@ -34,8 +34,11 @@ struct WideGroup {
   const int lane = threadIdx.x % 32;
   WidePipes<C> pipes;
   const u32 shared;
-  const u32 warp_scores;  ///< P^T and then dS^T of the warp's keys in shared memory
-  u32 parity = 0;         ///< of this step, at the barriers of dS^T
+  const u32 first_scores;  ///< P^T and then dS^T of the warp's keys in shared memory, first slot
+  // dQ comes a step late, so dS^T of two steps is in use, in two slots with barriers of their own.
+  u32 slot = 0;    ///< of this step: 0 or 1
+  u32 parity = 0;  ///< of this step, at the slot's barriers
+  float* dq_sum = nullptr;  ///< of the group's dQ of the step before
 
   const PanelOperand<ScorePanels, kernel::Major::mn> query_ds, query_peer_ds;
   const PanelOperand<KeyPanels, kernel::Major::mn> query_k;
@@ -52,12 +55,18 @@ struct WideGroup {
         keys_warp(4 * block_rank + group_warp),
         pipes(base),
         shared(base),
-        warp_scores(base + Shapes::scores_begin + group_warp * Shapes::warp_bytes),
+        first_scores(base + Shapes::scores_begin + group_warp * Shapes::warp_bytes),
         query_ds(base + Shapes::scores_begin),
         query_peer_ds(base + Shapes::peer_scores_begin),
         query_k(pipes.k.memory + column_in<KeyPanels>(0)),
         query_peer_k(pipes.k.memory + KeyPanels::bytes +
                      column_in<PeerPanels>(Shapes::first_panel(block_rank))) {}
+
+  __device__ u32 warp_scores() const { return first_scores + slot * ScorePanels::bytes; }
+
+  /// The barrier of the warp and that of the other group with the same keys, at which P^T passes:
+  /// one a slot, for P^T of two steps may be given before the first is taken.
+  __device__ int pair_barrier() const { return 1 + warp + 4 * static_cast<int>(slot); }
 
   /// The place of the group's first column of dQ in a tile of K whose first panel is this.
   template <typename Tile>
@@ -66,61 +75,92 @@ struct WideGroup {
     return column / Tile::panel * Tile::panel_bytes + column % Tile::panel * 2;
   }
 
-  /// The place of the tile's first step. It sets ds_bits.
+  /// The place of the tile's first step. It sets ds_bits and dq_sum.
   __device__ Place first_step() {
-    const Place at{tile.place.sequence, tile.query_head, tile.begin, {0, tile.q_len, tile.q_len}};
+    const Place at{tile.place.sequence,
+                   tile.query_head,
+                   start_of<C>(tile),
+                   {0, tile.q_len, tile.q_len}};
     if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
+    const long long row =
+        at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
+    const int column = Shapes::first_column(rank, group) - rank * Shapes::half;
+    dq_sum = Shapes::QuerySum::part_of(p.dq_sum + row * Shapes::depth, keys_warp, 0) +
+             column / 8 * 128 + sum_index(lane, 0);
     return at;
   }
-  __device__ int heads_end() const { return tile.query_head + p.part_heads; }
-  __device__ bool is_last(const Place& at) const {
-    return at.row + C::rows >= tile.end && at.head + 1 == heads_end();
-  }
+  __device__ int steps() const { return (tile.end - tile.begin) / C::rows * p.part_heads; }
   /// Goes to the next step. The heads of a tile of rows follow each other, as in sm80.
-  __device__ void advance(Place& at) const {
-    if (++at.head < heads_end()) return;
-    at.head = tile.query_head;
-    at.row += C::rows;
+  __device__ void advance(Place& at) {
+    ++at.head;
+    const int wraps = uniform(at.head == tile.query_head + p.part_heads ? 1 : 0);
+    at.head -= wraps * p.part_heads;
+    at.row = wrapped<C>(tile, at.row + wraps * C::rows);
+    slot = uniform(slot ^ 1);
+    parity ^= slot ^ 1;
+  }
+  /// Moves dq_sum to the step at `at`.
+  __device__ void move_sum(const Place& at) {
+    const long long to_next_head = p.padded_rows * Shapes::depth;
+    if (at.head > tile.query_head) {
+      dq_sum += to_next_head;
+      return;
+    }
+    dq_sum += C::rows * Shapes::depth - (p.part_heads - 1) * to_next_head;
+    if (rotates<C> && at.row == tile.begin) {
+      dq_sum -= static_cast<long long>(tile.end - tile.begin) * Shapes::depth;
+    }
   }
   __device__ ScorePlace<Shapes> place_of(const Place& at) const {
     return {at.row, tile.place.row, keys_warp, lane};
   }
   __device__ int first_key() const { return tile.place.row + Shapes::ScoreGrid::row(keys_warp); }
 
-  /// The group's columns of dQ += dS K over the keys of both blocks (line 15). `release`: called
-  /// when the products that were begun before have ended.
-  template <typename Release>
-  __device__ void add_queries(const Place& at, const Release& release) {
-    float dq[1][query_tiles][4];
-    ptx::mbarrier_wait_cluster(shared + Shapes::gradients_there, parity);
+  /// The group's columns of dQ of the step before, in its slot.
+  using Queries = float[1][query_tiles][4];
+  __device__ u32 slot_before() const { return slot ^ 1; }
+
+  /// Begins the group's columns of dQ = dS K over the keys of both blocks (line 15), of the step
+  /// before: two groups of products.
+  __device__ void begin_queries(Queries& dq) {
+    // Its slot is the other one, in which every second step turns the parity.
+    ptx::mbarrier_wait(shared + Shapes::gradients_there + 8 * slot_before(), parity ^ slot ^ 1);
     ptx::wgmma_fence(dq[0]);
     constexpr int slices = Shapes::block_keys / 16;
-    begin_product<number, slices>(dq[0], query_ds.in_loop(), 0, query_k.in_loop(), 0);
-    begin_product<number, slices, true>(dq[0], query_peer_ds.in_loop(), 0, query_peer_k.in_loop(),
-                                        0);
-    ptx::wgmma_wait<2>();
-    release();
-    ptx::wgmma_wait<0>(dq[0]);
-    // Both blocks may write P^T, and send dS^T, of the next step.
-    if (lane < 2) ptx::mbarrier_arrive_remote(ptx::of_block(shared + Shapes::scores_free, lane));
-    parity ^= 1;
+    const u32 place = slot_before() * ScorePanels::bytes;
+    begin_product<number, slices>(dq[0], query_ds.in_loop(), place, query_k.in_loop(), 0);
+    begin_product<number, slices, true>(dq[0], query_peer_ds.in_loop(), place,
+                                        query_peer_k.in_loop(), 0);
+  }
+  /// Adds them to dQ, once their products have ended. Both blocks may then write P^T, and send dS^T,
+  /// of the next step in the slot.
+  __device__ void add_queries(Queries& dq) {
+    if (lane < 2) {
+      ptx::mbarrier_arrive_remote(
+          ptx::of_block(shared + Shapes::scores_free + 8 * slot_before(), lane));
+    }
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
-    const long long row =
-        at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
-    const int column = Shapes::first_column(rank, group) - rank * Shapes::half;
-    add_fragment(
-        Shapes::QuerySum::part_of(p.dq_sum + row * Shapes::depth, keys_warp, 0) + column / 8 * 128,
-        dq, lane);
+    add_fragment(dq_sum, dq, 0);
+  }
+  /// dQ of the tile's last step.
+  __device__ void end_queries() {
+    Queries dq;
+    begin_queries(dq);
+    ptx::wgmma_wait<0>(dq[0]);
+    add_queries(dq);
   }
 
-  /// dK or dV of the tile, of C's `columns` (line 18). A cluster has all heads that share the keys.
-  template <int columns, int n_tiles>
+  /// Columns of dK or dV of the tile, of head_dim or head_dim_v `columns` (line 18). A cluster has all
+  /// heads that share the keys.
+  template <int first_column, int columns, int n_tiles>
   __device__ void store(const float (&x)[1][n_tiles][4], const kernel::View& view,
                         float scale) const {
     const int first = tile.place.row + 16 * keys_warp;
-    store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
+    constexpr int rest = columns - first_column;
+    constexpr int count = rest < 8 * n_tiles ? rest : 8 * n_tiles;
+    store_fragment<count, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
       if (first + i >= tile.place.rows.extent) return nullptr;
-      return const_cast<char*>(row_at(view, tile.place, first + i));
+      return const_cast<char*>(row_at(view, tile.place, first + i)) + 2 * first_column;
     });
   }
 };

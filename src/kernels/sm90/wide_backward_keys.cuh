@@ -34,8 +34,8 @@ struct WideKeys : WideGroup<C, 1> {
       clear(dk);
       if (tile.begin < tile.end) walk();
       // mutant "CUDA: dk of wide heads" of emulated: p.gradient_scale => 1.0f
-      Base::template store<C::head_dim>(dk, p.dk,
-                                        p.gradient_scale * power_of_2<Element>(-Base::ds_bits));
+      Base::template store<0, C::head_dim>(dk, p.dk,
+                                           p.gradient_scale * power_of_2<Element>(-Base::ds_bits));
     }
   }
 
@@ -46,24 +46,46 @@ struct WideKeys : WideGroup<C, 1> {
     pipes.k.wait_until_full();
     pipes.v.wait_until_full();
     begin_gradients(dp);
-    for (; !Base::is_last(at); Base::advance(at)) step<true>(dp, at);
-    step<false>(dp, at);
-    ptx::wgmma_wait<0>(dk[0]);  // which the last step has done: for the compiler
-    pipes.k.release(lane);
+    int left = Base::steps();
+    const auto one_step = [&](auto first, auto more) {
+      step<first.value, more.value>(dp, at);
+      Base::advance(at);
+      --left;
+    };
+    if (left > 1) {
+      one_step(Flag<true>(), Flag<true>());
+#pragma unroll 1
+      while (left > 1) one_step(Flag<false>(), Flag<true>());
+      one_step(Flag<false>(), Flag<false>());
+    } else {
+      one_step(Flag<true>(), Flag<false>());
+    }
     pipes.v.release(lane);
+    Base::end_queries();
+    pipes.k.release(lane);
   }
 
-  /// Begins dP^T = V dO^T of the next step (line 13).
+  /// Begins dP^T = V dO^T of the next step (line 13), a group of products for each piece of dO.
   __device__ void begin_gradients(Scores& dp) {
+    constexpr int slices = pad16(C::head_dim_v) / 16, first_slices = pad16(Shapes::piece_columns) / 16;
     pipes.dout.wait_until_full();
     ptx::wgmma_fence(dp[0]);
-    begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), 0, score_dout,
-                                                     pipes.dout.offset);
+    begin_product<number, first_slices>(dp[0], score_v.in_loop(), 0, score_dout,
+                                        pipes.dout.offset);
+    if constexpr (Shapes::dout_pieces == 2) {
+      auto piece = pipes.dout;
+      piece.next();
+      piece.wait_until_full();
+      ptx::wgmma_fence(dp[0]);
+      constexpr int first_bytes = Shapes::DoutPanels::panels * Shapes::ValuePanels::panel_bytes;
+      begin_product<number, slices - first_slices, true>(dp[0], score_v.in_loop(), first_bytes,
+                                                         score_dout, piece.offset);
+    }
   }
 
-  /// The work on one tile of rows of one head, whose dP^T was begun a step ago. `more`: another
-  /// step follows.
-  template <bool more>
+  /// The work on one tile of rows of one head, whose dP^T was begun a step ago, and dQ of the step
+  /// before. `first`: of the tile. `more`: another step follows.
+  template <bool first, bool more>
   __device__ void step(Scores& dp, const Place& at) {
     Dropped<Shapes> dropped = {};
     if constexpr (C::dropout) {
@@ -85,22 +107,32 @@ struct WideKeys : WideGroup<C, 1> {
                                 Base::keys_warp, lane);
     }
     const Operand ds = as_left<Element>(dp);
+    pipes.dout.release(lane);
     send(ds);
+    typename Base::Queries dq;
+    if constexpr (!first) Base::begin_queries(dq);
     pipes.q.wait_until_full();
     ptx::wgmma_fence(dk[0]);
     begin_product<number>(dk[0], ds, key_q, pipes.q.offset);
-    pipes.dout.release(lane);
+    if constexpr (Shapes::dout_pieces == 2) pipes.dout.release(lane);
     if constexpr (more) begin_gradients(dp);
-    Base::add_queries(at, [&] { pipes.q.release(lane); });
+    constexpr int later = more ? Shapes::dout_pieces : 0;
+    if constexpr (!first) {
+      ptx::wgmma_wait<1 + later>(dq[0]);
+      Base::add_queries(dq);
+      Base::move_sum(at);
+    }
+    ptx::wgmma_wait<later>(dk[0]);
+    pipes.q.release(lane);
   }
 
   /// P^T, as the lane of the same number of the other group's warp has left it.
   __device__ Operand take() const {
     Operand x;
-    ptx::barrier_sync<64>(1 + Base::warp);
+    ptx::barrier_sync<64>(Base::pair_barrier());
 #pragma unroll
     for (int i = 0; i < C::rows / 16; ++i) {
-      const uint4 a = ptx::load_shared(Base::warp_scores + 512 * i + 16 * lane);
+      const uint4 a = ptx::load_shared(Base::warp_scores() + 512 * i + 16 * lane);
       u32(&to)[4] = x.slice[i][0];
       to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
     }
@@ -111,14 +143,15 @@ struct WideKeys : WideGroup<C, 1> {
   /// warps of its own and the bytes of the other's.
   __device__ void send(const Operand& ds) const {
     __syncwarp();  // all lanes have read P^T
-    Shapes::ScorePanels::put(Base::warp_scores, ds, lane);
+    const u32 own = Base::warp_scores();
+    Shapes::ScorePanels::put(own, ds, lane);
     ptx::fence_proxy_async();
     __syncwarp();
     if (lane == 0) {
-      const u32 peer = Base::rank ^ 1, there = Base::shared + Shapes::gradients_there;
+      const u32 peer = Base::rank ^ 1, there = Base::shared + Shapes::gradients_there + 8 * Base::slot;
       constexpr int to_peer = Shapes::peer_scores_begin - Shapes::scores_begin;
-      ptx::bulk_to_block(ptx::of_block(Base::warp_scores + to_peer, peer), Base::warp_scores,
-                         Shapes::warp_bytes, ptx::of_block(there, peer));
+      ptx::bulk_to_block(ptx::of_block(own + to_peer, peer), own, Shapes::warp_bytes,
+                         ptx::of_block(there, peer));
       ptx::mbarrier_arrive_expect(there, Shapes::warp_bytes);
     }
     __syncwarp();

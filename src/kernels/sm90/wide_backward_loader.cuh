@@ -1,11 +1,13 @@
 // The warp of a block that loads for wide heads: it finds the cluster's tiles of keys one after the
-// other, as that of the other block does for itself, tells them to its groups, and copies K and V
-// of its keys, the panels of the other block's K that its dQ needs, then Q, dO and their
-// statistics of each step, into their pipes.
+// other, tells them to its groups, and copies K and V of its keys, the panels of the other block's
+// K that its dQ needs, then Q, dO and their statistics of each step, into their pipes. The first
+// block's claims a tile and tells the second's.
 #pragma once
 
+#include "ptx/cluster.cuh"
 #include "sm90/backward_copies.cuh"
 #include "sm90/wide_backward_shapes.cuh"
+#include "tile/tile_claims.cuh"
 
 namespace fa::sm90 {
 
@@ -18,33 +20,70 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
   using PeerPanels = Shapes::PeerPanels;
   using ValuePanels = Shapes::ValuePanels;
 
+  const u32 shared;
   const int rank;  ///< of the block in its cluster
+  TileClaims<Claims::all> claims;
+  u32 parity = 0;  ///< of the next claim, at the barriers between the blocks
 
   __device__ WideLoader(const kernel::TiledBackwardParams& params, u32 base, int block_rank)
-      : Base(params, base), rank(block_rank) {}
+      : Base(params, base),
+        shared(base),
+        rank(block_rank),
+        claims(params.counter, params.launch, params.tiles, lane,
+               static_cast<int>(gridDim.x) / 2) {}
 
-  /// Both blocks of a cluster take the same tiles: by their number, for a block cannot wait for the
-  /// other one to tell it.
   __device__ void run() {
-    const int clusters = static_cast<int>(gridDim.x) / 2;
-    for (int index = static_cast<int>(blockIdx.x) / 2; index < p.tiles; index += clusters) {
-      if (!Base::find(index)) continue;
-      Base::hand_out(true);
-      if (tile.begin < tile.end) load_steps();
+    if (rank == 0) claims.begin();
+    for (int index = share(); index < p.tiles; index = share()) {
+      const bool has_keys = Base::find(index);
+      if (has_keys) Base::hand_out(true);
+      if (has_keys && tile.begin < tile.end) {
+        load_steps();
+      } else {
+        ask();
+      }
+      if (rank == 0) claims.next();
     }
     Base::hand_out(false);
+  }
+  __device__ void ask() {
+    if (rank == 0) claims.ask();
+  }
+
+  /// The number of the cluster's tile, which the first block has claimed.
+  __device__ int share() {
+    int index = claims.index;
+    const u32 there = shared + Shapes::claim_there, at = shared + Shapes::claim;
+    if (rank == 0) {
+      ptx::mbarrier_wait(shared + Shapes::claim_free, parity ^ 1);
+      if (lane == 0) {
+        ptx::store_async(ptx::of_block(at, 1), uint4{static_cast<u32>(index), 0, 0, 0},
+                         ptx::of_block(there, 1));
+      }
+    } else {
+      if (lane == 0) ptx::mbarrier_arrive_expect(there, 16);
+      ptx::mbarrier_wait_cluster(there, parity);
+      index = uniform(static_cast<int>(ptx::load_shared(at).x));
+      if (lane == 0) {
+        ptx::mbarrier_arrive_remote(ptx::of_block(shared + Shapes::claim_free, 0));
+      }
+    }
+    __syncwarp();
+    parity ^= 1;
+    return index;
   }
 
   /// Q of the first step comes first: its place is free before those of K and V.
   __device__ void load_steps() {
-    RowStep step{tile.begin, 0};
+    RowStep step = Base::first_step();
     Base::load_query(step);
     load_keys();
 #pragma unroll 1
-    for (;;) {
+    for (int more = Base::steps() - 1;; --more) {
+      if (more == 0) ask();  // while the answer comes, the last step loads
       Base::load_dout(step);
+      if (more == 0) break;
       step = Base::after(step);
-      if (step.row >= tile.end) break;
       Base::load_query(step);
     }
   }

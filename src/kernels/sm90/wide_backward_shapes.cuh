@@ -18,7 +18,10 @@ struct WideBackwardShapes : BackwardSums<C> {
   using Operand = KeptSlices<C::rows / 16, 1>;
 
   using QueryPanels = PanelTile<C::rows, C::head_dim>;
-  using DoutPanels = PanelTile<C::rows, C::head_dim_v>;
+  /// dO comes in pieces of two panels, so that of three of them one is free.
+  static constexpr int dout_pieces = C::head_dim_v > 128 ? 2 : 1;
+  static constexpr int piece_columns = dout_pieces == 2 ? 128 : C::head_dim_v;
+  using DoutPanels = PanelTile<C::rows, piece_columns>;
   using KeyPanels = PanelTile<block_keys, C::head_dim>;
   using ValuePanels = PanelTile<block_keys, C::head_dim_v>;
   using ScorePanels = PanelTile<block_keys, C::rows>;        ///< dS^T
@@ -44,26 +47,30 @@ struct WideBackwardShapes : BackwardSums<C> {
   using KeyPipe = Pipe<1, KeyPanels::bytes + PeerPanels::bytes>;
   using ValuePipe = Pipe<1, ValuePanels::bytes>;
   using QueryPipe = Pipe<2, QueryPanels::bytes>;
-  using DoutPipe = Pipe<2, DoutPanels::bytes>;
+  using DoutPipe = Pipe<1 + dout_pieces, DoutPanels::bytes>;
   using TilePipe = Pipe<2, 64>;  ///< of KeysInHand
 
-  // Shared memory: K, with the other block's panels, V, stages of Q and dO, P^T and then dS^T, the
-  // other block's dS^T, statistics of the stages, the tile in hand, all barriers.
+  // Shared memory: K, with the other block's panels, V, stages of Q and dO, of two steps P^T and
+  // then dS^T, and the other block's dS^T, statistics of the stages, the tile in hand, all barriers.
   static constexpr int value_begin = KeyPipe::bytes;
   static constexpr int query_begin = value_begin + ValuePipe::bytes;
   static constexpr int dout_begin = query_begin + QueryPipe::bytes;
   static constexpr int scores_begin = dout_begin + DoutPipe::bytes;
-  static constexpr int peer_scores_begin = scores_begin + ScorePanels::bytes;
-  static constexpr int lse_begin = peer_scores_begin + ScorePanels::bytes;
-  static constexpr int delta_begin = lse_begin + 2 * statistic_bytes;
-  static constexpr int tile_begin = delta_begin + 2 * statistic_bytes;
+  static constexpr int peer_scores_begin = scores_begin + 2 * ScorePanels::bytes;
+  static constexpr int lse_begin = peer_scores_begin + 2 * ScorePanels::bytes;
+  static constexpr int delta_begin = lse_begin + QueryPipe::stages * statistic_bytes;
+  static constexpr int tile_begin = delta_begin + DoutPipe::stages * statistic_bytes;
   static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
   static constexpr int landed = barriers_begin + KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
                                 QueryPipe::barrier_bytes + DoutPipe::barrier_bytes +
                                 TilePipe::barrier_bytes;
+  // Of two steps each:
   static constexpr int gradients_there = landed + 8;  ///< dS^T of both blocks is
-  static constexpr int scores_free = landed + 16;  ///< of dS^T of the step before, in both blocks
-  static_assert(C::shared_bytes == landed + 24, "as the plan says");
+  static constexpr int scores_free = landed + 24;     ///< of dS^T, in both blocks
+  static constexpr int claim_there = landed + 40;     ///< the next tile, in the second block
+  static constexpr int claim_free = landed + 48;      ///< its place, which the first one writes
+  static constexpr int claim = landed + 64;
+  static_assert(landed % 16 == 0 && C::shared_bytes == landed + 80, "as the plan says");
 };
 
 /// One warp's ends of all pipes.
@@ -93,8 +100,12 @@ struct WidePipes {
     dout.init(both);
     tiles.init(both);
     ptx::mbarrier_init(shared + Shapes::landed, 1);
-    ptx::mbarrier_init(shared + Shapes::gradients_there, group);
-    ptx::mbarrier_init(shared + Shapes::scores_free, 2 * both);
+    for (int i = 0; i < 2; ++i) {
+      ptx::mbarrier_init(shared + Shapes::gradients_there + 8 * i, group);
+      ptx::mbarrier_init(shared + Shapes::scores_free + 8 * i, 2 * both);
+    }
+    ptx::mbarrier_init(shared + Shapes::claim_there, 1);
+    ptx::mbarrier_init(shared + Shapes::claim_free, 1);
   }
 
   /// The statistics of the stages in hand. A stage has 16 bytes of barriers.

@@ -2,13 +2,10 @@
 // FlashAttention-2 (Dao 2023, arXiv:2307.08691). It gives P^T to the other group.
 #pragma once
 
-#include "common/flag.h"
 #include "sm90/wide_backward_group.cuh"
 #include "tile/rows_in_sight.cuh"
 
 namespace fa::sm90 {
-
-using kernel::Flag;
 
 template <class C>
 struct WideValues : WideGroup<C, 0> {
@@ -22,7 +19,11 @@ struct WideValues : WideGroup<C, 0> {
   const PanelOperand<typename Shapes::KeyPanels, kernel::Major::k> score_k;
   const PanelOperand<typename Shapes::QueryPanels, kernel::Major::k> score_q;
   const PanelOperand<typename Shapes::DoutPanels, kernel::Major::mn> value_dout;
-  float dv[1][Shapes::ValueGrid::n_tiles][4];
+  // Of the pieces of dO.
+  static constexpr int first_tiles = Shapes::dout_pieces == 2 ? 16 : Shapes::ValueGrid::n_tiles;
+  static constexpr int rest_tiles = Shapes::ValueGrid::n_tiles - first_tiles;
+  float dv[1][first_tiles][4];
+  float dv_rest[1][rest_tiles == 0 ? 1 : rest_tiles][4];
   const float factor;
 
   __device__ WideValues(const kernel::BackwardParams& params, u32 base, int rank, int warp)
@@ -35,8 +36,12 @@ struct WideValues : WideGroup<C, 0> {
   __device__ void run() {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dv);
+      clear(dv_rest);
       if (tile.begin < tile.end) walk();
-      Base::template store<C::head_dim_v>(dv, p.dv, value_scale<C>(p));
+      Base::template store<0, C::head_dim_v>(dv, p.dv, value_scale<C>(p));
+      if constexpr (rest_tiles > 0) {
+        Base::template store<8 * first_tiles, C::head_dim_v>(dv_rest, p.dv, value_scale<C>(p));
+      }
     }
   }
 
@@ -49,21 +54,38 @@ struct WideValues : WideGroup<C, 0> {
     Scores s;
     pipes.k.wait_until_full();
     begin_scores(s);
-    const auto steps_to = [&](int end, auto may_mask) {
-      while (at.row < end && !Base::is_last(at)) {
-        step<may_mask.value, true>(s, at, dropout, score, sight);
-        Base::advance(at);
-        if (p.part_heads > 1) {
-          dropout = Dropout(p.dropout, p.heads.query, at);
-          score = Score<C>(p.score, at, tile.place.rows.length);
-        }
+    int left = Base::steps();
+    const auto one_step = [&](auto may_mask, auto first, auto more) {
+      step<may_mask.value, first.value, more.value>(s, at, dropout, score, sight);
+      Base::advance(at);
+      if (p.part_heads > 1) {
+        dropout = Dropout(p.dropout, p.heads.query, at);
+        score = Score<C>(p.score, at, tile.place.rows.length);
       }
+      --left;
     };
-    if constexpr (!C::all_seen) steps_to(tile.full_begin, Flag<true>());
-    steps_to(tile.full_end, Flag<false>());
-    if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
-    step<!C::all_seen, false>(s, at, dropout, score, sight);
-    ptx::wgmma_wait<0>(dv[0]);  // which the last step has done: for the compiler
+    // All but the last, to those that begin at row `end`.
+    const auto steps_to = [&](int end, auto may_mask) {
+      const int rows = (end - at.row) / C::rows * p.part_heads - (at.head - tile.query_head);
+#pragma unroll 1
+      for (int n = min(rows, left - 1); n > 0; --n) one_step(may_mask, Flag<false>(), Flag<true>());
+    };
+    constexpr Flag<!C::all_seen> masks;
+    if (left > 1) {
+      one_step(masks, Flag<true>(), Flag<true>());
+      if constexpr (C::all_seen) {
+#pragma unroll 1
+        while (left > 1) one_step(Flag<false>(), Flag<false>(), Flag<true>());
+      } else {
+        steps_to(tile.full_begin, Flag<true>());
+        steps_to(tile.full_end, Flag<false>());
+        if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
+      }
+      one_step(masks, Flag<false>(), Flag<false>());
+    } else {
+      one_step(masks, Flag<true>(), Flag<false>());
+    }
+    Base::end_queries();
     pipes.k.release(lane);
   }
 
@@ -75,9 +97,9 @@ struct WideValues : WideGroup<C, 0> {
                                                    pipes.q.offset);
   }
 
-  /// The work on one tile of rows of one head, whose S^T was begun a step ago. `more`: another step
-  /// follows.
-  template <bool may_mask, bool more>
+  /// The work on one tile of rows of one head, whose S^T was begun a step ago, and dQ of the step
+  /// before. `first`: of the tile. `more`: another step follows.
+  template <bool may_mask, bool first, bool more>
   __device__ void step(Scores& s, const Place& at, const Dropout& dropout, const Score<C>& score,
                        const RowsInSight<C>& sight) {
     const ScorePlace<Shapes> place = Base::place_of(at);
@@ -100,23 +122,43 @@ struct WideValues : WideGroup<C, 0> {
     }
     const Operand kept = C::dropout || Score<C>::has_slope ? as_left<Element>(s) : given;
     give(given);
+    constexpr int rest = Shapes::dout_pieces - 1;
+    typename Base::Queries dq;
     pipes.dout.wait_until_full();
     ptx::wgmma_fence(dv[0]);
     begin_product<number>(dv[0], kept, value_dout, pipes.dout.offset);
+    if constexpr (!first) Base::begin_queries(dq);
+    if constexpr (rest > 0) {
+      auto piece = pipes.dout;
+      piece.next();
+      piece.wait_until_full();
+      ptx::wgmma_fence(dv_rest[0]);
+      begin_product<number>(dv_rest[0], kept, value_dout, piece.offset);
+    }
     pipes.q.release(lane);
     if constexpr (more) begin_scores(s);
-    Base::add_queries(at, [&] { pipes.dout.release(lane); });
+    ptx::wgmma_wait<2 * !first + rest + more>(dv[0]);
+    pipes.dout.release(lane);
+    if constexpr (!first) {
+      ptx::wgmma_wait<rest + more>(dq[0]);
+      Base::add_queries(dq);
+      Base::move_sum(at);
+    }
+    if constexpr (rest > 0) {
+      ptx::wgmma_wait<more>(dv_rest[0]);
+      pipes.dout.release(lane);
+    }
   }
 
   /// Puts P^T into shared memory, for the lane of the same number of the other group's warp.
   __device__ void give(const Operand& x) const {
-    ptx::mbarrier_wait_cluster(Base::shared + Shapes::scores_free, Base::parity ^ 1);
+    ptx::mbarrier_wait(Base::shared + Shapes::scores_free + 8 * Base::slot, Base::parity ^ 1);
 #pragma unroll
     for (int i = 0; i < C::rows / 16; ++i) {
       const u32(&a)[4] = x.slice[i][0];
-      ptx::store_shared(Base::warp_scores + 512 * i + 16 * lane, uint4{a[0], a[1], a[2], a[3]});
+      ptx::store_shared(Base::warp_scores() + 512 * i + 16 * lane, uint4{a[0], a[1], a[2], a[3]});
     }
-    ptx::barrier_arrive<64>(1 + Base::warp);
+    ptx::barrier_arrive<64>(Base::pair_barrier());
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ptx/reduce.cuh"
+#include "ptx/shared.cuh"
 
 namespace fa::tile {
 
@@ -29,6 +30,21 @@ __device__ void add_fragment(float* sum, const float (&x)[m_tiles][n_tiles][4], 
 #pragma unroll
         for (int e = 0; e < 4; ++e) ptx::add_global(to + 32 * e, a[e]);
       }
+    }
+  }
+}
+
+/// x into a place of shared memory from which the copy engine adds it to such a sum, since sm_90.
+template <int m_tiles, int n_tiles>
+__device__ void put_fragment(unsigned shared, const float (&x)[m_tiles][n_tiles][4], int lane) {
+#pragma unroll
+  for (int m = 0; m < m_tiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < n_tiles; ++n) {
+      const float (&a)[4] = x[m][n];
+      ptx::store_shared(shared + 4 * ((m * n_tiles + n) * 128 + sum_index(lane, 0)),
+                        uint4{__float_as_uint(a[0]), __float_as_uint(a[1]), __float_as_uint(a[2]),
+                              __float_as_uint(a[3])});
     }
   }
 }

@@ -53,11 +53,11 @@ __device__ float value_scale(const kernel::BackwardParams& p) {
 }
 
 /// P^T = exp(S^T - LSE) (line 11 of Algorithm 2) from S^T, and the slopes of the scores. `factor`:
-/// Score::factor. `lse_at`: the tile's LSE in shared memory.
-template <class S, class C = S::Config>
+/// Score::factor. lse_of(n): of the rows of the lane's columns 8 n and 8 n + 1.
+template <class S, typename LseOf, class C = S::Config>
 __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& slopes,
                                    const Score<C>& score, float factor, const ScorePlace<S>& place,
-                                   u32 lse_at) {
+                                   const LseOf& lse_of) {
   using Element = S::Element;
   const int row0 = place.row_in_tile();
 #pragma unroll
@@ -67,7 +67,7 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
       const int key = place.key(m, h);
 #pragma unroll
       for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
-        const float2 pair = ptx::load_floats(lse_at + 4 * (row0 + 8 * n));
+        const float2 pair = lse_of(n);
         const float lse[2] = {pair.x, pair.y};
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -81,6 +81,15 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
       }
     }
   }
+}
+/// `lse_at`: the tile's LSE in shared memory.
+template <class S, class C = S::Config>
+__device__ void form_probabilities(typename S::Scores& s, typename S::Scores& slopes,
+                                   const Score<C>& score, float factor, const ScorePlace<S>& place,
+                                   u32 lse_at) {
+  const u32 at = lse_at + 4 * place.row_in_tile();
+  form_probabilities<S>(s, slopes, score, factor, place,
+                        [&](int n) { return ptx::load_floats(at + 32 * n); });
 }
 
 /// Sets P^T to 0 where a row does not see a key, before P is rounded: after the rounding it made

@@ -8,15 +8,17 @@
 
 namespace fa::tile {
 
-/// C = A B^T: A's 64 rows and B's rows lie along k. Begins a group of products and closes it.
-template <kernel::Number number, int slices, typename A, typename B, int n_tiles>
+/// C = A B^T, or C += A B^T where it `adds`: A's 64 rows and B's rows lie along k. Begins a group
+/// of products and closes it.
+template <kernel::Number number, int slices, bool adds = false, typename A, typename B, int n_tiles>
 __device__ void begin_product(float (&c)[n_tiles][4], const PanelOperand<A, kernel::Major::k>& a,
                               u32 a_offset, const PanelOperand<B, kernel::Major::k>& b,
                               u32 b_offset) {
 #pragma unroll
   for (int slice = 0; slice < slices; ++slice) {
     ptx::wgmma<number, kernel::Major::k, kernel::Major::k>(c, a.at(a_offset, slice),
-                                                           b.at(b_offset, slice), slice > 0);
+                                                           b.at(b_offset, slice),
+                                                           adds || slice > 0);
   }
   ptx::wgmma_commit();
 }

@@ -20,12 +20,17 @@ struct TileClaims {
   unsigned long long launch;
   int tiles;
   int lane;
+  int blocks;  ///< that claim
   int index = -1;   ///< of the tile among all; `tiles` or more: there is none
   int claimed = 0;  ///< by the first lane
 
   __device__ TileClaims(kernel::TileCounter* shared_out, unsigned long long number, int count,
-                        int of_warp)
-      : counter(shared_out), launch(number), tiles(count), lane(of_warp) {}
+                        int of_warp, int claiming_blocks = static_cast<int>(gridDim.x))
+      : counter(shared_out),
+        launch(number),
+        tiles(count),
+        lane(of_warp),
+        blocks(claiming_blocks) {}
 
   /// Goes to the first tile.
   __device__ void begin() {
@@ -56,7 +61,6 @@ struct TileClaims {
 
   /// Goes on to what ask() asked for.
   __device__ void next() {
-    const int blocks = static_cast<int>(gridDim.x);
     if constexpr (claims == Claims::none) {
       index += blocks;
     } else {

@@ -21,8 +21,9 @@ int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   const int rows =
       stages * (t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v)) + 2 * statistics);
   const int scores = stages * BackwardTile::keys * 2 * t.rows;
+  const int query_sums = t.staged_dq ? t.rows * sum_columns(t, head_dim) * 4 : 0;
   const int barriers = 16 * (t.key_stages + 1 + 2 * stages + tiles_in_hand) + 16;
-  return keys + rows + scores + tiles_in_hand * bytes_in_hand + barriers;
+  return keys + rows + scores + query_sums + tiles_in_hand * bytes_in_hand + barriers;
 }
 
 int sum_columns(const WideBackwardTile&, int64_t head_dim) {
@@ -34,10 +35,13 @@ int shared_bytes(const WideBackwardTile& t, int64_t head_dim, int64_t head_dim_v
   const auto panels = [](int64_t columns) { return static_cast<int>(ceil_div(columns, 64)); };
   constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64;
   const int keys = panels(head_dim), values = panels(head_dim_v);
+  // dO of one and a half steps, in pieces of two panels, where it is wide.
+  const int pieces = values > 2 ? 3 : stages, piece = std::min(values, 2);
   // Of the other block's keys half of the columns, and dS of both blocks.
-  const int all = (1 + stages) * (keys + values) + (keys > 2 ? 2 : 1) + t.cluster;
-  const int statistics = 2 * stages * 4 * t.rows;
-  const int barriers = 16 * (1 + 1 + 2 * stages + tiles_in_hand) + 24;
+  const int all = (1 + stages) * keys + values + pieces * piece + (keys > 2 ? 2 : 1) +
+                  stages * t.cluster;
+  const int statistics = (stages + pieces) * 4 * t.rows;
+  const int barriers = 16 * (1 + 1 + stages + pieces + tiles_in_hand) + 80;
   return all * panel + statistics + tiles_in_hand * bytes_in_hand + barriers;
 }
 
@@ -46,7 +50,8 @@ BackwardTile backward_tile(const Problem& p) {
   if (std::max(p.head_dim, p.head_dim_v) <= 64) {
     tile.rows = 128;
     tile.key_stages = 2;
-    tile.late_dq = !in_order(p);
+    tile.late_dq = tile.rotates = !in_order(p);
+    tile.staged_dq = true;
   }
   return tile;
 }

@@ -13,6 +13,12 @@ struct BackwardTile {
   /// dQ of a step comes in the next one, so that nobody waits for the other group's dS. Not in
   /// order.
   bool late_dq = false;
+  /// The copy engine adds dQ to the sums in global memory, from shared memory; else the groups do,
+  /// from their registers.
+  bool staged_dq = false;
+  /// Tiles of keys that all rows see begin at different rows, so that blocks which begin together do
+  /// not add to the same dQ. Not in order.
+  bool rotates = false;
 
   static constexpr int keys = 128;           ///< of a block, 64 for each group that computes
   static constexpr int threads = 384;        ///< of a block: the loader's group and two more
@@ -23,6 +29,7 @@ struct BackwardTile {
 /// How src/kernels/sm90/wide_backward.cuh is cut, for head_dims beyond 128.
 struct WideBackwardTile {
   static constexpr int rows = 64;
+  static constexpr bool rotates = true;
   static constexpr int cluster = 2;  ///< blocks of 64 keys, each with three groups as above
   static constexpr int keys = 128;   ///< of a cluster
   static constexpr int threads = BackwardTile::threads;

@@ -101,7 +101,8 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
       .number("keys", t.keys)
       .number("depth", columns)
       .number("width", width)
-      .number("shared_bytes", bytes);
+      .number("shared_bytes", bytes)
+      .flag("rotates", t.rotates);
   return {
       .cut = {.rows = t.rows,
               .keys = t.keys,
@@ -124,7 +125,7 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
 
 BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
-  kernel.config.number("key_stages", t.key_stages).flag("late_dq", t.late_dq);
+  kernel.config.number("key_stages", t.key_stages).flag("late_dq", t.late_dq).flag("staged_dq", t.staged_dq);
   kernel.main = {"fa_sm90_backward",
                  {"sm90/backward.cuh"},
                  "fa::sm90::BackwardConfig",
@@ -139,6 +140,7 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
 BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
   kernel.cut.cluster = t.cluster;
+  kernel.cut.dout_by_panels = p.head_dim_v > 128;  // else it is one piece
   kernel.main = {"fa_sm90_wide_backward",
                  {"sm90/wide_backward.cuh"},
                  "fa::sm90::BackwardConfig",
@@ -146,8 +148,8 @@ BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
                  t.cluster};
   kernel.text = fmt::format(
       "tile: {} keys ({} blocks of 64), {} rows a step\n"
-      "in shared memory: 1 of k and v, 2 steps of q and dout\n",
-      t.keys, t.cluster, t.rows);
+      "in shared memory: 1 of k and v, 2 steps of q, {} of dout\n",
+      t.keys, t.cluster, t.rows, p.head_dim_v > 128 ? "1.5" : "2");
   return kernel;
 }
 
