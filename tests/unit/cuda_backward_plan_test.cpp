@@ -27,6 +27,7 @@ Problem problem(int64_t batch, int64_t seqlen, int64_t head_dim, int64_t head_di
   p.q.tokens = p.k.tokens = batch * seqlen;
   p.score.scale = 0.125;
   p.wants.lse = true;
+  p.run.family = Family::sm80;  // whose tiles these tests know
   return p;
 }
 
@@ -227,6 +228,7 @@ TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
       for (const int64_t keys : {64, 100, 512, 700, 1000, 1024, 1152, 2048, 3000, 3072, 16384}) {
         for (const int form : {0, 1, 2, 3}) {
           Problem p = problem(4, keys, head_dim, head_dim);
+          p.run.family = Family::automatic;
           p.score.window_right = form % 2 - 1;
           p.q.packed = p.k.packed = form / 2 == 1;
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);

@@ -333,17 +333,19 @@ TEST(Sm90BackwardPlan, ClustersNeverShareKeys) {
   }
 }
 
-// It has not run on a GPU yet: the plan takes it only where it is named, and says so.
-TEST(Sm90BackwardPlan, ServesWhereItIsNamed) {
+// Other rows it copies by hand, where it is named.
+TEST(Sm90BackwardPlan, ServesAlignedRows) {
   Problem p = backward_problem(4096, 128, 128);
-  EXPECT_EQ(plan_cuda_backward(p, hopper()).main().entry, "fa_sm90_backward");
   p.run.family = Family::automatic;
+  EXPECT_EQ(plan_cuda_backward(p, hopper()).main().entry, "fa_sm90_backward");
+  p.alignment = 8;
   const CudaBackwardPlan plan = plan_cuda_backward(p, hopper());
   EXPECT_EQ(plan.main().entry, "fa_sm80_backward");
-  EXPECT_NE(to_text(plan).find("not family sm90: it has not been measured on a GPU yet, and serves "
-                               "where a caller names it"),
+  EXPECT_NE(to_text(plan).find("not family sm90: its copies are for rows aligned to 16 bytes"),
             std::string::npos)
       << to_text(plan);
+  p.run.family = Family::sm90;
+  EXPECT_EQ(plan_cuda_backward(p, hopper()).main().entry, "fa_sm90_backward");
 }
 
 TEST(Sm90BackwardPlan, WhatItDoesNotServeIsRefused) {

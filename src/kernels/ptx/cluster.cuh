@@ -30,17 +30,18 @@ __device__ inline u32 of_block(u32 shared, u32 rank) {
   return remote;
 }
 
-/// Arrives at an mbarrier of another block: what this warp read of shared memory may be overwritten.
-/// It publishes nothing that the thread wrote: a release in the whole cluster would wait until its
-/// additions to global memory are done, an eighth of the time of the backward kernel for wide heads.
+/// Arrives at an mbarrier of another block: what this warp read of shared memory may be
+/// overwritten. It publishes nothing that the thread wrote: a release in the whole cluster would
+/// wait until its additions to global memory are done, an eighth of the time of the backward kernel
+/// for wide heads.
 __device__ inline void mbarrier_arrive_remote(u32 remote_barrier) {
   asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
                : "memory");
 }
 
-/// `mbarrier_wait` at a barrier of this block after which threads load what threads of another block
-/// have stored here (`store_async`). It empties the L1 cache: for copies, which products read, and
-/// for `mbarrier_arrive_remote` an `mbarrier_wait` is enough.
+/// `mbarrier_wait` at a barrier of this block after which threads load what threads of another
+/// block have stored here (`store_async`). It empties the L1 cache: for copies, which products
+/// read, and for `mbarrier_arrive_remote` an `mbarrier_wait` is enough.
 __device__ inline void mbarrier_wait_cluster(u32 barrier, u32 parity) {
   u32 ended;
   do {

@@ -19,7 +19,7 @@ struct Backward {
   using Params = kernel::TiledBackwardParams;
   using Shapes = BackwardShapes<C>;
 
-  static __device__ void run(const Params& p) {
+  static __device__ __forceinline__ void run(const Params& p) {
     const u32 shared = ptx::shared_address(ptx::shared_memory());
     const int warp = uniform(static_cast<int>(threadIdx.x / 32));
     if (warp == 0 && ptx::elect()) {

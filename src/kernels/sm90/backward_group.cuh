@@ -40,9 +40,9 @@ struct BackwardGroup {
   const int warp;  ///< of the warps that compute
   const int lane = threadIdx.x % 32;
   BackwardPipes<C> pipes;
-  u32 scores;           ///< dS^T of two steps in shared memory
-  u32 scores_turn = 0;  ///< the place of the last that was put, in bytes from the first
-  u32 parity = 0;       ///< of the step before, where dQ is late
+  u32 scores;            ///< dS^T of two steps in shared memory
+  u32 scores_turn = 0;   ///< the place of the last that was put, in bytes from the first
+  u32 parity = 0;        ///< of the step before, where dQ is late
   const u32 query_sums;  ///< the warp's dQ on its way to global memory
   const u32 gradients_there;
 
@@ -62,7 +62,7 @@ struct BackwardGroup {
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
   const float factor;
   float* dq_sum = nullptr;  ///< of the step whose dQ comes next; not late, of the step before
-  int* dq_turn = nullptr;  ///< of the step before
+  int* dq_turn = nullptr;   ///< of the step before
 
   __device__ BackwardGroup(const kernel::BackwardParams& params, u32 base, int computing_warp)
       : p(params),
@@ -87,7 +87,8 @@ struct BackwardGroup {
   __device__ int first_key() const { return warp / 4 * Shapes::group_keys; }
   static __device__ int panel_of(int column) { return column / ScorePanels::panel; }
 
-  __device__ void run() {
+  /// Inline, for a call would have all products wait.
+  __device__ __forceinline__ void run() {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       clear(dv);
@@ -98,7 +99,7 @@ struct BackwardGroup {
   }
 
   /// Over the rows that see the keys (line 8 of Algorithm 2).
-  __device__ void walk() {
+  __device__ __forceinline__ void walk() {
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
     Place at{tile.place.sequence, tile.query_head, 0, {0, tile.q_len, tile.q_len}};
     if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
@@ -302,9 +303,9 @@ struct BackwardGroup {
   __device__ void begin_query_product(float (&dq)[1][dq_tiles][4]) const {
     begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
   }
-  /// Adds to the sum at dq_sum. The warps' own additions hold up their later loads of shared memory,
-  /// 13% of the time at 64 columns. At 128 the products keep shared memory busier than the way
-  /// through it bears: 5% slower.
+  /// Adds to the sum at dq_sum. The warps' own additions hold up their later loads of shared
+  /// memory, 13% of the time at 64 columns. At 128 the products keep shared memory busier than the
+  /// way through it bears: 5% slower.
   __device__ void add_query(float (&dq)[1][dq_tiles][4]) const {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     if constexpr (!C::staged_dq) {

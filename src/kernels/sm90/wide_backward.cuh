@@ -20,7 +20,7 @@ struct WideBackward {
   using Params = kernel::TiledBackwardParams;
   using Shapes = WideBackwardShapes<C>;
 
-  static __device__ void run(const Params& p) {
+  static __device__ __forceinline__ void run(const Params& p) {
     const u32 shared = ptx::shared_address(ptx::shared_memory());
     const int warp = uniform(static_cast<int>(threadIdx.x / 32));
     const int rank = uniform(static_cast<int>(ptx::cluster_rank()));

@@ -36,8 +36,8 @@ struct WideGroup {
   const u32 shared;
   const u32 first_scores;  ///< P^T and then dS^T of the warp's keys in shared memory, first slot
   // dQ comes a step late, so dS^T of two steps is in use, in two slots with barriers of their own.
-  u32 slot = 0;    ///< of this step: 0 or 1
-  u32 parity = 0;  ///< of this step, at the slot's barriers
+  u32 slot = 0;             ///< of this step: 0 or 1
+  u32 parity = 0;           ///< of this step, at the slot's barriers
   float* dq_sum = nullptr;  ///< of the group's dQ of the step before
 
   const PanelOperand<ScorePanels, kernel::Major::mn> query_ds, query_peer_ds;
@@ -77,10 +77,8 @@ struct WideGroup {
 
   /// The place of the tile's first step. It sets ds_bits and dq_sum.
   __device__ Place first_step() {
-    const Place at{tile.place.sequence,
-                   tile.query_head,
-                   start_of<C>(tile),
-                   {0, tile.q_len, tile.q_len}};
+    const Place at{
+        tile.place.sequence, tile.query_head, start_of<C>(tile), {0, tile.q_len, tile.q_len}};
     if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
     const long long row =
         at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
@@ -132,8 +130,8 @@ struct WideGroup {
     begin_product<number, slices, true>(dq[0], query_peer_ds.in_loop(), place,
                                         query_peer_k.in_loop(), 0);
   }
-  /// Adds them to dQ, once their products have ended. Both blocks may then write P^T, and send dS^T,
-  /// of the next step in the slot.
+  /// Adds them to dQ, once their products have ended. Both blocks may then write P^T, and send
+  /// dS^T, of the next step in the slot.
   __device__ void add_queries(Queries& dq) {
     if (lane < 2) {
       ptx::mbarrier_arrive_remote(
@@ -150,8 +148,8 @@ struct WideGroup {
     add_queries(dq);
   }
 
-  /// Columns of dK or dV of the tile, of head_dim or head_dim_v `columns` (line 18). A cluster has all
-  /// heads that share the keys.
+  /// Columns of dK or dV of the tile, of head_dim or head_dim_v `columns` (line 18). A cluster has
+  /// all heads that share the keys.
   template <int first_column, int columns, int n_tiles>
   __device__ void store(const float (&x)[1][n_tiles][4], const kernel::View& view,
                         float scale) const {

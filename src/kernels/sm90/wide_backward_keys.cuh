@@ -29,7 +29,8 @@ struct WideKeys : WideGroup<C, 1> {
         score_dout(pipes.dout.memory),
         key_q(pipes.q.memory) {}
 
-  __device__ void run() {
+  /// Inline, for a call would have all products wait.
+  __device__ __forceinline__ void run() {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       if (tile.begin < tile.end) walk();
@@ -40,7 +41,7 @@ struct WideKeys : WideGroup<C, 1> {
   }
 
   /// Over the rows that see the keys (line 8).
-  __device__ void walk() {
+  __device__ __forceinline__ void walk() {
     Place at = Base::first_step();
     Scores dp;
     pipes.k.wait_until_full();
@@ -67,11 +68,11 @@ struct WideKeys : WideGroup<C, 1> {
 
   /// Begins dP^T = V dO^T of the next step (line 13), a group of products for each piece of dO.
   __device__ void begin_gradients(Scores& dp) {
-    constexpr int slices = pad16(C::head_dim_v) / 16, first_slices = pad16(Shapes::piece_columns) / 16;
+    constexpr int slices = pad16(C::head_dim_v) / 16,
+                  first_slices = pad16(Shapes::piece_columns) / 16;
     pipes.dout.wait_until_full();
     ptx::wgmma_fence(dp[0]);
-    begin_product<number, first_slices>(dp[0], score_v.in_loop(), 0, score_dout,
-                                        pipes.dout.offset);
+    begin_product<number, first_slices>(dp[0], score_v.in_loop(), 0, score_dout, pipes.dout.offset);
     if constexpr (Shapes::dout_pieces == 2) {
       auto piece = pipes.dout;
       piece.next();
@@ -148,7 +149,8 @@ struct WideKeys : WideGroup<C, 1> {
     ptx::fence_proxy_async();
     __syncwarp();
     if (lane == 0) {
-      const u32 peer = Base::rank ^ 1, there = Base::shared + Shapes::gradients_there + 8 * Base::slot;
+      const u32 peer = Base::rank ^ 1,
+                there = Base::shared + Shapes::gradients_there + 8 * Base::slot;
       constexpr int to_peer = Shapes::peer_scores_begin - Shapes::scores_begin;
       ptx::bulk_to_block(ptx::of_block(own + to_peer, peer), own, Shapes::warp_bytes,
                          ptx::of_block(there, peer));

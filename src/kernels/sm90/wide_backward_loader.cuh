@@ -29,8 +29,8 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
       : Base(params, base),
         shared(base),
         rank(block_rank),
-        claims(params.counter, params.launch, params.tiles, lane,
-               static_cast<int>(gridDim.x) / 2) {}
+        claims(params.counter, params.launch, params.tiles, lane, static_cast<int>(gridDim.x) / 2) {
+  }
 
   __device__ void run() {
     if (rank == 0) claims.begin();

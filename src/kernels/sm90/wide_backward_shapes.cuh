@@ -51,7 +51,8 @@ struct WideBackwardShapes : BackwardSums<C> {
   using TilePipe = Pipe<2, 64>;  ///< of KeysInHand
 
   // Shared memory: K, with the other block's panels, V, stages of Q and dO, of two steps P^T and
-  // then dS^T, and the other block's dS^T, statistics of the stages, the tile in hand, all barriers.
+  // then dS^T, and the other block's dS^T, statistics of the stages, the tile in hand, all
+  // barriers.
   static constexpr int value_begin = KeyPipe::bytes;
   static constexpr int query_begin = value_begin + ValuePipe::bytes;
   static constexpr int dout_begin = query_begin + QueryPipe::bytes;

@@ -33,7 +33,8 @@ struct WideValues : WideGroup<C, 0> {
         value_dout(pipes.dout.memory),
         factor(Score<C>::factor(params.score)) {}
 
-  __device__ void run() {
+  /// Inline, for a call would have all products wait.
+  __device__ __forceinline__ void run() {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dv);
       clear(dv_rest);
@@ -46,7 +47,7 @@ struct WideValues : WideGroup<C, 0> {
   }
 
   /// Over the rows that see the keys (line 8).
-  __device__ void walk() {
+  __device__ __forceinline__ void walk() {
     Place at = Base::first_step();
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
     Dropout dropout(p.dropout, p.heads.query, at);

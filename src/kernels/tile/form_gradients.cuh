@@ -75,8 +75,10 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
           const int row = place.tile_row + row0 + 8 * n + e;
           if constexpr (!Score<C>::none) x = score.value(x, row, key, slopes[m][n][2 * h + e]);
           // P is at most 1, also where scores are so large that their float32 LSE is far off.
-          x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, Element::gradient_headroom - lse[e]),
-                                        Element::gradient_headroom));
+          // The compiler would keep 0 - LSE, which is not -LSE where that is 0.
+          const float shift =
+              Element::gradient_headroom == 0 ? -lse[e] : Element::gradient_headroom - lse[e];
+          x = ptx::exp2(ptx::min_or_nan(fmaf(x, factor, shift), Element::gradient_headroom));
         }
       }
     }

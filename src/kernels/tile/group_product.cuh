@@ -16,9 +16,8 @@ __device__ void begin_product(float (&c)[n_tiles][4], const PanelOperand<A, kern
                               u32 b_offset) {
 #pragma unroll
   for (int slice = 0; slice < slices; ++slice) {
-    ptx::wgmma<number, kernel::Major::k, kernel::Major::k>(c, a.at(a_offset, slice),
-                                                           b.at(b_offset, slice),
-                                                           adds || slice > 0);
+    ptx::wgmma<number, kernel::Major::k, kernel::Major::k>(
+        c, a.at(a_offset, slice), b.at(b_offset, slice), adds || slice > 0);
   }
   ptx::wgmma_commit();
 }

@@ -20,17 +20,13 @@ struct TileClaims {
   unsigned long long launch;
   int tiles;
   int lane;
-  int blocks;  ///< that claim
+  int blocks;       ///< that claim
   int index = -1;   ///< of the tile among all; `tiles` or more: there is none
   int claimed = 0;  ///< by the first lane
 
   __device__ TileClaims(kernel::TileCounter* shared_out, unsigned long long number, int count,
                         int of_warp, int claiming_blocks = static_cast<int>(gridDim.x))
-      : counter(shared_out),
-        launch(number),
-        tiles(count),
-        lane(of_warp),
-        blocks(claiming_blocks) {}
+      : counter(shared_out), launch(number), tiles(count), lane(of_warp), blocks(claiming_blocks) {}
 
   /// Goes to the first tile.
   __device__ void begin() {

@@ -37,15 +37,15 @@ struct ForwardKernel {
 
 struct BackwardKernel {
   struct Cut {
-    int rows = 0;           ///< query rows of a step
-    int keys = 0;           ///< of a block, or of a cluster of blocks
-    int cluster = 1;        ///< blocks that share these keys
+    int rows = 0;                 ///< query rows of a step
+    int keys = 0;                 ///< of a block, or of a cluster of blocks
+    int cluster = 1;              ///< blocks that share these keys
     bool dout_by_panels = false;  ///< dO is copied panel by panel
-    int blocks_per_sm = 0;  ///< that a multiprocessor has room for
-    int threads = 0;        ///< of a block of the kernels before and after the main one
-    int columns = 0;        ///< of dQ's and dK's sums: head_dim, padded
-    int value_columns = 0;  ///< of dV's
-    int bias_sums = 1;      ///< warps that sum the same rows of a bias, each for itself
+    int blocks_per_sm = 0;        ///< that a multiprocessor has room for
+    int threads = 0;              ///< of a block of the kernels before and after the main one
+    int columns = 0;              ///< of dQ's and dK's sums: head_dim, padded
+    int value_columns = 0;        ///< of dV's
+    int bias_sums = 1;            ///< warps that sum the same rows of a bias, each for itself
     friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;

@@ -19,6 +19,7 @@ float tanhf(float) noexcept;
 }
 
 #define __device__
+#define __forceinline__ inline
 #define __global__
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)

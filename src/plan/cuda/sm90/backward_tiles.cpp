@@ -38,8 +38,8 @@ int shared_bytes(const WideBackwardTile& t, int64_t head_dim, int64_t head_dim_v
   // dO of one and a half steps, in pieces of two panels, where it is wide.
   const int pieces = values > 2 ? 3 : stages, piece = std::min(values, 2);
   // Of the other block's keys half of the columns, and dS of both blocks.
-  const int all = (1 + stages) * keys + values + pieces * piece + (keys > 2 ? 2 : 1) +
-                  stages * t.cluster;
+  const int all =
+      (1 + stages) * keys + values + pieces * piece + (keys > 2 ? 2 : 1) + stages * t.cluster;
   const int statistics = (stages + pieces) * 4 * t.rows;
   const int barriers = 16 * (1 + 1 + stages + pieces + tiles_in_hand) + 80;
   return all * panel + statistics + tiles_in_hand * bytes_in_hand + barriers;

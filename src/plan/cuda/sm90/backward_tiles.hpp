@@ -16,8 +16,8 @@ struct BackwardTile {
   /// The copy engine adds dQ to the sums in global memory, from shared memory; else the groups do,
   /// from their registers.
   bool staged_dq = false;
-  /// Tiles of keys that all rows see begin at different rows, so that blocks which begin together do
-  /// not add to the same dQ. Not in order.
+  /// Tiles of keys that all rows see begin at different rows, so that blocks which begin together
+  /// do not add to the same dQ. Not in order.
   bool rotates = false;
 
   static constexpr int keys = 128;           ///< of a block, 64 for each group that computes

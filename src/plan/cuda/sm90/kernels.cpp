@@ -10,17 +10,13 @@ namespace fa::sm90 {
 
 namespace {
 
-/// What both passes ask: the GPU and the head_dims. Empty where they are right.
+/// Why the kernels of neither pass serve the problem; empty where they do.
 std::string refusal_of(const Problem& p, const GpuLimits& gpu) {
   if (gpu.arch != "sm_90a") return fmt::format("it is for sm_90a, the GPU is {}", gpu.arch);
   const auto serves = [](int64_t head_dim) { return head_dim >= 64 && head_dim <= 256; };
-  if (serves(p.head_dim) && serves(p.head_dim_v)) return {};
-  return fmt::format("its head_dim is 64 to 256, this is {}, {} of v", p.head_dim, p.head_dim_v);
-}
-
-/// Why the forward kernel does not serve the problem; empty where it does.
-std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
-  if (std::string refusal = refusal_of(p, gpu); !refusal.empty()) return refusal;
+  if (!serves(p.head_dim) || !serves(p.head_dim_v)) {
+    return fmt::format("its head_dim is 64 to 256, this is {}, {} of v", p.head_dim, p.head_dim_v);
+  }
   // It copies other rows by hand, which sm80 does faster; but the family may not depend on the rows
   // where the same bits are asked for, whatever stands beside a sequence.
   if (p.alignment < 16 && !p.run.batch_invariant && p.run.family == Family::automatic) {
@@ -31,15 +27,14 @@ std::string forward_refusal(const Problem& p, const GpuLimits& gpu) {
 
 bool is_wide(const Problem& p) { return std::max(p.head_dim, p.head_dim_v) > 128; }
 
-/// The same of the backward kernels, which copy rows of any alignment.
+/// The same of the backward kernels.
 std::string backward_refusal(const Problem& p, const GpuLimits& gpu) {
   if (std::string refusal = refusal_of(p, gpu); !refusal.empty()) return refusal;
   if (is_wide(p) && in_order(p)) return "its sums have no order for a head_dim beyond 128";
   if (is_wide(p) && p.score.softcap > 0 && p.wants.dbias) {
     return "it has no gradient of a bias beside a softcap for a head_dim beyond 128";
   }
-  if (p.run.family == Family::sm90) return {};
-  return "it has not been measured on a GPU yet, and serves where a caller names it";
+  return {};
 }
 
 }  // namespace
@@ -84,7 +79,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
 }
 
 Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
-  if (std::string refusal = forward_refusal(problem, gpu); !refusal.empty()) return {{}, refusal};
+  if (std::string refusal = refusal_of(problem, gpu); !refusal.empty()) return {{}, refusal};
   return {forward(problem, forward_tile(problem)), {}};
 }
 
@@ -125,7 +120,9 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
 
 BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
-  kernel.config.number("key_stages", t.key_stages).flag("late_dq", t.late_dq).flag("staged_dq", t.staged_dq);
+  kernel.config.number("key_stages", t.key_stages)
+      .flag("late_dq", t.late_dq)
+      .flag("staged_dq", t.staged_dq);
   kernel.main = {"fa_sm90_backward",
                  {"sm90/backward.cuh"},
                  "fa::sm90::BackwardConfig",
