@@ -29,7 +29,7 @@ bool unequal(const Problem& p) {
 /// Tiles hold all heads that share keys where a head has so few rows that this halves the tiles: a
 /// tile then reads the keys once for all of its heads. Scores that read numbers of one head leave a
 /// tile with one head; so does `batch_invariant`, since the longest packed sequence decides here.
-/// It has not run on a GPU yet, so that a caller must name the family.
+/// Its speed has not been measured, so that a caller must name the family.
 int heads_of_tile(const Problem& p, int rows) {
   const int64_t group = p.group();
   if (p.run.family != Family::sm90 || group > rows || p.run.batch_invariant || p.alignment < 16 ||
