@@ -133,9 +133,10 @@ struct BackwardParams {
   float* dk_sum;     ///< [heads_k][padded_keys][padded head_dim], where several blocks share them
   float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
   float* dbias_sum;  ///< as tile/bias_sums.cuh has it
-  int* dq_turns;     ///< [heads_q][padded_rows / tile]: how many blocks have added to dQ
-  int* key_turns;    ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
-  float* ranges;     ///< for float16, as range_of of tile/padded.cuh has them
+  int* dq_turns;   ///< [heads_q][padded_rows / tile][1, or parts of dQ's columns]: how many blocks
+                   ///< have added to dQ
+  int* key_turns;  ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
+  float* ranges;   ///< for float16, as range_of of tile/padded.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own
   long long padded_keys;
   int bias_batches;  ///< extents of the bias

@@ -33,7 +33,7 @@ struct BackwardGroup {
   /// dS is formed of P as it is, where registers are left for it: of P rounded it has to be
   /// unpacked.
   static constexpr bool keeps_p = C::rows == 64 && !C::dropout && !Score<C>::has_slope;
-
+  /// LSE is loaded while S^T is under way, where registers are left for it.
   static constexpr bool loads_early = C::rows == 64;
 
   const kernel::BackwardParams& p;
@@ -192,19 +192,16 @@ struct BackwardGroup {
     ptx::wgmma_fence(dp[0]);
     begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), 0, score_dout,
                                                      pipes.dout.offset);
-    float2 lse[C::rows / 8];
+    const u32 lse_at = pipes.lse() + 4 * place.row_in_tile();
+    float2 lse[loads_early ? C::rows / 8 : 1];
     if constexpr (loads_early) {
 #pragma unroll
-      for (int n = 0; n < C::rows / 8; ++n) {
-        lse[n] = ptx::load_floats(pipes.lse() + 4 * (place.row_in_tile() + 8 * n));
-      }
+      for (int n = 0; n < C::rows / 8; ++n) lse[n] = ptx::load_floats(lse_at + 32 * n);
     }
     ptx::wgmma_wait<1>(s[0]);
-    if constexpr (loads_early) {
-      form_probabilities<Shapes>(s, slopes, score, factor, place, [&](int n) { return lse[n]; });
-    } else {
-      form_probabilities<Shapes>(s, slopes, score, factor, place, pipes.lse());
-    }
+    form_probabilities<Shapes>(s, slopes, score, factor, place, [&](int n) {
+      return loads_early ? lse[n] : ptx::load_floats(lse_at + 32 * n);
+    });
     if constexpr (may_mask) hide_unseen<Shapes>(s, sight, place);
     const Operand p_left = as_left<Element>(s);
     Dropped<Shapes> dropped = {};
@@ -304,8 +301,8 @@ struct BackwardGroup {
     begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
   }
   /// Adds to the sum at dq_sum. The warps' own additions hold up their later loads of shared
-  /// memory, 13% of the time at 64 columns. At 128 the products keep shared memory busier than the
-  /// way through it bears: 5% slower.
+  /// memory, a tenth of the time at 64 columns. At 128 the products keep shared memory busier than
+  /// the way through it bears: 3% slower.
   __device__ void add_query(float (&dq)[1][dq_tiles][4]) const {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     if constexpr (!C::staged_dq) {

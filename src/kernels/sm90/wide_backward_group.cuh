@@ -4,6 +4,7 @@
 
 #include "ptx/barrier.cuh"
 #include "ptx/cluster.cuh"
+#include "ptx/turn.cuh"
 #include "sm90/wide_backward_shapes.cuh"
 #include "tile/dropout.cuh"
 #include "tile/form_gradients.cuh"
@@ -39,6 +40,11 @@ struct WideGroup {
   u32 slot = 0;             ///< of this step: 0 or 1
   u32 parity = 0;           ///< of this step, at the slot's barriers
   float* dq_sum = nullptr;  ///< of the group's dQ of the step before
+  // In order: the counter of those rows and this tile's number there, and of the rows to which the
+  // group added last.
+  int* dq_counter = nullptr;
+  int dq_turn = 0;
+  int* added = nullptr;
 
   const PanelOperand<ScorePanels, kernel::Major::mn> query_ds, query_peer_ds;
   const PanelOperand<KeyPanels, kernel::Major::mn> query_k;
@@ -80,12 +86,23 @@ struct WideGroup {
     const Place at{
         tile.place.sequence, tile.query_head, start_of<C>(tile), {0, tile.q_len, tile.q_len}};
     if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
-    const long long row =
-        at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
+    const long long row = first_row_of(at);
     const int column = Shapes::first_column(rank, group) - rank * Shapes::half;
     dq_sum = Shapes::QuerySum::part_of(p.dq_sum + row * Shapes::depth, keys_warp, 0) +
              column / 8 * 128 + sum_index(lane, 0);
+    find_turn(at);
     return at;
+  }
+  /// The first of a step's rows among the padded ones of all heads.
+  __device__ long long first_row_of(const Place& at) const {
+    return at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
+  }
+  __device__ void find_turn(const Place& at) {
+    if constexpr (C::deterministic) {
+      dq_counter = p.dq_turns + first_row_of(at) / C::rows * 4 + rank * 2 + group;
+      const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
+      dq_turn = sight.turn_of(at.row);
+    }
   }
   __device__ int steps() const { return (tile.end - tile.begin) / C::rows * p.part_heads; }
   /// Goes to the next step. The heads of a tile of rows follow each other, as in sm80.
@@ -99,6 +116,7 @@ struct WideGroup {
   }
   /// Moves dq_sum to the step at `at`.
   __device__ void move_sum(const Place& at) {
+    find_turn(at);
     const long long to_next_head = p.padded_rows * Shapes::depth;
     if (at.head > tile.query_head) {
       dq_sum += to_next_head;
@@ -138,7 +156,20 @@ struct WideGroup {
           ptx::of_block(shared + Shapes::scores_free + 8 * slot_before(), lane));
     }
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
+    if constexpr (C::deterministic) {
+      pass_turn();
+      ptx::wait_for_turn(dq_counter, dq_turn);
+      __syncwarp();
+      added = dq_counter;
+    }
     add_fragment(dq_sum, dq, 0);
+  }
+  /// Lets the next cluster add to the rows to which the group has added last, when all its warps
+  /// have.
+  __device__ void pass_turn() {
+    ptx::barrier_sync<128>(9 + group);
+    if (warp == 0 && lane == 0 && added != nullptr) ptx::pass_turn(added);
+    added = nullptr;
   }
   /// dQ of the tile's last step.
   __device__ void end_queries() {
@@ -146,6 +177,7 @@ struct WideGroup {
     begin_queries(dq);
     ptx::wgmma_wait<0>(dq[0]);
     add_queries(dq);
+    if constexpr (C::deterministic) pass_turn();
   }
 
   /// Columns of dK or dV of the tile, of head_dim or head_dim_v `columns` (line 18). A cluster has

@@ -10,6 +10,7 @@ template <class C>
 struct WideBackwardShapes : BackwardSums<C> {
   static constexpr int block_keys = 64;  ///< of the tile's
   static_assert(C::keys == 2 * block_keys && C::rows == 64);
+  static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
   static constexpr int loader_registers = 24, group_registers = 240;
 
   /// dS^T or P^T of a step, as a warp has it.

@@ -45,6 +45,8 @@ int shared_bytes(const WideBackwardTile& t, int64_t head_dim, int64_t head_dim_v
   return all * panel + statistics + tiles_in_hand * bytes_in_hand + barriers;
 }
 
+WideBackwardTile wide_backward_tile(const Problem& p) { return {.rotates = !in_order(p)}; }
+
 BackwardTile backward_tile(const Problem& p) {
   BackwardTile tile;
   if (std::max(p.head_dim, p.head_dim_v) <= 64) {

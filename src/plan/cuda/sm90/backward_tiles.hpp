@@ -29,12 +29,16 @@ struct BackwardTile {
 /// How src/kernels/sm90/wide_backward.cuh is cut, for head_dims beyond 128.
 struct WideBackwardTile {
   static constexpr int rows = 64;
-  static constexpr bool rotates = true;
+  bool rotates = true;               ///< as above
   static constexpr int cluster = 2;  ///< blocks of 64 keys, each with three groups as above
   static constexpr int keys = 128;   ///< of a cluster
+  /// Two groups in each of two blocks add to columns of their own of dQ.
+  static constexpr int dq_parts = 4;
   static constexpr int threads = BackwardTile::threads;
   static constexpr int other_threads = BackwardTile::other_threads;
 };
+
+WideBackwardTile wide_backward_tile(const Problem& problem);
 
 /// Columns of the sums of dQ and dK: whole panels.
 int sum_columns(const WideBackwardTile& tile, int64_t head_dim);

@@ -30,9 +30,11 @@ bool is_wide(const Problem& p) { return std::max(p.head_dim, p.head_dim_v) > 128
 /// The same of the backward kernels.
 std::string backward_refusal(const Problem& p, const GpuLimits& gpu) {
   if (std::string refusal = refusal_of(p, gpu); !refusal.empty()) return refusal;
-  if (is_wide(p) && in_order(p)) return "its sums have no order for a head_dim beyond 128";
   if (is_wide(p) && p.score.softcap > 0 && p.wants.dbias) {
     return "it has no gradient of a bias beside a softcap for a head_dim beyond 128";
+  }
+  if (is_wide(p) && in_order(p) && p.run.family == Family::automatic) {
+    return "its order of sums has not been measured for a head_dim beyond 128";
   }
   return {};
 }
@@ -137,6 +139,7 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
 BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
   kernel.cut.cluster = t.cluster;
+  kernel.cut.dq_turns = t.dq_parts;
   kernel.cut.dout_by_panels = p.head_dim_v > 128;  // else it is one piece
   kernel.main = {"fa_sm90_wide_backward",
                  {"sm90/wide_backward.cuh"},
@@ -152,7 +155,7 @@ BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
 
 Offered<BackwardKernel> backward(const Problem& problem, const GpuLimits& gpu) {
   if (std::string refusal = backward_refusal(problem, gpu); !refusal.empty()) return {{}, refusal};
-  if (is_wide(problem)) return {backward(problem, WideBackwardTile{}), {}};
+  if (is_wide(problem)) return {backward(problem, wide_backward_tile(problem)), {}};
   return {backward(problem, backward_tile(problem)), {}};
 }
 
