@@ -131,9 +131,9 @@ TEST(HopperBackward, TheSameWorkspaceServesAgain) {
 }
 
 /// FA_LAUNCHES: of each problem. tools/gpu_test asks for many.
-int launches() {
+int64_t launches() {
   const char* text = std::getenv("FA_LAUNCHES");
-  return text == nullptr ? 3 : std::atoi(text);
+  return text == nullptr ? 3 : std::strtol(text, nullptr, 10);
 }
 
 /// A hang is rare, and so is a tile that is read too early: one in some hundred launches, in a
@@ -159,7 +159,7 @@ TEST(HopperBackward, LaunchesKeepTheirBits) {
       };
       const std::vector<Bits> first = bits();
       int different = 0;
-      for (int launch = 1; launch < launches(); ++launch) {
+      for (int64_t launch = 1; launch < launches(); ++launch) {
         c.poison(true);
         run(c, place);
         different += bits() != first;
