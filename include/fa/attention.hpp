@@ -143,8 +143,8 @@ class FA_API Error : public std::runtime_error {
 };
 
 /// Kernels of CUDA devices: chosen by the plan, mma.sync (A100 and later), or wgmma (Hopper; its
-/// backward pass serves only where it is named, and beyond head_dim 128 has no order of sums, nor
-/// a bias's gradient beside a softcap). The CPU takes any and has its own.
+/// backward pass has no bias's gradient beside a softcap beyond head_dim 128, and there sums in a
+/// fixed order only where it is named). The CPU takes any and has its own.
 enum class Family : int32_t { automatic = 0, sm80 = 1, sm90 = 2 };
 
 /// What is computed. Default: softmax(q k^T / sqrt(D)) v, every query sees every key.

@@ -75,9 +75,7 @@ const Offer sm90_offer = [] {
 
 const Offer sm90_wide_offer = [] {
   Offer offer = cuda_offer;
-  for (const Feature absent : {Feature::deterministic, Feature::batch_invariant, Feature::wide}) {
-    offer.features.reset(bit(absent));
-  }
+  offer.features.reset(bit(Feature::wide));
   offer.least_dim = 136;
   offer.most_dim = 256;
   return offer;

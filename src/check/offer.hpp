@@ -35,7 +35,7 @@ struct Offer {
   bool has_families;
   /// The narrowest and the widest head_dim of a device; 0: as its kernels have them.
   int64_t least_dim, most_dim;
-  /// What the backward pass of family sm90 is asked for, which serves where it is named; or null.
+  /// What the backward pass of family sm90 is asked for where it is named; or null.
   const Offer* sm90;
   /// The same for a head_dim beyond 128; or null.
   const Offer* sm90_wide;

@@ -64,7 +64,7 @@ Spec Problems::draw(int64_t index) const {
   const size_t configuration = features_.empty() ? static_cast<size_t>(index)
                                                  : static_cast<size_t>(index) % features_.size();
   // A third of the configurations names the family that serves every GPU: others take its problems.
-  // Of another third the backward passes name sm90, which serves them only then.
+  // Of another third the backward passes name sm90, which serves some of them only then.
   const size_t third = configuration % 3;
   const auto for_wide = [this](Features features) {
     features &= offer_.sm90_wide->features;

@@ -155,10 +155,9 @@ void use(check::SideSpec& side, std::vector<int64_t> counts) {
   side.used = std::move(counts);
 }
 
-std::vector<Family> backward_families(int64_t dim, bool in_order) {
-  const int64_t most = in_order ? 128 : 256;
-  const bool hopper = cuda::device(0).arch() == "sm_90a" && dim >= 64 && dim <= most;
-  return hopper ? std::vector{Family::automatic, Family::sm90} : std::vector{Family::automatic};
+std::vector<Family> backward_families(int64_t dim) {
+  const bool hopper = cuda::device(0).arch() == "sm_90a" && dim >= 64 && dim <= 256;
+  return hopper ? std::vector{Family::sm80, Family::sm90} : std::vector{Family::automatic};
 }
 
 std::vector<check::Spec> plain_and_packed() {

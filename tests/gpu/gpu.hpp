@@ -84,9 +84,9 @@ void pack(check::SideSpec& side, std::vector<int64_t> lengths, int64_t tail = 0)
 /// Gives each sequence the number of its rows that count (seqused).
 void use(check::SideSpec& side, std::vector<int64_t> counts);
 
-/// The families that a backward pass of this head_dim may name on this GPU; the first: none.
-/// `in_order`: also with `deterministic`.
-std::vector<Family> backward_families(int64_t dim, bool in_order);
+/// The families that serve a backward pass of this head_dim on this GPU, where there are two;
+/// else none is named.
+std::vector<Family> backward_families(int64_t dim);
 
 /// A tile of each of three classes, and packed sequences: what every kernel must get right again
 /// and again.

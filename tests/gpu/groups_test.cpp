@@ -9,7 +9,7 @@
 namespace fa::test {
 namespace {
 
-bool names_sm90() { return backward_families(64, true).size() > 1; }
+bool names_sm90() { return backward_families(64).size() > 1; }
 
 /// Groups that fill a tile's rows and groups that do not, with each option that such a tile has.
 std::vector<check::Spec> grouped_problems() {

@@ -330,7 +330,7 @@ TEST(Sm90BackwardPlan, WideHeadsTakeTurnsWhereNamed) {
   EXPECT_EQ(plan_cuda_backward(p, hopper()).main().entry, "fa_sm80_backward");
 }
 
-// One would wait for another, and no GPU says in which order it starts them.
+// Their kernel stores dK and dV, and cannot add them to those of other heads.
 TEST(Sm90BackwardPlan, ClustersNeverShareKeys) {
   Problem p = backward_problem(8192, 256, 256);
   p.batch = 1;  // few tiles for a GPU, for which blocks alone would share the keys

@@ -200,7 +200,8 @@ struct BackwardGroup {
     }
     ptx::wgmma_wait<1>(s[0]);
     form_probabilities<Shapes>(s, slopes, score, factor, place, [&](int n) {
-      return loads_early ? lse[n] : ptx::load_floats(lse_at + 32 * n);
+      if constexpr (loads_early) return lse[n];
+      return ptx::load_floats(lse_at + 32 * n);
     });
     if constexpr (may_mask) hide_unseen<Shapes>(s, sight, place);
     const Operand p_left = as_left<Element>(s);
@@ -265,19 +266,20 @@ struct BackwardGroup {
   template <bool first>
   __device__ void end_with_late_query(const Operand& ds_left, long long dq_move) {
     float dq[1][dq_tiles][4];
-    ptx::wgmma_fence(dk[0]);
-    begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
     if constexpr (!first) begin_late_query(dq);
     put_scores(ds_left);
-    ptx::wgmma_wait<first ? 0 : 1>(dv[0], dk[0]);
+    ptx::wgmma_fence(dk[0]);
+    begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
+    ptx::wgmma_wait<first ? 1 : 2>(dv[0]);
     pipes.dout.release(lane);
-    if constexpr (!first) ptx::wgmma_wait<0>(dq[0]);
+    if constexpr (!first) ptx::wgmma_wait<1>(dq[0]);
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(gradients_there);
     if constexpr (!first) {
       add_query(dq);
       dq_sum += dq_move;
     }
+    ptx::wgmma_wait<0>(dk[0]);
     pipes.q.release(lane);
   }
   /// dQ of the step before, once all warps have put its dS: they have then ended dQ of the step

@@ -108,8 +108,8 @@ struct WideKeys : WideGroup<C, 1> {
                                 Base::keys_warp, lane);
     }
     const Operand ds = as_left<Element>(dp);
-    pipes.dout.release(lane);
     send(ds);
+    pipes.dout.release(lane);
     typename Base::Queries dq;
     if constexpr (!first) Base::begin_queries(dq);
     pipes.q.wait_until_full();

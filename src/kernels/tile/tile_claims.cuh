@@ -10,7 +10,8 @@ namespace fa::tile {
 
 /// none: a block takes each gridDim.x-th tile. after_first: its first tile has its own number, and
 /// a counter hands out the others. all: the counter hands out all, so that every tile before one
-/// that a block has claimed is in a running block's hands: a block may wait for those.
+/// that a block has claimed is in a running block's hands: a block may wait for those. Block 0
+/// opens the counter: with its cluster it is the first that a GPU starts.
 enum class Claims { none, after_first, all };
 
 /// One warp's, which calls all of it together. kernel::TileCounter says what the counter holds.

@@ -224,7 +224,7 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
   plan.cut = family.cut;
   plan.tile_text = family.text;
   cut(plan);
-  // Clusters that share keys would wait for each other: no GPU says in which order it starts them.
+  // The kernel for clusters stores dK and dV, and cannot add them to those of other heads.
   const bool shares = plan.cut.cluster == 1;
   share_keys(plan, !shares ? 1 : tuning.parts ? *tuning.parts : choose_parts(plan));
   plan.section = choose_section(plan);
