@@ -180,6 +180,7 @@ TEST(HopperBackward, LaunchesKeepTheirBits) {
                                  spec.deterministic ? c.dq.memory().content() : Bits()};
       };
       const std::vector<Bits> first = bits();
+      ASSERT_GT(launches(), 1) << "FA_LAUNCHES";
       int different = 0;
       for (int64_t launch = 1; launch < launches(); ++launch) {
         c.poison(true);

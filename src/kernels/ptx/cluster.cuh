@@ -32,8 +32,7 @@ __device__ inline u32 of_block(u32 shared, u32 rank) {
 
 /// Arrives at an mbarrier of another block: what this warp read of shared memory may be
 /// overwritten. It publishes nothing that the thread wrote: a release in the whole cluster would
-/// wait until its additions to global memory are done, an eighth of the time of the backward kernel
-/// for wide heads.
+/// wait until the thread's additions to global memory are done.
 __device__ inline void mbarrier_arrive_remote(u32 remote_barrier) {
   asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
                : "memory");

@@ -99,7 +99,7 @@ struct WideGroup {
   }
   __device__ void find_turn(const Place& at) {
     if constexpr (C::deterministic) {
-      dq_counter = p.dq_turns + first_row_of(at) / C::rows * 4 + rank * 2 + group;
+      dq_counter = p.dq_turns + first_row_of(at) / C::rows * Shapes::dq_parts + rank * 2 + group;
       const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
       dq_turn = sight.turn_of(at.row);
     }

@@ -36,7 +36,7 @@ int shared_bytes(const WideBackwardTile& t, int64_t head_dim, int64_t head_dim_v
   constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64;
   const int keys = panels(head_dim), values = panels(head_dim_v);
   // dO of one and a half steps, in pieces of two panels, where it is wide.
-  const int pieces = values > 2 ? 3 : stages, piece = std::min(values, 2);
+  const int pieces = splits_dout(head_dim_v) ? 3 : stages, piece = std::min(values, 2);
   // Of the other block's keys half of the columns, and dS of both blocks.
   const int all =
       (1 + stages) * keys + values + pieces * piece + (keys > 2 ? 2 : 1) + stages * t.cluster;

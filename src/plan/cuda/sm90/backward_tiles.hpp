@@ -40,6 +40,9 @@ struct WideBackwardTile {
 
 WideBackwardTile wide_backward_tile(const Problem& problem);
 
+/// Whether dO comes in two pieces, of two panels or one, of which three have a place.
+constexpr bool splits_dout(int64_t head_dim_v) { return head_dim_v > 128; }
+
 /// Columns of the sums of dQ and dK: whole panels.
 int sum_columns(const WideBackwardTile& tile, int64_t head_dim);
 int shared_bytes(const WideBackwardTile& tile, int64_t head_dim, int64_t head_dim_v);

@@ -140,7 +140,7 @@ BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
   kernel.cut.cluster = t.cluster;
   kernel.cut.dq_turns = t.dq_parts;
-  kernel.cut.dout_by_panels = p.head_dim_v > 128;  // else it is one piece
+  kernel.cut.dout_by_panels = splits_dout(p.head_dim_v);
   kernel.main = {"fa_sm90_wide_backward",
                  {"sm90/wide_backward.cuh"},
                  "fa::sm90::BackwardConfig",
@@ -149,7 +149,7 @@ BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
   kernel.text = fmt::format(
       "tile: {} keys ({} blocks of 64), {} rows a step\n"
       "in shared memory: 1 of k and v, 2 steps of q, {} of dout\n",
-      t.keys, t.cluster, t.rows, p.head_dim_v > 128 ? "1.5" : "2");
+      t.keys, t.cluster, t.rows, splits_dout(p.head_dim_v) ? "1.5" : "2");
   return kernel;
 }
 
