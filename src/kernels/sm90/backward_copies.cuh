@@ -91,7 +91,7 @@ struct BackwardCopies {
   }
 
   __device__ RowStep first_step() const { return {start_of<C>(tile), 0}; }
-  __device__ int steps() const { return (tile.end - tile.begin) / C::rows * p.backward.part_heads; }
+  __device__ int steps() const { return steps_of<C>(tile, p.backward.part_heads); }
   /// The heads of a tile of rows follow each other, as in sm80.
   __device__ RowStep after(const RowStep& step) const {
     if (step.head + 1 < p.backward.part_heads) return {step.row, step.head + 1};

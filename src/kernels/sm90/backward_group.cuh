@@ -110,17 +110,10 @@ struct BackwardGroup {
     if constexpr (C::key_stages > 1) key_stage = uniform(pipes.k.offset);
     at.row = start_of<C>(tile);
     int head = 0;
-    dq_sum = Shapes::QuerySum::part_of(p.dq_sum + first_row_of(at) * Shapes::depth, warp, 0);
+    dq_sum =
+        Shapes::QuerySum::part_of(p.dq_sum + padded_row<C>(p, tile, at) * Shapes::depth, warp, 0);
     if constexpr (!C::staged_dq) dq_sum += sum_index(lane, 0);
-    const long long to_next_head = p.padded_rows * Shapes::depth;
-    const long long to_next_rows = C::rows * Shapes::depth - (p.part_heads - 1) * to_next_head;
-    // Behind the last row comes the first one.
-    const long long to_first_rows =
-        to_next_rows - static_cast<long long>(tile.end - tile.begin) * Shapes::depth;
-    const auto dq_move = [&] {
-      if (head > 0) return to_next_head;
-      return rotates<C> && at.row == tile.begin ? to_first_rows : to_next_rows;
-    };
+    const auto dq_move = [&] { return sum_move<C>(p, tile, at.row, head > 0); };
     if constexpr (!C::late_dq) dq_sum -= dq_move();
     const auto one_step = [&](auto may_mask, auto first) {
       at.head = tile.query_head + head;
@@ -144,7 +137,7 @@ struct BackwardGroup {
     };
     if constexpr (C::late_dq) one_step(Flag<!C::all_seen>(), Flag<true>());
     if constexpr (C::all_seen) {
-      steps((tile.end - tile.begin) / C::rows * p.part_heads - C::late_dq, Flag<false>());
+      steps(steps_of<C>(tile, p.part_heads) - C::late_dq, Flag<false>());
     } else {
       steps_to(tile.full_begin, Flag<true>());
       steps_to(tile.full_end, Flag<false>());
@@ -180,7 +173,7 @@ struct BackwardGroup {
     int* counter = nullptr;
     int seen = 0;
     if constexpr (C::deterministic) {
-      counter = p.dq_turns + first_row_of(at) / C::rows;
+      counter = p.dq_turns + padded_row<C>(p, tile, at) / C::rows;
       seen = ptx::look_at_turn(counter);
     }
     Scores s, dp, slopes;
@@ -321,11 +314,6 @@ struct BackwardGroup {
       }
       __syncwarp();
     }
-  }
-
-  /// The first of a step's rows among the padded ones of all heads.
-  __device__ long long first_row_of(const Place& at) const {
-    return at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
   }
 
   /// Lets the next block add to the dQ tile of the step before, after a barrier behind the

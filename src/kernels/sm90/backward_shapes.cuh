@@ -166,6 +166,32 @@ __device__ int wrapped(const KeysInHand& tile, int row) {
   return rotates<C> && row >= tile.end ? tile.begin : row;
 }
 
+/// Of a tile's walk: its rows, and for each the heads of the block.
+template <class C>
+__device__ int steps_of(const KeysInHand& tile, int heads) {
+  return (tile.end - tile.begin) / C::rows * heads;
+}
+/// The first of a step's rows among the padded ones of all heads.
+template <class C>
+__device__ long long padded_row(const kernel::BackwardParams& p, const KeysInHand& tile,
+                                const Place& at) {
+  return at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
+}
+/// How far the sum of dQ of the step at this row is from that of the step before. `same_rows`: that
+/// was of the same rows, of the head before.
+template <class C>
+__device__ long long sum_move(const kernel::BackwardParams& p, const KeysInHand& tile, int row,
+                              bool same_rows) {
+  const long long to_next_head = p.padded_rows * C::depth;
+  if (same_rows) return to_next_head;
+  long long move = C::rows * C::depth - (p.part_heads - 1) * to_next_head;
+  // Behind the last row came the first one.
+  if (rotates<C> && row == tile.begin) {
+    move -= static_cast<long long>(tile.end - tile.begin) * C::depth;
+  }
+  return move;
+}
+
 /// Reads the next tile, as BackwardCopies::hand_out has told it; false where there is none.
 template <typename TilePipe>
 __device__ bool take_tile(TilePipe& tiles, int lane, KeysInHand& tile) {

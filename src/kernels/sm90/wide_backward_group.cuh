@@ -86,25 +86,22 @@ struct WideGroup {
     const Place at{
         tile.place.sequence, tile.query_head, start_of<C>(tile), {0, tile.q_len, tile.q_len}};
     if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
-    const long long row = first_row_of(at);
+    const long long row = padded_row<C>(p, tile, at);
     const int column = Shapes::first_column(rank, group) - rank * Shapes::half;
     dq_sum = Shapes::QuerySum::part_of(p.dq_sum + row * Shapes::depth, keys_warp, 0) +
              column / 8 * 128 + sum_index(lane, 0);
     find_turn(at);
     return at;
   }
-  /// The first of a step's rows among the padded ones of all heads.
-  __device__ long long first_row_of(const Place& at) const {
-    return at.head * p.padded_rows + static_cast<long long>(tile.padded_tile) * C::rows + at.row;
-  }
   __device__ void find_turn(const Place& at) {
     if constexpr (C::deterministic) {
-      dq_counter = p.dq_turns + first_row_of(at) / C::rows * Shapes::dq_parts + rank * 2 + group;
+      dq_counter =
+          p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::dq_parts + rank * 2 + group;
       const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
       dq_turn = sight.turn_of(at.row);
     }
   }
-  __device__ int steps() const { return (tile.end - tile.begin) / C::rows * p.part_heads; }
+  __device__ int steps() const { return steps_of<C>(tile, p.part_heads); }
   /// Goes to the next step. The heads of a tile of rows follow each other, as in sm80.
   __device__ void advance(Place& at) {
     ++at.head;
@@ -114,18 +111,10 @@ struct WideGroup {
     slot = uniform(slot ^ 1);
     parity ^= slot ^ 1;
   }
-  /// Moves dq_sum to the step at `at`.
+  /// Moves dq_sum, and the turn, to the step at `at`.
   __device__ void move_sum(const Place& at) {
     find_turn(at);
-    const long long to_next_head = p.padded_rows * Shapes::depth;
-    if (at.head > tile.query_head) {
-      dq_sum += to_next_head;
-      return;
-    }
-    dq_sum += C::rows * Shapes::depth - (p.part_heads - 1) * to_next_head;
-    if (rotates<C> && at.row == tile.begin) {
-      dq_sum -= static_cast<long long>(tile.end - tile.begin) * Shapes::depth;
-    }
+    dq_sum += sum_move<C>(p, tile, at.row, at.head > tile.query_head);
   }
   __device__ ScorePlace<Shapes> place_of(const Place& at) const {
     return {at.row, tile.place.row, keys_warp, lane};
