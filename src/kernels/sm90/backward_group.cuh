@@ -295,9 +295,9 @@ struct BackwardGroup {
   __device__ void begin_query_product(float (&dq)[1][dq_tiles][4]) const {
     begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
   }
-  /// Adds to the sum at dq_sum. The warps' own additions hold up their later loads of shared
-  /// memory, a tenth of the time at 64 columns. At 128 the products keep shared memory busier than
-  /// the way through it bears: 3% slower.
+  /// Adds to the sum at dq_sum. Warps that add by themselves wait for it later, 15% of the time at
+  /// 64 columns. At 128 the products keep shared memory too busy for dQ's way through it: it made
+  /// the kernel 3% slower.
   __device__ void add_query(float (&dq)[1][dq_tiles][4]) const {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     if constexpr (!C::staged_dq) {
