@@ -266,18 +266,26 @@ TEST(Sm90BackwardPlan, EveryHeadDimAndOptionFits) {
 TEST(Sm90BackwardPlan, ATileOfTheCallersChoiceServes) {
   Problem p = backward_problem(4096, 64, 64);
   p.run.family = Family::automatic;
-  const sm90::BackwardTile tile{.rows = 64, .key_stages = 2, .late_dq = true};
+  const sm90::BackwardTile tile{.rows = 64, .key_stages = 2};
   const CudaBackwardPlan plan = plan_cuda_backward(p, hopper(), {.tile = tile});
   expect_sound(plan, tile);
-  EXPECT_TRUE(has(plan.main(), "late_dq"));
+  EXPECT_TRUE(has(plan.main(), "key_stages=2"));
 }
 
-// Its turns are for a dQ that is formed at once.
-TEST(Sm90BackwardPlan, InOrderNoDqIsLate) {
+// Its turns pass in the order of rows.
+TEST(Sm90BackwardPlan, InOrderNoWalkIsRotated) {
   Problem p = backward_problem(4096, 64, 64);
-  EXPECT_TRUE(has(plan_cuda_backward(p, hopper()).main(), "late_dq"));
+  EXPECT_TRUE(has(plan_cuda_backward(p, hopper()).main(), "rotates"));
   p.run.deterministic = true;
-  EXPECT_FALSE(has(plan_cuda_backward(p, hopper()).main(), "late_dq"));
+  EXPECT_FALSE(has(plan_cuda_backward(p, hopper()).main(), "rotates"));
+}
+
+// Each group adds its part of dQ in turns of its own.
+TEST(Sm90BackwardPlan, InOrderEachGroupHasATurn) {
+  Problem p = backward_problem(4096, 64, 64);
+  p.run.deterministic = true;
+  const CudaBackwardPlan plan = plan_cuda_backward(p, hopper());
+  EXPECT_EQ(plan.workspace.dq_turns, 2 * plan.workspace.lse / plan.cut.rows);
 }
 
 TEST(Sm90BackwardPlan, HeadDim64HasWiderTiles) {

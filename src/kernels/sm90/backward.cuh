@@ -3,12 +3,13 @@
 // walks through it.
 //
 // A block stays on its multiprocessor and takes tile after tile: 128 keys of one key head, 64 for
-// each of its two groups of four warps, which keep dK and dV in registers. One more warp loads. It
-// walks over the query rows that see the keys, of all query heads that share them, or of part of
-// these. dQ of the rows is summed in float32 in global memory, since other blocks add to it;
-// pass/prepare.cuh comes before, pass/finish.cuh after.
+// each of its two groups of four warps, which keep dK and dV in registers. One more warp loads, and
+// two add dQ to its sums. The block walks over the query rows that see the keys, of all query heads
+// that share them, or of part of these. dQ of the rows is summed in float32 in global memory, since
+// other blocks add to it; pass/prepare.cuh comes before, pass/finish.cuh after.
 #pragma once
 
+#include "sm90/backward_adder.cuh"
 #include "sm90/backward_group.cuh"
 #include "sm90/backward_loader.cuh"
 
@@ -32,6 +33,7 @@ struct Backward {
         ptx::prefetch_map(&p.dout);
       }
       BackwardPipes<C>(shared).init();
+      for (int i = 0; i < Shapes::groups; ++i) Shapes::sums_of(shared, i).init(1, 4);
       ptx::mbarrier_init(shared + Shapes::landed, 1);
       ptx::mbarrier_init(shared + Shapes::gradients_there, 4 * Shapes::groups);
       ptx::fence_mbarrier_init();
@@ -40,6 +42,7 @@ struct Backward {
     if (warp < 4) {
       ptx::give_registers<Shapes::loader_registers>();
       if (warp == 0) BackwardLoader<C>(p, shared).run();
+      if (warp == 1 || warp == 2) BackwardAdder<C>(p.backward, shared, warp - 1).run();
     } else {
       ptx::take_registers<Shapes::group_registers>();
       BackwardGroup<C>(p.backward, shared, warp - 4).run();

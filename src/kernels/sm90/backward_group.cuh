@@ -3,7 +3,6 @@
 #pragma once
 
 #include "ptx/barrier.cuh"
-#include "ptx/bulk_copy.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/turn.cuh"
 #include "sm90/backward_shapes.cuh"
@@ -42,8 +41,8 @@ struct BackwardGroup {
   BackwardPipes<C> pipes;
   u32 scores;            ///< dS^T of two steps in shared memory
   u32 scores_turn = 0;   ///< the place of the last that was put, in bytes from the first
-  u32 parity = 0;        ///< of the step before, where dQ is late
-  const u32 query_sums;  ///< the warp's dQ on its way to global memory
+  u32 parity = 0;        ///< of the step before, at gradients_there
+  Shapes::SumPipe sums;  ///< where dQ goes to the adder
   const u32 gradients_there;
 
   const PanelOperand<typename Shapes::KeyPanels, kernel::Major::k> score_k;
@@ -61,15 +60,13 @@ struct BackwardGroup {
   float dv[1][dv_tiles][4];
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
   const float factor;
-  float* dq_sum = nullptr;  ///< of the step whose dQ comes next; not late, of the step before
-  int* dq_turn = nullptr;   ///< of the step before
 
   __device__ BackwardGroup(const kernel::BackwardParams& params, u32 base, int computing_warp)
       : p(params),
         warp(computing_warp),
         pipes(base),
         scores(base + Shapes::scores_begin),
-        query_sums(base + Shapes::query_sums_begin + computing_warp * Shapes::query_bytes),
+        sums(Shapes::sums_of(base, computing_warp / 4)),
         gradients_there(base + Shapes::gradients_there),
         score_k(pipes.k.memory + first_key() * Shapes::KeyPanels::row_bytes),
         score_q(pipes.q.memory),
@@ -95,7 +92,6 @@ struct BackwardGroup {
       if (tile.begin < tile.end) walk();
       store();
     }
-    if (C::staged_dq && lane == 0) ptx::bulk_wait_read<0>();  // a block ends behind its copies
   }
 
   /// Over the rows that see the keys (line 8 of Algorithm 2).
@@ -110,18 +106,13 @@ struct BackwardGroup {
     if constexpr (C::key_stages > 1) key_stage = uniform(pipes.k.offset);
     at.row = start_of<C>(tile);
     int head = 0;
-    dq_sum =
-        Shapes::QuerySum::part_of(p.dq_sum + padded_row<C>(p, tile, at) * Shapes::depth, warp, 0);
-    if constexpr (!C::staged_dq) dq_sum += sum_index(lane, 0);
-    const auto dq_move = [&] { return sum_move<C>(p, tile, at.row, head > 0); };
-    if constexpr (!C::late_dq) dq_sum -= dq_move();
     const auto one_step = [&](auto may_mask, auto first) {
       at.head = tile.query_head + head;
       if (p.part_heads > 1) {
         dropout = Dropout(p.dropout, p.heads.query, at);
         score = Score<C>(p.score, at, tile.place.rows.length);
       }
-      step<may_mask.value, first.value>(at, dropout, score, sight, dq_move());
+      step<may_mask.value, first.value>(at, dropout, score, sight);
       ++head;
       const int wraps = uniform(head == p.part_heads ? 1 : 0);
       head = wraps ? 0 : head;
@@ -135,47 +126,39 @@ struct BackwardGroup {
     const auto steps_to = [&](int end, auto may_mask) {
       steps((end - at.row) / C::rows * p.part_heads - head, may_mask);
     };
-    if constexpr (C::late_dq) one_step(Flag<!C::all_seen>(), Flag<true>());
+    one_step(Flag<!C::all_seen>(), Flag<true>());
     if constexpr (C::all_seen) {
-      steps(steps_of<C>(tile, p.part_heads) - C::late_dq, Flag<false>());
+      steps(steps_of<C>(tile, p.part_heads) - 1, Flag<false>());
     } else {
       steps_to(tile.full_begin, Flag<true>());
       steps_to(tile.full_end, Flag<false>());
     }
     if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
-    if constexpr (C::late_dq) {  // of the last step
-      float dq[1][dq_tiles][4];
-      begin_late_query(dq);
-      ptx::wgmma_wait<0>(dq[0]);
-      add_query(dq);
-    }
+    end_query();
     pipes.k.release(lane);
     pipes.v.release(lane);
-    if constexpr (C::deterministic) {
-      meet();
-      pass_dq_turn(nullptr);
-    }
   }
-  /// A barrier of all warps that compute. With an order, their additions to dQ have been done.
-  __device__ void meet() const {
-    if (C::deterministic && C::staged_dq && lane == 0) ptx::bulk_wait<0>();
-    ptx::barrier_sync<Shapes::together>(1);
+  /// dQ of the last step.
+  __device__ void end_query() {
+    float dq[1][dq_tiles][4];
+    wait_for_gradients();
+    ptx::wgmma_fence(dq[0]);
+    begin_query_product(dq, scores_turn);
+    ptx::wgmma_wait<0>(dq[0]);
+    add_query(dq);
   }
+  /// A barrier of all warps that compute.
+  __device__ void meet() const { ptx::barrier_sync<Shapes::together>(1); }
 
   /// The work on one tile of rows of one head. Without a mask nothing stands between the waits and
-  /// the exponentials, so that the compiler may mix them. `first`: of the tile, where dQ is late.
-  /// dq_move: from the sum of dQ of the step before to that of this one.
+  /// the exponentials, so that the compiler may mix them. `first`: of the tile. dQ of a step comes
+  /// in the next one, so that the groups do not meet: one may be most of a step ahead, and has the
+  /// tensor cores while the other one forms dS.
   template <bool may_mask, bool first>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
-                       const RowsInSight<C>& sight, long long dq_move) {
+                       const RowsInSight<C>& sight) {
     const ScorePlace<Shapes> place{at.row, tile.place.row, warp, lane};
     const int key0 = tile.place.row + Shapes::ScoreGrid::row(warp);
-    int* counter = nullptr;
-    int seen = 0;
-    if constexpr (C::deterministic) {
-      counter = p.dq_turns + padded_row<C>(p, tile, at) / C::rows;
-      seen = ptx::look_at_turn(counter);
-    }
     Scores s, dp, slopes;
     pipes.q.wait_until_full();
     ptx::wgmma_fence(s[0]);
@@ -205,14 +188,7 @@ struct BackwardGroup {
       drop<Shapes>(s, dropped);
     }
     const Operand kept_p = C::dropout ? as_left<Element>(s) : p_left;
-    const auto begin_values = [&] {
-      ptx::wgmma_fence(dv[0]);
-      begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
-    };
-    // An operand in registers may not be read while its product is under way.
-    constexpr bool reads_p = !keeps_p && !C::dropout;
-    if constexpr (!reads_p) begin_values();
-    ptx::wgmma_wait<reads_p ? 0 : 1>(dp[0]);
+    ptx::wgmma_wait<0>(dp[0]);
     if constexpr (C::dropout) {
       scale_by(dp, p.dropout.keep_scale);
       drop<Shapes>(dp, dropped);
@@ -224,103 +200,62 @@ struct BackwardGroup {
     } else {
       form_gradients<Shapes>(p_left, dp, ds_scale, place, delta);
     }
-    if constexpr (reads_p) begin_values();
+    // Not before: P is an operand in registers, which may not be read while a product is under way.
+    ptx::wgmma_fence(dv[0]);
+    begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
       add_bias_gradient<Shapes>(p, {at.sequence, at.head, tile.q_len, tile.place.rows.length}, dp,
                                 power_of_2<Element>(-ds_bits), at.row, key0, warp, lane);
     }
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
-    if constexpr (C::late_dq) {
-      end_with_late_query<first>(ds_left, dq_move);
-    } else {
-      put_scores(ds_left);
-      meet();
-      if constexpr (C::deterministic) pass_dq_turn(counter);
-      float dq[1][dq_tiles][4];
-      ptx::wgmma_fence(dq[0], dk[0]);
-      begin_query_product(dq);
-      begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
-      ptx::wgmma_wait<1>(dv[0], dq[0]);
-      pipes.dout.release(lane);
-      if constexpr (C::deterministic) {
-        ptx::wait_for_turn(counter, sight.turn_of(at.row), seen);
-        __syncwarp();
-      }
-      dq_sum += dq_move;
-      add_query(dq);
-      ptx::wgmma_wait<0>(dk[0]);
-      pipes.q.release(lane);
-    }
-  }
-
-  /// dK of the step, whose dS goes to shared memory, and dQ of the step before. The groups do not
-  /// meet: one may be most of a step ahead, and uses the tensor cores while the other forms dS.
-  template <bool first>
-  __device__ void end_with_late_query(const Operand& ds_left, long long dq_move) {
+    put_scores<first>(ds_left);
+    ptx::wgmma_wait<0>(dv[0]);
+    pipes.dout.release(lane);
     float dq[1][dq_tiles][4];
-    if constexpr (!first) begin_late_query(dq);
-    put_scores(ds_left);
+    if constexpr (!first) {
+      ptx::wgmma_fence(dq[0]);
+      begin_query_product(dq, scores_turn ^ ScorePanels::bytes);
+    }
     ptx::wgmma_fence(dk[0]);
     begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
-    ptx::wgmma_wait<first ? 1 : 2>(dv[0]);
-    pipes.dout.release(lane);
     if constexpr (!first) ptx::wgmma_wait<1>(dq[0]);
-    __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(gradients_there);
-    if constexpr (!first) {
-      add_query(dq);
-      dq_sum += dq_move;
-    }
+    if constexpr (!first) add_query(dq);
     ptx::wgmma_wait<0>(dk[0]);
     pipes.q.release(lane);
   }
-  /// dQ of the step before, once all warps have put its dS: they have then ended dQ of the step
-  /// before that one, too, where dS of this step goes.
-  __device__ void begin_late_query(float (&dq)[1][dq_tiles][4]) {
-    ptx::mbarrier_wait(gradients_there, parity);
-    parity ^= 1;
-    ptx::wgmma_fence(dq[0]);
-    begin_query_product(dq);
-  }
 
   /// dS of the step into shared memory, for both groups' products. They take the two places in
-  /// turn.
+  /// turn: once all warps have put dS of the step before, they have ended dQ of the one before
+  /// that, whose place this is.
+  template <bool first>
   __device__ void put_scores(const Operand& ds) {
+    if constexpr (!first) wait_for_gradients();
     scores_turn ^= ScorePanels::bytes;
     ScorePanels::put(scores + scores_turn + 16 * warp * ScorePanels::row_bytes, ds, lane);
     ptx::fence_proxy_async();
+    __syncwarp();
   }
-  /// dQ = dS K (line 15), of the dS that was put last, once all warps have met.
-  __device__ void begin_query_product(float (&dq)[1][dq_tiles][4]) const {
-    begin_product<number, C::keys / 16>(dq[0], query_ds, scores_turn, query_k.in_loop(), key_stage);
+  /// dS of the step that was put last, by all warps of both groups.
+  __device__ void wait_for_gradients() {
+    ptx::mbarrier_wait(gradients_there, parity);
+    parity ^= 1;
   }
-  /// Adds to the sum at dq_sum. Warps that add by themselves wait for it later, 15% of the time at
-  /// 64 columns. At 128 the products keep shared memory too busy for dQ's way through it: it made
-  /// the kernel 3% slower.
-  __device__ void add_query(float (&dq)[1][dq_tiles][4]) const {
+  /// dQ = dS K (line 15), of the dS in that place.
+  __device__ void begin_query_product(float (&dq)[1][dq_tiles][4], u32 place) const {
+    begin_product<number, C::keys / 16>(dq[0], query_ds, place, query_k.in_loop(), key_stage);
+  }
+  /// Hands dQ to the adder. A warp that added to global memory by itself waited for it at its next
+  /// loads of shared memory: 16% of the time.
+  __device__ void add_query(float (&dq)[1][dq_tiles][4]) {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
-    if constexpr (!C::staged_dq) {
-      add_fragment(dq_sum, dq, 0);
-    } else {
-      if (lane == 0) ptx::bulk_wait_read<0>();
-      __syncwarp();
-      put_fragment(query_sums, dq, lane);
-      ptx::fence_proxy_async();
-      __syncwarp();
-      if (lane == 0) {
-        ptx::bulk_add(dq_sum, query_sums, Shapes::query_bytes);
-        ptx::bulk_commit();
-      }
-      __syncwarp();
-    }
-  }
-
-  /// Lets the next block add to the dQ tile of the step before, after a barrier behind the
-  /// additions of all warps.
-  __device__ void pass_dq_turn(int* next) {
-    if (warp == 7 && lane == 0 && dq_turn != nullptr) ptx::pass_turn(dq_turn);
-    dq_turn = next;
+    sums.wait_until_empty();
+    put_fragment(sums.stage() + warp % 4 * Shapes::warp_sum_bytes, dq, lane);
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(sums.full());
+    sums.next();
   }
 
   /// dK and dV of the tile (line 18).

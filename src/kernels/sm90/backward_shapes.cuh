@@ -24,8 +24,6 @@ using kernel::Flag, kernel::pad16;
 /// How the plan cuts the kernels (plan/cuda/sm90/backward_tiles.hpp says what each number does).
 struct BackwardConfig : kernel::GradientConfig {
   static constexpr int key_stages = 1;
-  static constexpr bool late_dq = false;
-  static constexpr bool staged_dq = false;
   static constexpr bool rotates = false;
 };
 
@@ -62,7 +60,6 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int groups = 2;       ///< of four warps that compute
   static constexpr int group_keys = 64;  ///< whose dK and dV a group has
   static_assert(C::keys == groups * group_keys && (C::rows == 64 || C::rows == 128));
-  static_assert(!C::late_dq || !C::deterministic, "its turns pass a step later");
   static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
@@ -89,9 +86,10 @@ struct BackwardShapes : BackwardSums<C> {
   using DoutPipe = Pipe<2, DoutPanels::bytes + statistic_room>;
   using TilePipe = Pipe<2, 64>;  ///< of KeysInHand
 
-  /// A warp's part of dQ, on its way to the sums in global memory.
-  static constexpr int query_bytes =
-      C::staged_dq ? 32 * sizeof(typename BackwardSums<C>::QuerySum::Part) : 0;
+  /// dQ of a step on its way to the sums in global memory: a warp's part, and a group's.
+  static constexpr int warp_sum_bytes = 32 * sizeof(typename BackwardSums<C>::QuerySum::Part);
+  static constexpr int sum_bytes = 4 * warp_sum_bytes;
+  using SumPipe = Pipe<1, sum_bytes>;
 
   // Shared memory: stages of K, V, Q and dO, dS of two steps, dQ of one, the tile in hand, all
   // barriers.
@@ -99,14 +97,20 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int query_begin = value_begin + ValuePipe::bytes;
   static constexpr int dout_begin = query_begin + QueryPipe::bytes;
   static constexpr int scores_begin = dout_begin + DoutPipe::bytes;
-  static constexpr int query_sums_begin = scores_begin + 2 * ScorePanels::bytes;
-  static constexpr int tile_begin = query_sums_begin + 4 * groups * query_bytes;
+  static constexpr int sums_begin = scores_begin + 2 * ScorePanels::bytes;
+  static constexpr int tile_begin = sums_begin + groups * SumPipe::bytes;
   static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
   static constexpr int landed = barriers_begin + KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
                                 QueryPipe::barrier_bytes + DoutPipe::barrier_bytes +
-                                TilePipe::barrier_bytes;
-  static constexpr int gradients_there = landed + 8;  ///< dS^T of a step is, where dQ is late
+                                TilePipe::barrier_bytes + groups * SumPipe::barrier_bytes;
+  static constexpr int gradients_there = landed + 8;  ///< dS^T of a step is
   static_assert(C::shared_bytes == landed + 16, "as the plan says");
+
+  /// Where a group's dQ goes to its adder, which is the pipe's only user.
+  static __device__ SumPipe sums_of(u32 base, int group) {
+    return {base + sums_begin + group * SumPipe::bytes,
+            base + landed - (groups - group) * SumPipe::barrier_bytes};
+  }
 };
 
 /// One warp's ends of all pipes.
@@ -127,12 +131,12 @@ struct BackwardPipes {
         tiles(shared + Shapes::tile_begin, dout.barriers + Shapes::DoutPipe::barrier_bytes) {}
 
   __device__ void init() const {
-    constexpr int users = 4 * Shapes::groups;
+    constexpr int users = 4 * Shapes::groups, adders = Shapes::groups;
     k.init(users);
     v.init(users);
     q.init(users);
     dout.init(users);
-    tiles.init(users);
+    tiles.init(users + adders);
   }
 
   /// The statistics of the stages in hand.

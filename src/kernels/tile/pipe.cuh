@@ -24,10 +24,11 @@ struct Pipe {
 
   __device__ Pipe(u32 memory_, u32 barriers_) : memory(memory_), barriers(barriers_) {}
 
-  /// One thread, once. `users`: the warps that release each stage.
-  __device__ void init(int users) const {
+  /// One thread, once. `users`: the warps that release each stage. `fillers`: arrivals that fill
+  /// it.
+  __device__ void init(int users, int fillers = 1) const {
     for (int i = 0; i < stages; ++i) {
-      ptx::mbarrier_init(barriers + 16 * i, 1);
+      ptx::mbarrier_init(barriers + 16 * i, fillers);
       ptx::mbarrier_init(barriers + 16 * i + 8, users);
     }
   }

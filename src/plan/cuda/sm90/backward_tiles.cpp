@@ -21,8 +21,9 @@ int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   const int rows =
       stages * (t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v)) + 2 * statistics);
   const int scores = stages * BackwardTile::keys * 2 * t.rows;
-  const int query_sums = t.staged_dq ? t.rows * sum_columns(t, head_dim) * 4 : 0;
-  const int barriers = 16 * (t.key_stages + 1 + 2 * stages + tiles_in_hand) + 16;
+  const int query_sums = t.rows * sum_columns(t, head_dim) * 4;
+  const int barriers =
+      16 * (t.key_stages + 1 + 2 * stages + tiles_in_hand + BackwardTile::groups) + 16;
   return keys + rows + scores + query_sums + tiles_in_hand * bytes_in_hand + barriers;
 }
 
@@ -52,8 +53,7 @@ BackwardTile backward_tile(const Problem& p) {
   if (std::max(p.head_dim, p.head_dim_v) <= 64) {
     tile.rows = 128;
     tile.key_stages = 2;
-    tile.late_dq = tile.rotates = !in_order(p);
-    tile.staged_dq = true;
+    tile.rotates = !in_order(p);
   }
   return tile;
 }

@@ -10,16 +10,11 @@ namespace fa::sm90 {
 struct BackwardTile {
   int rows = 64;       ///< query rows of a step: 64, or 128 for head_dim 64 of Q and of V
   int key_stages = 1;  ///< tiles whose K lies in shared memory: 1 or 2
-  /// dQ of a step comes in the next one, so that nobody waits for the other group's dS. Not in
-  /// order.
-  bool late_dq = false;
-  /// The copy engine adds dQ to the sums in global memory, from shared memory; else the groups do,
-  /// from their registers.
-  bool staged_dq = false;
   /// Tiles of keys that all rows see begin at different rows, so that blocks which begin together
   /// do not add to the same dQ. Not in order.
   bool rotates = false;
 
+  static constexpr int groups = 2;           ///< that compute; each has its part of dQ
   static constexpr int keys = 128;           ///< of a block, 64 for each group that computes
   static constexpr int threads = 384;        ///< of a block: the loader's group and two more
   static constexpr int other_threads = 256;  ///< of one before or after the main kernel

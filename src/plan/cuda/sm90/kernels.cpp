@@ -122,9 +122,8 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
 
 BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
-  kernel.config.number("key_stages", t.key_stages)
-      .flag("late_dq", t.late_dq)
-      .flag("staged_dq", t.staged_dq);
+  kernel.cut.dq_turns = t.groups;
+  kernel.config.number("key_stages", t.key_stages);
   kernel.main = {"fa_sm90_backward",
                  {"sm90/backward.cuh"},
                  "fa::sm90::BackwardConfig",

@@ -1,0 +1,78 @@
+// The warps that add dQ to its sums in global memory, one for each group that computes. The group
+// puts its part of a step's dQ into shared memory and goes on; the copy engine adds it.
+#pragma once
+
+#include "ptx/bulk_copy.cuh"
+#include "ptx/proxy.cuh"
+#include "ptx/turn.cuh"
+#include "sm90/backward_shapes.cuh"
+#include "tile/rows_in_sight.cuh"
+
+namespace fa::sm90 {
+
+template <class C>
+struct BackwardAdder {
+  using Shapes = BackwardShapes<C>;
+
+  const kernel::BackwardParams& p;
+  const int group;
+  const int lane = threadIdx.x % 32;
+  Shapes::TilePipe tiles;
+  Shapes::SumPipe sums;
+  KeysInHand tile;
+
+  __device__ BackwardAdder(const kernel::BackwardParams& params, u32 base, int computing_group)
+      : p(params),
+        group(computing_group),
+        tiles(BackwardPipes<C>(base).tiles),
+        sums(Shapes::sums_of(base, computing_group)) {}
+
+  __device__ void run() {
+    while (take_tile(tiles, lane, tile)) walk();
+    if (lane == 0) ptx::bulk_wait<0>();
+  }
+
+  /// The group's steps in their order (BackwardGroup::walk).
+  __device__ void walk() {
+    Place at{tile.place.sequence, tile.query_head, start_of<C>(tile), {0, tile.q_len, tile.q_len}};
+    int head = 0;
+    float* sum = Shapes::QuerySum::part_of(p.dq_sum + padded_row<C>(p, tile, at) * Shapes::depth,
+                                           4 * group, 0);
+#pragma unroll 1
+    for (int left = steps_of<C>(tile, p.part_heads); left > 0; --left) {
+      at.head = tile.query_head + head;
+      sums.wait_until_full();
+      add(sum, at);
+      sums.release(lane);
+      if (++head == p.part_heads) {
+        head = 0;
+        at.row = wrapped<C>(tile, at.row + C::rows);
+      }
+      sum += sum_move<C>(p, tile, at.row, head > 0);
+    }
+  }
+
+  /// In an order, once it is this tile's turn; then the next one has it.
+  __device__ void add(float* sum, const Place& at) {
+    if (lane == 0) {
+      int* turn = nullptr;
+      if constexpr (C::deterministic) {
+        turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::groups + group;
+        const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
+        ptx::wait_for_turn(turn, sight.turn_of(at.row));
+        ptx::fence_proxy_async();
+      }
+      ptx::bulk_add(sum, sums.stage(), Shapes::sum_bytes);
+      ptx::bulk_commit();
+      if constexpr (C::deterministic) {
+        ptx::bulk_wait<0>();
+        ptx::pass_turn(turn);
+      } else {
+        ptx::bulk_wait_read<0>();
+      }
+    }
+    __syncwarp();
+  }
+};
+
+}  // namespace fa::sm90
