@@ -145,7 +145,8 @@ struct BackwardGroup {
     ptx::wgmma_fence(dq[0]);
     begin_query_product(dq, scores_turn);
     ptx::wgmma_wait<0>(dq[0]);
-    add_query(dq);
+    put_query(dq);
+    give_query();
   }
   /// A barrier of all warps that compute.
   __device__ void meet() const { ptx::barrier_sync<Shapes::together>(1); }
@@ -200,28 +201,34 @@ struct BackwardGroup {
     } else {
       form_gradients<Shapes>(p_left, dp, ds_scale, place, delta);
     }
-    // Not before: P is an operand in registers, which may not be read while a product is under way.
-    ptx::wgmma_fence(dv[0]);
-    begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
       add_bias_gradient<Shapes>(p, {at.sequence, at.head, tile.q_len, tile.place.rows.length}, dp,
                                 power_of_2<Element>(-ds_bits), at.row, key0, warp, lane);
     }
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
+    // Not before, for P is an operand in registers, which no thread may read meanwhile.
+    const auto begin_values = [&] {
+      ptx::wgmma_fence(dv[0]);
+      begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
+    };
+    if constexpr (may_mask) begin_values();
     put_scores<first>(ds_left);
-    ptx::wgmma_wait<0>(dv[0]);
-    pipes.dout.release(lane);
+    if constexpr (may_mask) ptx::wgmma_wait<0>(dv[0]);  // a mask leaves registers for one product
     float dq[1][dq_tiles][4];
     if constexpr (!first) {
       ptx::wgmma_fence(dq[0]);
       begin_query_product(dq, scores_turn ^ ScorePanels::bytes);
     }
+    if constexpr (!may_mask) begin_values();
+    if constexpr (!first) ptx::wgmma_wait<may_mask ? 0 : 1>(dq[0]);
+    tell_of_gradients();
     ptx::wgmma_fence(dk[0]);
     begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);
-    if constexpr (!first) ptx::wgmma_wait<1>(dq[0]);
-    if (lane == 0) ptx::mbarrier_arrive(gradients_there);
-    if constexpr (!first) add_query(dq);
+    if constexpr (!first) put_query(dq);
+    ptx::wgmma_wait<1>(dv[0]);
+    pipes.dout.release(lane);
+    if constexpr (!first) give_query();
     ptx::wgmma_wait<0>(dk[0]);
     pipes.q.release(lane);
   }
@@ -234,10 +241,15 @@ struct BackwardGroup {
     if constexpr (!first) wait_for_gradients();
     scores_turn ^= ScorePanels::bytes;
     ScorePanels::put(scores + scores_turn + 16 * warp * ScorePanels::row_bytes, ds, lane);
+  }
+  /// That the warp has put dS, and ended dQ of the step before. Well behind the stores, since a fence
+  /// waits for them.
+  __device__ void tell_of_gradients() const {
     ptx::fence_proxy_async();
     __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(gradients_there);
   }
-  /// dS of the step that was put last, by all warps of both groups.
+  /// For dS of the step that was put last, by all warps of both groups.
   __device__ void wait_for_gradients() {
     ptx::mbarrier_wait(gradients_there, parity);
     parity ^= 1;
@@ -246,12 +258,15 @@ struct BackwardGroup {
   __device__ void begin_query_product(float (&dq)[1][dq_tiles][4], u32 place) const {
     begin_product<number, C::keys / 16>(dq[0], query_ds, place, query_k.in_loop(), key_stage);
   }
-  /// Hands dQ to the adder. A warp that added to global memory by itself waited for it at its next
-  /// loads of shared memory: 16% of the time.
-  __device__ void add_query(float (&dq)[1][dq_tiles][4]) {
+  /// dQ to where the adder takes it. A warp that added to global memory by itself waited for it at
+  /// its next loads of shared memory: 16% of the time.
+  __device__ void put_query(float (&dq)[1][dq_tiles][4]) const {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     sums.wait_until_empty();
     put_fragment(sums.stage() + warp % 4 * Shapes::warp_sum_bytes, dq, lane);
+  }
+  /// Hands it over, like tell_of_gradients.
+  __device__ void give_query() {
     ptx::fence_proxy_async();
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(sums.full());
