@@ -49,9 +49,6 @@ std::vector<check::Spec> grouped_problems() {
   pack(packed.keys, {600, 31}, 5);
   packed.causal = true;
   packed.strided = true;
-  if (names_sm90()) {
-    for (check::Spec& spec : specs) spec.family = Family::sm90;
-  }
   return specs;
 }
 

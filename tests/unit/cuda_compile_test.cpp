@@ -190,7 +190,9 @@ Problem training(DType dtype, int64_t head_dim, int64_t head_dim_v, bool causal)
 }
 
 /// The main backward kernels for Hopper, also of head_dims and orders that the presets have not.
-std::vector<Target> hopper_backward(const std::vector<std::pair<int64_t, int64_t>>& head_dims) {
+using HeadDims = std::vector<std::pair<int64_t, int64_t>>;
+const HeadDims narrow_heads{{64, 64}, {96, 96}, {128, 128}}, wide_heads{{256, 256}, {192, 128}};
+std::vector<Target> hopper_backward(const HeadDims& head_dims) {
   std::vector<Target> targets;
   const auto add_main = [&](const Problem& p) {
     targets.push_back({plan_cuda_backward(p, *known_gpu("sm_90a")).main(), "sm_90a"});
@@ -207,11 +209,11 @@ std::vector<Target> hopper_backward(const std::vector<std::pair<int64_t, int64_t
 }
 
 TEST(Hopper, BackwardFitsTheGpu) {
-  expect_fits(hopper_backward({{64, 64}, {96, 96}, {128, 128}}), most_of_hopper_backward);
+  expect_fits(hopper_backward(narrow_heads), most_of_hopper_backward);
 }
 
 TEST(Hopper, BackwardOfWideHeadsFitsTheGpu) {
-  expect_fits(hopper_backward({{256, 256}, {192, 128}}), most_of_hopper_wide_backward);
+  expect_fits(hopper_backward(wide_heads), most_of_hopper_wide_backward);
 }
 
 TEST(Options, InAllPairsFit) {
@@ -274,6 +276,32 @@ std::vector<Target> ablation_targets() {
 }
 
 TEST(Ablation, FitsTheGpu) { expect_fits(ablation_targets(), most_of_ablation); }
+
+/// Compiles what all tests want at once, the long ones first, where all tests run: one after the
+/// other, each would end with a long kernel on one core.
+class Ahead : public testing::Environment {
+  void SetUp() override {
+    if (GTEST_FLAG_GET(filter) != "*") return;
+    std::vector<Target> all = sample();
+    const auto add_all = [&](const std::vector<Target>& more) {
+      all.insert(all.end(), more.begin(), more.end());
+    };
+    add_all(hopper_backward(narrow_heads));
+    add_all(hopper_backward(wide_heads));
+    for (const std::string& arch : archs()) {
+      for (const char* preset : {"llm", "llm-backward"}) add_all(targets_of(preset, arch));
+    }
+    add_all(wide_targets());
+    add_all(ablation_targets());
+    std::ranges::stable_partition(all,
+                                  [](const Target& target) { return is_of_hopper(target.spec); });
+    try {
+      parallel_for(static_cast<int64_t>(all.size()), 0, [&](int64_t i) { compiled(all[i]); });
+    } catch (const Error&) {  // the test that wants the kernel fails by it
+    }
+  }
+};
+const testing::Environment* const ahead = testing::AddGlobalTestEnvironment(new Ahead);
 
 }  // namespace
 }  // namespace fa::cuda

@@ -39,9 +39,13 @@ TEST(Preset, IsAFewKernelsThatFitEachGpu) {
             p.k.used = true;
             EXPECT_TRUE(there()) << "a cache of " << keys;
             p.q.seqlen = 1;
-            EXPECT_TRUE(there()) << "a token, " << keys;
-            p.batch = 256;
-            EXPECT_TRUE(there()) << "256 tokens, " << keys;
+            for (const int64_t group : {1, 8}) {
+              p.q.heads = group * p.k.heads;
+              p.batch = 4;
+              EXPECT_TRUE(there()) << "a token, " << keys << ", groups of " << group;
+              p.batch = 256;
+              EXPECT_TRUE(there()) << "256 tokens, " << keys << ", groups of " << group;
+            }
             p = problem(4, keys, keys, head_dim);
             p.dtype = dtype;
             p.score.window_right = causal ? 0 : -1;

@@ -67,10 +67,9 @@ TEST(Sm90Plan, ATileOfTheCallersChoiceServes) {
   EXPECT_TRUE(has(plan.main(), "turns=false"));
 }
 
-/// A problem in which `heads` query heads share 4 key heads, of a caller who names the family.
+/// A problem in which `heads` query heads share 4 key heads.
 Problem grouped(int64_t heads, int64_t seqlen_q, int64_t head_dim = 128) {
   Problem p = problem(64, seqlen_q, 8192, head_dim);
-  p.run.family = Family::sm90;
   p.q.heads = heads;
   p.k.heads = 4;
   return p;
@@ -115,8 +114,7 @@ TEST(Sm90Plan, WhatIsOneHeadsOwnLeavesATileToOneHead) {
   } options[] = {{"alibi", [](Problem& p) { p.score.alibi = true; }},
                  {"bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = bfloat16; }},
                  {"dropout", [](Problem& p) { p.dropout_p = 0.5; }},
-                 {"batch_invariant", [](Problem& p) { p.run.batch_invariant = true; }},
-                 {"automatic", [](Problem& p) { p.run.family = Family::automatic; }}};
+                 {"batch_invariant", [](Problem& p) { p.run.batch_invariant = true; }}};
   for (const auto& [option, set] : options) {
     Problem p = grouped(32, 1);
     set(p);

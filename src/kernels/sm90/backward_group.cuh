@@ -242,8 +242,8 @@ struct BackwardGroup {
     scores_turn ^= ScorePanels::bytes;
     ScorePanels::put(scores + scores_turn + 16 * warp * ScorePanels::row_bytes, ds, lane);
   }
-  /// That the warp has put dS, and ended dQ of the step before. Well behind the stores, since a fence
-  /// waits for them.
+  /// That the warp has put dS, and ended dQ of the step before. Well behind the stores, since a
+  /// fence waits for them.
   __device__ void tell_of_gradients() const {
     ptx::fence_proxy_async();
     __syncwarp();

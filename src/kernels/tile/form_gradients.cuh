@@ -72,8 +72,10 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[m][n][2 * h + e];
-          const int row = place.tile_row + row0 + 8 * n + e;
-          if constexpr (!Score<C>::none) x = score.value(x, row, key, slopes[m][n][2 * h + e]);
+          if constexpr (!Score<C>::none) {
+            const ScoreAt at{place.tile_row + row0, key, 8 * n + e, 0};
+            x = score.value(x, at, slopes[m][n][2 * h + e]);
+          }
           // P is at most 1, also where scores are so large that their float32 LSE is far off.
           // The compiler would keep 0 - LSE, which is not -LSE where that is 0.
           const float shift =

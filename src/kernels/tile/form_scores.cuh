@@ -29,7 +29,7 @@ __device__ void form_scores(float (&s)[m_tiles][n_tiles][4], const Score<C>& sco
         for (int e = 0; e < 2; ++e) {
           float& x = s[m][n][2 * h + e];
           const int key = fragment_column(n, e, 0);
-          if constexpr (!Score<C>::none) x = score.value(x, row, lane_key + key);
+          if constexpr (!Score<C>::none) x = score.value(x, {row, lane_key, 0, key});
           if constexpr (masked) {
             // mutant "CUDA: end of the keys" of emulated: key >= end => false
             // mutant "CUDA: window left" of emulated: key < begin => false

@@ -12,6 +12,13 @@ namespace fa::tile {
 using ptx::log2_e;
 using ptx::minus_infinity;
 
+/// An element of a fragment: of row + rows_on and key + keys_on. The compiler knows the latter two,
+/// so that it forms what depends on the former once for many elements.
+struct ScoreAt {
+  int row, key;
+  int rows_on, keys_on;
+};
+
 /// Scores of one head of a sequence; C says which terms they have.
 template <class C>
 struct Score {
@@ -63,13 +70,13 @@ struct Score {
     return 0;
   }
 
-  __device__ float value(float product, int row, int key) const {
+  __device__ float value(float product, const ScoreAt& at) const {
     float slope;
-    return value(product, row, key, slope);
+    return value(product, at, slope);
   }
   /// `slope`: the score's derivative by the product, without the scale, which the sums of gradients
   /// get at their end. Nothing where it is 1 (has_slope).
-  __device__ float value(float product, int row, int key, float& slope) const {
+  __device__ float value(float product, const ScoreAt& at, float& slope) const {
     float s = product * scale;
     if constexpr (C::softcap) {
       s = bounded_tanh(s);
@@ -78,10 +85,15 @@ struct Score {
     }
     if constexpr (C::softcap && !only_softcap) s *= cap;
     if constexpr (C::alibi) {
+      // A conversion for each element would take the special-function unit, as its exponential
+      // does.
+      const float distance =
+          static_cast<float>(at.row + shift - at.key) + static_cast<float>(at.rows_on - at.keys_on);
       // mutant "CUDA: ALiBi" of emulated: slope_of_distance => 0.0f
-      s -= slope_of_distance * fabsf(static_cast<float>(row + shift - key));
+      s -= slope_of_distance * fabsf(distance);
     }
     if constexpr (C::bias != Number::none) {
+      const int row = at.row + at.rows_on, key = at.key + at.keys_on;
       if (row < rows && key < keys) {
         // mutant "CUDA: bias" of emulated: row * bias_row => 0
         s += log2_e * Format<C::bias>::load(bias, bias_offset + row * bias_row + key);

@@ -25,6 +25,7 @@ struct Use {
   bool causal;
   bool packed = false;
   bool used_k = false;  ///< a cache, of which seqused_k tells how much counts
+  int64_t heads_k = 8;  ///< for 32 query heads
 };
 
 Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
@@ -33,7 +34,7 @@ Problem problem_of(const Use& use, DType dtype, int64_t head_dim) {
   p.dtype = dtype;
   p.batch = use.batch;
   p.q.heads = 32;
-  p.k.heads = 8;
+  p.k.heads = use.heads_k;
   p.head_dim = p.head_dim_v = head_dim;
   p.q.seqlen = use.seqlen_q;
   p.k.seqlen = use.seqlen_k;
@@ -65,13 +66,16 @@ std::vector<Use> uses() {
       packed.packed = true;
       all.push_back(packed);
       // From a cache: a chunk of a prompt, and one token of few sequences (whose keys are split) or
-      // of many.
+      // of many, with and without heads that share keys.
       for (const auto& [rows, batch] : {std::pair{512, 32}, {1, 1}, {1, 64}}) {
-        Use cached = plain;
-        cached.seqlen_q = rows;
-        cached.batch = batch;
-        cached.used_k = true;
-        all.push_back(cached);
+        for (const int64_t heads_k : {8, 32}) {
+          Use cached = plain;
+          cached.seqlen_q = rows;
+          cached.batch = batch;
+          cached.used_k = true;
+          cached.heads_k = heads_k;
+          all.push_back(cached);
+        }
       }
     }
   }

@@ -29,11 +29,10 @@ bool unequal(const Problem& p) {
 /// Tiles hold all heads that share keys where a head has so few rows that this halves the tiles: a
 /// tile then reads the keys once for all of its heads. Scores that read numbers of one head leave a
 /// tile with one head; so does `batch_invariant`, since the longest packed sequence decides here.
-/// Its speed has not been measured, so that a caller must name the family.
 int heads_of_tile(const Problem& p, int rows) {
   const int64_t group = p.group();
-  if (p.run.family != Family::sm90 || group > rows || p.run.batch_invariant || p.alignment < 16 ||
-      p.score.reads_tensors() || p.dropout_p > 0) {
+  if (group > rows || p.run.batch_invariant || p.alignment < 16 || p.score.reads_tensors() ||
+      p.dropout_p > 0) {
     return 1;
   }
   const int64_t apart = group * ceil_div(p.q.seqlen, rows);

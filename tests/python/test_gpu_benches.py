@@ -1,0 +1,54 @@
+"""bench/options.py and bench/decode.py, as far as they go without a GPU."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Modules of bench/ can be imported."""
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
+@pytest.mark.parametrize("program", ["options.py", "decode.py"])
+def test_says_that_there_is_no_device(program, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, BENCH / program, *arguments]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    done = run("--json", tmp_path / "result.json")
+    assert done.returncode == 2
+    assert "finds no CUDA device" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert "--json: " in run("--json", tmp_path).stderr
+    assert "--rounds: " in run("--rounds", "0").stderr
+
+
+def test_a_window_costs_by_the_pairs_that_it_sees(bench):
+    import options
+    from cells import Cell
+
+    cell = Cell("forward", "bfloat16", 2, 8192, 8192, 16, 16, 128, True)
+    rounds = [{"plain": 4.0, "softcap": 6.0, "window 1024": 1.0}] * 3
+    found = options.costs(cell, rounds)
+    assert found["plain"] == 1
+    assert found["softcap"] == 1.5
+    seen = 1025 * (8192 - 512) / (0.5 * 8192**2)
+    assert found["window 1024"] == pytest.approx(0.25 / seen)
+
+
+def test_decoding_is_held_against_the_formula(bench):
+    import decode
+
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(2, rows, heads, 16) for rows, heads in ((1, 6), (9, 2), (9, 2)))
+    turned = [t.transpose(1, 2) for t in (q, k, v)]
+    expected = torch.nn.functional.scaled_dot_product_attention(*turned, enable_gqa=True)
+    torch.testing.assert_close(decode.exact(q, k, v), expected.transpose(1, 2))
