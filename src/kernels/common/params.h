@@ -133,7 +133,7 @@ struct BackwardParams {
   float* dk_sum;     ///< [heads_k][padded_keys][padded head_dim], where several blocks share them
   float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
   float* dbias_sum;  ///< as tile/bias_sums.cuh has it
-  int* dq_turns;   ///< [heads_q][padded_rows / tile][1, or parts of dQ's columns]: how many blocks
+  int* dq_turns;   ///< [heads_q][padded_rows / tile][1, or parts of the tile's dQ]: how many blocks
                    ///< have added to dQ
   int* key_turns;  ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
   float* ranges;   ///< for float16, as range_of of tile/padded.cuh has them

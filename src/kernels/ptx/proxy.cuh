@@ -1,5 +1,5 @@
-// Order between two ways to shared memory: threads' loads and stores (PTX's generic proxy), and
-// bulk copies, tensor copies and wgmma (the async proxy). PTX ISA 9.7.13, membar/fence.
+// Order between two ways to memory: threads' loads and stores (PTX's generic proxy), and bulk
+// copies, tensor copies and wgmma (the async proxy). PTX ISA 9.7.13, membar/fence.
 #pragma once
 
 namespace fa::ptx {
@@ -9,6 +9,11 @@ namespace fa::ptx {
 /// copy.
 __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// Copies that this thread begins after it come after what it has seen in global memory.
+__device__ inline void fence_proxy_async_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
 }  // namespace fa::ptx

@@ -25,9 +25,9 @@ __device__ inline void wait_for_turn(const int* counter, int turn, int seen = -1
   }
 }
 
-/// Ends the turn of a block. After a barrier, one thread waits until all that its block did to
-/// global memory is done, and increments the counter. A release, for fence.acq_rel would empty the
-/// L1.
+/// Ends a turn. One thread calls it, behind a barrier of those whose turn it was, or when its own
+/// copies are done: it waits until all that they did to global memory is done, and increments the
+/// counter. A release, for fence.acq_rel would empty the L1.
 __device__ inline void pass_turn(int* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }

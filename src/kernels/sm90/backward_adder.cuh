@@ -28,7 +28,9 @@ struct BackwardAdder {
         sums(Shapes::sums_of(base, computing_group)) {}
 
   __device__ void run() {
-    while (take_tile(tiles, lane, tile)) walk();
+    while (take_tile(tiles, lane, tile)) {
+      if (tile.begin < tile.end) walk();
+    }
     if (lane == 0) ptx::bulk_wait<0>();
   }
 
@@ -36,6 +38,7 @@ struct BackwardAdder {
   __device__ void walk() {
     Place at{tile.place.sequence, tile.query_head, start_of<C>(tile), {0, tile.q_len, tile.q_len}};
     int head = 0;
+    // mutant "CUDA: dq of sm90" of emulated: 4 * group => 0
     float* sum = Shapes::QuerySum::part_of(p.dq_sum + padded_row<C>(p, tile, at) * Shapes::depth,
                                            4 * group, 0);
 #pragma unroll 1
@@ -60,7 +63,7 @@ struct BackwardAdder {
         turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::groups + group;
         const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
         ptx::wait_for_turn(turn, sight.turn_of(at.row));
-        ptx::fence_proxy_async();
+        ptx::fence_proxy_async_global();
       }
       ptx::bulk_add(sum, sums.stage(), Shapes::sum_bytes);
       ptx::bulk_commit();

@@ -1,5 +1,5 @@
 // What the warps that load do in both backward kernels: they find a tile of keys, tell it to the
-// groups that compute, and copy Q, dO and their statistics of each step into their pipes.
+// warps that work on it, and copy Q, dO and their statistics of each step into their pipes.
 #pragma once
 
 #include "ptx/bulk_copy.cuh"
@@ -68,7 +68,7 @@ struct BackwardCopies {
     return {p.backward.window, tile.q_len, tile.place.rows.length, tile.place.row};
   }
 
-  /// Tells the groups the tile, or that there is none.
+  /// Tells the others the tile, or that there is none.
   __device__ void hand_out(bool more) {
     pipes.tiles.wait_until_empty();
     if (lane == 0) {

@@ -1,7 +1,7 @@
-// A ring of stages in shared memory between a warp that fills them by copies and warp groups that
-// use them. Each stage has two mbarriers: one is passed when the stage is full, one when all warps
-// have released it. Both sides go through the stages in the same order, each with a Pipe of its
-// own.
+// A ring of stages in shared memory between warps that fill them and warps that use them: the
+// copies of a warp for groups that compute, or a group's results for a warp that copies. Each stage
+// has two mbarriers: one is passed when the stage is full, one when all warps have released it.
+// Both sides go through the stages in the same order, each with a Pipe of its own.
 #pragma once
 
 #include "ptx/mbarrier.cuh"
