@@ -1,5 +1,6 @@
 """How a call is timed: by the host's clock, or on the device itself as a captured CUDA graph."""
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -70,6 +71,16 @@ class DeviceClock:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e3, captured.result
+
+
+def shuffled_rounds(timers: dict[str, Callable[[], float]], count: int) -> list[dict[str, float]]:
+    """Seconds of each timer, round by round; the order within a round is drawn anew."""
+    order, generator, rounds = list(timers), random.Random(1), []
+    for _ in range(count):
+        generator.shuffle(order)
+        found = {name: timers[name]() for name in order}
+        rounds.append({name: found[name] for name in timers})
+    return rounds
 
 
 def _new_gemm() -> Call:

@@ -9,7 +9,6 @@ round in shuffled order, on the device itself with a cold L2 (clocks.py), beside
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from statistics import median
 
 import machine
 import torch
-from clocks import DeviceClock
+from clocks import DeviceClock, shuffled_rounds
 from outputs import why_not
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -92,27 +91,28 @@ def measure(shape: tuple[int, int, int, int], rounds: int, clock: DeviceClock) -
     q = torch.randn(batch, 1, heads_q, HEAD_DIM, **new)
     k, v = (torch.randn(batch, keys, heads_k, HEAD_DIM, **new) for _ in range(2))
     expected = exact(q, k, v)
+
+    def timer(call: Callable[[], Tensor]) -> Callable[[], float]:
+        captured = clock.prepare(lambda: call)
+        return lambda: clock.time(captured)[0]
+
     timers, wrong = {}, []
     for name, call in contenders(q, k, v).items():
         result = call()
         out = result[0] if isinstance(result, tuple) else result
         error = (out.float() - expected).norm() / expected.norm()
         if error < MOST_ERROR:  # NaN is wrong, too
-            timers[name] = clock.prepare(lambda one=call: one)
+            timers[name] = timer(call)
         else:
             wrong.append(name)
     source = torch.empty(COPIED_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    timers["copy"] = clock.prepare(lambda: lambda: target.copy_(source))
-    order, shuffled, record = list(timers), random.Random(1), []
-    for _ in range(rounds):
-        shuffled.shuffle(order)
-        record.append({name: clock.time(timers[name])[0] for name in order})
+    timers["copy"] = timer(lambda: target.copy_(source))
     return {
         "shape": [batch, heads_q, heads_k, HEAD_DIM, keys],
         "key_bytes": 2 * k.numel() * k.element_size(),
         "wrong": wrong,
-        "rounds": record,
+        "rounds": shuffled_rounds(timers, rounds),
     }
 
 

@@ -3,14 +3,13 @@
 
 All options of a problem are timed in one process, round by round in shuffled order, on the device
 itself (clocks.py). The figure is the median over the rounds. Under a window fewer pairs are seen:
-its time is that of the plain kernel's work on as many pairs.
+its figure is divided by their share. Results are not checked here: the tests do that.
 
   bench/options.py --json options.json
   bench/options.py --passes forward --head-dims 128 --dtypes float16"""
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Callable, Iterable
 from itertools import product
@@ -21,7 +20,7 @@ import machine
 import torch
 from calls import Call
 from cells import Cell
-from clocks import DeviceClock
+from clocks import DeviceClock, shuffled_rounds
 from outputs import why_not
 from torch import Tensor
 
@@ -98,11 +97,7 @@ def measure(cell: Cell, rounds: int, clock: DeviceClock) -> dict:
             continue
         captured = clock.prepare(lambda more=keywords: new_call(cell, dtype, more))
         timers[name] = lambda one=captured: clock.time(one)[0]
-    order, shuffled = list(timers), random.Random(1)
-    record = []
-    for _ in range(rounds):
-        shuffled.shuffle(order)
-        record.append({name: timers[name]() for name in order})
+    record = shuffled_rounds(timers, rounds)
     return cell.as_json() | {"rounds": record, "costs": costs(cell, record)}
 
 

@@ -1,5 +1,6 @@
 """bench/options.py and bench/decode.py, as far as they go without a GPU."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,12 +17,14 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
 @pytest.mark.parametrize("program", ["options.py", "decode.py"])
 def test_says_that_there_is_no_device(program, tmp_path):
     def run(*arguments):
         command = [sys.executable, BENCH / program, *arguments]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # where there is a device
+        return subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, check=False, env=hidden
+        )
 
     done = run("--json", tmp_path / "result.json")
     assert done.returncode == 2
@@ -42,6 +45,18 @@ def test_a_window_costs_by_the_pairs_that_it_sees(bench):
     assert found["softcap"] == 1.5
     seen = 1025 * (8192 - 512) / (0.5 * 8192**2)
     assert found["window 1024"] == pytest.approx(0.25 / seen)
+
+
+def test_rounds_have_the_order_of_the_timers(bench):
+    from clocks import shuffled_rounds
+
+    called = []
+    timers = {name: lambda name=name: called.append(name) or float(len(called)) for name in "abcd"}
+    rounds = shuffled_rounds(timers, 6)
+    assert [list(found) for found in rounds] == [list("abcd")] * 6
+    turns = [called[at : at + 4] for at in range(0, 24, 4)]
+    assert all(sorted(turn) == list("abcd") for turn in turns)
+    assert len(set(map(tuple, turns))) > 1  # shuffled
 
 
 def test_decoding_is_held_against_the_formula(bench):

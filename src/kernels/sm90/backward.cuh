@@ -33,6 +33,7 @@ struct Backward {
         ptx::prefetch_map(&p.dout);
       }
       BackwardPipes<C>(shared).init();
+      // A group's four warps fill a pipe of sums, and its adder empties it.
       for (int i = 0; i < Shapes::groups; ++i) Shapes::sums_of(shared, i).init(1, 4);
       ptx::mbarrier_init(shared + Shapes::landed, 1);
       ptx::mbarrier_init(shared + Shapes::gradients_there, 4 * Shapes::groups);

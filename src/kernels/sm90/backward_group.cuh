@@ -207,7 +207,7 @@ struct BackwardGroup {
     }
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
-    // Not before, for P is an operand in registers, which no thread may read meanwhile.
+    // Begun here, since no thread may read P, an operand in registers, while the product runs.
     const auto begin_values = [&] {
       ptx::wgmma_fence(dv[0]);
       begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
@@ -259,7 +259,7 @@ struct BackwardGroup {
     begin_product<number, C::keys / 16>(dq[0], query_ds, place, query_k.in_loop(), key_stage);
   }
   /// dQ to where the adder takes it. A warp that added to global memory by itself waited for it at
-  /// its next loads of shared memory: 16% of the time.
+  /// its next loads of shared memory: 16% of the time at 128 columns.
   __device__ void put_query(float (&dq)[1][dq_tiles][4]) const {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     sums.wait_until_empty();
