@@ -58,7 +58,8 @@ struct TileFields<sm90::ForwardTile> {
                                             {"turns", &Tile::turns},
                                             {"staged_out", &Tile::staged_out},
                                             {"claims", &Tile::claims},
-                                            {"steps_ahead", &Tile::steps_ahead}};
+                                            {"steps_ahead", &Tile::steps_ahead},
+                                            {"bias_stages", &Tile::bias_stages}};
 };
 
 /// Throws Error naming --tile, "{text}: {name} is {number}; {what}", unless `allowed`.

@@ -149,6 +149,10 @@ Call upload(const Work& work, Tensors& tensors) {
     const std::vector<float> slopes = alibi_slopes(work);
     at.alibi_slopes = tensors.add(std::as_bytes(std::span(slopes)));
   }
+  if (work.bias != Bias::none) {
+    const std::vector<uint16_t> numbers = bias_numbers(work);
+    at.bias = tensors.add(std::as_bytes(std::span(numbers)));
+  }
   return call_of(work, at, device, Data::required);
 }
 
@@ -232,6 +236,10 @@ void add_problem_flags(CLI::App& app, Flags& flags) {
   app.add_option("--dropout", w.dropout_p, "probability with which an element of P is dropped")
       ->check(CLI::Range(0.0, 0.999));
   app.add_flag("--alibi", w.alibi, "with ALiBi");
+  app.add_option("--bias", w.bias, "with a bias of all heads: of each key, or each row and key")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Bias>{{"keys", Bias::keys}, {"rows", Bias::rows}}))
+      ->excludes("--packed");
   app.add_option("--family", w.family, "whose kernel; the plan's if not given")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, Family>{{"sm80", Family::sm80}, {"sm90", Family::sm90}}));

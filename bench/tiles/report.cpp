@@ -33,6 +33,9 @@ nlohmann::json to_json(const Work& w) {
           {"softcap", w.softcap},
           {"dropout_p", w.dropout_p},
           {"alibi", w.alibi},
+          {"bias", w.bias == Bias::none   ? "none"
+                   : w.bias == Bias::keys ? "keys"
+                                          : "rows"},
           {"flops", w.flops()}};
 }
 

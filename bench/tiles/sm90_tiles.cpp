@@ -20,8 +20,10 @@ int registers(const Tile& t, const Problem& p) {
 /// What a thread that computes has, less those.
 int register_limit(const Tile& t) { return t.group_registers() - 30; }
 
-int shared(const Tile& t, const Problem& p) {
-  return sm90::shared_bytes(t, p.head_dim, p.head_dim_v);
+int shared(const Tile& t, const Problem& p) { return sm90::shared_bytes(t, p); }
+
+bool whole_panels_of_bias(const Tile& t, const Problem& p) {
+  return t.keys * bytes_of(p.score.bias_dtype) % 128 == 0;
 }
 
 }  // namespace
@@ -47,6 +49,10 @@ void need_possible(const Tile& t, const std::string& text, const Problem& p, con
   need(whole, text, "loader_registers", t.loader_registers,
        t.groups == 3 ? "allowed are 32 and 56" : "allowed are 24, 40 and 56");
   need(t.steps_ahead <= most_stages, text, "steps_ahead", t.steps_ahead, "allowed are 0 to 16");
+  const bool brings_bias =
+      p.score.bias && p.score.bias_aligned && p.alignment == 16 && whole_panels_of_bias(t, p);
+  need(t.bias_stages == 0 || brings_bias, text, "bias_stages", t.bias_stages,
+       "it is 0 without an aligned bias, whose rows in a step have a multiple of 128 bytes");
   const int bytes = shared(t, p);
   need(bytes <= gpu.shared_per_block, text, "keys", t.keys,
        fmt::format("a block has {} bytes of shared memory, {} allows {}", bytes, gpu.arch,
@@ -71,6 +77,7 @@ std::vector<Tile> search_around(const Tile& planned, const Problem& p, const Gpu
                                                           : 24;
     for (tile.keys = 48; tile.keys <= 176; tile.keys += 16) {
       if (registers(tile, p) > register_limit(tile)) break;
+      if (tile.bias_stages > 0 && !whole_panels_of_bias(tile, p)) continue;
       for (tile.query_stages = 1; tile.query_stages <= 2; ++tile.query_stages) {
         for (const bool staged : {false, true}) {
           if (staged && tile.heads > 1) break;

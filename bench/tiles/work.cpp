@@ -82,6 +82,7 @@ std::string Work::text() const {
   if (softcap > 0) text += fmt::format(", softcap {}", softcap);
   if (dropout_p > 0) text += fmt::format(", dropout {}", dropout_p);
   if (alibi) text += ", alibi";
+  if (bias != Bias::none) text += bias == Bias::keys ? ", bias of keys" : ", bias of rows";
   if (family != Family::automatic) text += family == Family::sm80 ? ", sm80" : ", sm90";
   return text;
 }
@@ -117,6 +118,16 @@ std::vector<float> alibi_slopes(const Work& work) {
   return slopes;
 }
 
+std::vector<uint16_t> bias_numbers(const Work& work) {
+  std::vector<uint16_t> numbers((work.bias == Bias::rows ? work.seqlen_q : 1) * work.seqlen_k);
+  for (size_t n = 0; n < numbers.size(); ++n) {  // 1 to 2, or -1 to -2, in either format
+    numbers[n] =
+        static_cast<uint16_t>(work.dtype == bfloat16 ? 0x3f80 + n % 128 : 0x3c00 + n % 1024);
+    if (n % 3 == 0) numbers[n] |= 0x8000;
+  }
+  return numbers;
+}
+
 Call call_of(const Work& w, const Addresses& at, Device device, Data data) {
   const bool packed = !w.lengths.empty();
   const auto view = [&](std::byte* where, int64_t seqlen, int64_t heads, int64_t width) {
@@ -131,6 +142,8 @@ Call call_of(const Work& w, const Addresses& at, Device device, Data data) {
                           : View(at.lse, float32, {w.batch, w.heads_q, w.seqlen_q}, {}, device);
   const View begins(at.cu_seqlens, int32, {w.batch + 1}, {}, device);
   const View slopes(at.alibi_slopes, float32, {w.heads_q}, {}, device);
+  const View bias(at.bias, w.dtype, {1, 1, w.bias == Bias::rows ? w.seqlen_q : 1, w.seqlen_k}, {},
+                  device);
   Options options{.causal = w.causal,
                   .window_left = w.window,
                   .softcap = w.softcap,
@@ -138,6 +151,7 @@ Call call_of(const Work& w, const Addresses& at, Device device, Data data) {
                   .dropout_seed = 1,
                   .family = w.family};
   if (w.alibi) options.alibi_slopes = slopes;
+  if (w.bias != Bias::none) options.bias = bias;
   if (packed) {
     options.cu_seqlens_q = options.cu_seqlens_k = begins;
     options.max_seqlen_q = options.max_seqlen_k = w.seqlen_q;

@@ -10,6 +10,9 @@
 
 namespace fa::bench {
 
+/// Which numbers a bias has: none, one for each key, or for each row and key.
+enum class Bias { none, keys, rows };
+
 struct Work {
   DType dtype = bfloat16;
   int64_t head_dim = 0;
@@ -26,6 +29,7 @@ struct Work {
   double softcap = 0;
   double dropout_p = 0;
   bool alibi = false;
+  Bias bias = Bias::none;             ///< of all heads, in dtype
   Family family = Family::automatic;  ///< whose kernel
 
   int64_t tokens_q() const;
@@ -45,9 +49,11 @@ struct Addresses {
   std::byte *q = nullptr, *k = nullptr, *v = nullptr, *out = nullptr, *lse = nullptr;
   std::byte* cu_seqlens = nullptr;
   std::byte* alibi_slopes = nullptr;
+  std::byte* bias = nullptr;
 };
 std::vector<int32_t> cu_seqlens(const Work& work);
 std::vector<float> alibi_slopes(const Work& work);
+std::vector<uint16_t> bias_numbers(const Work& work);
 
 /// Throws Error.
 Call call_of(const Work& work, const Addresses& at, Device device, Data data);

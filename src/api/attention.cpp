@@ -153,6 +153,12 @@ void need_same(const Problem& planned, Problem problem) {
                             planned.alignment, problem.alignment));
   }
   problem.alignment = planned.alignment;
+  if (problem.device.type == cuda_device && !problem.score.bias_aligned &&
+      planned.score.bias_aligned && problem.score.bias && planned.score.bias) {
+    throw Error(Status::invalid_argument,
+                "plan: was made for rows of the bias aligned to 16 bytes; these are to less");
+  }
+  problem.score.bias_aligned = planned.score.bias_aligned;
   if (problem.dtype != planned.dtype) fail_on("dtype");
   if (problem.batch != planned.batch) fail_on("batch");
   if (problem.q.heads != planned.q.heads || problem.k.heads != planned.k.heads) fail_on("heads");

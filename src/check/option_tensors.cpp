@@ -24,7 +24,8 @@ void fill_bias(const Array& bias, const Spec&, const TensorSpec& t, Random& rand
 
 void fill_slopes(const Array& slopes, const Spec&, const TensorSpec&, Random& random) {
   slopes.fill([&](int64_t) {
-    return random.chance(0.1) ? 0 : std::exp2(static_cast<double>(-random.below(9)));
+    const double slope = std::exp2(static_cast<double>(-random.below(9)));
+    return random.chance(0.1) ? 0 : random.chance(0.2) ? -slope : slope;
   });
 }
 

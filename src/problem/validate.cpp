@@ -338,6 +338,9 @@ void Validator::extras(const Options& options) {
     p.score.bias_per_batch = bias_argument->extent(0) != 1;
     p.score.bias_per_head = bias_argument->extent(1) != 1;
     p.score.bias_per_row = bias_argument->extent(2) != 1;
+    // Rows that a view repeats are none for the copy engine.
+    const bool repeats = p.score.bias_per_row && call_.bias.row == 0;
+    p.score.bias_aligned = bias_argument->alignment() == 16 && !repeats;
   }
   if (options.sinks.given()) {
     const Argument& sinks = add("sinks", options.sinks, Use::input, {p.dtype, float32});

@@ -2,12 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include "cuda/launch/passes.hpp"
 #include "cuda/runtime/device.hpp"
 #include "gpu/gpu.hpp"
+#include "gpu/repeats.hpp"
 #include "problem/problem.hpp"
 
 namespace fa::test {
@@ -149,12 +149,6 @@ TEST(HopperBackward, TheSameWorkspaceServesAgain) {
   expect_close("dq", c.dq.values(), spec.dtype, spec.dtype, {exact.dq, plain.dq, exact.dq_abs});
 }
 
-/// FA_LAUNCHES: of each problem. tools/gpu_test asks for many.
-int64_t launches() {
-  const char* text = std::getenv("FA_LAUNCHES");
-  return text == nullptr ? 3 : std::strtol(text, nullptr, 10);
-}
-
 /// A hang is rare, and so is a tile that is read too early: one in some hundred launches, in a
 /// former kernel for 256 columns. Blocks take several tiles. dQ keeps its bits in order only.
 TEST(HopperBackward, LaunchesKeepTheirBits) {
@@ -176,22 +170,9 @@ TEST(HopperBackward, LaunchesKeepTheirBits) {
       spec.causal = causal;
       spec.deterministic = causal == (dim == 128);
       const check::Case c(spec);
-      GpuPlace place;
-      run(c, place);
-      using Bits = std::vector<std::byte>;
-      const auto bits = [&] {
-        return std::vector<Bits>{c.dk.memory().content(), c.dv.memory().content(),
-                                 spec.deterministic ? c.dq.memory().content() : Bits()};
-      };
-      const std::vector<Bits> first = bits();
-      ASSERT_GT(launches(), 1) << "FA_LAUNCHES";
-      int different = 0;
-      for (int64_t launch = 1; launch < launches(); ++launch) {
-        c.poison(true);
-        run(c, place);
-        different += bits() != first;
-      }
-      EXPECT_EQ(different, 0) << spec.text();
+      std::vector<const check::Array*> outputs{&c.dk, &c.dv};
+      if (spec.deterministic) outputs.push_back(&c.dq);
+      EXPECT_EQ(launches_that_differ(c, outputs), 0) << spec.text();
     }
   }
 }

@@ -20,6 +20,7 @@
 #include "cuda/runtime/kernel_store.hpp"
 #include "cuda/runtime/nvrtc.hpp"
 #include "cuda/runtime/parallel.hpp"
+#include "cuda_problems.hpp"
 #include "plan/cuda/backward.hpp"
 #include "plan/cuda/forward.hpp"
 
@@ -61,6 +62,7 @@ void expect_fits(const std::vector<Target>& targets, int most) {
 // What the present kernels spill at most, in bytes of a thread; none of it may grow unseen.
 constexpr int most_of_preset = 128;
 constexpr int most_of_hopper = 16;  // all of the warp that loads: none in the loop of products
+constexpr int most_of_hopper_with_bias = 24;
 constexpr int most_of_backward = 152;
 constexpr int most_of_hopper_backward = 248;  // of the warp that loads, between tiles, at a mask
 constexpr int most_of_hopper_wide_backward = 208;  // of the warp that loads, and between tiles
@@ -169,6 +171,20 @@ TEST(Hopper, SerializedProductsAreRefused) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("serialized"), std::string::npos) << error.what();
   }
+}
+
+TEST(Hopper, WithABiasFitsTheGpu) {
+  std::vector<Target> targets;
+  for (const int64_t head_dim : {64, 128, 256}) {
+    for (const auto& [dtype, per_row] :
+         {std::pair{bfloat16, true}, {bfloat16, false}, {float32, true}}) {
+      Problem p = problem(2, 4096, 4096, head_dim);
+      p.score.window_right = 0;
+      give_bias(p, dtype, per_row);
+      targets.push_back({plan_cuda_forward(p, *known_gpu("sm_90a")).main(), "sm_90a"});
+    }
+  }
+  expect_fits(targets, most_of_hopper_with_bias);
 }
 
 /// What trains a language model.

@@ -134,6 +134,8 @@ TEST(CudaPlan, EveryOptionIsAKernelOfItsOwn) {
     for (const Choice& option : choices()) {
       const std::string_view name = option.name;
       if (name == "zero scale" || name == "no lse") continue;  // negative scale's, and the same
+      const bool copies_bias = gpu.arch == "sm_90a";
+      if (!copies_bias && (name == "bias of keys" || name == "unaligned bias")) continue;
       Problem p = shapes()[0];
       option.set(p);
       EXPECT_TRUE(configs.insert(plan_cuda_forward(p, gpu).main().program).second) << option.name;

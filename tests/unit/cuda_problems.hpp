@@ -36,6 +36,12 @@ inline Problem problem(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, int64_
   return p;
 }
 
+inline void give_bias(Problem& p, DType dtype, bool per_row) {
+  p.score.bias = true;
+  p.score.bias_dtype = dtype;
+  p.score.bias_per_row = per_row;
+}
+
 /// Every option that a kernel is compiled for, set one at a time.
 struct Choice {
   const char* name;
@@ -56,8 +62,14 @@ inline const std::vector<Choice>& choices() {
       {"softcap", [](Problem& p) { p.score.softcap = 20; }},
       {"dropout", [](Problem& p) { p.dropout_p = 0.1; }},
       {"alibi", [](Problem& p) { p.score.alibi = true; }},
-      {"bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = bfloat16; }},
-      {"float32 bias", [](Problem& p) { p.score.bias = true, p.score.bias_dtype = float32; }},
+      {"bias of keys", [](Problem& p) { give_bias(p, bfloat16, false); }},
+      {"bias", [](Problem& p) { give_bias(p, bfloat16, true); }},
+      {"float32 bias", [](Problem& p) { give_bias(p, float32, true); }},
+      {"unaligned bias",
+       [](Problem& p) {
+         give_bias(p, bfloat16, true);
+         p.score.bias_aligned = false;
+       }},
       {"sinks", [](Problem& p) { p.score.sinks = true, p.score.sinks_dtype = float32; }},
       {"no lse", [](Problem& p) { p.wants.lse = false; }},
       {"alignment 8", [](Problem& p) { p.alignment = 8; }},

@@ -35,7 +35,7 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   EXPECT_EQ(t.group_registers() % 8, 0);
   EXPECT_LE((p.head_dim_v + 15) / 16 * 16 / 2 + t.keys / 2 + t.keys / 4, t.group_registers() - 32);
   EXPECT_EQ(main.threads, t.threads());
-  EXPECT_EQ(main.shared_bytes, shared_bytes(t, p.head_dim, p.head_dim_v));
+  EXPECT_EQ(main.shared_bytes, shared_bytes(t, p));
   EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
   EXPECT_LE(plan.launches.front().grid.x, static_cast<unsigned>(plan.gpu.sm_count));
   EXPECT_EQ(plan.launches.front().over, Over::tiles);
@@ -52,6 +52,24 @@ TEST(Sm90Plan, EveryHeadDimAndOptionFits) {
     expect_sound(plan_cuda_forward(p, hopper()), sm90::forward_tile(p));
     ASSERT_FALSE(HasFailure()) << option;
   });
+}
+
+TEST(Sm90Plan, ABiasComesByTheCopyEngineWhereItsRowsAreAligned) {
+  for (const int64_t head_dim : {64, 128, 192, 256}) {
+    for (const DType dtype : {bfloat16, float32}) {
+      for (const bool per_row : {false, true}) {
+        Problem p = problem(2, 8192, 8192, head_dim);
+        give_bias(p, dtype, per_row);
+        const CudaForwardPlan plan = plan_cuda_forward(p, hopper());
+        const sm90::ForwardTile tile = sm90::forward_tile(p);
+        EXPECT_GE(tile.bias_stages, 1) << head_dim;
+        EXPECT_EQ(plan.bias_box_rows, per_row ? tile.rows() : 8);
+        EXPECT_EQ(has(plan.main(), "bias_per_row"), per_row);
+        p.score.bias_aligned = false;
+        EXPECT_EQ(plan_cuda_forward(p, hopper()).bias_box_rows, 0);
+      }
+    }
+  }
 }
 
 TEST(Sm90Plan, ATileOfTheCallersChoiceServes) {

@@ -26,6 +26,7 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
       .k = {},
       .v = {},
       .out = {},
+      .bias = {},
       .forward = rows,
       .blocks = kernel::Divisor(plan.blocks),
       .tiles = plan.blocks * plan.splits,
@@ -39,6 +40,7 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
     make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, {.rows = plan.cut.keys});
     if (plan.copies_out)
       make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, {.rows = 16});
+    if (plan.bias_box_rows > 0) make_bias_map(params.bias, call.bias, p, plan.bias_box_rows);
   }
   if (plan.claims) {
     params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +

@@ -20,4 +20,8 @@ struct Box {
 void make_tensor_map(kernel::TensorMap& map, const Rows& rows, const Side& side, int64_t batch,
                      int64_t columns, const Box& box);
 
+/// The map of a bias, as of a tensor [key, row, head, sequence] of 16-bit numbers, with boxes of
+/// one panel: a float32 number counts as two. Along what is broadcast it has one number.
+void make_bias_map(kernel::TensorMap& map, const Rows& bias, const Problem& problem, int box_rows);
+
 }  // namespace fa::cuda

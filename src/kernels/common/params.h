@@ -96,7 +96,7 @@ struct SideBySide {
 /// For a forward kernel whose blocks take tile after tile, by the copy engine. The maps' boxes have
 /// a tile's rows, of `out` a warp's 16 (common/tensor_map.h says what else).
 struct TiledForwardParams {
-  TensorMap q, k, v, out;
+  TensorMap q, k, v, out, bias;
   ForwardParams forward;
   Divisor blocks;  ///< tiles of rows, of one split
   int tiles;       ///< of all splits

@@ -149,8 +149,9 @@ struct Forward {
     bool fresh = !C::stale_maximum || unseen;
     for (;;) {
       if constexpr (masked || !Score<C>::none) {
-        form_scores<C, masked>(s, score, warp_rows(), first, lane,
-                               [&](int row) { return visible(row); });
+        form_scores<C, masked>(
+            s, score, warp_rows(), first, lane, [&](int row) { return visible(row); },
+            BiasInMemory<C>{score});
       }
       if (fresh) renew_maximum(s);
       softmax.exponentiate(s, added, factor);

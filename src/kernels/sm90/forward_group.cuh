@@ -207,6 +207,10 @@ struct ForwardGroup {
     pass_turn();
     pipes.k.wait_until_full();
     pipes.k.release(lane);
+    if constexpr (C::bias_stages > 0) {
+      pipes.bias.wait_until_full();
+      pipes.bias.release(lane);
+    }
   }
   __device__ void pass_by_values() {
     pipes.v.wait_until_full();
@@ -224,7 +228,22 @@ struct ForwardGroup {
 
   /// Products become scores, of which a step at a mask's edge hides some.
   template <bool may_mask>
-  __device__ void form(Scores& s, int step, const Score<C>& score) const {
+  __device__ void form(Scores& s, int step, const Score<C>& score) {
+    if constexpr (C::bias_stages > 0) {
+      using Tile = Shapes::BiasTile;
+      const int first_row = C::bias_per_row ? group * Shapes::group_rows + 16 * warp : 0;
+      pipes.bias.wait_until_full();
+      form<may_mask>(s, step, score,
+                     BiasInTile<C, Tile, C::bias_per_row>(
+                         pipes.bias.stage() + first_row * Tile::row_bytes, lane, score.rows));
+      __syncwarp();  // all lanes have read it
+      pipes.bias.release(lane);
+    } else {
+      form<may_mask>(s, step, score, BiasInMemory<C>{score});
+    }
+  }
+  template <bool may_mask, typename Bias>
+  __device__ void form(Scores& s, int step, const Score<C>& score, const Bias& bias) const {
     const auto rows = warp_rows(tile);
     const int first = step * C::keys;
     const auto visible = [&](int i) {
@@ -232,14 +251,14 @@ struct ForwardGroup {
                                                            tile.k_len);
     };
     if (may_mask && (step >= own.full_end || step < own.full_begin)) {
-      form_scores<C, true>(s, score, rows, first, lane, visible);
+      form_scores<C, true>(s, score, rows, first, lane, visible, bias);
     } else if constexpr (!Score<C>::none) {
-      form_scores<C, false>(s, score, rows, first, lane, visible);
+      form_scores<C, false>(s, score, rows, first, lane, visible, bias);
     }
   }
 
   /// S := P of a tile's first step (line 9), with its own maximum.
-  __device__ void exponentiate_first(Scores& s, Softmax& first, const Score<C>& score) const {
+  __device__ void exponentiate_first(Scores& s, Softmax& first, const Score<C>& score) {
     form<true>(s, own.end - 1, score);
     first.begin(s, factor);
   }
@@ -249,16 +268,38 @@ struct ForwardGroup {
   /// the product with V is under way.
   template <bool may_mask>
   __device__ void exponentiate(Scores& s, int step, const Score<C>& score) {
-    form<may_mask>(s, step, score);
+    constexpr bool rises = C::alibi_rises && !may_mask;  // then S may stay the product
+    if constexpr (!rises) form<may_mask>(s, step, score);
     float added[1][2];
     if (may_mask && unseen) renew_maximum(s);
-    probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
+    if constexpr (rises) {
+      probabilities = rising_probabilities(s, step, score, added);
+    } else {
+      probabilities = softmax.probabilities(s, added, factor);
+    }
     const bool beyond = __any_sync(~0u, softmax.beyond(added, Element::largest_p));
     if (beyond || (!may_mask && unseen)) {  // rare: with the true maximum
+      if constexpr (rises) form<false>(s, step, score);
       renew_maximum(s);
-      probabilities = softmax.template probabilities<n_tiles>(s, added, factor);
+      probabilities = softmax.probabilities(s, added, factor);
     }
     softmax.add(added);
+  }
+  /// P of products whose scores ALiBi raises from key to key: the exponent's multiply-add gets what
+  /// it adds, too.
+  __device__ auto rising_probabilities(const Scores& s, int step, const Score<C>& score,
+                                       float (&added)[1][2]) const {
+    const int lane_key = step * C::keys + fragment_column(0, 0, lane);
+    float first[2];  // of the lane's first key
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int distance = warp_rows(tile)(fragment_row(0, h, lane)).row + score.shift - lane_key;
+      first[h] = fmaf(-score.slope_of_distance, static_cast<float>(distance), softmax.shift(0, h));
+    }
+    return softmax.probabilities_of(s, added, [&](float x, int, int h, int n, int e) {
+      const auto keys_on = static_cast<float>(fragment_column(n, e, 0));
+      return fmaf(x, score.scale, fmaf(score.slope_of_distance, keys_on, first[h]));
+    });
   }
   __device__ void drop(int step, const Dropout& dropout) {
     if constexpr (C::dropout) {

@@ -1,5 +1,5 @@
 // The warp that loads: it finds the block's tiles one after the other, tells them to the warp
-// groups that compute, and copies Q, K and V into their pipes.
+// groups that compute, and copies Q, K, V and the bias into their pipes.
 #pragma once
 
 #include "ptx/proxy.cuh"
@@ -30,6 +30,8 @@ struct ForwardLoader {
   TileClaims<C::claims ? Claims::after_first : Claims::none> claims;
   TileInHand tile;
   int first_key;  ///< of the tile's sequence, in the tensor
+  /// Of the tile whose steps are on their way, which may be the one before.
+  Piece keys{0, 0, 0, 0}, bias{0, 0, 0, 0};
 
   __device__ ForwardLoader(const kernel::TiledForwardParams& params, u32 base)
       : p(params),
@@ -42,7 +44,6 @@ struct ForwardLoader {
   __device__ void run() {
     claims.begin();
     clear_unused_rows();
-    Piece keys{0, 0, 0, 0};
     int begin = 0, rest = 0;  // steps of the tile before that are yet to come
     for (;;) {
       const bool more = find_tile();
@@ -50,28 +51,32 @@ struct ForwardLoader {
       const bool steps = more && tile.begin < tile.end;
       if (query_ahead && steps) load_query();
 #pragma unroll 1
-      for (int step = rest - 1; step >= begin; --step) load_step(keys, step, begin);
+      for (int step = rest - 1; step >= begin; --step) load_step(step, begin);
       if (!more) break;
       begin = rest = tile.begin;
       int step = tile.end - 1;
       if (steps) {
         keys = keys_of_tile();
-        load_keys(keys, step);
+        bias = bias_of_tile();
+        load_keys(step);
+        load_bias(step);
         if (!query_ahead) load_query();  // whose place may still be in use
         rest = min(begin + C::steps_ahead + 1, tile.end);
 #pragma unroll 1
-        for (; step > rest; --step) load_step(keys, step, begin);
+        for (; step > rest; --step) load_step(step, begin);
       }
       claims.ask();
-      if (steps && step == rest) load_step(keys, step, begin);  // while the counter answers
+      if (steps && step == rest) load_step(step, begin);  // while the counter answers
       claims.next();
     }
   }
 
-  /// V of the step, and K of the one below it, in the order in which they are used.
-  __device__ void load_step(const Piece& keys, int step, int begin) {
-    if (step > begin) load_keys(keys, step - 1);
-    load_values(keys, step);
+  /// V of the step, and K and the bias of the one below it. V does not wait for a place of the
+  /// bias, which is in use until the step's scores are formed.
+  __device__ void load_step(int step, int begin) {
+    if (step > begin) load_keys(step - 1);
+    load_values(step);
+    if (step > begin) load_bias(step - 1);
   }
 
   /// The first tile that has rows, from the claimed one on; false where there is none.
@@ -162,6 +167,15 @@ struct ForwardLoader {
             C::packed_k ? 0 : tile.place.sequence, tile.k_len};
   }
 
+  /// Along what the bias has but one number of, all tiles read the same.
+  __device__ Piece bias_of_tile() const {
+    const kernel::View& view = p.forward.score.bias;
+    const Place& place = tile.place;
+    // mutant "CUDA: bias by the copy engine" of emulated: place.row => 0
+    return {C::bias_per_row ? place.row : 0, view.head != 0 ? place.head : 0,
+            view.batch != 0 ? place.sequence : 0, 0};
+  }
+
   /// Q's rows behind the last row are made 0, too: a warp renews its maximum for all of its rows,
   /// and what stands beside a sequence must not change that sequence's bits.
   __device__ void load_query() {
@@ -183,12 +197,25 @@ struct ForwardLoader {
       __syncwarp();
     }
   }
-  __device__ void load_keys(const Piece& keys, int step) {
+  __device__ void load_keys(int step) {
     load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, keys.step(step));
+  }
+  __device__ void load_bias(int step) {
+    if constexpr (C::bias_stages > 0) {
+      using Tile = Shapes::BiasTile;
+      pipes.bias.wait_until_empty();
+      if (ptx::elect()) {
+        ptx::mbarrier_arrive_expect(pipes.bias.full(), Tile::bytes);
+        Tile::load_panels(pipes.bias.stage(), &p.bias, step * Tile::panels, bias.first, bias.head,
+                          bias.sequence, pipes.bias.full());
+      }
+      __syncwarp();
+      pipes.bias.next();
+    }
   }
   /// V's rows behind the last key are made 0: P is 0 there, but 0 times their NaN would not be. The
   /// copy engine does it where the tensor ends with the keys.
-  __device__ void load_values(const Piece& keys, int step) {
+  __device__ void load_values(int step) {
     load<typename Shapes::ValueTile, C::packed_k || C::used_k>(pipes.v, p.v, p.forward.operands.v,
                                                                keys.step(step));
   }

@@ -6,6 +6,7 @@
 #include "common/padding.h"
 #include "common/params.h"
 #include "ptx/shared.cuh"
+#include "tile/bias.cuh"
 #include "tile/mask.cuh"
 #include "tile/panels.cuh"
 #include "tile/pipe.cuh"
@@ -23,8 +24,12 @@ struct ForwardConfig : kernel::ProblemConfig {
   static constexpr int query_stages = 1;
   static constexpr bool turns = true;
   static constexpr bool staged_out = false;
-  static constexpr bool split = false;   ///< the keys are shared out between blocks
-  static constexpr bool claims = false;  ///< a counter hands the tiles out
+  /// ALiBi is all that is added to the product, and no row sees beyond its diagonal key.
+  static constexpr bool alibi_rises = false;
+  static constexpr int bias_stages = 0;        ///< 0: each thread reads the bias from memory
+  static constexpr bool bias_per_row = false;  ///< else all rows share one
+  static constexpr bool split = false;         ///< the keys are shared out between blocks
+  static constexpr bool claims = false;        ///< a counter hands the tiles out
   static constexpr int steps_ahead = 0;  ///< steps of a tile yet to come when the next is found
 };
 
@@ -52,18 +57,24 @@ struct ForwardShapes {
   using QueryPipe = Pipe<C::query_stages, QueryTile::bytes>;
   using KeyPipe = Pipe<C::key_stages, KeyTile::bytes>;
   using ValuePipe = Pipe<C::value_stages, ValueTile::bytes>;
+  using BiasTile = PanelTile<C::bias_per_row ? rows : 8, bias_columns<C>>;
+  using BiasPipe = Pipe<C::bias_stages, BiasTile::bytes>;
+  static_assert(C::bias_stages == 0 ||
+                (C::alignment == 16 && kernel::whole_panels(bias_columns<C>)));
   using TilePipe = Pipe<2, 96>;                  ///< of TileInHand
   using OutTile = PanelTile<16, C::head_dim_v>;  ///< a warp's rows of O on their way to memory
 
-  // Shared memory: stages of Q, K and V, rows of O, the tile in hand, all barriers.
+  // Shared memory: stages of Q, K, V and the bias, rows of O, the tile in hand, all barriers.
   static constexpr int key_begin = QueryPipe::bytes;
   static constexpr int value_begin = key_begin + KeyPipe::bytes;
-  static constexpr int out_begin = value_begin + ValuePipe::bytes;
+  static constexpr int bias_begin = value_begin + ValuePipe::bytes;
+  static constexpr int out_begin = bias_begin + BiasPipe::bytes;
   static constexpr int tile_begin =
       out_begin + (C::staged_out ? 4 * C::groups * OutTile::bytes : 0);
   static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
   static constexpr int landed = barriers_begin + QueryPipe::barrier_bytes + KeyPipe::barrier_bytes +
-                                ValuePipe::barrier_bytes + TilePipe::barrier_bytes;
+                                ValuePipe::barrier_bytes + BiasPipe::barrier_bytes +
+                                TilePipe::barrier_bytes;
   static_assert(C::shared_bytes == landed + 16, "as the plan says");
 };
 
@@ -74,19 +85,22 @@ struct ForwardPipes {
   Shapes::QueryPipe q;
   Shapes::KeyPipe k;
   Shapes::ValuePipe v;
+  Shapes::BiasPipe bias;
   Shapes::TilePipe tiles;
 
   explicit __device__ ForwardPipes(u32 shared)
       : q(shared, shared + Shapes::barriers_begin),
         k(shared + Shapes::key_begin, q.barriers + Shapes::QueryPipe::barrier_bytes),
         v(shared + Shapes::value_begin, k.barriers + Shapes::KeyPipe::barrier_bytes),
-        tiles(shared + Shapes::tile_begin, v.barriers + Shapes::ValuePipe::barrier_bytes) {}
+        bias(shared + Shapes::bias_begin, v.barriers + Shapes::ValuePipe::barrier_bytes),
+        tiles(shared + Shapes::tile_begin, bias.barriers + Shapes::BiasPipe::barrier_bytes) {}
 
   __device__ void init() const {
     constexpr int users = 4 * C::groups;
     q.init(users);
     k.init(users);
     v.init(users);
+    bias.init(users);
     tiles.init(users);
   }
 };

@@ -74,7 +74,8 @@ __device__ void form_probabilities(typename S::Scores& s, typename S::Scores& sl
           float& x = s[m][n][2 * h + e];
           if constexpr (!Score<C>::none) {
             const ScoreAt at{place.tile_row + row0, key, 8 * n + e, 0};
-            x = score.value(x, at, slopes[m][n][2 * h + e]);
+            const float added = score.bias_at(at.row + at.rows_on, at.key);
+            x = score.value(x, at, added, slopes[m][n][2 * h + e]);
           }
           // P is at most 1, also where scores are so large that their float32 LSE is far off.
           // The compiler would keep 0 - LSE, which is not -LSE where that is 0.

@@ -28,6 +28,8 @@ struct Score {
       !C::softcap && !C::alibi && C::bias == Number::none && C::positive_scale;
   /// Where nothing is added to the capped score, the cap goes into that multiply-add, too.
   static constexpr bool only_softcap = C::softcap && !C::alibi && C::bias == Number::none;
+  /// Where the bias alone is added, the score is one of exp, and log2(e) goes there.
+  static constexpr bool only_bias = C::bias != Number::none && !C::softcap && !C::alibi;
 
   float scale;
   float cap;
@@ -38,7 +40,7 @@ struct Score {
   int shift;       ///< the diagonal key of row i is i + shift
 
   __device__ Score(const kernel::ScoreArgs& p, const Place& place, int k_len)
-      : scale(p.scale),
+      : scale(only_bias ? p.scale * (1 / log2_e) : p.scale),
         cap(p.softcap),
         rows(place.rows.length),
         keys(k_len),
@@ -60,7 +62,7 @@ struct Score {
 
   /// The factor that `value` leaves out: a multiplication that goes into the exponent's.
   static __device__ float factor(const kernel::ScoreArgs& p) {
-    return none ? p.scale : only_softcap ? p.softcap : 1;
+    return none ? p.scale : only_softcap ? p.softcap : only_bias ? log2_e : 1;
   }
   /// Whether the score is more than a multiple of the product: then its slope varies.
   static constexpr bool has_slope = C::softcap;
@@ -70,13 +72,18 @@ struct Score {
     return 0;
   }
 
-  __device__ float value(float product, const ScoreAt& at) const {
-    float slope;
-    return value(product, at, slope);
+  /// The bias of a row and a key; 0 beyond the last ones.
+  __device__ float bias_at(int row, int key) const {
+    if constexpr (C::bias == Number::none) return 0;
+    // mutant "CUDA: bias" of emulated: row * bias_row => 0
+    const long long at = bias_offset + row * bias_row + key;
+    return row < rows && key < keys ? Format<C::bias>::load(bias, at) : 0;
   }
-  /// `slope`: the score's derivative by the product, without the scale, which the sums of gradients
-  /// get at their end. Nothing where it is 1 (has_slope).
-  __device__ float value(float product, const ScoreAt& at, float& slope) const {
+
+  /// `added`: the bias. `slope`: the score's derivative by the product, without the scale, which
+  /// the sums of gradients get at their end. Nothing where it is 1 (has_slope).
+  __device__ float value(float product, const ScoreAt& at, float added, float& slope) const {
+    if constexpr (only_bias) return fmaf(product, scale, added);
     float s = product * scale;
     if constexpr (C::softcap) {
       s = bounded_tanh(s);
@@ -92,13 +99,7 @@ struct Score {
       // mutant "CUDA: ALiBi" of emulated: slope_of_distance => 0.0f
       s -= slope_of_distance * fabsf(distance);
     }
-    if constexpr (C::bias != Number::none) {
-      const int row = at.row + at.rows_on, key = at.key + at.keys_on;
-      if (row < rows && key < keys) {
-        // mutant "CUDA: bias" of emulated: row * bias_row => 0
-        s += log2_e * Format<C::bias>::load(bias, bias_offset + row * bias_row + key);
-      }
-    }
+    if constexpr (C::bias != Number::none) s = fmaf(added, log2_e, s);
     return s;
   }
 

@@ -96,12 +96,16 @@ struct OnlineSoftmax {
       for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          s[m][n][e] = ptx::exp2(
-              fmaf(s[m][n][e], factor, Element::headroom - finite_maximum(maximum[m][e / 2])));
+          s[m][n][e] = ptx::exp2(fmaf(s[m][n][e], factor, shift(m, e / 2)));
           added[m][e / 2] += s[m][n][e];
         }
       }
     }
+  }
+
+  /// What the exponent of a row's P adds.
+  __device__ float shift(int m, int h) const {
+    return Element::headroom - finite_maximum(maximum[m][h]);
   }
 
   /// The same, rounded, as operand A of the product with V; S stays.
@@ -109,6 +113,15 @@ struct OnlineSoftmax {
   __device__ KeptSlices<n_tiles / 2, m_tiles> probabilities(const float (&s)[m_tiles][n_tiles][4],
                                                             float (&added)[m_tiles][2],
                                                             float factor) const {
+    return probabilities_of(s, added, [&](float x, int m, int h, int /*n*/, int /*e*/) {
+      return fmaf(x, factor, shift(m, h));
+    });
+  }
+  /// The same of exponents exponent(x, m, h, n, e), by the numbers of S.
+  template <int n_tiles, typename Exponent>
+  __device__ KeptSlices<n_tiles / 2, m_tiles> probabilities_of(
+      const float (&s)[m_tiles][n_tiles][4], float (&added)[m_tiles][2],
+      const Exponent& exponent) const {
     KeptSlices<n_tiles / 2, m_tiles> p;
 #pragma unroll
     for (int m = 0; m < m_tiles; ++m) {
@@ -118,9 +131,8 @@ struct OnlineSoftmax {
       for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const float shift = Element::headroom - finite_maximum(maximum[m][h]);
-          const float x = ptx::exp2(fmaf(s[m][n][2 * h], factor, shift));
-          const float y = ptx::exp2(fmaf(s[m][n][2 * h + 1], factor, shift));
+          const float x = ptx::exp2(exponent(s[m][n][2 * h], m, h, n, 0));
+          const float y = ptx::exp2(exponent(s[m][n][2 * h + 1], m, h, n, 1));
           added[m][h] += x + y;
           p.slice[n / 2][m][n % 2 * 2 + h] = Element::pack(x, y);
         }

@@ -30,6 +30,7 @@ struct ForwardKernel {
   Over over = Over::rows;   ///< tiles: blocks that stay take tile after tile
   bool claims = false;      ///< which a counter in the workspace hands out
   bool copies_out = false;  ///< it stores O by the copy engine, unless the keys are split
+  int bias_box_rows = 0;    ///< rows of the bias that a copy brings; 0 where none does
   int threads = 0;          ///< of a block
   int shared_bytes = 0;     ///< of a block
   std::string text;         ///< its tile in words, whole lines

@@ -136,6 +136,7 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                            .over = kernel.over,
                            .grid = main_grid(plan, kernel.over)});
   plan.copies_out = kernel.copies_out && !split;
+  plan.bias_box_rows = kernel.bias_box_rows;
   if (kernel.claims) {
     plan.claims = true;
     plan.workspace_bytes =

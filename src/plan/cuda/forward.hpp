@@ -36,6 +36,7 @@ struct CudaForwardPlan : CudaPlan {
   int split_keys = 0;        ///< keys of a split
   int64_t partial_rows = 0;  ///< rows of all heads, whose partial O and LSE each split keeps
   bool copies_out = false;   ///< by the copy engine: the kernel wants a map of out
+  int bias_box_rows = 0;     ///< the kernel wants a map of the bias, with boxes of these rows
   bool claims = false;       ///< a kernel::TileCounter at the workspace's end hands out tiles
 
   const KernelSpec& main() const { return launches.front().kernel; }

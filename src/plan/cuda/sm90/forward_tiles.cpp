@@ -6,17 +6,23 @@
 
 namespace fa::sm90 {
 
-int shared_bytes(const ForwardTile& t, int64_t head_dim, int64_t head_dim_v) {
+int bias_rows(const ForwardTile& t, const Problem& p) {
+  constexpr int least = 8;
+  return p.score.bias_per_row ? t.rows() : least;
+}
+
+int shared_bytes(const ForwardTile& t, const Problem& p) {
   const auto row_bytes = [](int64_t columns) {  // in panels of 64 columns
     return static_cast<int>(round_up(columns, 64) * 2);
   };
-  const int tiles = t.query_stages * t.rows() * row_bytes(head_dim) +
-                    t.key_stages * t.keys * row_bytes(head_dim) +
-                    t.value_stages * t.keys * row_bytes(head_dim_v);
-  const int out = t.staged_out ? t.rows() * row_bytes(head_dim_v) : 0;
+  const int tiles = t.query_stages * t.rows() * row_bytes(p.head_dim) +
+                    t.key_stages * t.keys * row_bytes(p.head_dim) +
+                    t.value_stages * t.keys * row_bytes(p.head_dim_v);
+  const int out = t.staged_out ? t.rows() * row_bytes(p.head_dim_v) : 0;
+  const int bias = t.bias_stages * bias_rows(t, p) * t.keys * bytes_of(p.score.bias_dtype);
   constexpr int tiles_in_hand = 2, bytes_in_hand = 96;
-  const int barriers = 16 * (t.query_stages + t.key_stages + t.value_stages + tiles_in_hand) + 16;
-  return tiles + out + tiles_in_hand * bytes_in_hand + barriers;
+  const int stages = t.query_stages + t.key_stages + t.value_stages + t.bias_stages + tiles_in_hand;
+  return tiles + out + bias + tiles_in_hand * bytes_in_hand + 16 * stages + 16;
 }
 
 namespace {
@@ -40,6 +46,18 @@ int heads_of_tile(const Problem& p, int rows) {
   return together > 0 && 2 * together <= apart ? static_cast<int>(group) : 1;
 }
 
+/// Makes room for tiles of the bias in shared memory, where the copy engine can bring them.
+void make_room_for_bias(ForwardTile& tile, const Problem& p) {
+  if (!p.score.bias || !p.score.bias_aligned || p.alignment < 16) return;
+  tile.bias_stages = 2;
+  const auto fits = [&] { return shared_bytes(tile, p) <= most_shared_bytes; };
+  if (!fits()) tile.key_stages = 2;
+  if (!fits()) tile.value_stages = 2;
+  if (!fits()) tile.staged_out = false;
+  if (!fits()) tile.query_stages = 1;
+  if (!fits()) tile.bias_stages = 1;
+}
+
 }  // namespace
 
 ForwardTile forward_tile(const Problem& p) {
@@ -61,6 +79,7 @@ ForwardTile forward_tile(const Problem& p) {
     tile.value_stages = 3;
     tile.loader_registers = 40;  // none spills
   }
+  make_room_for_bias(tile, p);
   tile.heads = heads_of_tile(p, tile.rows());
   if (tile.heads > 1) tile.staged_out = false;  // its copies are of rows of one head
   return tile;

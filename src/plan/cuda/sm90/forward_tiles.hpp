@@ -16,6 +16,7 @@ struct ForwardTile {
   int key_stages = 2;         ///< steps whose K lies in shared memory: 2 or more
   int value_stages = 2;       ///< steps whose V does: 2 or more
   int query_stages = 1;       ///< tiles whose Q does: 1 or 2
+  int bias_stages = 0;        ///< steps whose bias does; 0: each thread reads it from memory
   int loader_registers = 24;  ///< of a thread of the group that loads: 24, 40, 56; 32, 56 of 3
   bool turns = true;          ///< the groups take turns at the tensor cores
   bool staged_out = false;    ///< O goes to memory by way of shared memory, by the copy engine
@@ -32,7 +33,13 @@ struct ForwardTile {
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
 };
 
-int shared_bytes(const ForwardTile& tile, int64_t head_dim, int64_t head_dim_v);
+/// The most shared memory that a block may have.
+inline constexpr int most_shared_bytes = 227 * 1024;
+
+/// Rows of the bias's tile in shared memory, of which the copy engine brings one where all rows
+/// share them; the tile in panels has 8 or more.
+int bias_rows(const ForwardTile& tile, const Problem& problem);
+int shared_bytes(const ForwardTile& tile, const Problem& problem);
 
 /// The best measured tile for a problem of the head_dims that the kernel serves, 64 to 256.
 ForwardTile forward_tile(const Problem& problem);

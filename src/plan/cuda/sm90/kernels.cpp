@@ -56,8 +56,13 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .flag("staged_out", t.staged_out)
       .flag("claims", t.claims)
       .number("steps_ahead", t.steps_ahead)
-      .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
+      .number("shared_bytes", shared_bytes(t, p))
       .format("sinks", p.score.sinks, p.score.sinks_dtype);
+  const bool only_alibi = p.score.alibi && !p.score.bias && p.score.softcap == 0;
+  config.flag("alibi_rises", only_alibi && p.score.window_right == 0);
+  if (t.bias_stages > 0) {
+    config.number("bias_stages", t.bias_stages).flag("bias_per_row", p.score.bias_per_row);
+  }
   return {
       .cut = {.rows = t.positions(), .heads = t.heads, .keys = t.keys, .blocks_per_sm = 1},
       .config = config,
@@ -68,15 +73,17 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .over = Over::tiles,
       .claims = t.claims,
       .copies_out = t.staged_out,
+      .bias_box_rows = t.bias_stages > 0 ? bias_rows(t, p) : 0,
       .threads = t.threads(),
-      .shared_bytes = shared_bytes(t, p.head_dim, p.head_dim_v),
+      .shared_bytes = shared_bytes(t, p),
       .text = fmt::format(
           "tile: {} rows ({} groups of 64{}) of {}, {} keys a step\n"
-          "in shared memory: {} of q, {} steps of k, {} of v{}\norder of tiles: {}\n",
+          "in shared memory: {} of q, {} steps of k, {} of v{}{}\norder of tiles: {}\n",
           t.rows(), t.groups, t.turns ? " that take turns" : "",
           t.heads == 1 ? "one head" : fmt::format("{} heads side by side", t.heads), t.keys,
-          t.query_stages, t.key_stages, t.value_stages, t.staged_out ? ", rows of out" : "",
-          t.claims ? "as blocks claim them" : "fixed"),
+          t.query_stages, t.key_stages, t.value_stages,
+          t.bias_stages > 0 ? fmt::format(", {} of the bias", t.bias_stages) : "",
+          t.staged_out ? ", rows of out" : "", t.claims ? "as blocks claim them" : "fixed"),
   };
 }
 
