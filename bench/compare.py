@@ -59,7 +59,7 @@ DEFAULTS = {
 SEQLENS = {"models": 8192, "window": 16384, "softcap": 8192}
 SETS = ("grid", "models", "varlen", "window", "softcap")  # of cells; the grid if none is asked for
 CPU_PEERS = ("sdpa", "sdpa-flash", "sdpa-math", "ort-gqa", "ort-mha", "ggml", "zentorch")
-PEERS = (*CPU_PEERS, "fa2", "cudnn", "fa3", "fa4")
+PEERS = (*CPU_PEERS, "fa2", "cudnn", "efficient", "math", "math-16", "fa3", "fa4")
 HOST_REPEATS = 100  # calls on the tiny problem in one round: some milliseconds
 
 

@@ -3,8 +3,8 @@ that lie sequence first and on such that lie heads first, since none is faster o
 every cell: its figure is that of the faster (report.py)."""
 
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -95,7 +95,7 @@ def contenders_for(
     if device == "cuda":
         optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
         made = [make() for name, make in optional.items() if peers is None or name in peers]
-        found = [_FA2, _CUDNN, *(peer for peer in made if peer is not None)]
+        found = [_FA2, _CUDNN, *_FALLBACKS, *(peer for peer in made if peer is not None)]
     else:
         found = [_SDPA] if of_host_time else [*_SDPA_CPU, *_optional_cpu_peers(peers)]
     missing = set(peers or []) - {peer.name for peer in found}
@@ -252,6 +252,36 @@ _SDPA_CPU = tuple(
 )
 _FA2 = _of_sdpa("fa2", SDPBackend.FLASH_ATTENTION, bind=_bind_fa2)
 _CUDNN = _of_sdpa("cudnn", SDPBackend.CUDNN_ATTENTION, no_window, no_packing)
+
+
+@contextmanager
+def _formula_in_16_bits() -> Iterator[None]:
+    """PyTorch's plain formula without its conversions to float32: faster, less exact."""
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def _no_kernel_of_others(cell: Cell) -> bool:
+    return cell.head_dim > 256
+
+
+# What PyTorch has for a head_dim beyond 256, where no other peer serves.
+_FALLBACKS = tuple(
+    replace(peer, takes_part=_no_kernel_of_others)
+    for peer in (
+        _of_sdpa("efficient", SDPBackend.EFFICIENT_ATTENTION, no_window, no_packing),
+        _of_sdpa("math", SDPBackend.MATH, no_window, no_packing),
+        replace(
+            _of_sdpa("math-16", SDPBackend.MATH, no_window, no_packing),
+            pinned=_formula_in_16_bits,
+        ),
+    )
+)
 
 
 def _flash_attention_3() -> Contender | None:
