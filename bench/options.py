@@ -58,14 +58,15 @@ def options_of(cell: Cell, dtype: torch.dtype) -> dict[str, dict]:
     heads, seqlen = cell.heads_q, cell.seqlen_q
     slopes = torch.linspace(0.01, 0.5, heads, device="cuda")
     row = torch.randn(1, 1, 1, seqlen, dtype=dtype, device="cuda")
-    bias = torch.randn(1, 1, seqlen, seqlen, dtype=dtype, device="cuda")
+    bias = torch.randn(1, heads, seqlen, seqlen, dtype=dtype, device="cuda")
     return {
         "plain": {},
         "softcap": {"softcap": 30.0},
         "alibi": {"alibi_slopes": slopes},
         "dropout": {"dropout_p": 0.1},
         "bias of a key": {"bias": row},
-        "bias of all heads": {"bias": bias},
+        "bias of all heads": {"bias": bias[:, :1]},
+        "bias of each head": {"bias": bias},
         "sinks": {"sinks": torch.zeros(heads, device="cuda")},
         f"window {WINDOW}": {"window_size": (WINDOW, 0)},
         "deterministic": {"deterministic": True} if cell.work == "backward" else {},

@@ -30,7 +30,7 @@ SMOOTH = 20  # steps whose mean is one point of a loss curve
 def attend_ours(q, k, v):
     import flashattn
 
-    return flashattn.flash_attn_func(q, k, v, causal=True, family="sm80")
+    return flashattn.flash_attn_func(q, k, v, causal=True)
 
 
 def attend_sdpa(backend):
