@@ -17,18 +17,18 @@ struct MeasureValues {
   using Params = kernel::BackwardParams;
 
   static __device__ void run(const Params& p) {
-    using Products = RowProducts<C>;
+    constexpr int lanes = row_lanes(C::head_dim_v, S::threads, C::keys);
     const Place place = find_place<C::keys, C::packed_k, C::used_k, Longest::first>(
         p.order, p.keys, static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.sequence == p.order.batch || place.row >= place.rows.extent)
       return;
     float largest = 0;
-    for (int i = threadIdx.x / Products::lanes; i < C::keys; i += S::threads / Products::lanes) {
+    for (int i = threadIdx.x / lanes; i < C::keys; i += S::threads / lanes) {
       const int key = place.row + i;
-      Products products;
+      RowProducts<C, lanes> products;
       if (key < place.rows.length) {
         const char* v = row_at(p.operands.v, place, key);
-        products.add(v, v, threadIdx.x % Products::lanes);
+        products.add(v, v, threadIdx.x % lanes);
       }
       products.join();
       largest = fmaxf(largest, products.aa);

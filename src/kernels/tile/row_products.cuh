@@ -6,13 +6,16 @@
 
 namespace fa::tile {
 
-/// a . b and a . a of two rows of V's columns.
-template <class C>
+/// Lanes that share a row of `columns` numbers, of `rows` by a block: of 96 numbers four, each with
+/// three chunks of 8, so that all have work; but not where threads would be left without a row.
+constexpr int row_lanes(int columns, int threads, int rows) {
+  return columns / 8 % 8 == 4 && threads <= 4 * rows ? 4 : 8;
+}
+
+/// a . b and a . a of two rows of V's columns, each shared by `lanes`.
+template <class C, int lanes>
 struct RowProducts {
   using Element = Format<C::element>;
-  /// Lanes that share a row: of 96 numbers four, each with three chunks of 8, so that all have
-  /// work.
-  static constexpr int lanes = C::head_dim_v / 8 % 8 == 4 ? 4 : 8;
 
   float ab = 0, aa = 0;
 
