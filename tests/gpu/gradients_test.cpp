@@ -21,6 +21,7 @@ std::vector<check::Spec> chosen() {
     return spec;
   };
   add({.rows = 1500, .keys = 1400, .heads_q = 2, .heads_k = 2, .dim = 64});
+  add({.rows = 150, .keys = 140, .heads_q = 4, .heads_k = 2, .dim = 512});
 
   check::Spec& options = add({.batch = 2, .rows = 190, .keys = 230, .heads_q = 4, .heads_k = 1});
   options.dtype = float16;
@@ -108,7 +109,7 @@ TEST(Gradients, InAnyOrderDkAndDvHaveTheSameBits) { expect_same_bits(false); }
 /// For compute-sanitizer's racecheck, one after the other.
 TEST(Gradients, OfSmallProblemsAreRight) {
   for (const bool deterministic : {false, true}) {
-    for (const int64_t dim : {64, 128, 256}) {
+    for (const int64_t dim : {64, 128, 256, 512}) {
       check::Spec spec = problem({.rows = 70, .keys = 80, .heads_q = 2, .heads_k = 1, .dim = dim});
       spec.backward = spec.causal = true;
       spec.deterministic = deterministic;

@@ -47,6 +47,46 @@ TEST(Layout, WideHeadsWithOptions) {
   expect_right(specs);
 }
 
+/// Several tiles of rows and of keys, none of them whole; every option, on both sides of 256 and of
+/// 384 columns.
+TEST(Layout, WideHeadsHaveGradients) {
+  std::vector<check::Spec> specs;
+  const auto add = [&](int64_t dim, int64_t dim_v) -> check::Spec& {
+    check::Spec& spec = specs.emplace_back(problem({.batch = 2,
+                                                    .rows = 75,
+                                                    .keys = 90,
+                                                    .heads_q = 2,
+                                                    .heads_k = 1,
+                                                    .dim = dim,
+                                                    .dim_v = dim_v}));
+    spec.backward = true;
+    return spec;
+  };
+  check::Spec& packed = add(512, 512);
+  pack(packed.rows, {33, 75}, 4);
+  pack(packed.keys, {70, 90}, 2);
+  packed.causal = true;
+  check::Spec& ordered = add(264, 512);
+  ordered.dtype = float16;
+  ordered.deterministic = ordered.dlse = true;
+  ordered.window_left = 40;
+  use(ordered.rows, {75, 31});
+  use(ordered.keys, {90, 31});
+  check::Spec& options = add(384, 40);
+  options.dtype = float16;
+  options.softcap = 5;
+  options.dropout_p = 0.5;
+  options.strided = options.unaligned = true;
+  options.tensors[check::Feature::alibi] = {.shape = {2}};
+  options.tensors[check::Feature::bias] = {.shape = {2, 1, 75, 90}, .gradient = true};
+  options.tensors[check::Feature::sinks] = {.shape = {2}, .gradient = true};
+  check::Spec& columns = add(576, 512);
+  columns.batch_invariant = true;
+  columns.tensors[check::Feature::bias] = {.shape = {2, 2, 1, 90}, .gradient = true};
+  add(224, 224).causal = true;  // a row of 224 numbers has half of a wider one's lanes
+  expect_right(specs);
+}
+
 TEST(Layout, AlignmentsAndStrides) {
   std::vector<check::Spec> specs;
   for (const int64_t dim : {40, 64, 128, 256}) {

@@ -33,8 +33,9 @@ Problem problem(int64_t batch, int64_t seqlen, int64_t head_dim, int64_t head_di
 
 TEST(CudaBackwardPlan, EveryHeadDimFitsEveryGpu) {
   for (const GpuLimits& gpu : known_gpus()) {
-    for (int64_t head_dim = 8; head_dim <= 256; head_dim += 8) {
-      for (const int64_t head_dim_v : {int64_t{8}, head_dim, int64_t{256}}) {
+    for (int64_t head_dim = 8; head_dim <= 576; head_dim += 8) {
+      for (const int64_t head_dim_v : {int64_t{8}, head_dim, int64_t{256}, int64_t{512}}) {
+        if (head_dim > 512 && (head_dim < 576 || head_dim_v != 512)) continue;
         for (const int64_t window_right : {-1, 0}) {
           Problem p = problem(2, 1000, head_dim, head_dim_v);
           p.score.window_right = window_right;
@@ -45,9 +46,12 @@ TEST(CudaBackwardPlan, EveryHeadDimFitsEveryGpu) {
           EXPECT_EQ(plan.main().shared_bytes, shared_bytes(t, head_dim, head_dim_v));
           EXPECT_GE(padded_columns(t, head_dim), head_dim);
           EXPECT_LE(32 * t.warps * t.min_blocks, gpu.threads_per_sm);
-          EXPECT_EQ(t.warps % t.row_warps, 0);
+          const int score_warps = t.warps / t.sum_warps;  // with different parts of S
+          EXPECT_EQ(t.warps % t.sum_warps, 0);
+          EXPECT_EQ(padded_columns(t, head_dim) % (16 * t.sum_warps), 0);
+          EXPECT_EQ(score_warps % t.row_warps, 0);
           EXPECT_EQ(t.rows / t.row_warps % 16, 0);
-          EXPECT_EQ(t.keys / (t.warps / t.row_warps) % 16, 0);
+          EXPECT_EQ(t.keys / (score_warps / t.row_warps) % 16, 0);
         }
       }
     }
@@ -224,12 +228,13 @@ TEST(CudaBackwardPlan, LooksForMasksOnlyWhereThereAreSome) {
 TEST(CudaBackwardPlan, ThePresetHasWhatTrainingAsksForMost) {
   for (const GpuLimits& gpu : known_gpus()) {
     const std::vector<KernelSpec> kernels = preset_kernels("llm-backward", gpu.arch);
-    for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int64_t head_dim : {64, 128, 256, 512}) {
       for (const int64_t keys : {64, 100, 512, 700, 1000, 1024, 1152, 2048, 3000, 3072, 16384}) {
         for (const int form : {0, 1, 2, 3}) {
           Problem p = problem(4, keys, head_dim, head_dim);
           p.run.family = Family::automatic;
           p.score.window_right = form % 2 - 1;
+          if (head_dim == 512 && form % 2 == 0) continue;  // few models have it, all of them causal
           p.q.packed = p.k.packed = form / 2 == 1;
           const CudaBackwardPlan plan = plan_cuda_backward(p, gpu);
           for (const Launch& launch : plan.launches) {
@@ -250,6 +255,11 @@ TEST(CudaBackwardPlan, ColumnsArePaddedForWarpsThatStandSideBySide) {
   }
   EXPECT_EQ(padded_columns({}, 48), 48);
   EXPECT_EQ(padded_columns({.warps = 8, .rows = 32}, 96), 128);
+  const BackwardTile shared_sums = {.rows = 16, .keys = 16, .sum_warps = 4};
+  for (const auto& [head_dim, columns] :
+       {std::pair{8, 64}, {104, 128}, {264, 384}, {392, 512}, {512, 512}, {576, 576}}) {
+    EXPECT_EQ(padded_columns(shared_sums, head_dim), columns);
+  }
 }
 
 TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
@@ -272,7 +282,7 @@ TEST(CudaBackwardPlan, HeadsOfAGroupAreSharedOutEvenly) {
 // A sequence's bits depend on its tile, and on how many blocks share a tile of keys.
 TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
   for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256}) {
+    for (const int64_t head_dim : {32, 64, 96, 128, 192, 256, 512}) {
       for (const int64_t right : {-1, 0}) {
         Problem p = problem(1, 100, head_dim, head_dim);
         p.score.window_right = right;
@@ -296,6 +306,19 @@ TEST(CudaBackwardPlan, BatchInvariantTilesDoNotDependOnTheBatch) {
   }
 }
 
+TEST(CudaBackwardPlan, AHeadDimTooWideForTheDeviceIsRefusedByName) {
+  GpuLimits small = *known_gpu("sm_86");
+  small.shared_per_block = 64 << 10;
+  try {
+    plan_cuda_backward(problem(1, 64, 512, 512), small);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), Status::unsupported);
+    EXPECT_EQ(std::string(error.what()),
+              "q: has head_dim 512, 512 of v: too wide for the 65536 bytes of sm_86");
+  }
+}
+
 TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
   const struct {
     std::function<void(Problem&)> set;
@@ -304,11 +327,6 @@ TEST(CudaBackwardPlan, WhatIsNotOfferedIsRefusedByName) {
       {[](Problem& p) { p.dtype = float32; }, "q: is float32;"},
       {[](Problem& p) { p.k.packed = true, p.k.tokens = int64_t{1} << 31; },
        "k: has 2147483648 rows;"},
-      {[](Problem& p) { p.head_dim = 576, p.head_dim_v = 512; }, "q: has head_dim 576, 512 of v;"},
-      {[](Problem& p) { p.head_dim = 264; },
-       "q: has head_dim 264, 64 of v; the backward pass of "
-       "CUDA devices takes up to 256"},
-      {[](Problem& p) { p.head_dim_v = 512; }, "q: has head_dim 64, 512 of v;"},
       {[](Problem& p) { p.run.family = Family::sm90, p.head_dim = 56; },
        "family: is sm90, which does not serve here: its head_dim is 64 to 256, this is 56, 64 of "
        "v"},

@@ -12,6 +12,7 @@
 #include "sm80/backward_memory.cuh"
 #include "sm80/backward_reader.cuh"
 #include "sm80/row_sums.cuh"
+#include "sm80/shared_sums.cuh"
 #include "tile/bias_gradient.cuh"
 #include "tile/dropout.cuh"
 #include "tile/form_gradients.cuh"
@@ -47,13 +48,15 @@ struct Backward : BackwardShapes<C> {
   // Operands, as the warp reads its part of them. V lies as K does, dO as Q, dS as P: where panels
   // and grids are the same, so are the addresses but for an offset, which spares registers.
   const LaneAddress<KeyTile> score_k =
-      rows_then_columns(Part<KeyTile>(shared, ScoreGrid::row(warp), 0), lane);
+      rows_then_columns(Part<KeyTile>(shared, ScoreGrid::row(warp), first_of(S::depth)), lane);
   const LaneAddress<QueryTile> score_q = columns_then_rows(
-      Part<QueryTile>(shared + Memory::stages_at, ScoreGrid::column(warp), 0), lane);
+      Part<QueryTile>(shared + Memory::stages_at, ScoreGrid::column(warp), first_of(S::depth)),
+      lane);
   const LaneAddress<ValueTile> score_v =
-      rows_then_columns(Part<ValueTile>(shared, ScoreGrid::row(warp), 0), lane);
+      rows_then_columns(Part<ValueTile>(shared, ScoreGrid::row(warp), first_of(S::width)), lane);
   const LaneAddress<DoutTile> score_dout = columns_then_rows(
-      Part<DoutTile>(shared + Memory::stages_at, ScoreGrid::column(warp), 0), lane);
+      Part<DoutTile>(shared + Memory::stages_at, ScoreGrid::column(warp), first_of(S::width)),
+      lane);
   const LaneAddress<ScoreTile> value_p = ValueSums::left(shared, warp, lane);
   const LaneAddress<DoutTile> value_dout = rows_then_columns(
       Part<DoutTile>(shared + Memory::stages_at, 0, ValueGrid::column(warp)), lane);
@@ -199,9 +202,18 @@ struct Backward : BackwardShapes<C> {
                                  ScoreGrid::column(warp));
     const Part<ScoreTile> ds_part(shared + Memory::ds_at, ScoreGrid::row(warp),
                                   ScoreGrid::column(warp));
+    const bool leads = S::sum_part(warp) == 0;
     Scores s = {}, dp = {}, slopes;
-    multiply<Element, Lies::along_k, Lies::along_k, S::depth / 16>(s, score_k, 0, score_q,
-                                                                   stage_offset, kept_k);
+    const auto multiply_values = [&] {
+      multiply<Element, Lies::along_k, Lies::along_k, S::width / 16 / C::sum_warps>(
+          dp, score_v, Memory::value_at, score_dout, stage_offset + Memory::dout_at, kept_v);
+    };
+    multiply<Element, Lies::along_k, Lies::along_k, S::depth / 16 / C::sum_warps>(
+        s, score_k, 0, score_q, stage_offset, kept_k);
+    if constexpr (C::sum_warps > 1) {
+      multiply_values();
+      share_sums<S>(s, dp, shared + Memory::sums_at, warp, lane);
+    }
     form_probabilities<S>(s, slopes, score, factor, scores, stage + Memory::lse_at);
     // A branch: as two whole steps, with a mask and without, they spilled more (5% slower in order
     // and at head_dim 96).
@@ -214,9 +226,8 @@ struct Backward : BackwardShapes<C> {
       drop<S>(s, dropped);
     }
     const Operand kept_p = C::dropout ? as_left<Element>(s) : p_left;
-    put_left(p_part, kept_p, lane);
-    multiply<Element, Lies::along_k, Lies::along_k, S::width / 16>(
-        dp, score_v, Memory::value_at, score_dout, stage_offset + Memory::dout_at, kept_v);
+    if (leads) put_left(p_part, kept_p, lane);
+    if constexpr (C::sum_warps == 1) multiply_values();
     ValueSums::add_own(dv, kept_p, value_dout, stage_offset + Memory::dout_at, warp);
     if constexpr (C::dropout) {
       scale_by(dp, p.dropout.keep_scale);
@@ -225,12 +236,14 @@ struct Backward : BackwardShapes<C> {
     form_gradients<S>(p_left, dp, power_of_2<Element>(ds_bits - Element::gradient_headroom), scores,
                       stage + Memory::delta_at);
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
-      add_bias_gradient<S>(p, {at.sequence, at.head, query.rows.length, sight.k_len}, dp,
-                           power_of_2<Element>(-ds_bits), row0, key0, warp, lane);
+      if (leads) {
+        add_bias_gradient<S>(p, {at.sequence, at.head, query.rows.length, sight.k_len}, dp,
+                             power_of_2<Element>(-ds_bits), row0, key0, warp, lane);
+      }
     }
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
-    put_left(ds_part, ds_left, lane);
+    if (leads) put_left(ds_part, ds_left, lane);
     KeySums::add_own(dk, ds_left, key_q, stage_offset, warp);
     __syncthreads();
     if constexpr (C::deterministic) {
@@ -255,6 +268,11 @@ struct Backward : BackwardShapes<C> {
     } else {
       add_between(at, stage_offset);
     }
+  }
+
+  /// The warp's first column, of those over which S or dP is a sum.
+  __device__ int first_of(int columns) const {
+    return S::sum_part(warp) * (columns / C::sum_warps);
   }
 
   /// dQ first, and its additions to memory, which would delay each other, between the slices of the

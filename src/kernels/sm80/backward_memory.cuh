@@ -5,7 +5,8 @@
 
 namespace fa::sm80 {
 
-/// Bytes from the beginning: K, V, then places for a step's Q, dO and statistics, then P and dS.
+/// Bytes from the beginning: K, V, then places for a step's Q, dO and statistics, then P and dS,
+/// then the warps' parts of S and dP where several share a sum.
 template <class S>
 struct BackwardMemory {
   using C = S::Config;
@@ -23,9 +24,12 @@ struct BackwardMemory {
   static constexpr int stages_at = value_at + S::ValueTile::bytes;
   static constexpr int p_at = stages_at + C::stages * stage_bytes;
   static constexpr int ds_at = p_at + S::ScoreTile::bytes;
+  static constexpr int sums_at = ds_at + S::ScoreTile::bytes;
+  static constexpr int sums_bytes =
+      8 * C::keys * C::rows * (C::sum_warps > 1 ? C::sum_warps : 0);  // of S and dP, in float32
 
   static_assert(2 * statistic_chunks <= S::threads);
-  static_assert(C::shared_bytes == ds_at + S::ScoreTile::bytes);
+  static_assert(C::shared_bytes == sums_at + sums_bytes);
   static_assert(C::stages == 1 || C::stages == 2);
 };
 

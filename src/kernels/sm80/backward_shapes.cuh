@@ -17,7 +17,8 @@ using namespace fa::tile;
 
 /// How the plan cuts the kernels (plan/cuda/sm80/backward_tiles.hpp says what each number does).
 struct BackwardConfig : kernel::GradientConfig {
-  static constexpr int stages = 2;  ///< 1 or 2
+  static constexpr int stages = 2;     ///< 1 or 2
+  static constexpr int sum_warps = 1;  ///< that share the columns over which S and dP are sums
   static constexpr int query_parts =
       1;  ///< of dQ's columns, one after the other, where they can be
   static constexpr int key_slices = 0;
@@ -45,10 +46,18 @@ struct BackwardShapes {
   using ValueTile = SharedTile<C::keys, width, panel_of(width)>;
   using ScoreTile = SharedTile<C::keys, C::rows>;
 
-  /// S^T and dP^T: keys from above, rows side by side.
-  using ScoreGrid = WarpGrid<C::warps, C::keys, C::rows, C::row_warps>;
+  /// S^T and dP^T: keys from above, rows side by side. `sum_warps` neighbours have the same keys
+  /// and rows.
+  struct ScoreGrid : WarpGrid<C::warps / C::sum_warps, C::keys, C::rows, C::row_warps> {
+    using Grid = WarpGrid<C::warps / C::sum_warps, C::keys, C::rows, C::row_warps>;
+    static __device__ int row(int warp) { return Grid::row(warp / C::sum_warps); }
+    static __device__ int column(int warp) { return Grid::column(warp / C::sum_warps); }
+  };
+  /// The warp's part of the columns over which S and dP are sums.
+  static __device__ int sum_part(int warp) { return warp % C::sum_warps; }
   using QueryGrid = WarpGrid<C::warps, C::rows, depth,
-                             column_warps<KeyTile, C::warps, C::rows, depth>(C::warps / 2)>;
+                             column_warps<KeyTile, C::warps, C::rows, depth>(
+                                 C::column_warps > C::warps / 2 ? C::column_warps : C::warps / 2)>;
   using KeyGrid = WarpGrid<C::warps, C::keys, depth,
                            column_warps<QueryTile, C::warps, C::keys, depth>(C::column_warps)>;
   using ValueGrid = WarpGrid<C::warps, C::keys, width,

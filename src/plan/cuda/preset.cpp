@@ -82,14 +82,17 @@ std::vector<Use> uses() {
   return all;
 }
 
-/// Training and inference of GPT-style models: head_dim 64, 128 and 256, causal or not, batched or
-/// packed, and from a cache; head_dim 512, of few models, causal.
+constexpr int64_t head_dims[] = {64, 128, 256, 512};
+/// Few models have 512, all of them causal.
+bool is_common(const Use& use, int64_t head_dim) { return head_dim < 512 || use.causal; }
+
+/// Training and inference of GPT-style models: causal or not, batched or packed, and from a cache.
 std::vector<KernelSpec> llm(const GpuLimits& gpu) {
   std::vector<KernelSpec> kernels;
   for (const DType dtype : {bfloat16, float16}) {
-    for (const int64_t head_dim : {64, 128, 256, 512}) {
+    for (const int64_t head_dim : head_dims) {
       for (const Use& use : uses()) {
-        if (head_dim == 512 && !use.causal) continue;
+        if (!is_common(use, head_dim)) continue;
         add(kernels, plan_cuda_forward(problem_of(use, dtype, head_dim), gpu));
       }
     }
@@ -102,9 +105,9 @@ std::vector<KernelSpec> llm(const GpuLimits& gpu) {
 std::vector<KernelSpec> llm_backward(const GpuLimits& gpu) {
   std::vector<KernelSpec> kernels;
   for (const DType dtype : {bfloat16, float16}) {
-    for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int64_t head_dim : head_dims) {
       for (const Use& use : uses()) {
-        if (use.used_k) continue;  // inference
+        if (!is_common(use, head_dim) || use.used_k) continue;  // a cache is for inference
         Problem problem = problem_of(use, dtype, head_dim);
         problem.pass = Pass::backward;
         // Two blocks for a tile of keys, as in a small batch: with the kernel that ends their sums.

@@ -9,23 +9,25 @@ namespace fa {
 
 int padded_columns(const BackwardTile& tile, int64_t head_dim) {
   // A warp has 16 rows or keys. Warps that find no rows left stand side by side, each with 16
-  // columns or more.
-  int side_by_side = 1;
+  // columns or more. So has each that shares a sum.
+  int side_by_side = tile.sum_warps;
   while (tile.keys * side_by_side % (16 * tile.warps) != 0 ||
          tile.rows * side_by_side % (16 * tile.warps) != 0) {
     side_by_side *= 2;
   }
   if (side_by_side == 1) return pad16(head_dim);
-  for (const int columns : {32, 64, 96, 128, 192}) {
+  for (const int columns : {32, 64, 96, 128, 192, 256, 384, 512}) {
     if (head_dim <= columns && columns % (16 * side_by_side) == 0) return columns;
   }
-  return 256;
+  return 576;
 }
 
 int shared_bytes(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v) {
   const int columns = padded_columns(tile, head_dim) + padded_columns(tile, head_dim_v);
   const int stage = tile.rows * (2 * columns + 8);  // with LSE and delta
-  return 2 * tile.keys * columns + tile.stages * stage + 2 * 2 * tile.rows * tile.keys;
+  const int scores = tile.rows * tile.keys;
+  const int sums = tile.sum_warps > 1 ? 2 * 4 * tile.sum_warps * scores : 0;
+  return 2 * tile.keys * columns + tile.stages * stage + 2 * 2 * scores + sums;
 }
 
 bool fits(const BackwardTile& tile, int64_t head_dim, int64_t head_dim_v, const GpuLimits& gpu) {
@@ -60,8 +62,8 @@ bool is_meant(Meant meant, const Problem& p) {
 }
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
-// multiprocessor's shared memory are the best of some 10 for each head_dim, measured on H100 and
-// H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
+// multiprocessor's shared memory are, to 256 columns, the best of some 10 for each head_dim,
+// measured on H100 and H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
 using enum Meant;
 constexpr BackwardEntry backward_entries[] = {
     {64, for_long_plain, {.keys = 96, .min_blocks = 2}},
@@ -85,6 +87,28 @@ constexpr BackwardEntry backward_entries[] = {
     {256, for_all, {.warps = 8, .column_warps = 4, .query_parts = 2}},
     {256, for_all, {.warps = 8, .rows = 32, .column_warps = 4}},
     {256, for_all, {.rows = 32, .keys = 32, .stages = 1}},
+    {576,
+     for_all,
+     {.warps = 8, .rows = 32, .keys = 32, .sum_warps = 2, .column_warps = 8, .query_parts = 2}},
+    {576,
+     for_all,
+     {.warps = 8,
+      .rows = 32,
+      .keys = 32,
+      .sum_warps = 2,
+      .column_warps = 8,
+      .stages = 1,
+      .query_parts = 2}},
+    {576,
+     for_all,
+     {.rows = 16,
+      .keys = 16,
+      .row_warps = 1,
+      .sum_warps = 4,
+      .column_warps = 4,
+      .stages = 1,
+      .query_parts = 2,
+      .query_last = true}},
 };
 
 }  // namespace
@@ -95,9 +119,8 @@ BackwardTile backward_tile(const Problem& p, const GpuLimits& gpu) {
     const bool meant = columns <= entry.columns && is_meant(entry.meant, p);
     if (meant && fits(entry.tile, p.head_dim, p.head_dim_v, gpu)) return entry.tile;
   }
-  fail(Status::unsupported, "q",
-       "has head_dim {}, {} of v; the backward pass of CUDA devices takes up to 256", p.head_dim,
-       p.head_dim_v);
+  fail(Status::unsupported, "q", "has head_dim {}, {} of v: too wide for the {} bytes of {}",
+       p.head_dim, p.head_dim_v, gpu.shared_per_block, gpu.arch);
 }
 
 }  // namespace fa

@@ -12,6 +12,7 @@ struct BackwardTile {
   int rows = 64;            ///< query rows of a step
   int keys = 64;            ///< of a block
   int row_warps = 2;        ///< that share the rows of S and dP; the others share the keys
+  int sum_warps = 1;        ///< that have the same part of S and dP, and share these sums' columns
   int column_warps = 2;     ///< that share the columns of dK and dV, where these can be shared
   int stages = 2;           ///< steps whose Q and dO lie in shared memory: 1 or 2
   int query_parts = 1;      ///< of dQ's columns, one after the other: 1 or 2

@@ -50,13 +50,14 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
       .number("rows", t.rows)
       .number("keys", t.keys)
       .number("row_warps", t.row_warps)
+      .number("sum_warps", t.sum_warps)
       .number("column_warps", t.column_warps)
       .number("stages", t.stages)
       .number("query_parts", t.query_parts)
       .number("depth", depth)
       .number("width", width)
-      .number("key_slices", std::min(t.key_slices, depth / 16))
-      .number("value_slices", std::min(t.value_slices, width / 16))
+      .number("key_slices", std::min(t.key_slices, depth / 16 / t.sum_warps))
+      .number("value_slices", std::min(t.value_slices, width / 16 / t.sum_warps))
       .number("shared_bytes", shared_bytes(t, p.head_dim, p.head_dim_v))
       .flag("query_last", t.query_last || in_order(p));
   return {
