@@ -21,8 +21,6 @@ constexpr std::pair<F, F> needs[] = {
     {F::dsinks, F::sinks},
     {F::dsinks, F::backward},
     {F::dlse, F::backward},
-    {F::backward_wide, F::backward},
-    {F::backward_wide, F::wide},
 };
 
 struct Exclusion {
@@ -45,7 +43,6 @@ Features closed(Features features) {
   for (const auto& [f, needed] : needs) {
     if (features[bit(f)]) features.set(bit(needed));
   }
-  if (features[bit(F::backward)] && features[bit(F::wide)]) features.set(bit(F::backward_wide));
   return features;
 }
 

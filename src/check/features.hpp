@@ -38,9 +38,8 @@ enum class Feature : uint8_t {
   packed_k,
   used_q,
   used_k,
-  v_dim,          ///< V's head_dim is not Q's
-  wide,           ///< a head_dim beyond 256
-  backward_wide,  ///< both at once, which is an offer of its own
+  v_dim,  ///< V's head_dim is not Q's
+  wide,   ///< a head_dim beyond 256
   strided,
   unaligned,  ///< some tensor's rows are not aligned to 16 bytes
   threads,
@@ -89,7 +88,6 @@ inline constexpr std::array<FeatureEntry, feature_count> feature_entries{{
     {"used_k", 0.2},
     {"v_dim", 0.3},
     {"wide", 0.02},
-    {"backward_wide", 0},
     {"strided", 0.5},
     {"unaligned", 0.3},
     {"threads", 0.2},

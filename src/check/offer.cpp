@@ -41,7 +41,7 @@ const Offer cpu_offer{
 // Tiles of 32 to 256 rows, 16 to 80 keys a step. Long sequences' are left to tests/gpu/tiles_test:
 // a problem of 2e7 multiply-adds takes the reference some 100 ms.
 const Offer cuda_offer{
-    .features = all_but({Feature::fp32, Feature::threads, Feature::backward_wide}),
+    .features = all_but({Feature::fp32, Feature::threads}),
     .tile_rows = 128,
     .tile_keys = 128,
     .next_rows_least = 129,
@@ -75,7 +75,6 @@ const Offer sm90_offer = [] {
 
 const Offer sm90_wide_offer = [] {
   Offer offer = cuda_offer;
-  offer.features.reset(bit(Feature::wide));
   offer.least_dim = 136;
   offer.most_dim = 256;
   return offer;

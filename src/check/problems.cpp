@@ -66,17 +66,14 @@ Spec Problems::draw(int64_t index) const {
   // A third of the configurations names the family that serves every GPU: others take its problems.
   // Of another third the backward passes name sm90, which serves some of them only then.
   const size_t third = configuration % 3;
-  const auto for_wide = [this](Features features) {
-    features &= offer_.sm90_wide->features;
-    if (features[bit(Feature::dbias)]) features.reset(bit(Feature::softcap));
-    return features;
-  };
-  const auto draw = [&](const Features& features, Random& fixed) {
-    const bool named = third == 1 && offer_.sm90 != nullptr && features[bit(Feature::backward)];
-    // Half of these have wide heads, for which it has not every option.
+  const auto draw = [&](Features features, Random& fixed) {
+    const bool named = third == 1 && offer_.sm90 != nullptr && features[bit(Feature::backward)] &&
+                       !features[bit(Feature::wide)];
+    // Half of these have more than 128 columns, for which it has not every option.
     const bool wide = named && configuration / 3 % 2 == 1;
     const Offer& offer = wide ? *offer_.sm90_wide : named ? *offer_.sm90 : offer_;
-    Spec spec = draw_spec(offer, wide ? for_wide(features) : features, fixed, random);
+    if (wide && features[bit(Feature::dbias)]) features.reset(bit(Feature::softcap));
+    Spec spec = draw_spec(offer, features, fixed, random);
     if (named) spec.family = Family::sm90;
     return spec;
   };

@@ -396,7 +396,6 @@ Features Spec::features() const {
   set(F::used_k, keys.seqused);
   set(F::v_dim, dim_v != dim);
   set(F::wide, std::max(dim, dim_v) > 256);
-  set(F::backward_wide, backward && std::max(dim, dim_v) > 256);
   set(F::strided, strided);
   set(F::unaligned, unaligned);
   set(F::threads, num_threads > 1);

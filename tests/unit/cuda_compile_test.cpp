@@ -67,9 +67,13 @@ constexpr int most_of_backward = 152;
 constexpr int most_of_hopper_backward = 248;  // of the warp that loads, between tiles, at a mask
 constexpr int most_of_hopper_wide_backward = 208;  // of the warp that loads, and between tiles
 constexpr int most_with_options = 440;             // of sm_120, with dropout and ALiBi
-constexpr int most_with_options_of_hopper_backward = 752;
+constexpr int most_with_options_of_hopper_backward = 784;
 constexpr int most_of_ablation = 100;
 constexpr int most_of_wide = 40;
+constexpr int most_of_wide_backward = 40;
+
+/// The GPUs whose tiles differ.
+constexpr const char* archs_of_tiles[] = {"sm_80", "sm_86", "sm_90a"};
 
 bool is_of_hopper(const KernelSpec& spec) { return spec.entry.starts_with("fa_sm90_"); }
 
@@ -91,9 +95,9 @@ std::vector<Target> targets_of(const std::string& preset, const std::string& arc
   std::vector<Target> all = preset_targets(preset, {arch});
   if (std::getenv("FA_EVERY_KERNEL") != nullptr) return all;
   if (preset == "llm" && arch == "sm_90a") return all;
-  static const std::vector<std::string> own_tiles{"sm_80", "sm_86", "sm_90a"};
-  const auto own = std::ranges::find(own_tiles, arch);
-  const size_t step = own != own_tiles.end() ? 3 : 9, first = own - own_tiles.begin();
+  const auto own = std::ranges::find(archs_of_tiles, arch);
+  const size_t step = own != std::end(archs_of_tiles) ? 3 : 9,
+               first = own - std::begin(archs_of_tiles);
   std::vector<Target> part;
   for (size_t i = first; i < all.size(); i += step) part.push_back(all[i]);
   return part;
@@ -128,7 +132,7 @@ void add(std::vector<Target>& targets, const CudaPlan& plan) {
 /// each for one of the GPUs.
 std::vector<Target> sample() {
   constexpr int64_t configurations = 60;
-  const check::Problems problems(1, check::cuda_offer, configurations);
+  const check::Problems problems(2, check::cuda_offer, configurations);
   EXPECT_TRUE(problems.never_asked().empty());
   const auto gpus = known_gpus();
   std::vector<Target> targets;
@@ -241,25 +245,31 @@ TEST(Options, InAllPairsFit) {
   expect_fits(all, most_with_options);
 }
 
-/// Head dims beyond 256, with what wants registers.
+/// With what wants registers.
+Problem with_options(int64_t head_dim, int64_t head_dim_v) {
+  Problem p;
+  p.device = {cuda_device, 0};
+  p.dtype = bfloat16;
+  p.batch = 1;
+  p.q.heads = p.k.heads = 4;
+  p.head_dim = head_dim;
+  p.head_dim_v = head_dim_v;
+  p.q.seqlen = p.k.seqlen = p.q.tokens = p.k.tokens = 4096;
+  p.score.window_right = 0;
+  p.score.softcap = 20;
+  p.score.alibi = true;
+  p.dropout_p = 0.1;
+  p.wants.lse = true;
+  return p;
+}
+
+/// Head dims beyond 256.
 std::vector<Target> wide_targets() {
   std::vector<Target> targets;
   for (const GpuLimits& gpu : known_gpus()) {
     for (const auto& [head_dim, head_dim_v] :
          {std::pair<int64_t, int64_t>{264, 264}, {384, 384}, {512, 512}, {64, 512}, {512, 64}}) {
-      Problem p;
-      p.device = {cuda_device, 0};
-      p.dtype = bfloat16;
-      p.batch = 1;
-      p.q.heads = p.k.heads = 4;
-      p.head_dim = head_dim;
-      p.head_dim_v = head_dim_v;
-      p.q.seqlen = p.k.seqlen = p.q.tokens = p.k.tokens = 4096;
-      p.score.window_right = 0;
-      p.score.softcap = 20;
-      p.score.alibi = true;
-      p.dropout_p = 0.1;
-      p.wants.lse = true;
+      const Problem p = with_options(head_dim, head_dim_v);
       targets.push_back({plan_cuda_forward(p, gpu).main(), gpu.arch});
     }
   }
@@ -268,10 +278,26 @@ std::vector<Target> wide_targets() {
 
 TEST(WideHeads, FitTheGpu) { expect_fits(wide_targets(), most_of_wide); }
 
-/// What bench/ablation runs, on the GPUs whose tiles differ.
+/// Their backward pass, on the GPUs whose tiles differ; the preset has plain ones for all.
+std::vector<Target> wide_backward_targets() {
+  std::vector<Target> targets;
+  for (const char* arch : archs_of_tiles) {
+    for (const auto& [head_dim, head_dim_v] :
+         {std::pair<int64_t, int64_t>{264, 264}, {512, 64}, {512, 512}, {576, 512}}) {
+      Problem p = with_options(head_dim, head_dim_v);
+      p.pass = Pass::backward;
+      targets.push_back({plan_cuda_backward(p, *known_gpu(arch)).main(), arch});
+    }
+  }
+  return targets;
+}
+
+TEST(WideHeads, BackwardFitsTheGpu) { expect_fits(wide_backward_targets(), most_of_wide_backward); }
+
+/// What bench/ablation runs.
 std::vector<Target> ablation_targets() {
   std::vector<Target> targets;
-  for (const char* arch : {"sm_80", "sm_86", "sm_90a"}) {
+  for (const char* arch : archs_of_tiles) {
     for (const int64_t head_dim : {64, 128}) {
       Problem p;
       p.device = {cuda_device, 0};
@@ -308,6 +334,7 @@ class Ahead : public testing::Environment {
       for (const char* preset : {"llm", "llm-backward"}) add_all(targets_of(preset, arch));
     }
     add_all(wide_targets());
+    add_all(wide_backward_targets());
     add_all(ablation_targets());
     std::ranges::stable_partition(all,
                                   [](const Target& target) { return is_of_hopper(target.spec); });
