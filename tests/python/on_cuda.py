@@ -68,7 +68,7 @@ OPTIONS = {
 LENGTHS = [(1, 1), (1, 500), (203, 130), (64, 64), (500, 3)]
 PREPARES = {"softmax_scale": "scale", "window_size": "window"}  # names of prepare's
 HEAD_DIMS = [(8, 8), (40, 40), (72, 64), (96, 96), (128, 128), (192, 128), (256, 256), (20, 13)]
-WIDE_HEAD_DIMS = [(264, 264), (512, 512), (300, 261), (64, 512), (512, 40)]  # forward only
+WIDE_HEAD_DIMS = [(264, 264), (512, 512), (300, 261), (64, 512), (512, 40), (576, 512)]
 
 
 def packed_inputs(dtype):
