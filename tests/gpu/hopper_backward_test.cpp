@@ -20,7 +20,8 @@ std::vector<sm90::BackwardTile> tiles_of(const Problem& p) {
   for (const int rows : {64, 128}) {
     if (rows == 128 && !narrow) continue;
     tiles.push_back({.rows = rows, .rotates = true});
-    tiles.push_back({.rows = rows, .key_stages = p.head_dim <= 64 ? 2 : 1});
+    tiles.push_back(
+        {.rows = rows, .key_stages = p.head_dim <= 64 ? 2 : 1, .value_stages = narrow ? 2 : 1});
   }
   return tiles;
 }
@@ -49,8 +50,9 @@ void expect_tiles_right(const check::Spec& spec) {
   const Problem planned = validate(args, c.options(), Data::optional).problem;
   int parts = 1;
   for (const sm90::BackwardTile& tile : tiles_of(planned)) {
-    SCOPED_TRACE(testing::Message() << tile.rows << " rows, " << tile.key_stages << " of K, "
-                                    << (tile.rotates ? "rotates, " : "") << spec.text());
+    SCOPED_TRACE(testing::Message()
+                 << tile.rows << " rows, " << tile.key_stages << " of K, " << tile.value_stages
+                 << " of V, " << (tile.rotates ? "rotates, " : "") << spec.text());
     c.poison(true);
     place.run(c.memory(), [&](const check::Place::Here& here) {
       const Call call = validate(here(c.backward_args()), here(c.options()), Data::required);

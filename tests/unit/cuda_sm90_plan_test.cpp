@@ -249,6 +249,7 @@ void expect_sound(const CudaBackwardPlan& plan, const sm90::BackwardTile& t) {
   EXPECT_EQ(plan.tiles_of_launch * main.sequences * main.heads, plan.key_blocks * plan.parts);
   EXPECT_TRUE(t.rows == 64 || t.rows == 128);
   EXPECT_TRUE(t.key_stages == 1 || t.key_stages == 2);
+  EXPECT_TRUE(t.value_stages == 1 || t.value_stages == 2);
   // dK, dV, S and dP, or dK, dV, dQ and dS, with room for addresses: 240 registers of a thread.
   const int64_t sums = pad16(p.head_dim) / 2 + pad16(p.head_dim_v) / 2;
   EXPECT_LE(sums + t.rows, 208);
@@ -340,18 +341,16 @@ TEST(Sm90BackwardPlan, WideHeadsFit) {
   }
 }
 
-// A counter for each part of dQ's columns that a group of its own adds to. Where no family is
-// named, it does not serve yet.
-TEST(Sm90BackwardPlan, WideHeadsTakeTurnsWhereNamed) {
+// A counter for each part of dQ's columns that a group of its own adds to.
+TEST(Sm90BackwardPlan, WideHeadsTakeTurns) {
   Problem p = backward_problem(4096, 256, 256);
   EXPECT_TRUE(has(plan_cuda_backward(p, hopper()).main(), "rotates"));
   p.run.deterministic = true;
+  p.run.family = Family::automatic;
   const CudaBackwardPlan plan = plan_cuda_backward(p, hopper());
   EXPECT_EQ(plan.main().entry, "fa_sm90_wide_backward");
   EXPECT_FALSE(has(plan.main(), "rotates"));
   EXPECT_EQ(plan.workspace.dq_turns, 4 * plan.workspace.lse / plan.cut.rows);
-  p.run.family = Family::automatic;
-  EXPECT_EQ(plan_cuda_backward(p, hopper()).main().entry, "fa_sm80_backward");
 }
 
 // Their kernel stores dK and dV, and cannot add them to those of other heads.

@@ -55,7 +55,7 @@ struct BackwardGroup {
   const PanelOperand<typename Shapes::KeyPanels, kernel::Major::mn> query_k;
 
   KeysInHand tile;
-  u32 key_stage = 0;  ///< of K, in bytes from the first
+  u32 key_stage = 0, value_stage = 0;  ///< of K and V, in bytes from the first
   float dk[1][dk_tiles][4];
   float dv[1][dv_tiles][4];
   float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
@@ -104,6 +104,7 @@ struct BackwardGroup {
     pipes.k.wait_until_full();
     pipes.v.wait_until_full();
     if constexpr (C::key_stages > 1) key_stage = uniform(pipes.k.offset);
+    if constexpr (C::value_stages > 1) value_stage = uniform(pipes.v.offset);
     at.row = start_of<C>(tile);
     int head = 0;
     const auto one_step = [&](auto may_mask, auto first) {
@@ -134,9 +135,9 @@ struct BackwardGroup {
       steps_to(tile.full_end, Flag<false>());
     }
     if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
+    pipes.v.release(lane);  // the next tile's V may come while dQ ends
     end_query();
     pipes.k.release(lane);
-    pipes.v.release(lane);
   }
   /// dQ of the last step.
   __device__ void end_query() {
@@ -158,6 +159,9 @@ struct BackwardGroup {
   template <bool may_mask, bool first>
   __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
                        const RowsInSight<C>& sight) {
+    // A mask beside anything else leaves registers for one product.
+    constexpr bool crowded =
+        may_mask && (!Score<C>::none || C::dropout || C::window_left || Element::scales_gradients);
     const ScorePlace<Shapes> place{at.row, tile.place.row, warp, lane};
     const int key0 = tile.place.row + Shapes::ScoreGrid::row(warp);
     Scores s, dp, slopes;
@@ -167,8 +171,8 @@ struct BackwardGroup {
                                                    pipes.q.offset);
     pipes.dout.wait_until_full();
     ptx::wgmma_fence(dp[0]);
-    begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), 0, score_dout,
-                                                     pipes.dout.offset);
+    begin_product<number, pad16(C::head_dim_v) / 16>(dp[0], score_v.in_loop(), value_stage,
+                                                     score_dout, pipes.dout.offset);
     const u32 lse_at = pipes.lse() + 4 * place.row_in_tile();
     float2 lse[loads_early ? C::rows / 8 : 1];
     if constexpr (loads_early) {
@@ -212,16 +216,16 @@ struct BackwardGroup {
       ptx::wgmma_fence(dv[0]);
       begin_product<number>(dv[0], kept_p, value_dout, pipes.dout.offset);
     };
-    if constexpr (may_mask) begin_values();
+    if constexpr (crowded) begin_values();
     put_scores<first>(ds_left);
-    if constexpr (may_mask) ptx::wgmma_wait<0>(dv[0]);  // a mask leaves registers for one product
+    if constexpr (crowded) ptx::wgmma_wait<0>(dv[0]);
     float dq[1][dq_tiles][4];
     if constexpr (!first) {
       ptx::wgmma_fence(dq[0]);
       begin_query_product(dq, scores_turn ^ ScorePanels::bytes);
     }
-    if constexpr (!may_mask) begin_values();
-    if constexpr (!first) ptx::wgmma_wait<may_mask ? 0 : 1>(dq[0]);
+    if constexpr (!crowded) begin_values();
+    if constexpr (!first) ptx::wgmma_wait<crowded ? 0 : 1>(dq[0]);
     tell_of_gradients();
     ptx::wgmma_fence(dk[0]);
     begin_product<number>(dk[0], ds_left, key_q, pipes.q.offset);

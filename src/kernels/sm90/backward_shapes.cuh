@@ -24,6 +24,7 @@ using kernel::Flag, kernel::pad16;
 /// How the plan cuts the kernels (plan/cuda/sm90/backward_tiles.hpp says what each number does).
 struct BackwardConfig : kernel::GradientConfig {
   static constexpr int key_stages = 1;
+  static constexpr int value_stages = 1;
   static constexpr bool rotates = false;
 };
 
@@ -77,13 +78,11 @@ struct BackwardShapes : BackwardSums<C> {
   using ValuePanels = PanelTile<C::keys, C::head_dim_v>;
   using ScorePanels = PanelTile<C::keys, C::rows>;  ///< dS^T
 
-  /// A row's LSE or delta lies behind the tile of Q or dO. The next stage begins where a swizzled
-  /// tile may.
-  static constexpr int statistic_bytes = 4 * C::rows, statistic_room = 1024;
+  static constexpr int statistic_bytes = 4 * C::rows;  ///< LSE or delta of a step's rows
   using KeyPipe = Pipe<C::key_stages, KeyPanels::bytes>;
-  using ValuePipe = Pipe<1, ValuePanels::bytes>;
-  using QueryPipe = Pipe<2, QueryPanels::bytes + statistic_room>;
-  using DoutPipe = Pipe<2, DoutPanels::bytes + statistic_room>;
+  using ValuePipe = Pipe<C::value_stages, ValuePanels::bytes>;
+  using QueryPipe = Pipe<2, QueryPanels::bytes>;
+  using DoutPipe = Pipe<2, DoutPanels::bytes>;
   using TilePipe = Pipe<2, 64>;  ///< of KeysInHand
 
   /// dQ of a step on its way to the sums in global memory: a warp's part, and a group's.
@@ -91,14 +90,15 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int sum_bytes = 4 * warp_sum_bytes;
   using SumPipe = Pipe<1, sum_bytes>;
 
-  // Shared memory: stages of K, V, Q and dO, dS of two steps, dQ of one, the tile in hand, all
-  // barriers.
+  // Shared memory: stages of K, V, Q and dO, dS of two steps, dQ of one, LSE and delta of two
+  // steps, the tile in hand, all barriers.
   static constexpr int value_begin = KeyPipe::bytes;
   static constexpr int query_begin = value_begin + ValuePipe::bytes;
   static constexpr int dout_begin = query_begin + QueryPipe::bytes;
   static constexpr int scores_begin = dout_begin + DoutPipe::bytes;
   static constexpr int sums_begin = scores_begin + 2 * ScorePanels::bytes;
-  static constexpr int tile_begin = sums_begin + groups * SumPipe::bytes;
+  static constexpr int statistics_begin = sums_begin + groups * SumPipe::bytes;
+  static constexpr int tile_begin = statistics_begin + 4 * statistic_bytes;
   static constexpr int barriers_begin = tile_begin + TilePipe::bytes;
   static constexpr int landed = barriers_begin + KeyPipe::barrier_bytes + ValuePipe::barrier_bytes +
                                 QueryPipe::barrier_bytes + DoutPipe::barrier_bytes +
@@ -122,13 +122,15 @@ struct BackwardPipes {
   Shapes::QueryPipe q;
   Shapes::DoutPipe dout;
   Shapes::TilePipe tiles;
+  const u32 statistics;
 
   explicit __device__ BackwardPipes(u32 shared)
       : k(shared, shared + Shapes::barriers_begin),
         v(shared + Shapes::value_begin, k.barriers + Shapes::KeyPipe::barrier_bytes),
         q(shared + Shapes::query_begin, v.barriers + Shapes::ValuePipe::barrier_bytes),
         dout(shared + Shapes::dout_begin, q.barriers + Shapes::QueryPipe::barrier_bytes),
-        tiles(shared + Shapes::tile_begin, dout.barriers + Shapes::DoutPipe::barrier_bytes) {}
+        tiles(shared + Shapes::tile_begin, dout.barriers + Shapes::DoutPipe::barrier_bytes),
+        statistics(shared + Shapes::statistics_begin) {}
 
   __device__ void init() const {
     constexpr int users = 4 * Shapes::groups, adders = Shapes::groups;
@@ -140,8 +142,13 @@ struct BackwardPipes {
   }
 
   /// The statistics of the stages in hand.
-  __device__ u32 lse() const { return q.stage() + Shapes::QueryPanels::bytes; }
-  __device__ u32 delta() const { return dout.stage() + Shapes::DoutPanels::bytes; }
+  __device__ u32 lse() const {
+    return statistics + q.offset / (Shapes::QueryPanels::bytes / Shapes::statistic_bytes);
+  }
+  __device__ u32 delta() const {
+    return statistics + 2 * Shapes::statistic_bytes +
+           dout.offset / (Shapes::DoutPanels::bytes / Shapes::statistic_bytes);
+  }
 };
 
 /// The keys that the block works on, and the rows [begin, end), of whole tiles, that see some of

@@ -15,15 +15,14 @@ int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   const auto row_bytes = [](int64_t columns) {  // in panels of 64 columns
     return static_cast<int>(round_up(columns, 64) * 2);
   };
-  constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64, statistics = 1024;
-  const int keys =
-      BackwardTile::keys * (t.key_stages * row_bytes(head_dim) + row_bytes(head_dim_v));
-  const int rows =
-      stages * (t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v)) + 2 * statistics);
+  constexpr int stages = 2, tiles_in_hand = 2, bytes_in_hand = 64;
+  const int keys = BackwardTile::keys *
+                   (t.key_stages * row_bytes(head_dim) + t.value_stages * row_bytes(head_dim_v));
+  const int rows = stages * t.rows * (row_bytes(head_dim) + row_bytes(head_dim_v) + 2 * 4);
   const int scores = stages * BackwardTile::keys * 2 * t.rows;
   const int query_sums = t.rows * sum_columns(t, head_dim) * 4;
   const int barriers =
-      16 * (t.key_stages + 1 + 2 * stages + tiles_in_hand + BackwardTile::groups) + 16;
+      16 * (t.key_stages + t.value_stages + 2 * stages + tiles_in_hand + BackwardTile::groups) + 16;
   return keys + rows + scores + query_sums + tiles_in_hand * bytes_in_hand + barriers;
 }
 
@@ -52,7 +51,7 @@ BackwardTile backward_tile(const Problem& p) {
   BackwardTile tile;
   if (std::max(p.head_dim, p.head_dim_v) <= 64) {
     tile.rows = 128;
-    tile.key_stages = 2;
+    tile.key_stages = tile.value_stages = 2;
     tile.rotates = !in_order(p);
   }
   return tile;

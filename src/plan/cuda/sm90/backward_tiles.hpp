@@ -8,8 +8,9 @@ namespace fa::sm90 {
 
 /// How src/kernels/sm90/backward.cuh is cut.
 struct BackwardTile {
-  int rows = 64;       ///< query rows of a step: 64, or 128 for head_dim 64 of Q and of V
-  int key_stages = 1;  ///< tiles whose K lies in shared memory: 1 or 2
+  int rows = 64;         ///< query rows of a step: 64, or 128 for head_dim 64 of Q and of V
+  int key_stages = 1;    ///< tiles whose K lies in shared memory: 1 or 2
+  int value_stages = 1;  ///< tiles whose V does: 1 or 2
   /// Tiles of keys that all rows see begin at different rows, so that blocks which begin together
   /// do not add to the same dQ. Not in order.
   bool rotates = false;

@@ -33,9 +33,6 @@ std::string backward_refusal(const Problem& p, const GpuLimits& gpu) {
   if (is_wide(p) && p.score.softcap > 0 && p.wants.dbias) {
     return "it has no gradient of a bias beside a softcap for a head_dim beyond 128";
   }
-  if (is_wide(p) && in_order(p) && p.run.family == Family::automatic) {
-    return "its order of sums has not been measured for a head_dim beyond 128";
-  }
   return {};
 }
 
@@ -130,15 +127,15 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
 BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
   kernel.cut.dq_turns = t.groups;
-  kernel.config.number("key_stages", t.key_stages);
+  kernel.config.number("key_stages", t.key_stages).number("value_stages", t.value_stages);
   kernel.main = {"fa_sm90_backward",
                  {"sm90/backward.cuh"},
                  "fa::sm90::BackwardConfig",
                  "fa::sm90::Backward<Config>"};
   kernel.text = fmt::format(
       "tile: {} keys (2 groups of 64), {} rows a step\n"
-      "in shared memory: {} of k, 1 of v, 2 steps of q and dout\n",
-      t.keys, t.rows, t.key_stages);
+      "in shared memory: {} of k, {} of v, 2 steps of q and dout\n",
+      t.keys, t.rows, t.key_stages, t.value_stages);
   return kernel;
 }
 
