@@ -125,9 +125,10 @@ def gradient_buffers(
 ) -> tuple[Tensor | None, ...]:
     given = Options._make(options)
     return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape),
-        v.new_empty(v.shape),
+        # As in new_out.
+        torch.empty_like(q, memory_format=_contiguous),
+        torch.empty_like(k, memory_format=_contiguous),
+        torch.empty_like(v, memory_format=_contiguous),
         given.bias.new_empty(given.bias.shape) if needs_dbias else None,
         given.sinks.new_empty(given.sinks.shape) if needs_dsinks else None,
     )

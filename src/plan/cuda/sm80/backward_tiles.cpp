@@ -62,8 +62,8 @@ bool is_meant(Meant meant, const Problem& p) {
 }
 
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
-// multiprocessor's shared memory are, to 256 columns, the best of some 10 for each head_dim,
-// measured on H100 and H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
+// multiprocessor's shared memory are the best of some 10 for each head_dim, measured on H100 and
+// H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
 using enum Meant;
 constexpr BackwardEntry backward_entries[] = {
     {64, for_long_plain, {.keys = 96, .min_blocks = 2}},
