@@ -143,8 +143,8 @@ class FA_API Error : public std::runtime_error {
 };
 
 /// Kernels of CUDA devices: chosen by the plan, mma.sync (A100 and later), or wgmma (Hopper; its
-/// backward pass has no bias's gradient beside a softcap beyond head_dim 128, and there sums in a
-/// fixed order only where it is named). The CPU takes any and has its own.
+/// backward pass has no bias's gradient beside a softcap beyond head_dim 128). The CPU takes any
+/// and has its own.
 enum class Family : int32_t { automatic = 0, sm80 = 1, sm90 = 2 };
 
 /// What is computed. Default: softmax(q k^T / sqrt(D)) v, every query sees every key.
@@ -261,10 +261,11 @@ class FA_API Plan {
   /// the CPU there is nothing to do.
   void prepare() const;
   /// Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may
-  /// differ from call to call; shapes, dtypes and the other options may not. Throws Error when
-  /// they do, when `bytes` is less than workspace_bytes(), or when the workspace shares memory with
-  /// a tensor. Name the struct in the call: `plan.run(fa::ForwardArgs{q, k, v, out, lse}, options,
-  /// workspace, bytes)`.
+  /// differ from call to call; shapes, dtypes and the other options may not, and on CUDA devices no
+  /// tensor's rows may be aligned to fewer bytes than planned (to 16 where pointers were null, also
+  /// a bias's). Throws Error when they are, when `bytes` is less than workspace_bytes(), or when
+  /// the workspace shares memory with a tensor. Name the struct in the call:
+  /// `plan.run(fa::ForwardArgs{q, k, v, out, lse}, options, workspace, bytes)`.
   void run(const ForwardArgs& args, const Options& options, void* workspace, size_t bytes,
            Stream stream = nullptr) const;
   void run(const BackwardArgs& args, const Options& options, void* workspace, size_t bytes,

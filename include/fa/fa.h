@@ -219,8 +219,9 @@ FA_API fa_status fa_plan_text(const fa_plan* plan, const char** text);
 FA_API fa_status fa_plan_prepare(const fa_plan* plan);
 
 /* Runs without allocating. Dropout's seed and offset, and the contents of all tensors, may differ
- * from call to call; shapes, dtypes and the other options may not. `bytes` is the workspace's
- * size, at least what the plan says. */
+ * from call to call; shapes, dtypes and the other options may not, and on CUDA devices no tensor's
+ * rows may be aligned to fewer bytes than planned (to 16 where pointers were null, also a bias's).
+ * `bytes` is the workspace's size, at least what the plan says. */
 FA_API fa_status fa_plan_run_forward(const fa_plan* plan, const fa_forward_args* args,
                                      const fa_options* options, void* workspace, size_t bytes,
                                      fa_stream stream);

@@ -153,10 +153,12 @@ void need_same(const Problem& planned, Problem problem) {
                             planned.alignment, problem.alignment));
   }
   problem.alignment = planned.alignment;
-  if (problem.device.type == cuda_device && !problem.score.bias_aligned &&
-      planned.score.bias_aligned && problem.score.bias && planned.score.bias) {
-    throw Error(Status::invalid_argument,
-                "plan: was made for rows of the bias aligned to 16 bytes; these are to less");
+  if (problem.device.type == cuda_device && problem.score.bias && planned.score.bias &&
+      planned.score.bias_aligned && !problem.score.bias_aligned) {
+    throw Error(
+        Status::invalid_argument,
+        "plan: was made for a bias whose rows are aligned to 16 bytes and not repeated by a "
+        "view; this one's are not");
   }
   problem.score.bias_aligned = planned.score.bias_aligned;
   if (problem.dtype != planned.dtype) fail_on("dtype");

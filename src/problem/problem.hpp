@@ -38,7 +38,7 @@ struct Score {
   bool bias_per_batch = false;  ///< bias has an extent of its own along batch, heads, rows
   bool bias_per_head = false;
   bool bias_per_row = false;
-  bool bias_aligned = true;  ///< its rows begin at multiples of 16 bytes
+  bool bias_aligned = true;  ///< its rows begin at multiples of 16 bytes, and no view repeats them
   DType bias_dtype{};
   DType sinks_dtype{};
 

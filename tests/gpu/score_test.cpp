@@ -77,6 +77,43 @@ TEST(Bias, TakesTheCopyEngineWhereItsRowsAreAligned) {
   expect_right({odd});
 }
 
+// A plan that brings the bias by the copy engine refuses one that this cannot bring; others take
+// any.
+TEST(Bias, APlanTakesWhatItsKernelTakes) {
+  constexpr int64_t heads = 2, rows = 70, keys = 264;
+  const GpuTensor q = normal({1, rows, heads, 128}, bfloat16, 1),
+                  k = normal({1, keys, heads, 128}, bfloat16, 2), out(q.shape(), bfloat16),
+                  room = normal({2, heads, rows, keys}, bfloat16, 3);
+  const Device device{2, 0};
+  const View bias(room.data(), bfloat16, {1, heads, rows, keys}, {}, device),
+      shifted(static_cast<std::byte*>(room.data()) + 2, bfloat16, {1, heads, rows, keys}, {},
+              device),
+      repeated(room.data(), bfloat16, {1, heads, rows, keys}, {0, keys, 0, 1}, device);
+  Options options;
+  options.bias = bias;
+  for (const Family family : {Family::automatic, Family::sm80}) {
+    options.family = family;
+    options.bias = bias;
+    const ForwardArgs args{q, k, k, out, {}};
+    const Plan plan = plan_forward(args, options);
+    const GpuMemory workspace(plan.workspace_bytes() + 1);
+    const bool copies = plan.text().find(" of the bias") != std::string::npos;
+    EXPECT_EQ(copies, names_sm90() && family == Family::automatic);
+    for (const View& other : {bias, shifted, repeated}) {
+      options.bias = other;
+      const auto run = [&] { plan.run(args, options, workspace.data(), workspace.size()); };
+      if (copies && other.data == shifted.data) {
+        EXPECT_NE(error_of(run).find("plan: was made for a bias"), std::string::npos);
+      } else if (copies && other.strides != nullptr && other.strides[2] == 0) {
+        EXPECT_NE(error_of(run).find("plan: was made for a bias"), std::string::npos);
+      } else {
+        EXPECT_NO_THROW(run());
+      }
+    }
+  }
+  gpu().synchronize(nullptr);
+}
+
 // A step's tile of the bias has its place to itself until all groups have read it.
 TEST(Bias, LaunchesKeepTheirBits) {
   if (!names_sm90()) GTEST_SKIP() << "the GPU is no Hopper";
@@ -86,7 +123,7 @@ TEST(Bias, LaunchesKeepTheirBits) {
   }
 }
 
-// Slopes of both signs, some of which raise the scores of a row beyond what P can take.
+// With other options; StaleMaximum has slopes of both signs.
 TEST(Alibi, OfCausalRowsIsRight) {
   std::vector<check::Spec> specs;
   for (const int64_t dim : {64, 128, 256}) {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <string>
 
@@ -18,7 +19,7 @@ constexpr int64_t rows = 140, keys = 700;
 struct Pattern {
   const char* name;
   std::function<double(int64_t key)> score;
-  int64_t only_row = -1;  ///< the others' scores are small
+  int64_t only_row = -1;  ///< in which alone a number of P is large
 };
 
 std::vector<Pattern> patterns() {
@@ -33,7 +34,6 @@ std::vector<Pattern> patterns() {
       {"one-hot at the first key", hot(0, 60)},
       {"one-hot at the last key", hot(keys - 1, 60)},
       {"one-hot in the middle, within the range of P", hot(333, 4)},
-      // Its exponential is one of those that multiply-adds form, if any are; no other is large.
       {"one-hot far beyond the range of P, in one row", hot(217, 190), 61},
       {"all negative", [](int64_t key) { return -1e4 - static_cast<double>(key % 7); }},
       {"up to 1e4", [](int64_t key) { return static_cast<double>(key * 37 % 101 - 50) * 200; }},
@@ -51,14 +51,34 @@ struct Copy {
   }
 };
 
+/// Of tensors of one sequence. `device` has the options' tensors on the device, `host` on the host.
+void expect_right(const GpuTensor& q, const GpuTensor& k, DType dtype, const Options& device,
+                  Options host) {
+  const int64_t heads = q.shape()[2];
+  const GpuTensor v = normal(k.shape(), dtype, 3), out(q.shape(), dtype),
+                  lse({1, heads, rows}, float32);
+  forward(q, k, v, out, lse, device);
+  gpu().synchronize(nullptr);
+  host.family = Family::automatic;
+  Copy host_q(q), host_k(k), host_v(v), host_out(out), host_lse(lse);
+  const ForwardArgs args{host_q.tensor, host_k.tensor, host_v.tensor, host_out.tensor,
+                         host_lse.tensor};
+  using reference::Rounding;
+  const auto exact = reference::forward(args, host, Rounding::exact);
+  const auto plain = reference::forward(args, host, Rounding::plain);
+  expect_close("out", out.values(), dtype, dtype, {exact.out, plain.out, exact.out_abs});
+  expect_close("lse", lse.values(), float32, dtype, {exact.lse, plain.lse, exact.lse_abs});
+}
+
+std::string text(int64_t head_dim, DType dtype, Family family) {
+  return ", head_dim " + std::to_string(head_dim) +
+         (dtype == float16 ? ", float16" : ", bfloat16") + (family == Family::sm80 ? ", sm80" : "");
+}
+
 void expect_right(const Pattern& pattern, int64_t head_dim, DType dtype, bool causal,
                   Family family) {
-  SCOPED_TRACE(std::string(pattern.name) + ", head_dim " + std::to_string(head_dim) +
-               (dtype == float16 ? ", float16" : ", bfloat16") + (causal ? ", causal" : "") +
-               (family == Family::sm80 ? ", sm80" : ""));
-  const GpuTensor q({1, rows, 1, head_dim}, dtype), k({1, keys, 1, head_dim}, dtype),
-      v = normal({1, keys, 1, head_dim}, dtype, 3), out(q.shape(), dtype),
-      lse({1, 1, rows}, float32);
+  SCOPED_TRACE(pattern.name + text(head_dim, dtype, family) + (causal ? ", causal" : ""));
+  const GpuTensor q({1, rows, 1, head_dim}, dtype), k({1, keys, 1, head_dim}, dtype);
   // The first column of k is the score; the others make it differ between rows.
   q.set([&](int64_t n) {
     if (n % head_dim != 0) return std::sin(static_cast<double>(n)) / 4;
@@ -71,18 +91,7 @@ void expect_right(const Pattern& pattern, int64_t head_dim, DType dtype, bool ca
   options.scale = 1;
   options.causal = causal;
   options.family = family;
-  forward(q, k, v, out, lse, options);
-  gpu().synchronize(nullptr);
-  Options host = options;
-  host.family = Family::automatic;
-  Copy host_q(q), host_k(k), host_v(v), host_out(out), host_lse(lse);
-  const ForwardArgs args{host_q.tensor, host_k.tensor, host_v.tensor, host_out.tensor,
-                         host_lse.tensor};
-  using reference::Rounding;
-  const auto exact = reference::forward(args, host, Rounding::exact);
-  const auto plain = reference::forward(args, host, Rounding::plain);
-  expect_close("out", out.values(), dtype, dtype, {exact.out, plain.out, exact.out_abs});
-  expect_close("lse", lse.values(), float32, dtype, {exact.lse, plain.lse, exact.lse_abs});
+  expect_right(q, k, dtype, options, options);
 }
 
 class HardRows : public testing::TestWithParam<Family> {};
@@ -98,6 +107,29 @@ TEST_P(HardRows, IsWithinTheBound) {
       }
     }
   });
+}
+
+/// Slopes that raise the scores of a row by more than P can take, as they go away from the diagonal
+/// or towards it: a step without a mask adds them in the exponent.
+TEST_P(HardRows, OfAlibiAreWithinTheBound) {
+  constexpr float slopes[] = {0, 0.5, -0.02, -0.25, -1, 1e-3};
+  constexpr int64_t heads = std::size(slopes);
+  const GpuTensor on_device({heads}, float32);
+  on_device.set([&](int64_t n) { return slopes[n]; });
+  for (const int64_t head_dim : {64, 128, 256}) {
+    for (const DType dtype : {float16, bfloat16}) {
+      SCOPED_TRACE("ALiBi" + text(head_dim, dtype, GetParam()));
+      const GpuTensor q = normal({1, rows, heads, head_dim}, dtype, 1),
+                      k = normal({1, keys, heads, head_dim}, dtype, 2);
+      Options options;
+      options.causal = true;
+      options.family = GetParam();
+      options.alibi_slopes = on_device;
+      Options host = options;
+      host.alibi_slopes = View(slopes, float32, {heads});
+      expect_right(q, k, dtype, options, host);
+    }
+  }
 }
 
 /// Out of the first of two packed sequences of 100 rows; `loud`: the numbers of the second one's q.

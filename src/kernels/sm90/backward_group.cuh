@@ -135,7 +135,7 @@ struct BackwardGroup {
       steps_to(tile.full_end, Flag<false>());
     }
     if constexpr (C::window_left) steps_to(tile.end, Flag<true>());
-    pipes.v.release(lane);  // the next tile's V may come while dQ ends
+    pipes.v.release(lane);  // with one stage, the next tile's comes while dQ ends
     end_query();
     pipes.k.release(lane);
   }

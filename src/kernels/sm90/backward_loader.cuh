@@ -66,10 +66,15 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
                      C::packed_k ? 0 : place.sequence, place.rows.length - place.row};
     // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < C::keys => false
     const bool clears = (C::packed_k || C::used_k) && keys.count < C::keys;
-    load_part<typename Shapes::KeyPanels, C::head_dim>(pipes.k, p.k, p.backward.operands.k, keys,
-                                                       clears);
+    const auto load_k = [&] {
+      load_part<typename Shapes::KeyPanels, C::head_dim>(pipes.k, p.k, p.backward.operands.k, keys,
+                                                         clears);
+    };
+    // The groups release V sooner than K, but need K first.
+    if constexpr (C::key_stages > 1) load_k();
     load_part<typename Shapes::ValuePanels, C::head_dim_v>(pipes.v, p.v, p.backward.operands.v,
                                                            keys, clears);
+    if constexpr (C::key_stages == 1) load_k();
   }
   template <typename Tile, int columns, typename Stages>
   __device__ void load_part(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,

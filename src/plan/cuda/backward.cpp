@@ -220,6 +220,7 @@ CudaBackwardPlan plan_cuda_backward(const Problem& p, const GpuLimits& gpu,
   const BackwardKernel family = tuning.tile ? kernel_of(p, *tuning.tile) : backward_kernel(p, gpu);
   CudaBackwardPlan plan;
   plan.problem = p;
+  plan.problem.score.bias_aligned = false;  // no kernel of this pass needs it
   plan.gpu = gpu;
   plan.cut = family.cut;
   plan.tile_text = family.text;

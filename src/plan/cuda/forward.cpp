@@ -137,6 +137,7 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                            .grid = main_grid(plan, kernel.over)});
   plan.copies_out = kernel.copies_out && !split;
   plan.bias_box_rows = kernel.bias_box_rows;
+  plan.problem.score.bias_aligned = plan.bias_box_rows > 0;  // which a run must keep
   if (kernel.claims) {
     plan.claims = true;
     plan.workspace_bytes =
