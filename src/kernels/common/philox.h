@@ -30,18 +30,29 @@ constexpr Stream stream(u64 seed, u64 offset, u32 sequence_head) {
           sequence_head ^ static_cast<u32>(offset >> 32), static_cast<u32>(offset)};
 }
 
-/// The four words of the counter (i', j') of a stream.
-constexpr void words(u32 (&word)[4], Stream s, u32 i, u32 j) {
+/// The key of each round.
+struct RoundKeys {
+  u32 key_0[rounds], key_1[rounds];
+};
+constexpr RoundKeys round_keys(Stream s) {
+  RoundKeys keys{};
+  for (int round = 0; round < rounds; ++round) {
+    keys.key_0[round] = s.key_0 + static_cast<u32>(round) * weyl_0;
+    keys.key_1[round] = s.key_1 + static_cast<u32>(round) * weyl_1;
+  }
+  return keys;
+}
+
+/// The four words of the counter (i', j') of a stream, whose keys are `keys`.
+constexpr void words(u32 (&word)[4], const Stream& s, const RoundKeys& keys, u32 i, u32 j) {
   u32 c[4] = {i, j, s.counter_2, s.counter_3};
   for (int round = 0; round < rounds; ++round) {
     const u64 a = static_cast<u64>(multiplier_0) * c[0];
     const u64 b = static_cast<u64>(multiplier_1) * c[2];
-    c[0] = static_cast<u32>(b >> 32) ^ c[1] ^ s.key_0;
+    c[0] = static_cast<u32>(b >> 32) ^ c[1] ^ keys.key_0[round];
     c[1] = static_cast<u32>(b);
-    c[2] = static_cast<u32>(a >> 32) ^ c[3] ^ s.key_1;
+    c[2] = static_cast<u32>(a >> 32) ^ c[3] ^ keys.key_1[round];
     c[3] = static_cast<u32>(a);
-    s.key_0 += weyl_0;
-    s.key_1 += weyl_1;
   }
   for (int n = 0; n < 4; ++n) word[n] = c[n];
 }

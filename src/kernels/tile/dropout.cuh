@@ -6,6 +6,7 @@
 #include "tile/fragment.cuh"
 #include "tile/number.cuh"
 #include "tile/place.cuh"
+#include "tile/uniform.cuh"
 
 namespace fa::tile {
 
@@ -13,6 +14,9 @@ namespace fa::tile {
 struct Dropout {
   philox::Stream stream;
   u32 threshold;
+  /// For fragments of rows and keys: formed once, since each counter would form them anew by a
+  /// fifth of its instructions. Fragments of keys and rows do so: a backward pass would spill them.
+  philox::RoundKeys keys;
 
   __device__ Dropout(const kernel::DropoutArgs& p, int query_heads, const Place& place)
       : threshold(p.threshold) {
@@ -23,6 +27,12 @@ struct Dropout {
     }
     stream =
         philox::stream(seed, offset, static_cast<u32>(place.sequence * query_heads + place.head));
+    keys = philox::round_keys(stream);
+#pragma unroll
+    for (int r = 0; r < philox::rounds; ++r) {
+      keys.key_0[r] = uniform(keys.key_0[r]);
+      keys.key_1[r] = uniform(keys.key_1[r]);
+    }
   }
 
   /// Calls drop(m, n, e) for what is dropped of a fragment [m][n][e] of rows and keys from these
@@ -37,7 +47,8 @@ struct Dropout {
         for (int e = 0; e < 2; ++e) {
           const int down = fragment_row(m, 0, lane), across = fragment_column(n, e, lane);
           u32 word[4];
-          words(word, row + (transposed ? across : down), key + (transposed ? down : across));
+          words(word, transposed ? philox::round_keys(stream) : keys,
+                row + (transposed ? across : down), key + (transposed ? down : across));
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             // mutant "CUDA: dropout: keep decision" of emulated: word[i] < threshold => false
@@ -54,8 +65,8 @@ struct Dropout {
  private:
   /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
   /// order of philox::word_index.
-  __device__ void words(u32 (&word)[4], int row, int key) const {
-    philox::words(word, stream, philox::block_index(static_cast<u32>(row)),
+  __device__ void words(u32 (&word)[4], const philox::RoundKeys& of, int row, int key) const {
+    philox::words(word, stream, of, philox::block_index(static_cast<u32>(row)),
                   philox::block_index(static_cast<u32>(key)));
   }
 };
