@@ -74,7 +74,7 @@ TEST(BenchTiles, ListsThePlannedTileThenEachOtherOnce) {
   expect_each_once(
       "sm90",
       "groups=2,keys=48,key_stages=6,value_stages=6,query_stages=2,loader_registers=24,"
-      "turns=1,staged_out=0,claims=0,steps_ahead=1");
+      "turns=1,staged_out=0,claims=0,steps_ahead=1,bias_stages=0");
 }
 
 TEST(BenchTiles, TellsWhatKernelsTakeWithoutADevice) {
