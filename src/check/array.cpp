@@ -79,7 +79,10 @@ Layout random_layout(const std::vector<int64_t>& shape, DType dtype, const Layou
         std::swap(order[n - 1], order[static_cast<size_t>(random.below(static_cast<int64_t>(n)))]);
       }
     }
-    int64_t stride = (shape.empty() ? 1 : shape.back()) + pad();
+    // Also rows of an odd length, such as a bias's, are aligned unless they must not be.
+    const int64_t row = shape.empty() ? 1 : shape.back();
+    const int64_t aligned = (row + sixteen_bytes - 1) / sixteen_bytes * sixteen_bytes;
+    int64_t stride = (kind.unaligned ? row : aligned) + pad();
     for (size_t n = order.size(); n-- > 0;) {
       layout.strides[order[n]] = stride;
       stride = stride * shape[order[n]] + (random.chance(0.3) ? pad() : 0);

@@ -154,7 +154,7 @@ struct Backward : BackwardShapes<C> {
       kept_v.load(score_v, Memory::value_at);
     }
     Place at = query;
-    Dropout dropout(p.dropout, p.heads.query, at);
+    Dropout<> dropout(p.dropout, p.heads.query, at);
     Score<C> score(p.score, at, sight.k_len);
     for (;;) {
       const Step next = reader.after(now);
@@ -171,7 +171,7 @@ struct Backward : BackwardShapes<C> {
       at.row = now.row;
       at.head = query.head + now.head;
       if (p.part_heads > 1) {
-        dropout = Dropout(p.dropout, p.heads.query, at);
+        dropout = Dropout<>(p.dropout, p.heads.query, at);
         score = Score<C>(p.score, at, sight.k_len);
       }
       step(at, dropout, score, stage_offset, all_seen, load_ahead);
@@ -187,7 +187,7 @@ struct Backward : BackwardShapes<C> {
 
   /// The work on one tile of rows. P and dS go through shared memory, where other warps read them.
   template <typename LoadAhead>
-  __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
+  __device__ void step(const Place& at, const Dropout<>& dropout, const Score<C>& score,
                        u32 stage_offset, bool all_seen, const LoadAhead& load_ahead) {
     const u32 stage = shared + Memory::stages_at + stage_offset;
     int* counter = nullptr;

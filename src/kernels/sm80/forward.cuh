@@ -86,7 +86,7 @@ struct Forward {
   Softmax softmax;
   bool unseen = true;  ///< some row of the warp has not seen a key
   const Score<C> score;
-  const Dropout dropout;
+  const Dropout<C::dropout> dropout;
   const float factor = Score<C>::factor(p.score);
 
   __device__ Forward(const Params& params, const Place& where, const Side& keys_side, u32 base)
@@ -167,8 +167,8 @@ struct Forward {
     }
     softmax.add(added);
     if constexpr (C::dropout) {
-      dropout.apply<m_tiles, n_tiles>(warp_row, first, lane,
-                                      [&](int m, int n, int e) { s[m][n][e] = 0; });
+      dropout.template apply<m_tiles, n_tiles>(warp_row, first, lane,
+                                               [&](int m, int n, int e) { s[m][n][e] = 0; });
     }
     probabilities = as_left<Element>(s);
   }

@@ -112,6 +112,7 @@ struct BackwardCopies {
     const Piece rows = rows_of(step);
     const long long statistics = statistics_of(step);
     const RowsInSight<C> sight = rows_in_sight();
+    // mutant "CUDA: empty rows in sm90" of emulated: sight.some_see_none(step.row) => false
     const bool clears = is_cut(rows) || C::bias != Number::none || sight.some_see_none(step.row);
     const auto load_piece = [&](auto first) {
       load_rows<DoutPanels, C::head_dim_v, first.value ? 0 : DoutPanels::panels>(

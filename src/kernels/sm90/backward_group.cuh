@@ -99,7 +99,7 @@ struct BackwardGroup {
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
     Place at{tile.place.sequence, tile.query_head, 0, {0, tile.q_len, tile.q_len}};
     if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
-    Dropout dropout(p.dropout, p.heads.query, at);
+    Dropout<> dropout(p.dropout, p.heads.query, at);
     Score<C> score(p.score, at, tile.place.rows.length);
     pipes.k.wait_until_full();
     pipes.v.wait_until_full();
@@ -110,7 +110,7 @@ struct BackwardGroup {
     const auto one_step = [&](auto may_mask, auto first) {
       at.head = tile.query_head + head;
       if (p.part_heads > 1) {
-        dropout = Dropout(p.dropout, p.heads.query, at);
+        dropout = Dropout<>(p.dropout, p.heads.query, at);
         score = Score<C>(p.score, at, tile.place.rows.length);
       }
       step<may_mask.value, first.value>(at, dropout, score, sight);
@@ -157,7 +157,7 @@ struct BackwardGroup {
   /// in the next one, so that the groups do not meet: one may be most of a step ahead, and has the
   /// tensor cores while the other one forms dS.
   template <bool may_mask, bool first>
-  __device__ void step(const Place& at, const Dropout& dropout, const Score<C>& score,
+  __device__ void step(const Place& at, const Dropout<>& dropout, const Score<C>& score,
                        const RowsInSight<C>& sight) {
     // A mask beside anything else leaves registers for one product.
     constexpr bool crowded =

@@ -122,15 +122,13 @@ struct BackwardPipes {
   Shapes::QueryPipe q;
   Shapes::DoutPipe dout;
   Shapes::TilePipe tiles;
-  const u32 statistics;
 
   explicit __device__ BackwardPipes(u32 shared)
       : k(shared, shared + Shapes::barriers_begin),
         v(shared + Shapes::value_begin, k.barriers + Shapes::KeyPipe::barrier_bytes),
         q(shared + Shapes::query_begin, v.barriers + Shapes::ValuePipe::barrier_bytes),
         dout(shared + Shapes::dout_begin, q.barriers + Shapes::QueryPipe::barrier_bytes),
-        tiles(shared + Shapes::tile_begin, dout.barriers + Shapes::DoutPipe::barrier_bytes),
-        statistics(shared + Shapes::statistics_begin) {}
+        tiles(shared + Shapes::tile_begin, dout.barriers + Shapes::DoutPipe::barrier_bytes) {}
 
   __device__ void init() const {
     constexpr int users = 4 * Shapes::groups, adders = Shapes::groups;
@@ -143,10 +141,11 @@ struct BackwardPipes {
 
   /// The statistics of the stages in hand.
   __device__ u32 lse() const {
-    return statistics + q.offset / (Shapes::QueryPanels::bytes / Shapes::statistic_bytes);
+    return k.memory + Shapes::statistics_begin +
+           q.offset / (Shapes::QueryPanels::bytes / Shapes::statistic_bytes);
   }
   __device__ u32 delta() const {
-    return statistics + 2 * Shapes::statistic_bytes +
+    return k.memory + Shapes::statistics_begin + 2 * Shapes::statistic_bytes +
            dout.offset / (Shapes::DoutPanels::bytes / Shapes::statistic_bytes);
   }
 };

@@ -28,6 +28,7 @@ struct ForwardGroup {
   static constexpr int o_tiles = Shapes::width / 8;
   using Scores = float[1][n_tiles][4];
   using Softmax = OnlineSoftmax<Element, 1>;
+  using Dropping = Dropout<C::dropout>;
 
   const kernel::ForwardParams& p;
   const kernel::SideBySide& side_by_side;
@@ -85,7 +86,7 @@ struct ForwardGroup {
       }
       if (values_later) pass_by_keys();
       const Score<C> score(p.score, tile.place, tile.k_len);
-      const Dropout dropout(p.dropout, p.heads.query, tile.place);
+      const Dropping dropout(p.dropout, p.heads.query, tile.place);
       Softmax first;
       if (sees) {
         pipes.q.wait_until_full();
@@ -301,10 +302,10 @@ struct ForwardGroup {
       return fmaf(x, score.scale, fmaf(score.slope_of_distance, keys_on, first[h]));
     });
   }
-  __device__ void drop(int step, const Dropout& dropout) {
+  __device__ void drop(int step, const Dropping& dropout) {
     if constexpr (C::dropout) {
       const int row = warp_rows(tile)(0).row;
-      dropout.apply<1, n_tiles>(row, step * C::keys, lane, [&](int, int n, int e) {
+      dropout.template apply<1, n_tiles>(row, step * C::keys, lane, [&](int, int n, int e) {
         probabilities.slice[n / 2][0][n % 2 * 2 + e / 2] &= e % 2 ? 0xffffu : 0xffff0000u;
       });
     }

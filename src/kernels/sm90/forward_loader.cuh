@@ -171,6 +171,7 @@ struct ForwardLoader {
   __device__ Piece bias_of_tile() const {
     const kernel::View& view = p.forward.score.bias;
     const Place& place = tile.place;
+    // mutant "CUDA: bias by the copy engine" of emulated: place.row => 0
     return {C::bias_per_row ? place.row : 0, view.head != 0 ? place.head : 0,
             view.batch != 0 ? place.sequence : 0, 0};
   }

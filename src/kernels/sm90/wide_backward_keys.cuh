@@ -90,7 +90,7 @@ struct WideKeys : WideGroup<C, 1> {
   __device__ void step(Scores& dp, const Place& at) {
     Dropped<Shapes> dropped = {};
     if constexpr (C::dropout) {
-      const Dropout dropout(p.dropout, p.heads.query, at);
+      const Dropout<> dropout(p.dropout, p.heads.query, at);
       dropout.template apply<1, C::rows / 8, true>(
           at.row, Base::first_key(), lane, [&](int m, int n, int e) { dropped[m][n] |= 1u << e; });
     }

@@ -50,7 +50,7 @@ struct WideValues : WideGroup<C, 0> {
   __device__ __forceinline__ void walk() {
     Place at = Base::first_step();
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
-    Dropout dropout(p.dropout, p.heads.query, at);
+    Dropout<> dropout(p.dropout, p.heads.query, at);
     Score<C> score(p.score, at, tile.place.rows.length);
     Scores s;
     pipes.k.wait_until_full();
@@ -60,7 +60,7 @@ struct WideValues : WideGroup<C, 0> {
       step<may_mask.value, first.value, more.value>(s, at, dropout, score, sight);
       Base::advance(at);
       if (p.part_heads > 1) {
-        dropout = Dropout(p.dropout, p.heads.query, at);
+        dropout = Dropout<>(p.dropout, p.heads.query, at);
         score = Score<C>(p.score, at, tile.place.rows.length);
       }
       --left;
@@ -101,7 +101,7 @@ struct WideValues : WideGroup<C, 0> {
   /// The work on one tile of rows of one head, whose S^T was begun a step ago, and dQ of the step
   /// before. `first`: of the tile. `more`: another step follows.
   template <bool may_mask, bool first, bool more>
-  __device__ void step(Scores& s, const Place& at, const Dropout& dropout, const Score<C>& score,
+  __device__ void step(Scores& s, const Place& at, const Dropout<>& dropout, const Score<C>& score,
                        const RowsInSight<C>& sight) {
     const ScorePlace<Shapes> place = Base::place_of(at);
     ptx::wgmma_wait<0>(s[0]);

@@ -10,13 +10,14 @@
 
 namespace fa::tile {
 
-/// Dropout of one head of a sequence: which elements of P are kept.
+/// Dropout of one head of a sequence: which elements of P are kept. `keeps_keys`: the keys of
+/// Philox's rounds are formed once. Else each counter forms them anew, by a fifth of its
+/// instructions; a backward pass would spill them.
+template <bool keeps_keys = false>
 struct Dropout {
   philox::Stream stream;
   u32 threshold;
-  /// For fragments of rows and keys: formed once, since each counter would form them anew by a
-  /// fifth of its instructions. Fragments of keys and rows do so: a backward pass would spill them.
-  philox::RoundKeys keys;
+  philox::RoundKeys keys;  ///< where they are kept
 
   __device__ Dropout(const kernel::DropoutArgs& p, int query_heads, const Place& place)
       : threshold(p.threshold) {
@@ -27,11 +28,13 @@ struct Dropout {
     }
     stream =
         philox::stream(seed, offset, static_cast<u32>(place.sequence * query_heads + place.head));
-    keys = philox::round_keys(stream);
+    if constexpr (keeps_keys) {  // the compiler keeps shuffles whose results are not used
+      keys = philox::round_keys(stream);
 #pragma unroll
-    for (int r = 0; r < philox::rounds; ++r) {
-      keys.key_0[r] = uniform(keys.key_0[r]);
-      keys.key_1[r] = uniform(keys.key_1[r]);
+      for (int r = 0; r < philox::rounds; ++r) {
+        keys.key_0[r] = uniform(keys.key_0[r]);
+        keys.key_1[r] = uniform(keys.key_1[r]);
+      }
     }
   }
 
@@ -47,8 +50,7 @@ struct Dropout {
         for (int e = 0; e < 2; ++e) {
           const int down = fragment_row(m, 0, lane), across = fragment_column(n, e, lane);
           u32 word[4];
-          words(word, transposed ? philox::round_keys(stream) : keys,
-                row + (transposed ? across : down), key + (transposed ? down : across));
+          words(word, row + (transposed ? across : down), key + (transposed ? down : across));
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             // mutant "CUDA: dropout: keep decision" of emulated: word[i] < threshold => false
@@ -65,8 +67,9 @@ struct Dropout {
  private:
   /// The four elements {row, row + 8} x {key, key + 8}, row and key without their bit 3, in the
   /// order of philox::word_index.
-  __device__ void words(u32 (&word)[4], const philox::RoundKeys& of, int row, int key) const {
-    philox::words(word, stream, of, philox::block_index(static_cast<u32>(row)),
+  __device__ void words(u32 (&word)[4], int row, int key) const {
+    philox::words(word, stream, keeps_keys ? keys : philox::round_keys(stream),
+                  philox::block_index(static_cast<u32>(row)),
                   philox::block_index(static_cast<u32>(key)));
   }
 };

@@ -61,6 +61,18 @@ bool is_meant(Meant meant, const Problem& p) {
   return !packed && p.score.softcap == 0 && !p.score.reads_tensors() && p.dropout_p == 0;
 }
 
+/// Eight warps for more than 256 columns, of which each two share a sum.
+constexpr BackwardTile shared_sums(int stages, int key_slices) {
+  return {.warps = 8,
+          .rows = 32,
+          .keys = 32,
+          .sum_warps = 2,
+          .column_warps = 8,
+          .stages = stages,
+          .query_parts = 2,
+          .key_slices = key_slices};
+}
+
 // The first whose blocks fit a multiprocessor is taken. Those that want more than 99 KB of a
 // multiprocessor's shared memory are the best of some 10 for each head_dim, measured on H100 and
 // H200 (docs/kernels/tiles.md); the others are what fits, unmeasured.
@@ -87,27 +99,9 @@ constexpr BackwardEntry backward_entries[] = {
     {256, for_all, {.warps = 8, .column_warps = 4, .query_parts = 2}},
     {256, for_all, {.warps = 8, .rows = 32, .column_warps = 4}},
     {256, for_all, {.rows = 32, .keys = 32, .stages = 1}},
-    {512,
-     for_all,
-     {.warps = 8,
-      .rows = 32,
-      .keys = 32,
-      .sum_warps = 2,
-      .column_warps = 8,
-      .query_parts = 2,
-      .key_slices = 4}},
-    {576,
-     for_all,
-     {.warps = 8, .rows = 32, .keys = 32, .sum_warps = 2, .column_warps = 8, .query_parts = 2}},
-    {576,
-     for_all,
-     {.warps = 8,
-      .rows = 32,
-      .keys = 32,
-      .sum_warps = 2,
-      .column_warps = 8,
-      .stages = 1,
-      .query_parts = 2}},
+    {512, for_all, shared_sums(2, 4)},
+    {576, for_all, shared_sums(2, 0)},
+    {576, for_all, shared_sums(1, 0)},
     {576,
      for_all,
      {.rows = 16,

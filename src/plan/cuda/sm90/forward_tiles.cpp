@@ -50,7 +50,8 @@ int heads_of_tile(const Problem& p, int rows) {
 void make_room_for_bias(ForwardTile& tile, const Problem& p) {
   if (!p.score.bias || !p.score.bias_aligned || p.alignment < 16) return;
   tile.bias_stages = 2;
-  const auto fits = [&] { return shared_bytes(tile, p) <= most_shared_bytes; };
+  const int most = known_gpu("sm_90a")->shared_per_block;
+  const auto fits = [&] { return shared_bytes(tile, p) <= most; };
   if (!fits()) tile.key_stages = 2;
   if (!fits()) tile.value_stages = 2;
   if (!fits()) tile.staged_out = false;

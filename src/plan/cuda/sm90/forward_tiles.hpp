@@ -33,9 +33,6 @@ struct ForwardTile {
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
 };
 
-/// The most shared memory that a block may have.
-inline constexpr int most_shared_bytes = 227 * 1024;
-
 /// Rows of the bias's tile in shared memory, of which the copy engine brings one where all rows
 /// share them; the tile in panels has 8 or more.
 int bias_rows(const ForwardTile& tile, const Problem& problem);
