@@ -20,7 +20,8 @@ PACKED_MEDIAN, PACKED_SIGMA, PACKED_RANGE = 512, 1.0, (8, 8192)  # tokens of a p
 
 @dataclass(frozen=True)
 class Cell:
-    work: str  # "forward", "backward" (alone), "decode", or one of HOST_WORKS
+    # "forward", "backward" (alone), "training" (both ways), "decode", or one of HOST_WORKS
+    work: str
     dtype: str
     batch: int
     seqlen_q: int
@@ -50,7 +51,7 @@ class Cell:
     @property
     def flops(self) -> float:
         work = 4.0 * self.pairs * self.head_dim * self.heads_q
-        return work * (2.5 if self.work == "backward" else 1)
+        return work * {"backward": 2.5, "training": 3.5}.get(self.work, 1)
 
     @property
     def key_bytes(self) -> int:
@@ -65,11 +66,11 @@ class Cell:
 
     @property
     def needs_gradients(self) -> bool:
-        return self.work in ("backward", "host_forward", "host_forward_backward")
+        return self.returns_gradients or self.work == "host_forward"
 
     @property
     def returns_gradients(self) -> bool:
-        return self.work in ("backward", "host_forward_backward")
+        return self.work in ("backward", "training", "host_forward_backward")
 
     def as_json(self) -> dict:
         return asdict(self) | {"flops": self.flops, "key_bytes": self.key_bytes}

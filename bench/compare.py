@@ -34,8 +34,8 @@ examples:
                                                        what a change gave
   bench/compare.py --from cpu.json --plot cpu.png      table and plot of an earlier run
 
-FLOPs as the paper counts: 4 Sq Sk D H B, half of it when causal, backward 2.5 times forward; of
-packed sequences the sum, with a window 4 D H for each pair that is visible.
+FLOPs as the paper counts: 4 Sq Sk D H B, half of it when causal, backward 2.5 times forward,
+training 3.5 times; of packed sequences the sum, with a window 4 D H for each pair that is visible.
 Exit status: 1 where a result of this library is wrong, 2 for wrong usage."""
 
 DEFAULTS = {
@@ -156,8 +156,9 @@ def new_parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--passes",
         nargs="+",
-        choices=["forward", "backward", "decode"],
-        help="all; backward: it alone; decode: one query against 4k and 8k keys (CPU only)",
+        choices=["forward", "backward", "training", "decode"],
+        help="all but training; backward: it alone; training: forward and backward; decode: one"
+        " query against 4k and 8k keys (CPU only)",
     )
     grid.add_argument(
         "--dtypes", nargs="+", choices=["float32", "float16", "bfloat16"], help="float32 bfloat16"
