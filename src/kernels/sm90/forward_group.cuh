@@ -74,7 +74,7 @@ struct ForwardGroup {
       const bool sees = own.begin < own.end;
       // With one place for Q, the next Q comes too late to wait for it.
       constexpr bool ahead = C::query_stages > 1;
-      const bool at_once = ahead && values_due && sees && own.end == tile.end;
+      const bool at_once = ahead && sees && own.end == tile.end;
       Scores s;
       if (values_due && !at_once) multiply<true, false>(s);
       if (!ahead && rows_due) finish(before);
@@ -87,44 +87,45 @@ struct ForwardGroup {
       if (values_later) pass_by_keys();
       const Score<C> score(p.score, tile.place, tile.k_len);
       const Dropping dropout(p.dropout, p.heads.query, tile.place);
-      if (sees) pipes.q.wait_until_full();
       Softmax first;
-      if (at_once) multiply<true, true>(s, [&] { exponentiate_first(s, first, score); });
+      if (sees) {
+        pipes.q.wait_until_full();
+        const auto begin = [&] { exponentiate_first(s, first, score); };
+        if (values_due && at_once) {
+          multiply<true, true>(s, begin);
+        } else {
+          multiply<false, true>(s, begin);
+        }
+      }
       if (ahead && rows_due) finish(before);
       if (!more) break;
       clear(o);
       softmax = first;
-      unseen = !at_once || __any_sync(~0u, softmax.has_unseen());
+      unseen = !sees || __any_sync(~0u, softmax.has_unseen());
       before = tile;
       rows_due = true;
-      values_due = at_once;
-      int step = own.end - 1;
-      if (at_once) {
+      if (sees) {
         probabilities = as_left<Element>(s);
-        drop(step--, dropout);
-      } else if (sees) {
-        multiply<false, true>(s);
+        drop(own.end - 1, dropout);
       }
       if (values_later) pass_by_values();
-      bool anew = !at_once;  // S of the step is there, and P wants the true maximum
-      while (step >= own.begin) {
-        for (; !anew && step >= own.full_begin && step < own.full_end; step -= !anew) {
+      int step = own.end - 2;
+      const auto steps_to = [&](int end, auto may_mask) {
+        for (; step >= own.begin && step >= end; --step) {
           multiply<true, true>(s);
-          anew = !exponentiate(s, step, score);
-          if (!anew) drop(step, dropout);
+          exponentiate<may_mask.value>(s, step, score);
+          drop(step, dropout);
         }
-        if (step < own.begin) break;
-        if (!anew) multiply<true, true>(s);
-        exponentiate_anew(s, step, score, anew && values_due);
-        drop(step--, dropout);
-        anew = false;
-        values_due = true;
-      }
+      };
+      steps_to(own.full_end, Flag<true>());
+      steps_to(own.full_begin, Flag<false>());
+      if constexpr (C::window_left) steps_to(own.begin, Flag<true>());
       if (tile.begin < tile.end) {
         // Also where it is not read: a warp that lets a phase go by takes the next one for passed.
         if (!sees) pipes.q.wait_until_full();
         pipes.q.release(lane);
       }
+      values_due = sees;
       if (own.begin > tile.begin) {
         multiply<true, false>(s);
         values_due = false;
@@ -257,37 +258,31 @@ struct ForwardGroup {
     }
   }
 
-  /// S := P of a tile's first step (line 9), with its own maximum: the bits of exponentiate_anew,
-  /// since whether a tile comes after another may not be seen in its result.
+  /// S := P of a tile's first step (line 9), with its own maximum.
   __device__ void exponentiate_first(Scores& s, Softmax& first, const Score<C>& score) {
     form<true>(s, own.end - 1, score);
     first.begin(s, factor);
   }
 
-  /// P = exp(S - m) with the maximum and sum so far (line 9), of a step without a mask; false where
-  /// it needs the true maximum. Nothing stands between the waits of the turn and the exponentials,
-  /// so that the compiler begins these while the product with V is under way.
-  __device__ bool exponentiate(Scores& s, int step, const Score<C>& score) {
+  /// P = exp(S - m) with the running maximum and sum (line 9). Without a mask nothing stands
+  /// between the waits of the turn and the exponentials, so that the compiler begins these while
+  /// the product with V is under way.
+  template <bool may_mask>
+  __device__ void exponentiate(Scores& s, int step, const Score<C>& score) {
+    constexpr bool rises = C::alibi_rises && !may_mask;  // then S may stay the product
+    if constexpr (!rises) form<may_mask>(s, step, score);
     float added[1][2];
-    if constexpr (C::alibi_rises) {
+    if (may_mask && unseen) renew_maximum(s);
+    if constexpr (rises) {
       probabilities = rising_probabilities(s, step, score, added);
     } else {
-      form<false>(s, step, score);
       probabilities = softmax.probabilities(s, added, factor);
     }
     const bool beyond = __any_sync(~0u, softmax.beyond(added, Element::largest_p));
-    if (beyond || unseen) return false;  // rare
-    softmax.add(added);
-    return true;
-  }
-  /// The same of any step, with the true maximum where it is needed. `formed`: S has its scores.
-  __device__ void exponentiate_anew(Scores& s, int step, const Score<C>& score, bool formed) {
-    if (C::alibi_rises || !formed) form<true>(s, step, score);
-    float added[1][2];
-    for (bool renews = formed || unseen;; renews = true) {
-      if (renews) renew_maximum(s);
+    if (beyond || (!may_mask && unseen)) {  // rare: with the true maximum
+      if constexpr (rises) form<false>(s, step, score);
+      renew_maximum(s);
       probabilities = softmax.probabilities(s, added, factor);
-      if (renews || !__any_sync(~0u, softmax.beyond(added, Element::largest_p))) break;
     }
     softmax.add(added);
   }

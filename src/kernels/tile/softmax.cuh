@@ -97,9 +97,8 @@ struct OnlineSoftmax {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           s[m][n][e] = ptx::exp2(fmaf(s[m][n][e], factor, shift(m, e / 2)));
+          added[m][e / 2] += s[m][n][e];
         }
-        added[m][0] += s[m][n][0] + s[m][n][1];
-        added[m][1] += s[m][n][2] + s[m][n][3];
       }
     }
   }
@@ -109,7 +108,7 @@ struct OnlineSoftmax {
     return Element::headroom - finite_maximum(maximum[m][h]);
   }
 
-  /// The same, bit for bit, but rounded, as operand A of the product with V; S stays.
+  /// The same, rounded, as operand A of the product with V; S stays.
   template <int n_tiles>
   __device__ KeptSlices<n_tiles / 2, m_tiles> probabilities(const float (&s)[m_tiles][n_tiles][4],
                                                             float (&added)[m_tiles][2],

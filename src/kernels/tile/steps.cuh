@@ -18,9 +18,8 @@ template <int keys>
 __device__ Steps steps_between(const mask::KeyRange& first, const mask::KeyRange& last,
                                long long begin, long long end) {
   if (end <= begin) return {0, 0, 0, 0};
-  const long long full_begin = last.begin > begin ? last.begin : begin;
   return {static_cast<int>(begin / keys), static_cast<int>((end + keys - 1) / keys),
-          static_cast<int>((full_begin + keys - 1) / keys), static_cast<int>(first.end / keys)};
+          static_cast<int>((last.begin + keys - 1) / keys), static_cast<int>(first.end / keys)};
 }
 
 /// Steps of `count` rows from `first` on, in the forward pass; `split`: number of the keys' split.
