@@ -36,7 +36,7 @@ def measured(tmp_path_factory):
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("compare")
     more = ["--rounds", 3, "--json", folder / "result.json", "--plot", folder / "plot.png", *SDPA]
-    done = run("--passes", "forward", "backward", "--both", *TINY, *more)
+    done = run("--passes", "forward", "backward", "training", "--both", *TINY, *more)
     assert done.returncode == 0, done.stderr
     (folder / "table.txt").write_text(done.stdout)
     return folder
@@ -53,7 +53,7 @@ def test_json_tells_where_from_and_every_round(measured):
     assert {"name", "driver", "threads"} <= set(result["machine"])
     cells = result["cells"]
     asked = {(c["work"], c["causal"], c["seqlen_q"]) for c in cells}
-    assert len(cells) == len(asked) == 8
+    assert len(cells) == len(asked) == 12
     for cell in cells:
         assert len(cell["rounds"]) == 3 * cell["measurements"]
         assert not cell["wrong"] and not cell["left_out"]
@@ -67,7 +67,8 @@ def test_flops_are_the_papers(measured):
     for cell in cells:
         assert cell["batch"] * cell["seqlen_q"] == 256 and cell["heads_q"] * 64 == 256
         full_forward = 4 * 256 * cell["seqlen_k"] * 256
-        factor = (2.5 if cell["work"] == "backward" else 1) * (0.5 if cell["causal"] else 1)
+        of_forward = {"forward": 1, "backward": 2.5, "training": 3.5}[cell["work"]]
+        factor = of_forward * (0.5 if cell["causal"] else 1)
         assert cell["flops"] == full_forward * factor
 
 
