@@ -4,7 +4,6 @@
 
 #include "ptx/bulk_copy.cuh"
 #include "sm90/backward_shapes.cuh"
-#include "tile/form_gradients.cuh"
 #include "tile/rows_in_sight.cuh"
 #include "tile/stage_filler.cuh"
 
@@ -63,15 +62,7 @@ struct BackwardCopies {
     tile.end = sight.last_row < sight.first_row ? tile.begin : sight.last_row + C::rows;
     tile.full_begin = full.begin;
     tile.full_end = full.end;
-    tile.ds_bits = ds_bits();
     return true;
-  }
-  /// Here, since a loop before a group's own loop of steps would cost that its uniform registers:
-  /// 21 more instructions of 540 in each step.
-  __device__ int ds_bits() const {
-    if (!Format<C::element>::scales_gradients || tile.begin == tile.end) return 0;
-    return static_cast<int>(
-        gradient_bits<C>(p.backward, tile.place, {tile.place.sequence, tile.query_head, 0, {}}));
   }
   __device__ RowsInSight<C> rows_in_sight() const {
     return {p.backward.window, tile.q_len, tile.place.rows.length, tile.place.row};
@@ -85,8 +76,8 @@ struct BackwardCopies {
       const Place& place = tile.place;
       const auto word = [](int x) { return static_cast<u32>(x); };
       const auto begin = static_cast<unsigned long long>(place.rows.begin);
-      ptx::store_shared(at, uint4{word(place.sequence), word(place.head), word(place.row),
-                                  word(more ? tile.ds_bits + ds_bits_zero : 0)});
+      ptx::store_shared(
+          at, uint4{word(place.sequence), word(place.head), word(place.row), more ? 1u : 0u});
       ptx::store_shared(at + 16, uint4{word(place.rows.extent), word(place.rows.length),
                                        static_cast<u32>(begin), static_cast<u32>(begin >> 32)});
       ptx::store_shared(at + 32, uint4{word(tile.part), word(tile.query_head), word(tile.q_len),

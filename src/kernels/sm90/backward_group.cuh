@@ -58,6 +58,7 @@ struct BackwardGroup {
   u32 key_stage = 0, value_stage = 0;  ///< of K and V, in bytes from the first
   float dk[1][dk_tiles][4];
   float dv[1][dv_tiles][4];
+  float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
   const float factor;
 
   __device__ BackwardGroup(const kernel::BackwardParams& params, u32 base, int computing_warp)
@@ -97,6 +98,7 @@ struct BackwardGroup {
   __device__ __forceinline__ void walk() {
     const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
     Place at{tile.place.sequence, tile.query_head, 0, {0, tile.q_len, tile.q_len}};
+    if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
     Dropout<> dropout(p.dropout, p.heads.query, at);
     Score<C> score(p.score, at, tile.place.rows.length);
     pipes.k.wait_until_full();
@@ -196,7 +198,7 @@ struct BackwardGroup {
       scale_by(dp, p.dropout.keep_scale);
       drop<Shapes>(dp, dropped);
     }
-    const float ds_scale = power_of_2<Element>(tile.ds_bits - Element::gradient_headroom);
+    const float ds_scale = power_of_2<Element>(ds_bits - Element::gradient_headroom);
     const u32 delta = pipes.delta();
     if constexpr (keeps_p) {
       form_gradients<Shapes>(s, dp, ds_scale, place, delta);
@@ -205,7 +207,7 @@ struct BackwardGroup {
     }
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
       add_bias_gradient<Shapes>(p, {at.sequence, at.head, tile.q_len, tile.place.rows.length}, dp,
-                                power_of_2<Element>(-tile.ds_bits), at.row, key0, warp, lane);
+                                power_of_2<Element>(-ds_bits), at.row, key0, warp, lane);
     }
     if constexpr (Score<C>::has_slope) multiply_by(dp, slopes);  // not the bias's gradient
     const Operand ds_left = as_left<Element>(dp);
@@ -263,7 +265,7 @@ struct BackwardGroup {
   /// dQ to where the adder takes it. A warp that added to global memory by itself waited for it at
   /// its next loads of shared memory: 16% of the time at 128 columns.
   __device__ void put_query(float (&dq)[1][dq_tiles][4]) const {
-    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-tile.ds_bits));
+    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     sums.wait_until_empty();
     put_fragment(sums.stage() + warp % 4 * Shapes::warp_sum_bytes, dq, lane);
   }
@@ -278,7 +280,7 @@ struct BackwardGroup {
   /// dK and dV of the tile (line 18).
   __device__ void store() {
     // mutant "CUDA: dk of sm90" of emulated: p.gradient_scale => 1.0f
-    const float dk_scale = p.gradient_scale * power_of_2<Element>(-tile.ds_bits);
+    const float dk_scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
     const float dv_scale = value_scale<C>(p);
     if (p.parts.value > 1) {
       add_keys(dk_scale, dv_scale);

@@ -159,8 +159,6 @@ struct KeysInHand {
   int q_len;        ///< rows of the sequence that count
   int padded_tile;  ///< the sequence's first tile of rows among the padded ones
   int begin, end, full_begin, full_end;
-  /// For float16: dS is multiplied by 2 to this power, so that it fits its format (gradient_bits).
-  int ds_bits;
 };
 
 template <class C>
@@ -204,9 +202,6 @@ __device__ long long sum_move(const kernel::BackwardParams& p, const KeysInHand&
   return move;
 }
 
-/// What stands for ds_bits of 0 where a tile is told; 0 is that there is no tile.
-inline constexpr int ds_bits_zero = 256;
-
 /// Reads the next tile, as BackwardCopies::hand_out has told it; false where there is none.
 template <typename TilePipe>
 __device__ bool take_tile(TilePipe& tiles, int lane, KeysInHand& tile) {
@@ -226,8 +221,7 @@ __device__ bool take_tile(TilePipe& tiles, int lane, KeysInHand& tile) {
           number_of(d.x),
           number_of(d.y),
           number_of(d.z),
-          number_of(d.w),
-          number_of(a.w) - ds_bits_zero};
+          number_of(d.w)};
   return a.w != 0;
 }
 

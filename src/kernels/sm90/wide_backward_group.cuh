@@ -51,6 +51,7 @@ struct WideGroup {
   const PanelOperand<PeerPanels, kernel::Major::mn> query_peer_k;
 
   KeysInHand tile;
+  float ds_bits = 0;  ///< dS is multiplied by 2 to their power, so that it fits its format
 
   __device__ WideGroup(const kernel::BackwardParams& params, u32 base, int block_rank,
                        int group_warp)
@@ -80,10 +81,11 @@ struct WideGroup {
     return column / Tile::panel * Tile::panel_bytes + column % Tile::panel * 2;
   }
 
-  /// The place of the tile's first step. It sets dq_sum.
+  /// The place of the tile's first step. It sets ds_bits and dq_sum.
   __device__ Place first_step() {
     const Place at{
         tile.place.sequence, tile.query_head, start_of<C>(tile), {0, tile.q_len, tile.q_len}};
+    if constexpr (Element::scales_gradients) ds_bits = gradient_bits<C>(p, tile.place, at);
     const long long row = padded_row<C>(p, tile, at);
     const int column = Shapes::first_column(rank, group) - rank * Shapes::half;
     dq_sum = Shapes::QuerySum::part_of(p.dq_sum + row * Shapes::depth, keys_warp, 0) +
@@ -142,7 +144,7 @@ struct WideGroup {
       ptx::mbarrier_arrive_remote(
           ptx::of_block(shared + Shapes::scores_free + 8 * slot_before(), lane));
     }
-    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-tile.ds_bits));
+    if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     if constexpr (C::deterministic) {
       pass_turn();
       ptx::wait_for_turn(dq_counter, dq_turn);

@@ -36,7 +36,7 @@ struct WideKeys : WideGroup<C, 1> {
       if (tile.begin < tile.end) walk();
       // mutant "CUDA: dk of wide heads" of emulated: p.gradient_scale => 1.0f
       Base::template store<0, C::head_dim>(dk, p.dk,
-                                           p.gradient_scale * power_of_2<Element>(-tile.ds_bits));
+                                           p.gradient_scale * power_of_2<Element>(-Base::ds_bits));
     }
   }
 
@@ -100,11 +100,11 @@ struct WideKeys : WideGroup<C, 1> {
       drop<Shapes>(dp, dropped);
     }
     form_gradients<Shapes>(take(), dp,
-                           power_of_2<Element>(tile.ds_bits - Element::gradient_headroom),
+                           power_of_2<Element>(Base::ds_bits - Element::gradient_headroom),
                            Base::place_of(at), pipes.delta());
     if constexpr (bias_gradient_of<C> != BiasGradient::none) {
       add_bias_gradient<Shapes>(p, {at.sequence, at.head, tile.q_len, tile.place.rows.length}, dp,
-                                power_of_2<Element>(-tile.ds_bits), at.row, Base::first_key(),
+                                power_of_2<Element>(-Base::ds_bits), at.row, Base::first_key(),
                                 Base::keys_warp, lane);
     }
     const Operand ds = as_left<Element>(dp);

@@ -123,25 +123,6 @@ __device__ void hide_unseen(typename S::Scores& x, const RowsInSight<typename S:
   }
 }
 
-/// Of a row: dP - delta, times a power of 2 where the format needs it. One multiply-add of delta
-/// times that, which gives the same bits as a subtraction before.
-template <typename Element>
-struct ScaledDifference {
-  float scale, scaled_delta;
-
-  // mutant "CUDA: delta" of emulated: delta * scale_ => 0
-  __device__ ScaledDifference(float delta, float scale_)
-      : scale(scale_), scaled_delta(delta * scale_) {}
-
-  __device__ float operator()(float dp) const {
-    if constexpr (Element::scales_gradients) {
-      return fmaf(dp, scale, -scaled_delta);
-    } else {
-      return dp - scaled_delta;
-    }
-  }
-};
-
 /// dS^T = P^T (dP^T - delta) (line 14) times `scale`, of P as the products have it. `delta_at`: the
 /// tile's delta in shared memory.
 template <class S>
@@ -151,8 +132,8 @@ __device__ void form_gradients(const typename S::Operand& p_left, typename S::Sc
   const int row0 = place.row_in_tile();
 #pragma unroll
   for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
-    const float2 delta = ptx::load_floats(delta_at + 4 * (row0 + 8 * n));
-    const ScaledDifference<Element> difference[2] = {{delta.x, scale}, {delta.y, scale}};
+    const float2 pair = ptx::load_floats(delta_at + 4 * (row0 + 8 * n));
+    const float delta[2] = {pair.x, pair.y};
 #pragma unroll
     for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
 #pragma unroll
@@ -162,7 +143,8 @@ __device__ void form_gradients(const typename S::Operand& p_left, typename S::Sc
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& y = dp[m][n][2 * h + e];
-          y = x[e] * difference[e](y);
+          // mutant "CUDA: delta" of emulated: y - delta[e] => y
+          y = x[e] * ((y - delta[e]) * scale);
         }
       }
     }
@@ -177,14 +159,12 @@ __device__ void form_gradients(const typename S::Scores& p, typename S::Scores& 
 #pragma unroll
   for (int n = 0; n < S::ScoreGrid::n_tiles; ++n) {
     const float2 delta = ptx::load_floats(delta_at + 4 * (row0 + 8 * n));
-    const ScaledDifference<typename S::Element> difference[2] = {{delta.x, scale},
-                                                                 {delta.y, scale}};
 #pragma unroll
     for (int m = 0; m < S::ScoreGrid::m_tiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float& y = dp[m][n][i];
-        y = p[m][n][i] * difference[i % 2](y);
+        y = p[m][n][i] * ((y - (i % 2 == 0 ? delta.x : delta.y)) * scale);
       }
     }
   }
