@@ -20,8 +20,7 @@ PACKED_MEDIAN, PACKED_SIGMA, PACKED_RANGE = 512, 1.0, (8, 8192)  # tokens of a p
 
 @dataclass(frozen=True)
 class Cell:
-    # "forward", "backward" (alone), "training" (both ways), "decode", or one of HOST_WORKS
-    work: str
+    work: str  # "forward", "backward" (alone), "training" (both), "decode", one of HOST_WORKS
     dtype: str
     batch: int
     seqlen_q: int

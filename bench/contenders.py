@@ -149,7 +149,9 @@ def _uncapped(device: str, family: str) -> Contender:
 def _deterministic(device: str, family: str) -> Contender:
     """What the order of a deterministic backward pass costs."""
     ours = _ours(device, family, deterministic=True)
-    return replace(ours, name=DETERMINISTIC, takes_part=lambda cell: cell.work == "backward")
+    return replace(
+        ours, name=DETERMINISTIC, takes_part=lambda cell: cell.work in ("backward", "training")
+    )
 
 
 def _bind_flash_attn(module: Any, device: str, more: dict[str, Any], cell: Cell) -> Attend:
