@@ -65,10 +65,10 @@ TEST(Races, AThousandRunsGiveTheSameBits) {
 /// The same, right as well as repeatable.
 TEST(Races, TheChosenProblemsAreRight) { expect_right(chosen()); }
 
-/// Small ones of each kind of loop, for compute-sanitizer's racecheck, which had not got through
+/// Small ones of each kind of loop, for compute-sanitizer, whose racecheck had not got through
 /// those above in two minutes: one group of warps, turns, turns with the slow path of the maximum,
 /// split keys.
-TEST(Races, SmallProblemsAreRight) {
+void expect_small_ones_right(Family family) {
   std::vector<check::Spec> specs;
   specs.push_back(problem({.rows = 70, .keys = 150, .heads_q = 1, .dim = 128}));
   specs.push_back(problem({.rows = 140, .keys = 200, .heads_q = 1, .dim = 64}));
@@ -78,8 +78,15 @@ TEST(Races, SmallProblemsAreRight) {
   specs.back().score_size = 30;
   specs.push_back(problem({.rows = 2, .keys = 1300, .heads_q = 2, .dim = 64}));
   // One after the other: racecheck loses track of launches from several threads.
-  for (const check::Spec& spec : specs) expect_right({spec});
+  for (check::Spec& spec : specs) {
+    spec.family = family;
+    expect_right({spec});
+  }
 }
+
+TEST(Races, SmallProblemsOfSm80AreRight) { expect_small_ones_right(Family::sm80); }
+
+TEST(Races, SmallProblemsOfTheGpusFamilyAreRight) { expect_small_ones_right(Family::automatic); }
 
 }  // namespace
 }  // namespace fa::test

@@ -209,6 +209,7 @@ __device__ bool take_tile(TilePipe& tiles, int lane, KeysInHand& tile) {
   const u32 at = tiles.stage();
   const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
               c = uniform(ptx::load_shared(at + 32)), d = uniform(ptx::load_shared(at + 48));
+  __syncwarp();  // all lanes have read it
   tiles.release(lane);
   const auto number_of = [](u32 x) { return static_cast<int>(x); };
   const Side keys{static_cast<long long>(b.z | static_cast<unsigned long long>(b.w) << 32),

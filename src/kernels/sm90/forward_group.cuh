@@ -146,6 +146,7 @@ struct ForwardGroup {
     const uint4 a = uniform(ptx::load_shared(at)), b = uniform(ptx::load_shared(at + 16)),
                 c = uniform(ptx::load_shared(at + 32)),
                 d = uniform(ptx::load_shared(at + 48 + 16 * group));
+    __syncwarp();  // all lanes have read it
     pipes.tiles.release(lane);
     const auto begin = static_cast<long long>(b.x | static_cast<unsigned long long>(b.y) << 32);
     tile = {{static_cast<int>(a.x),

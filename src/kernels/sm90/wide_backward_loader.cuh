@@ -64,6 +64,7 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
       if (lane == 0) ptx::mbarrier_arrive_expect(there, 16);
       ptx::mbarrier_wait_cluster(there, parity);
       index = uniform(static_cast<int>(ptx::load_shared(at).x));
+      __syncwarp();  // all lanes have read it
       if (lane == 0) {
         ptx::mbarrier_arrive_remote(ptx::of_block(shared + Shapes::claim_free, 0));
       }

@@ -136,6 +136,7 @@ struct WideValues : WideGroup<C, 0> {
       ptx::wgmma_fence(dv_rest[0]);
       begin_product<number>(dv_rest[0], kept, value_dout, piece.offset);
     }
+    __syncwarp();  // all lanes have read LSE
     pipes.q.release(lane);
     if constexpr (more) begin_scores(s);
     ptx::wgmma_wait<2 * !first + rest + more>(dv[0]);

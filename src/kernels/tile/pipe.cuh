@@ -39,7 +39,7 @@ struct Pipe {
   __device__ void wait_until_full() const { ptx::mbarrier_wait(full(), parity); }
   __device__ void wait_until_empty() const { ptx::mbarrier_wait(empty(), parity ^ 1); }
 
-  /// The warp is done with the stage.
+  /// The warp is done with the stage: after a `__syncwarp`, where its lanes read it by themselves.
   __device__ void release(int lane) {
     if (lane == 0) ptx::mbarrier_arrive(empty());
     next();
