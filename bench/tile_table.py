@@ -4,21 +4,24 @@
 Each problem is one run of the program `tiles` (build/bench/tiles --search), which makes the
 candidates as the plan does, holds their results against the planned tile's and times them in
 shuffled rounds. The table says where the plan's tile is not the best; the JSON has every run.
+--plan writes the plan's own table of family sm90: of each head_dim and mask the tile that is the
+fastest in the mean over the lengths, if by 1% faster than the planned one.
 
-  bench/tile_table.py --json tiles.json --out tiles.md
+  bench/tile_table.py --json tiles.json --out tiles.md --plan src/plan/cuda/sm90/forward_tile_table.hpp
   bench/tile_table.py --head-dims 128 --seqlens 512 4096 --more=--family --more=sm80
   bench/tile_table.py --from tiles.json                     # the table again, without a GPU
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 PROGRAM = Path(__file__).resolve().parents[1] / "build" / "bench" / "tiles"
 WITHIN_NOISE = 1.01  # of the planned tile's time
@@ -39,6 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--tiles", type=Path, default=PROGRAM, help="the program (build/bench/tiles)")
     add("--json", type=Path, help="write every run to this file")
     add("--out", type=Path, help="write the table to this file as well")
+    add("--plan", type=Path, help="write the tiles into this file of the plan, which exists")
     add("--from", dest="source", type=Path, help="make the table of this file; time nothing")
     return parser.parse_args(arguments)
 
@@ -64,11 +68,25 @@ def search(options: argparse.Namespace) -> Iterable[dict]:
             yield json.loads(result.read_text())
 
 
+def text_of(runs: list[dict]) -> str:
+    """JSON with a line for each tile."""
+    parts = []
+    for run in runs:
+        tiles = ",\n  ".join(json.dumps(tile) for tile in run["tiles"])
+        rest = json.dumps({name: value for name, value in run.items() if name != "tiles"})
+        parts.append(f'{rest[:-1]},\n "tiles": [\n  {tiles}]}}')
+    return "[" + ",\n".join(parts) + "]\n"
+
+
+def timed(run: dict) -> list[dict]:
+    return [tile for tile in run["tiles"] if "ratio" in tile]
+
+
 def row_of(run: dict) -> str:
     problem = run["problem"]
-    timed = [tile for tile in run["tiles"] if "ratio" in tile]
-    planned = next(tile for tile in timed if tile["planned"])
-    best = max(timed, key=lambda tile: tile["ratio"])
+    tiles = timed(run)
+    planned = next(tile for tile in tiles if tile["planned"])
+    best = max(tiles, key=lambda tile: tile["ratio"])
     rate = problem["flops"] / median(planned["milliseconds"]) * 1e-9
     other = differences(planned, best) if best["ratio"] >= WITHIN_NOISE else ""
     ratio = f"{best['ratio']:.2f}" if other else "1.00"
@@ -82,6 +100,50 @@ def differences(planned: dict, best: dict) -> str:
     return ", ".join(f"{name} {planned['tile'][name]} -> {best['tile'][name]}" for name in names)
 
 
+def mean_ratio(tile: dict, runs: list[dict]) -> float:
+    """The geometric mean over the runs; 0 where one of them lacks the tile."""
+    ratios = []
+    for run in runs:
+        found = [one["ratio"] for one in timed(run) if one["tile"] == tile]
+        if not found:
+            return 0.0
+        ratios.append(found[0])
+    return geometric_mean(ratios)
+
+
+def best_tile(runs: list[dict]) -> dict:
+    tiles = timed(runs[0])
+    planned = next(one["tile"] for one in tiles if one["planned"])
+    best = max((one["tile"] for one in tiles), key=lambda tile: mean_ratio(tile, runs))
+    return best if mean_ratio(best, runs) >= WITHIN_NOISE else planned
+
+
+def write_plan(path: Path, runs: list[dict]) -> None:
+    """Replaces the rows of the table for the head_dims and masks that were searched."""
+    lines = path.read_text().splitlines()
+    columns = next(line for line in lines if line.lstrip().startswith("// groups, "))
+    names = columns.strip().removeprefix("// ").split(", ")
+    for n, line in enumerate(lines):
+        row = re.match(r"    \{(\d+), (true|false), \{(.*)\}\},$", line)
+        if row is None:
+            continue
+        of_row = [
+            run
+            for run in runs
+            if run["problem"]["head_dim"] == int(row[1])
+            and run["problem"]["causal"] == (row[2] == "true")
+        ]
+        if not of_row:
+            continue
+        tile = best_tile(of_row)
+        numbers = [
+            ("true" if tile[name] else "false") if old in ("true", "false") else str(tile[name])
+            for name, old in zip(names, row[3].split(", "), strict=True)
+        ]
+        lines[n] = f"    {{{row[1]}, {row[2]}, {{{', '.join(numbers)}}}}},"
+    path.write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     options = parse(sys.argv[1:])
     runs = json.loads(options.source.read_text()) if options.source else []
@@ -92,9 +154,11 @@ def main() -> None:
         rows.append(row_of(run))
         print(rows[-1], flush=True)
         if options.json:
-            options.json.write_text(json.dumps(runs, indent=1) + "\n")
+            options.json.write_text(text_of(runs))
     if options.out:
         options.out.write_text("\n".join(rows) + "\n")
+    if options.plan:
+        write_plan(options.plan, runs)
 
 
 if __name__ == "__main__":

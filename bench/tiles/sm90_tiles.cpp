@@ -1,6 +1,8 @@
 // Tiles of family sm90.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "plan/cuda/common.hpp"
 #include "tiles/family_tiles.hpp"
 
@@ -59,8 +61,10 @@ void need_possible(const Tile& t, const std::string& text, const Problem& p, con
                    gpu.shared_per_block));
 }
 
-// As many stages as there is room for: what waits in shared memory hides how long copies take.
-std::vector<Tile> search_around(const Tile& planned, const Problem& p, const GpuLimits& gpu) {
+namespace {
+
+/// As many stages as there is room for: what waits in shared memory hides how long copies take.
+std::vector<Tile> sizes_around(const Tile& planned, const Problem& p, const GpuLimits& gpu) {
   std::vector<Tile> tiles;
   Tile tile = planned;
   const auto fits_with = [&](int key_stages, int value_stages) {
@@ -90,6 +94,31 @@ std::vector<Tile> search_around(const Tile& planned, const Problem& p, const Gpu
         }
       }
     }
+  }
+  return tiles;
+}
+
+/// Of the planned sizes: who hands the tiles out, when, and with how many registers.
+std::vector<Tile> loaders_around(const Tile& planned) {
+  std::vector<Tile> tiles;
+  Tile tile = planned;
+  for (const int registers : {24, 32, 40, 56}) {
+    tile.loader_registers = registers;
+    if (tile.group_registers() % 8 != 0) continue;
+    for (const bool claims : {false, true}) {
+      tile.claims = claims;
+      for (tile.steps_ahead = 0; tile.steps_ahead <= 2; ++tile.steps_ahead) tiles.push_back(tile);
+    }
+  }
+  return tiles;
+}
+
+}  // namespace
+
+std::vector<Tile> search_around(const Tile& planned, const Problem& p, const GpuLimits& gpu) {
+  std::vector<Tile> tiles = sizes_around(planned, p, gpu);
+  for (const Tile& tile : loaders_around(planned)) {
+    if (std::ranges::find(tiles, tile) == tiles.end()) tiles.push_back(tile);
   }
   return tiles;
 }

@@ -15,8 +15,8 @@ import json, sys
 a = sys.argv[1:]
 of = lambda name: a[a.index(name) + 1]
 length = int(of("--seqlen"))
-planned = {"planned": True, "tile": {"groups": 2, "keys": 128}, "milliseconds": [2.0, 1.0, 3.0]}
-other = {"planned": False, "tile": {"groups": 2, "keys": 64}, "milliseconds": [1.0] * 3}
+planned = {"planned": True, "tile": {"groups": 2, "keys": 128, "claims": 1}, "milliseconds": [2.0, 1.0, 3.0]}
+other = {"planned": False, "tile": {"groups": 2, "keys": 64, "claims": 1}, "milliseconds": [1.0] * 3}
 planned["ratio"], other["ratio"] = 1.0, 1.25 if length == 512 else 1.004
 problem = {"head_dim": int(of("--head-dim")), "causal": "--causal" in a, "seqlen_k": length}
 found = {"problem": problem | {"flops": 4e11}, "tiles": [planned, other, {"planned": False}]}
@@ -54,6 +54,25 @@ def test_says_where_the_planned_tile_is_not_the_best(program, tmp_path):
     assert table.read_text() == done.stdout
     assert len(json.loads(found.read_text())) == 4
     assert run("--from", found).stdout == done.stdout
+
+
+TABLE_OF_PLAN = """\
+    // groups, keys, claims
+    {64, false, {3, 128, true}},
+    {128, false, {2, 128, false}},
+    {128, true, {2, 128, true}},
+"""
+
+
+def test_writes_the_plan(program, tmp_path):
+    plan = tmp_path / "table.hpp"
+    plan.write_text(TABLE_OF_PLAN)
+    grid = ["--head-dims", 128, "--seqlens", 512, 1024]
+    done = run("--tiles", program, *grid, "--plan", plan)
+    assert done.returncode == 0, done.stderr
+    # 64 keys are 1.25 and 1.004 times as fast; they claim as the program's tiles do.
+    changed = TABLE_OF_PLAN.replace("{2, 128, false}", "{2, 64, true}")
+    assert plan.read_text() == changed.replace("{128, true, {2, 128,", "{128, true, {2, 64,")
 
 
 def test_ends_with_what_the_program_says(program):

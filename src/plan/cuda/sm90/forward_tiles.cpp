@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "plan/cuda/sm90/forward_tile_table.hpp"
 #include "plan/rounding.hpp"
 
 namespace fa::sm90 {
@@ -63,23 +64,10 @@ void make_room_for_bias(ForwardTile& tile, const Problem& p) {
 
 ForwardTile forward_tile(const Problem& p) {
   const int64_t widest = std::max(p.head_dim, p.head_dim_v);
-  ForwardTile tile{.claims = unequal(p)};
-  if (widest <= 64) {
-    tile.groups = 3;
-    tile.loader_registers = 32;
-    tile.claims = true;  // also where tiles are equal: 1% to 6% faster
-    tile.key_stages = tile.value_stages = 4;
-    tile.query_stages = 2;
-    tile.staged_out = true;
-  } else if (widest <= 128) {
-    tile.query_stages = 2;
-    tile.staged_out = true;
-    tile.steps_ahead = tile.claims ? 0 : 1;
-  } else {
-    tile.keys = 64;
-    tile.value_stages = 3;
-    tile.loader_registers = 40;  // none spills
-  }
+  const bool varies = unequal(p);
+  ForwardTile tile = std::ranges::find_if(forward_tile_table, [&](const MeasuredTile& measured) {
+                       return widest <= measured.widest && varies == measured.unequal;
+                     })->tile;
   make_room_for_bias(tile, p);
   tile.heads = heads_of_tile(p, tile.rows());
   if (tile.heads > 1) tile.staged_out = false;  // its copies are of rows of one head

@@ -1,4 +1,4 @@
-// Tiles of the sm90 forward kernel, from measurements: the one home of their sizes.
+// Tiles of the sm90 forward kernel.
 #pragma once
 
 #include <optional>
@@ -38,7 +38,8 @@ struct ForwardTile {
 int bias_rows(const ForwardTile& tile, const Problem& problem);
 int shared_bytes(const ForwardTile& tile, const Problem& problem);
 
-/// The best measured tile for a problem of the head_dims that the kernel serves, 64 to 256.
+/// The tile for a problem of the head_dims that the kernel serves, 64 to 256: that of
+/// forward_tile_table.hpp, with room for a bias, or with the heads that share keys.
 ForwardTile forward_tile(const Problem& problem);
 
 }  // namespace fa::sm90
