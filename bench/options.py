@@ -98,6 +98,9 @@ def measure(cell: Cell, rounds: int, clock: DeviceClock) -> dict:
             continue
         captured = clock.prepare(lambda more=keywords: new_call(cell, dtype, more))
         timers[name] = lambda one=captured: clock.time(one)[0]
+    if dtype == torch.bfloat16:
+        other = clock.prepare(lambda: new_call(cell, torch.float16, {}))
+        timers["float16"] = lambda: clock.time(other)[0]
     record = shuffled_rounds(timers, rounds)
     return cell.as_json() | {"rounds": record, "costs": costs(cell, record)}
 

@@ -99,6 +99,31 @@ std::vector<ForwardTuning> candidates(const Flags& flags, const Problem& problem
   return all;
 }
 
+/// Those that the compiler takes. It refuses a tile of sm90 whose products ptxas would serialize
+/// for want of registers, which no count of them foretells.
+std::vector<ForwardTuning> that_compile(const std::vector<ForwardTuning>& ways,
+                                        const Problem& problem, const GpuLimits& gpu) {
+  std::vector<char> serialized(ways.size());
+  cuda::parallel_for(static_cast<int64_t>(ways.size()), 0, [&](int64_t n) {
+    try {
+      cuda::kernel_store().cubin(plan_cuda_forward(problem, gpu, ways[n]).main(), gpu.arch);
+    } catch (const Error& error) {
+      serialized[n] =
+          n > 0 && std::string_view(error.what()).find("serialized") != std::string_view::npos;
+      if (serialized[n] == 0) throw;
+    }
+  });
+  std::vector<ForwardTuning> taken;
+  for (size_t n = 0; n < ways.size(); ++n) {
+    if (serialized[n] == 0) {
+      taken.push_back(ways[n]);
+    } else {
+      fmt::print("left out, its products would be serialized: {}\n", tile_text(*ways[n].tile));
+    }
+  }
+  return taken;
+}
+
 /// The median ratio of the rounds in which both ran.
 double ratio(const Measured& planned, const Measured& other) {
   std::vector<double> ratios;
@@ -118,8 +143,10 @@ int list_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
     fail(Status::invalid_argument, "--arch", "is {}; known are{}", flags.arch, names);
   }
   const Problem problem = call_of(work, {}, device, Data::optional).problem;
+  std::vector<ForwardTuning> ways = candidates(flags, problem, *gpu);
+  if (!flags.list) ways = that_compile(ways, problem, *gpu);
   std::vector<Row> rows;
-  for (const ForwardTuning& tuning : candidates(flags, problem, *gpu)) {
+  for (const ForwardTuning& tuning : ways) {
     rows.push_back({.tile = *tuning.tile,
                     .plan = plan_cuda_forward(problem, *gpu, tuning),
                     .use = {},
@@ -129,10 +156,10 @@ int list_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
     for (const Row& row : rows) fmt::print("{}\n", tile_text(row.tile));
     return 0;
   }
-  cuda::parallel_for(static_cast<int64_t>(rows.size()), 0, [&](int64_t n) {
-    const KernelSpec& spec = rows[n].plan.main();
-    rows[n].use = cuda::cubin_use(*cuda::kernel_store().cubin(spec, gpu->arch), spec.entry);
-  });
+  for (Row& row : rows) {
+    const KernelSpec& spec = row.plan.main();
+    row.use = cuda::cubin_use(*cuda::kernel_store().cubin(spec, gpu->arch), spec.entry);
+  }
   fmt::print("{}: {}\n", gpu->arch, work.text());
   print_rows(rows, work);
   if (json.wanted()) json.write(json_text(gpu->arch, rows, work));
@@ -159,7 +186,8 @@ Call upload(const Work& work, Tensors& tensors) {
 int time_tiles(const Flags& flags, const Work& work, io::TextOutput& json) {
   const GpuLimits gpu = cuda::limits_of(cuda::device(device.id));
   const Problem problem = call_of(work, {}, device, Data::optional).problem;
-  const std::vector<ForwardTuning> ways = candidates(flags, problem, gpu);
+  const std::vector<ForwardTuning> ways =
+      that_compile(candidates(flags, problem, gpu), problem, gpu);
   fmt::print("{}, commit {}: {}; {} rounds\n", check::cuda_text(device.id), support::commit,
              work.text(), flags.rounds);
   Tensors tensors(
