@@ -34,6 +34,23 @@ def test_says_that_there_is_no_device(program, tmp_path):
     assert "--rounds: " in run("--rounds", "0").stderr
 
 
+def test_counters_are_read_from_what_ncu_prints(bench, tmp_path):
+    import counters
+
+    names = ["ID", *counters.METRICS.values()]
+    names += [wait.join(counters.STALL) for wait in ("wait", "barrier")]
+    line = ["0", *["1,500.25"] * len(counters.METRICS), "3", "1"]
+    lines = [names, [""] * len(names), *[line] * len(counters.PROBLEMS)]
+    text = "==PROF== Connected\n" + "\n".join(",".join(f'"{x}"' for x in one) for one in lines)
+    found = counters.counters(text)
+    assert list(found) == list(counters.PROBLEMS)
+    first = found["128 causal, 4k"]
+    assert first["tensor cores"] == 1500.2 and first["microseconds"] == 1.5
+    assert first["waits"] == {"wait": 75.0, "barrier": 25.0}
+    with pytest.raises(SystemExit, match="1 kernels"):
+        counters.counters("\n".join(text.splitlines()[:4]))
+
+
 def test_a_window_costs_by_the_pairs_that_it_sees(bench):
     import options
     from cells import Cell

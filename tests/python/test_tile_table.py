@@ -15,8 +15,9 @@ import json, sys
 a = sys.argv[1:]
 of = lambda name: a[a.index(name) + 1]
 length = int(of("--seqlen"))
-planned = {"planned": True, "tile": {"groups": 2, "keys": 128, "claims": 1}, "milliseconds": [2.0, 1.0, 3.0]}
-other = {"planned": False, "tile": {"groups": 2, "keys": 64, "claims": 1}, "milliseconds": [1.0] * 3}
+tile = {"groups": 2, "keys": 128, "claims": 1}
+planned = {"planned": True, "tile": tile, "milliseconds": [2.0, 1.0, 3.0]}
+other = {"planned": False, "tile": tile | {"keys": 64}, "milliseconds": [1.0] * 3}
 planned["ratio"], other["ratio"] = 1.0, 1.25 if length == 512 else 1.004
 problem = {"head_dim": int(of("--head-dim")), "causal": "--causal" in a, "seqlen_k": length}
 found = {"problem": problem | {"flops": 4e11}, "tiles": [planned, other, {"planned": False}]}
@@ -73,6 +74,16 @@ def test_writes_the_plan(program, tmp_path):
     # 64 keys are 1.25 and 1.004 times as fast; they claim as the program's tiles do.
     changed = TABLE_OF_PLAN.replace("{2, 128, false}", "{2, 64, true}")
     assert plan.read_text() == changed.replace("{128, true, {2, 128,", "{128, true, {2, 64,")
+
+
+def test_the_plan_has_what_the_kept_search_found(tmp_path):
+    root = TABLE.parents[1]
+    plan, copy = root / "src/plan/cuda/sm90/forward_tile_table.hpp", tmp_path / "table.hpp"
+    copy.write_text(plan.read_text())
+    kept = root / "bench/results/cuda-forward-sm90-tiles.json"
+    done = run("--from", kept, "--plan", copy)
+    assert done.returncode == 0, done.stderr
+    assert copy.read_text() == plan.read_text()
 
 
 def test_ends_with_what_the_program_says(program):
