@@ -130,11 +130,16 @@ typedef struct fa_options {
   int32_t batch_invariant; /* same bits whatever stands beside a sequence (always so on the CPU) */
   int32_t num_threads;     /* CPU threads, at most 4096; 0 is the default (docs/api.md) */
   int32_t family;          /* CUDA kernels: 0 as planned, 1 sm80, 2 sm90; any on the CPU */
+  /* int32 [B, N]: k and v are [pages, page_size, Hk, D], and key j of sequence b is row
+   * j % page_size of page page_table[b, j / page_size]. A sequence has N * page_size keys, of which
+   * seqused_k says how many count; numbers of pages behind those are not read. Forward on the CPU
+   * only, and not with cu_seqlens_k. */
+  const fa_tensor* page_table;
 } fa_options;
 /* clang-format off */
 #define FA_OPTIONS_INIT \
   {sizeof(fa_options), 0, 0, 0, -1, -1, 0, 0, 0, 0, \
-   NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, 0, 0, 0}
+   NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL}
 /* clang-format on */
 
 /* The tensors of a forward pass. lse is optional. Set size to sizeof(fa_forward_args). */

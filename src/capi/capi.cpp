@@ -119,6 +119,7 @@ fa::Options read(const fa_options* given) {
   options.batch_invariant = c.batch_invariant != 0;
   options.num_threads = c.num_threads;
   options.family = static_cast<fa::Family>(c.family);
+  options.page_table = tensor("page_table", c.page_table);
   return options;
 }
 

@@ -292,22 +292,22 @@ HWY_INLINE void in_parts(int64_t m, const Part& part, int64_t r = 0) {
   if constexpr (most > 1) in_parts<most / 2>(m, part, r);
 }
 
-/// S [rows of all heads][score_stride] = Q K^T for keys [j0, j0 + n); keys up to the next multiple
+/// S [rows of all heads][score_stride] = Q K^T for keys [0, n); keys up to the next multiple
 /// of 16 get any number. q: rows of float32, or of pairs.
 template <class Use, class D, typename T>
 HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim, const float* q,
-                              int64_t q_stride, const InPlace<T>& k, int64_t j0, float* s) {
+                              int64_t q_stride, const InPlace<T>& k, float* s) {
   // A lane's share of a head_dim grows as vectors narrow: so many numbers are score_run for each.
   const int64_t run = score_run * static_cast<int64_t>(hn::Lanes(d));
   for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
     const int64_t keys_left = std::min(Use::keys_in_turn, n - g);
     for (int64_t h = 0; h < few.heads; ++h) {
-      const Ahead ahead = keys_ahead(k, few, j0 + g, h, Use::keys_in_turn);
+      const Ahead ahead = keys_ahead(k, few, g, h, Use::keys_in_turn);
       in_parts<dot_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
         constexpr int keys = direct_sums / rows;
         const int64_t row = h * few.rows + r;
         for (int64_t j = 0; j < keys_left; j += keys) {
-          const auto at = keys_at(k, j0 + g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead());
+          const auto at = keys_at(k, g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead());
           for (int64_t c = 0; c < head_dim; c += run) {
             dot_tile<Use, rows, keys>(d, q + row * q_stride, q_stride, at, keys_left - j, c,
                                       std::min(c + run, head_dim), s + row * score_stride + g + j);
@@ -318,19 +318,19 @@ HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim
   }
 }
 
-/// O [rows of all heads][o_stride] = factors O + P V for keys [j0, j0 + n). p:
+/// O [rows of all heads][o_stride] = factors O + P V for keys [0, n). p:
 /// [rows][score_stride], in float32 or pairs. block: as O, scratch.
 template <class Use, class D, typename T>
 HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim_v, const float* p,
-                               const InPlace<T>& v, int64_t j0, const float* factors, float* o,
-                               float* block, int64_t o_stride) {
+                               const InPlace<T>& v, const float* factors, float* o, float* block,
+                               int64_t o_stride) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   constexpr int64_t size = sizeof(T);
   for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
     const int64_t keys = std::min(Use::keys_in_turn, n - g);
     const Outputs to{factors, o, block, o_stride, g == 0, g + keys == n};
     for (int64_t h = 0; h < few.heads; ++h) {
-      const Ahead ahead = keys_ahead(v, few, j0 + g, h, Use::keys_in_turn);
+      const Ahead ahead = keys_ahead(v, few, g, h, Use::keys_in_turn);
       in_parts<mix_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
         constexpr int vectors = std::min(8, direct_sums / rows);
         const int64_t row = h * few.rows + r;
@@ -339,8 +339,8 @@ HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_di
           for (; column + count * lanes <= head_dim_v; column += count * lanes) {
             mix_tile<Use, rows, count>(
                 d, p + row * score_stride + g / Use::keys,
-                keys_at(v, j0 + g, h, column, r == 0 ? ahead.from(0, column * size) : Ahead()),
-                keys, to.from(row, column));
+                keys_at(v, g, h, column, r == 0 ? ahead.from(0, column * size) : Ahead()), keys,
+                to.from(row, column));
           }
         };
         mix(Count<vectors>());

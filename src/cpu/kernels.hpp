@@ -102,6 +102,10 @@ inline char* query_row(const Rows& rows, const Sequence& sequence, int64_t i, in
   return rows.data + rows.offset(sequence.index, sequence.q.begin + i, head) * bytes_of(rows.dtype);
 }
 inline char* key_row(const Rows& rows, const Sequence& sequence, int64_t j, int64_t head) {
+  const Pages& pages = sequence.pages;
+  if (pages.size != 0) {
+    return rows.data + rows.offset(pages.page(j), j % pages.size, head) * bytes_of(rows.dtype);
+  }
   return rows.data + rows.offset(sequence.index, sequence.k.begin + j, head) * bytes_of(rows.dtype);
 }
 

@@ -78,6 +78,7 @@ struct Problem {
   int64_t head_dim = 0;
   int64_t head_dim_v = 0;
   Side q, k;
+  int64_t page_size = 0;  ///< keys of a page; 0: k and v lie in no pages
   Score score;
   double dropout_p = 0;
   Wants wants;
@@ -120,10 +121,23 @@ struct Span {
   int64_t len = 0;     ///< rows that count, after seqused
 };
 
+/// The pages in which the keys of one sequence lie.
+struct Pages {
+  const int32_t* numbers = nullptr;  ///< of the first page, of the second, ...
+  int64_t stride = 0;                ///< between these, in elements
+  int64_t size = 0;                  ///< keys of a page; 0: there are none
+
+  // mutant "page table" of paged_test: key / size => 0
+  int64_t page(int64_t key) const { return numbers[key / size * stride]; }
+  /// The first key behind `key` that lies in another page.
+  int64_t end_of_page(int64_t key) const { return (key / size + 1) * size; }
+};
+
 /// One sequence of the batch.
 struct Sequence {
   int64_t index = 0;
   Span q, k;
+  Pages pages;
 };
 
 /// A validated call: the problem, and the addresses of its tensors.
@@ -132,6 +146,7 @@ struct Call {
   Rows q, k, v, out, lse;
   Rows dout, dq, dk, dv, dlse;
   Rows bias, dbias, alibi, sinks, dsinks;
+  Rows page_table;  ///< [batch, page]; with it, k's and v's batch strides are those of pages
   const int32_t* cu_seqlens_q = nullptr;
   const int32_t* cu_seqlens_k = nullptr;
   const int32_t* seqused_q = nullptr;

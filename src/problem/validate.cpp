@@ -61,6 +61,8 @@ class Validator {
             const char* max_name, int64_t max, Side& side);
   const int32_t* cu_seqlens(const char* name, const Tensor& tensor, const char* max_name,
                             int64_t longest, int64_t tokens);
+  void paged_side(const Argument& key, const Options& options);
+  void need_known_pages() const;
   const int32_t* seqused(const char* name, const Tensor& tensor, const int32_t* cu_seqlens,
                          int64_t seqlen);
   Rows bias(const char* name, const Tensor& tensor, Use use, Dtypes allowed,
@@ -71,6 +73,7 @@ class Validator {
   Call call_;
   std::array<Argument, 24> arguments_;  // a backward pass with everything has 21
   size_t count_ = 0;
+  int64_t page_count_ = 0;  ///< of k and v
 };
 
 void need_finite(const char* name, double value) {
@@ -173,6 +176,42 @@ void Validator::side(const char* name, const Argument& tensor, const char* cu_na
   }
 }
 
+/// k's side where a table says in which pages the keys of each sequence lie.
+void Validator::paged_side(const Argument& key, const Options& options) {
+  Problem& p = problem();
+  if (p.pass == Pass::backward) {
+    fail(Status::unsupported, "page_table", "is offered in the forward pass only");
+  }
+  if (device_.type != cpu_device) {
+    fail(Status::unsupported, "page_table", "is not offered on CUDA devices");
+  }
+  if (options.cu_seqlens_k.given()) {
+    fail(Status::invalid_argument, "page_table",
+         "is given with cu_seqlens_k; allowed is one of them");
+  }
+  if (options.max_seqlen_k != 0) {
+    fail(Status::invalid_argument, "max_seqlen_k",
+         "is {}; it is only for packed sequences (cu_seqlens_k)", options.max_seqlen_k);
+  }
+  key.need_dims(4, "[pages, page_size, heads, head_dim] (page_table is given)");
+  const Argument& table = add("page_table", options.page_table, Use::input, {int32});
+  table.need_dims(2, "[batch, pages of a sequence]");
+  page_count_ = key.extent(0);
+  p.page_size = key.extent(1);
+  if (p.page_size < 1 || p.page_size > max_seqlen) {
+    fail(Status::invalid_argument, "k", "has pages of {} keys; allowed are 1 to {}", p.page_size,
+         max_seqlen);
+  }
+  if (table.extent(1) > max_seqlen / p.page_size) {
+    fail(Status::invalid_argument, "page_table",
+         "gives a sequence {} pages of {} keys; allowed are up to {} keys", table.extent(1),
+         p.page_size, max_seqlen);
+  }
+  p.k.seqlen = table.extent(1) * p.page_size;
+  p.k.tokens = table.extent(0) * p.k.seqlen;
+  call_.page_table = table.rows(0, 1, -1);
+}
+
 void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options) {
   Problem& p = problem();
   const Argument& query = add("q", q, Use::input, {float32, float16, bfloat16});
@@ -180,11 +219,21 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Argument& key = add("k", k, Use::input, {p.dtype});
   const Argument& value = add("v", v, Use::input, {p.dtype});
   side("q", query, "cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q", options.max_seqlen_q, p.q);
-  side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k, p.k);
+  const bool paged = options.page_table.given();
+  if (paged) {
+    paged_side(key, options);
+  } else {
+    side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k, p.k);
+  }
   p.batch = p.q.packed ? options.cu_seqlens_q.shape[0] - 1 : query.extent(0);
-  const int64_t batch_k = p.k.packed ? options.cu_seqlens_k.shape[0] - 1 : key.extent(0);
+  const int64_t batch_k = p.k.packed ? options.cu_seqlens_k.shape[0] - 1
+                          : paged    ? options.page_table.shape[0]
+                                     : key.extent(0);
   if (batch_k != p.batch) {
-    fail(Status::invalid_argument, p.k.packed ? "cu_seqlens_k" : "k",
+    fail(Status::invalid_argument,
+         p.k.packed ? "cu_seqlens_k"
+         : paged    ? "page_table"
+                    : "k",
          "is for a batch of {}, but q for {}", batch_k, p.batch);
   }
   const auto last = [](const Argument& a, int back) { return a.extent(a.ndim() - back); };
@@ -213,6 +262,9 @@ Rows Validator::rows(const char* name, const Tensor& tensor, const Side& side, i
   const Argument& argument = known_or_added(name, tensor, use, {p.dtype});
   if (side.packed) {
     argument.need_shape({side.tokens, side.heads, width}, "[tokens, heads, head_dim]");
+  } else if (p.page_size != 0 && &side == &p.k) {
+    argument.need_shape({page_count_, p.page_size, side.heads, width},
+                        "[pages, page_size, heads, head_dim]");
   } else {
     argument.need_shape({p.batch, side.seqlen, side.heads, width},
                         "[batch, seqlen, heads, head_dim]");
@@ -275,6 +327,24 @@ const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const 
   return used;
 }
 
+/// Of the pages that count, as far as the host knows how many do.
+void Validator::need_known_pages() const {
+  const Problem& p = call_.problem;
+  if (p.page_size == 0 || !call_.page_table.given()) return;
+  if (p.k.used && call_.seqused_k == nullptr) return;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const int64_t keys = p.k.used ? call_.seqused_k[b] : p.k.seqlen;
+    for (int64_t n = 0; n * p.page_size < keys; ++n) {
+      const int32_t page = *call_.page_table.at<const int32_t>(b, n, 0);
+      if (page < 0 || page >= page_count_) {
+        fail(Status::invalid_argument, "page_table",
+             "is {} for page {} of sequence {}; k has the pages 0 to {}", page, n, b,
+             page_count_ - 1);
+      }
+    }
+  }
+}
+
 void Validator::lengths(const Options& options) {
   Problem& p = problem();
   call_.cu_seqlens_q = cu_seqlens("cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q",
@@ -285,6 +355,7 @@ void Validator::lengths(const Options& options) {
   p.k.used = options.seqused_k.given();
   call_.seqused_q = seqused("seqused_q", options.seqused_q, call_.cu_seqlens_q, p.q.seqlen);
   call_.seqused_k = seqused("seqused_k", options.seqused_k, call_.cu_seqlens_k, p.k.seqlen);
+  need_known_pages();
 }
 
 /// bias and its gradient: [B or 1, Hq or 1, Sq or 1, Sk].

@@ -28,7 +28,7 @@ static_assert(int{FA_UNSUPPORTED} == int(fa::Status::unsupported));
 static_assert(int{FA_OUT_OF_MEMORY} == int(fa::Status::out_of_memory));
 static_assert(int{FA_INTERNAL} == int(fa::Status::internal));
 // A later field must not hide in padding at the end of what older callers pass.
-static_assert(sizeof(fa_options) == offsetof(fa_options, family) + sizeof(int32_t));
+static_assert(sizeof(fa_options) == offsetof(fa_options, page_table) + sizeof(void*));
 
 /// A tensor that owns its memory, seen by both APIs.
 struct Array {
@@ -236,6 +236,22 @@ TEST_F(CApi, PackedSequences) {
   c_options.max_seqlen_k = 58;
   EXPECT_EQ(fa_forward(&args, &c_options, nullptr), FA_INVALID_ARGUMENT);
   EXPECT_NE(std::string(fa_last_error()).find("max_seqlen_k"), std::string::npos);
+}
+
+TEST_F(CApi, PagesGiveTheBitsOfTheCppApi) {
+  Array table{fa::int32, {B, 1}};  // k's sequences are pages, in the other order
+  table.as<int32_t>()[0] = 1;
+  table.as<int32_t>()[1] = 0;
+  fa::Options options;
+  fa_options c_options = FA_OPTIONS_INIT;
+  options.page_table = table.tensor;
+  c_options.page_table = &table.c;
+  fa::forward({q.tensor, k.tensor, v.tensor, cpp.out.tensor, cpp.lse.tensor}, options);
+  const fa_forward_args args = forward_args();
+  ASSERT_EQ(fa_forward(&args, &c_options, nullptr), FA_OK) << fa_last_error();
+  EXPECT_EQ(cpp.out.memory, c.out.memory);
+  ASSERT_EQ(fa_forward(&args, nullptr, nullptr), FA_OK) << fa_last_error();
+  EXPECT_NE(cpp.out.memory, c.out.memory) << "the table changed nothing";
 }
 
 TEST_F(CApi, PlansRunBothPasses) {

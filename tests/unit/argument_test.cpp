@@ -384,6 +384,48 @@ TEST(Arguments, Lengths) {
   forward_fails([](Case& c) { c.options.max_seqlen_q = 3; }, invalid, {"max_seqlen_q:", "packed"});
 }
 
+TEST(Arguments, PageTables) {
+  // Five pages of four keys, two for each of two sequences.
+  Floats q({2, 3, 4, 16}), k({5, 4, 2, 16}), v({5, 4, 2, 24}), out({2, 3, 4, 24}), lse({2, 4, 3});
+  const auto call = [&](std::vector<int32_t> pages, const std::vector<int64_t>& shape,
+                        const std::vector<int32_t>& used, const Floats& values) {
+    const Ints<int32_t> numbers(std::move(pages)), lengths(used);
+    Tensor table = numbers;
+    table.ndim = static_cast<int32_t>(shape.size());
+    table.shape = shape.data();
+    fa::Options options;
+    options.page_table = table;
+    if (!used.empty()) options.seqused_k = lengths;
+    fa::forward(q, k, values, out, lse, options);
+  };
+  const auto fails = [&](const std::vector<int32_t>& pages, const std::vector<int64_t>& shape,
+                         const std::vector<int32_t>& used, std::vector<std::string> words) {
+    expect_error({invalid, std::move(words)}, [&] { call(pages, shape, used, v); });
+  };
+  EXPECT_NO_THROW(call({0, 4, 4, 2}, {2, 2}, {}, v));
+  EXPECT_NO_THROW(call({0, -1, 4, 99}, {2, 2}, {4, 1}, v));  // what does not count is not read
+  fails({0, 5, 1, 2}, {2, 2}, {}, {"page_table:", "5", "page 1 of sequence 0", "0 to 4"});
+  fails({0, 1, 2, -1}, {2, 2}, {8, 5}, {"page_table:", "-1", "page 1 of sequence 1"});
+  fails({0, 1, 2, 3}, {2, 2}, {8, 9}, {"seqused_k:", "9", "sequence 1"});
+  fails({0, 1, 2}, {3, 1}, {}, {"page_table:", "batch of 3"});
+  fails({0, 1, 2, 3}, {4}, {}, {"page_table:", "[batch, pages of a sequence]"});
+  Floats other({5, 3, 2, 24});
+  expect_error({invalid, {"v:", "[pages, page_size, heads, head_dim]"}},
+               [&] { call({0, 1, 2, 3}, {2, 2}, {}, other); });
+  static const Ints<int32_t> table({0, 1});
+  backward_fails([](Case& c) { c.options.page_table = table; }, unsupported,
+                 {"page_table:", "forward pass only"});
+  static const Ints<int32_t> cu_seqlens({0, 5, 10});
+  forward_fails(
+      [](Case& c) {
+        c.options.page_table = table;
+        c.options.cu_seqlens_k = cu_seqlens;
+      },
+      invalid, {"page_table:", "cu_seqlens_k"});
+  static const Ints<int64_t> wide({0, 1});
+  forward_fails([](Case& c) { c.options.page_table = wide; }, wrong_type, {"page_table:", "int64"});
+}
+
 TEST(Arguments, PackedSequences) {
   Floats q({6, 4, 16}), k({10, 2, 16}), v({10, 2, 24}), out({6, 4, 24}), lse({4, 6});
   const auto fails = [&](std::vector<int32_t> cu, int64_t max, std::vector<std::string> words) {

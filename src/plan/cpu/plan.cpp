@@ -238,7 +238,8 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
   if (cut.tiles.count() == 0) return cut;
   const int64_t rows = p.group() * q_len;
   if (few_queries(cut.tiles, q_len)) {
-    cut.in_place = rows <= t.rows_in_place && cut.tiles.count() == 1;
+    // A page has whole steps; else each would end within a vector of keys.
+    cut.in_place = rows <= t.rows_in_place && cut.tiles.count() == 1 && p.page_size % lane_pad == 0;
     if (cut.in_place) {
       const int64_t key_bytes = std::min(p.head_dim, p.head_dim_v) * bytes_of(p.dtype);
       cut.heads_k = std::clamp<int64_t>(
@@ -369,10 +370,10 @@ std::string to_text(const CpuPlan& plan) {
   std::string text = fmt::format(
       "pass: {}\ndevice: cpu\ndtype: {}\nbatch: {}\nheads: {} query, {} key\nhead_dim: {}, {} of "
       "v\n"
-      "seqlen: {} query, {} key{}\nthreads: {}\n",
+      "seqlen: {} query, {} key{}{}\nthreads: {}\n",
       forward ? "forward" : "backward", name(p.dtype), p.batch, p.q.heads, p.k.heads, p.head_dim,
       p.head_dim_v, p.q.seqlen, p.k.seqlen, p.q.packed || p.k.packed ? " (longest, packed)" : "",
-      plan.threads);
+      p.page_size > 0 ? fmt::format(", in pages of {}", p.page_size) : "", plan.threads);
   if (forward) {
     const ForwardCut cut = cut_forward(plan, p.q.seqlen, p.k.seqlen);
     text += fmt::format(
