@@ -36,16 +36,27 @@ inline constexpr int direct_sums = vector_registers / 2;
 inline constexpr int dot_rows = 4;
 inline constexpr int mix_rows = direct_sums / 2;
 
-/// Rows of K or V, where the tensor has them.
+/// Rows of K or V from a key on, where the tensor has them: one behind the other, or in pages.
 template <typename T>
 struct InPlace {
-  const T* first;
+  const T* first;      ///< of that key, or of page 0
   int64_t row_stride;  ///< in numbers
   int64_t head_stride;
+  int64_t page_stride;
+  Pages pages;
+  int64_t begin;  ///< that key's number in its sequence
+  int64_t count;  ///< keys from it on; only these have pages
 
   const T* row(int64_t j, int64_t head) const {
-    return first + j * row_stride + head * head_stride;
+    const T* at = first + head * head_stride;
+    if (pages.size == 0) return at + j * row_stride;
+    return at + pages.page(begin + j) * page_stride + (begin + j) % pages.size * row_stride;
   }
+  /// How many of `most` keys from j on lie one behind the other.
+  int64_t together(int64_t j, int64_t most) const {
+    return pages.size == 0 ? most : std::min(most, pages.end_of_page(begin + j) - (begin + j));
+  }
+  bool has(int64_t j) const { return pages.size == 0 || j < count; }
 };
 
 /// A few query rows: `rows` rows for each of `heads` key heads.
@@ -71,11 +82,11 @@ struct Ahead {
 /// cores instead of 28.
 template <typename T>
 Ahead keys_ahead(const InPlace<T>& x, FewRows few, int64_t j, int64_t head, int64_t keys_in_turn) {
-  constexpr int64_t size = sizeof(T);
   const int64_t turn = head + 3;
   const int64_t row = j + turn / few.heads * keys_in_turn;
-  const int64_t at = row * x.row_stride + turn % few.heads * x.head_stride;
-  return {reinterpret_cast<const char*>(x.first) + at * size, x.row_stride * size};
+  if (!x.has(row)) return {};
+  const auto* first = reinterpret_cast<const char*>(x.row(row, turn % few.heads));
+  return {first, x.row_stride * static_cast<int64_t>(sizeof(T))};
 }
 
 /// A few keys of one head.
@@ -85,10 +96,6 @@ struct Keys {
   int64_t stride;
   Ahead ahead;
 };
-template <typename T>
-Keys<T> keys_at(const InPlace<T>& x, int64_t j, int64_t head, int64_t column, Ahead ahead) {
-  return {x.row(j, head) + column, x.row_stride, ahead};
-}
 
 /// Numbers in place that are widened to float32 as they are read.
 template <class D, typename T>
@@ -299,15 +306,17 @@ HWY_ATTR void scores_in_place(Use, D d, FewRows few, int64_t n, int64_t head_dim
                               int64_t q_stride, const InPlace<T>& k, float* s) {
   // A lane's share of a head_dim grows as vectors narrow: so many numbers are score_run for each.
   const int64_t run = score_run * static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
-    const int64_t keys_left = std::min(Use::keys_in_turn, n - g);
+  for (int64_t g = 0, keys_left = 0; g < n; g += keys_left) {
+    keys_left = k.together(g, std::min(Use::keys_in_turn, n - g));
     for (int64_t h = 0; h < few.heads; ++h) {
+      const T* first = k.row(g, h);
       const Ahead ahead = keys_ahead(k, few, g, h, Use::keys_in_turn);
       in_parts<dot_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
         constexpr int keys = direct_sums / rows;
         const int64_t row = h * few.rows + r;
         for (int64_t j = 0; j < keys_left; j += keys) {
-          const auto at = keys_at(k, g + j, h, 0, r == 0 ? ahead.from(j, 0) : Ahead());
+          const Keys<T> at{first + j * k.row_stride, k.row_stride,
+                           r == 0 ? ahead.from(j, 0) : Ahead()};
           for (int64_t c = 0; c < head_dim; c += run) {
             dot_tile<Use, rows, keys>(d, q + row * q_stride, q_stride, at, keys_left - j, c,
                                       std::min(c + run, head_dim), s + row * score_stride + g + j);
@@ -326,10 +335,11 @@ HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_di
                                int64_t o_stride) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   constexpr int64_t size = sizeof(T);
-  for (int64_t g = 0; g < n; g += Use::keys_in_turn) {
-    const int64_t keys = std::min(Use::keys_in_turn, n - g);
+  for (int64_t g = 0, keys = 0; g < n; g += keys) {
+    keys = v.together(g, std::min(Use::keys_in_turn, n - g));
     const Outputs to{factors, o, block, o_stride, g == 0, g + keys == n};
     for (int64_t h = 0; h < few.heads; ++h) {
+      const T* first = v.row(g, h);
       const Ahead ahead = keys_ahead(v, few, g, h, Use::keys_in_turn);
       in_parts<mix_rows>(few.rows, [&]<int rows>(Count<rows>, int64_t r) {
         constexpr int vectors = std::min(8, direct_sums / rows);
@@ -337,10 +347,10 @@ HWY_ATTR void outputs_in_place(Use, D d, FewRows few, int64_t n, int64_t head_di
         int64_t column = 0;
         const auto mix = [&]<int count>(Count<count>) {
           for (; column + count * lanes <= head_dim_v; column += count * lanes) {
-            mix_tile<Use, rows, count>(
-                d, p + row * score_stride + g / Use::keys,
-                keys_at(v, g, h, column, r == 0 ? ahead.from(0, column * size) : Ahead()), keys,
-                to.from(row, column));
+            mix_tile<Use, rows, count>(d, p + row * score_stride + g / Use::keys,
+                                       Keys<T>{first + column, v.row_stride,
+                                               r == 0 ? ahead.from(0, column * size) : Ahead()},
+                                       keys, to.from(row, column));
           }
         };
         mix(Count<vectors>());

@@ -70,9 +70,9 @@ class TileForward {
     const int64_t step_begin = in_place_ ? lane_pad : block;  // packed blocks have fixed places
     const int64_t settle_keys = t_.plan.tuning.settle_keys;
     const int64_t first = t_.key_begin + (begin - t_.key_begin) / step_begin * step_begin;
-    for (int64_t j0 = first, n = 0; j0 < end; j0 += n) {
-      n = std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
-      if (in_place_ && p_.page_size != 0) n = std::min(n, keys_of_page(j0));
+    for (int64_t j0 = first; j0 < end; j0 += block) {
+      const int64_t n =
+          std::min<int64_t>(block, end - j0);  // causal: not beyond the last row's last key
       step(j0, n);
       if ((j0 + n) % settle_keys == 0 && j0 + n < end) settle();
     }
@@ -126,17 +126,19 @@ class TileForward {
 
   FewRows few_rows() const { return {t_.heads_k, rows_ / t_.heads_k}; }
 
-  /// How many keys from j0 on lie in one page, and are settled together.
-  int64_t keys_of_page(int64_t j0) const {
-    const int64_t settle_keys = t_.plan.tuning.settle_keys;
-    return std::min(t_.sequence.pages.end_of_page(j0), (j0 / settle_keys + 1) * settle_keys) - j0;
-  }
-
   /// Keys from j0 on.
   template <typename T>
   InPlace<T> rows_in_place(const Rows& rows, int64_t j0) const {
-    const char* first = key_row(rows, t_.sequence, j0, t_.head_k);
-    return {reinterpret_cast<const T*>(first), rows.row, rows.head};
+    const Pages& pages = t_.sequence.pages;
+    const char* first = pages.size == 0 ? key_row(rows, t_.sequence, j0, t_.head_k)
+                                        : rows.data + t_.head_k * rows.head * bytes_of(rows.dtype);
+    return {reinterpret_cast<const T*>(first),
+            rows.row,
+            rows.head,
+            rows.batch,
+            pages,
+            j0,
+            t_.sequence.k.len - j0};
   }
 
   /// How many of the keys [j0, j0 + n) count for each group of A::group_rows rows: up to the last

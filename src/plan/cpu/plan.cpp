@@ -238,7 +238,7 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
   if (cut.tiles.count() == 0) return cut;
   const int64_t rows = p.group() * q_len;
   if (few_queries(cut.tiles, q_len)) {
-    // A page has whole steps; else each would end within a vector of keys.
+    // Keys are read by 16.
     cut.in_place = rows <= t.rows_in_place && cut.tiles.count() == 1 && p.page_size % lane_pad == 0;
     if (cut.in_place) {
       const int64_t key_bytes = std::min(p.head_dim, p.head_dim_v) * bytes_of(p.dtype);
