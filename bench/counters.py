@@ -17,8 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import machine
+import torch
 from cells import packed_lengths
 from outputs import why_not
+
+import flashattn
 
 TOKENS, HIDDEN = 16384, 2048
 KERNEL = "fa_sm90_forward"
@@ -71,14 +75,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.json and (problem := why_not(options.json)):
         parser.error(f"--json: {problem}")
+    if options.source and not options.source.is_file():
+        parser.error(f"--from: there is no file {options.source}")
+    if not options.source and not torch.cuda.is_available():
+        parser.error("this PyTorch finds no CUDA device")
     return options
 
 
 def new_call(name: str) -> Callable:
-    import torch
-
-    import flashattn
-
     head_dim, seqlen, causal, options = PROBLEMS[name]
     heads, more = HIDDEN // head_dim, dict(options)
 
@@ -102,8 +106,6 @@ def new_call(name: str) -> Callable:
 
 
 def run_all() -> None:
-    import torch
-
     for name in PROBLEMS:
         new_call(name)()
         torch.cuda.synchronize()
@@ -122,8 +124,9 @@ def profiled() -> str:
 def counters(text: str) -> dict[str, dict]:
     """By problem: the metrics, and of all warps' time the shares of the longest waits."""
     lines = list(csv.reader(line for line in text.splitlines() if line.startswith('"')))
-    if len(lines) != len(PROBLEMS) + 2:
-        sys.exit(f"ncu saw {len(lines) - 2} kernels; {len(PROBLEMS)} are measured")
+    seen = max(len(lines) - 2, 0)  # names and units come first
+    if seen != len(PROBLEMS):
+        sys.exit(f"ncu saw {seen} kernels; {len(PROBLEMS)} are measured")
     found = {}
     for name, line in zip(PROBLEMS, lines[2:], strict=True):
         row = dict(zip(lines[0], line, strict=True))
@@ -146,8 +149,6 @@ def counters(text: str) -> dict[str, dict]:
 
 
 def clocks() -> dict[str, dict]:
-    import torch
-
     square = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
     query = "--query-gpu=clocks.sm,power.draw.instant"
     found = {}
@@ -180,11 +181,6 @@ def main() -> None:
     if options.source:
         result["counters"] = counters(options.source.read_text())
     else:
-        import machine
-        import torch
-
-        if not torch.cuda.is_available():
-            sys.exit("counters.py: this PyTorch finds no CUDA device")
         result = {"machine": machine.describe("cuda"), "commit": machine.commit()}
         result |= {"clocks": clocks(), "counters": counters(profiled())}
     for name, figures in result["counters"].items():

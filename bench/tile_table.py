@@ -25,6 +25,8 @@ from itertools import product
 from pathlib import Path
 from statistics import geometric_mean, median
 
+from outputs import why_not
+
 PROGRAM = Path(__file__).resolve().parents[1] / "build" / "bench" / "tiles"
 WITHIN_NOISE = 1.01  # of the planned tile's time
 WORTH_A_CHANGE = 1.02
@@ -48,7 +50,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--out", type=Path, help="write the table to this file as well")
     add("--plan", type=Path, help="write the tiles into this file of the plan, which exists")
     add("--from", dest="source", type=Path, help="make the table of this file; time nothing")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("json", "out", "plan"):
+        target = getattr(options, name)
+        if target and (problem := why_not(target)):
+            parser.error(f"--{name}: {problem}")
+    for name, source in (("from", options.source), ("plan", options.plan)):
+        if source and not source.is_file():
+            parser.error(f"--{name}: there is no file {source}")
+    if not options.source and not options.tiles.is_file():
+        parser.error(f"--tiles: there is no file {options.tiles}; make build makes it")
+    return options
 
 
 def positive(text: str) -> int:
@@ -131,28 +143,30 @@ def best_tile(runs: list[dict]) -> dict:
 
 
 def write_plan(path: Path, runs: list[dict]) -> None:
-    """Replaces the rows of the table for the head_dims and masks that were searched."""
+    """Replaces the rows of the table for the head_dims and masks that were searched, each of which
+    must have one."""
+    searched: dict[tuple[str, str], list[dict]] = {}
+    for run in runs:
+        problem = run["problem"]
+        key = str(problem["head_dim"]), "true" if problem["causal"] else "false"
+        searched.setdefault(key, []).append(run)
     lines = path.read_text().splitlines()
-    columns = next(line for line in lines if line.lstrip().startswith("// groups, "))
-    names = columns.strip().removeprefix("// ").split(", ")
+    names: list[str] = []
     for n, line in enumerate(lines):
+        if line.startswith("    // groups, "):
+            names = line.removeprefix("    // ").split(", ")
         row = re.match(r"    \{(\d+), (true|false), \{(.*)\}\},$", line)
-        if row is None:
+        if row is None or (found := searched.pop((row[1], row[2]), None)) is None:
             continue
-        of_row = [
-            run
-            for run in runs
-            if run["problem"]["head_dim"] == int(row[1])
-            and run["problem"]["causal"] == (row[2] == "true")
-        ]
-        if not of_row:
-            continue
-        tile = best_tile(of_row)
+        tile = best_tile(found)
         numbers = [
             ("true" if tile[name] else "false") if old in ("true", "false") else str(tile[name])
             for name, old in zip(names, row[3].split(", "), strict=True)
         ]
         lines[n] = f"    {{{row[1]}, {row[2]}, {{{', '.join(numbers)}}}}},"
+    if searched:
+        missing = " and ".join(f"{{{head_dim}, {mask}, ..}}" for head_dim, mask in searched)
+        sys.exit(f"--plan: {path} has no row {missing}")
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -195,6 +195,13 @@ Rows Argument::rows(int batch_dim, int row_dim, int head_dim) const {
   return {data_, dtype(), stride_of(batch_dim), stride_of(row_dim), stride_of(head_dim)};
 }
 
+void need_known_device(const char* name, const Tensor& tensor) {
+  if (tensor.given() && tensor.device.type != cpu_device && tensor.device.type != cuda_device) {
+    fail(Status::unsupported, name, "lies on device type {}; there are the CPU (1) and CUDA (2)",
+         tensor.device.type);
+  }
+}
+
 void need_disjoint(std::span<const Argument> arguments,
                    std::initializer_list<std::pair<const char*, const char*>> in_place) {
   for (size_t a = 0; a < arguments.size(); ++a) {

@@ -77,6 +77,8 @@ class Argument {
   bool empty_ = false;
 };
 
+void need_known_device(const char* name, const Tensor& tensor);
+
 /// Throws when an output shares memory with an input or another output.
 /// `in_place` lists pairs of names that may be the very same view.
 void need_disjoint(std::span<const Argument> arguments,

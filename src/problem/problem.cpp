@@ -44,9 +44,7 @@ Sequence Call::sequence(int64_t b) const {
           span(b, cu_seqlens_q, problem.q.seqlen, seqused_q),
           // mutant "seqused_k": seqused_k => nullptr
           span(b, cu_seqlens_k, problem.k.seqlen, seqused_k),
-          problem.page_size == 0
-              ? Pages{}
-              : Pages{page_table.at<const int32_t>(b, 0, 0), page_table.row, problem.page_size}};
+          Pages{page_table.at<const int32_t>(b, 0, 0), page_table.row, problem.k.page_size}};
 }
 
 }  // namespace fa

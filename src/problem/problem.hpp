@@ -18,10 +18,11 @@ enum class Pass : uint8_t { forward, backward };
 /// The queries or the keys of all sequences.
 struct Side {
   int64_t heads = 0;
-  int64_t seqlen = 0;   ///< of the longest sequence: the extent, or max_seqlen when packed
-  int64_t tokens = 0;   ///< of all sequences: batch * seqlen, or the packed total
-  bool packed = false;  ///< cu_seqlens is given
-  bool used = false;    ///< seqused is given
+  int64_t seqlen = 0;     ///< of the longest sequence: the extent, or max_seqlen when packed
+  int64_t tokens = 0;     ///< of all sequences: batch * seqlen, or the packed total
+  bool packed = false;    ///< cu_seqlens is given
+  bool used = false;      ///< seqused is given
+  int64_t page_size = 0;  ///< keys of a page; 0: they lie in no pages, as queries do
 
   friend bool operator==(const Side&, const Side&) = default;
 };
@@ -78,7 +79,6 @@ struct Problem {
   int64_t head_dim = 0;
   int64_t head_dim_v = 0;
   Side q, k;
-  int64_t page_size = 0;  ///< keys of a page; 0: k and v lie in no pages
   Score score;
   double dropout_p = 0;
   Wants wants;

@@ -14,13 +14,6 @@ using Dtypes = std::initializer_list<DType>;
 // Positions, lengths and dropout's counters are 32-bit on every device.
 constexpr int64_t max_seqlen = (int64_t{1} << 31) - 1;
 
-void need_known_device(const char* name, const Tensor& tensor) {
-  if (tensor.given() && tensor.device.type != cpu_device && tensor.device.type != cuda_device) {
-    fail(Status::unsupported, name, "lies on device type {}; there are the CPU (1) and CUDA (2)",
-         tensor.device.type);
-  }
-}
-
 /// Builds a Call argument by argument. It keeps all arguments for the overlap check at the end.
 class Validator {
  public:
@@ -145,6 +138,14 @@ void Validator::numbers(const Options& options) {
   p.run.family = options.family;
 }
 
+/// For sequences that are not packed.
+void need_packed_for(const char* max_name, int64_t max, const char* cu_name) {
+  if (max != 0) {
+    fail(Status::invalid_argument, max_name, "is {}; it is only for packed sequences ({})", max,
+         cu_name);
+  }
+}
+
 void Validator::side(const char* name, const Argument& tensor, const char* cu_name,
                      const Tensor& cu_seqlens, const char* max_name, int64_t max, Side& side) {
   side.packed = cu_seqlens.given();
@@ -163,10 +164,7 @@ void Validator::side(const char* name, const Argument& tensor, const char* cu_na
     side.seqlen = std::min(max, side.tokens);
   } else {
     tensor.need_dims(4, "[batch, seqlen, heads, head_dim]");
-    if (max != 0) {
-      fail(Status::invalid_argument, max_name, "is {}; it is only for packed sequences ({})", max,
-           cu_name);
-    }
+    need_packed_for(max_name, max, cu_name);
     side.seqlen = tensor.extent(1);
     side.tokens = tensor.extent(0) * side.seqlen;
   }
@@ -189,25 +187,22 @@ void Validator::paged_side(const Argument& key, const Options& options) {
     fail(Status::invalid_argument, "page_table",
          "is given with cu_seqlens_k; allowed is one of them");
   }
-  if (options.max_seqlen_k != 0) {
-    fail(Status::invalid_argument, "max_seqlen_k",
-         "is {}; it is only for packed sequences (cu_seqlens_k)", options.max_seqlen_k);
-  }
+  need_packed_for("max_seqlen_k", options.max_seqlen_k, "cu_seqlens_k");
   key.need_dims(4, "[pages, page_size, heads, head_dim] (page_table is given)");
   const Argument& table = add("page_table", options.page_table, Use::input, {int32});
   table.need_dims(2, "[batch, pages of a sequence]");
   page_count_ = key.extent(0);
-  p.page_size = key.extent(1);
-  if (p.page_size < 1 || p.page_size > max_seqlen) {
-    fail(Status::invalid_argument, "k", "has pages of {} keys; allowed are 1 to {}", p.page_size,
+  p.k.page_size = key.extent(1);
+  if (p.k.page_size < 1 || p.k.page_size > max_seqlen) {
+    fail(Status::invalid_argument, "k", "has pages of {} keys; allowed are 1 to {}", p.k.page_size,
          max_seqlen);
   }
-  if (table.extent(1) > max_seqlen / p.page_size) {
+  if (table.extent(1) > max_seqlen / p.k.page_size) {
     fail(Status::invalid_argument, "page_table",
          "gives a sequence {} pages of {} keys; allowed are up to {} keys", table.extent(1),
-         p.page_size, max_seqlen);
+         p.k.page_size, max_seqlen);
   }
-  p.k.seqlen = table.extent(1) * p.page_size;
+  p.k.seqlen = table.extent(1) * p.k.page_size;
   p.k.tokens = table.extent(0) * p.k.seqlen;
   call_.page_table = table.rows(0, 1, -1);
 }
@@ -219,22 +214,22 @@ void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Argument& key = add("k", k, Use::input, {p.dtype});
   const Argument& value = add("v", v, Use::input, {p.dtype});
   side("q", query, "cu_seqlens_q", options.cu_seqlens_q, "max_seqlen_q", options.max_seqlen_q, p.q);
-  const bool paged = options.page_table.given();
-  if (paged) {
+  const char* teller = "k";  // of the batch
+  int64_t batch_k = key.extent(0);
+  if (options.page_table.given()) {
     paged_side(key, options);
+    teller = "page_table";
+    batch_k = options.page_table.shape[0];
   } else {
     side("k", key, "cu_seqlens_k", options.cu_seqlens_k, "max_seqlen_k", options.max_seqlen_k, p.k);
+    if (p.k.packed) {
+      teller = "cu_seqlens_k";
+      batch_k = options.cu_seqlens_k.shape[0] - 1;
+    }
   }
   p.batch = p.q.packed ? options.cu_seqlens_q.shape[0] - 1 : query.extent(0);
-  const int64_t batch_k = p.k.packed ? options.cu_seqlens_k.shape[0] - 1
-                          : paged    ? options.page_table.shape[0]
-                                     : key.extent(0);
   if (batch_k != p.batch) {
-    fail(Status::invalid_argument,
-         p.k.packed ? "cu_seqlens_k"
-         : paged    ? "page_table"
-                    : "k",
-         "is for a batch of {}, but q for {}", batch_k, p.batch);
+    fail(Status::invalid_argument, teller, "is for a batch of {}, but q for {}", batch_k, p.batch);
   }
   const auto last = [](const Argument& a, int back) { return a.extent(a.ndim() - back); };
   p.q.heads = last(query, 2);
@@ -262,8 +257,8 @@ Rows Validator::rows(const char* name, const Tensor& tensor, const Side& side, i
   const Argument& argument = known_or_added(name, tensor, use, {p.dtype});
   if (side.packed) {
     argument.need_shape({side.tokens, side.heads, width}, "[tokens, heads, head_dim]");
-  } else if (p.page_size != 0 && &side == &p.k) {
-    argument.need_shape({page_count_, p.page_size, side.heads, width},
+  } else if (side.page_size != 0) {
+    argument.need_shape({page_count_, side.page_size, side.heads, width},
                         "[pages, page_size, heads, head_dim]");
   } else {
     argument.need_shape({p.batch, side.seqlen, side.heads, width},
@@ -330,11 +325,11 @@ const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const 
 /// Of the pages that count, as far as the host knows how many do.
 void Validator::need_known_pages() const {
   const Problem& p = call_.problem;
-  if (p.page_size == 0 || !call_.page_table.given()) return;
+  if (p.k.page_size == 0 || !call_.page_table.given()) return;
   if (p.k.used && call_.seqused_k == nullptr) return;
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t keys = p.k.used ? call_.seqused_k[b] : p.k.seqlen;
-    for (int64_t n = 0; n * p.page_size < keys; ++n) {
+    for (int64_t n = 0; n * p.k.page_size < keys; ++n) {
       const int32_t page = *call_.page_table.at<const int32_t>(b, n, 0);
       if (page < 0 || page >= page_count_) {
         fail(Status::invalid_argument, "page_table",
@@ -489,56 +484,6 @@ Call validate(const BackwardArgs& args, const Options& options, Data data,
   validator.bias_gradient(args.dbias);
   validator.sinks_gradient(args.dsinks);
   return validator.finish(workspace);
-}
-
-MergeCall validate_merge(const Tensor& out_a, const Tensor& lse_a, const Tensor& out_b,
-                         const Tensor& lse_b, const Tensor& out, const Tensor& lse) {
-  need_known_device("out_a", out_a);
-  std::array<Argument, 6> arguments;
-  size_t count = 0;
-  const auto add = [&](const char* name, const Tensor& tensor, Use use,
-                       Dtypes allowed) -> const Argument& {
-    return arguments[count++] = Argument(name, tensor, out_a.device, use, Data::required, allowed);
-  };
-  const Argument& first = add("out_a", out_a, Use::input, {float32, float16, bfloat16});
-  const bool packed = first.ndim() == 3;
-  if (!packed) first.need_dims(4, "[batch, seqlen, heads, head_dim] (or 3, packed)");
-  const int row = packed ? 0 : 1;
-  MergeCall call{packed ? 1 : first.extent(0),
-                 first.extent(row),
-                 first.extent(row + 1),
-                 first.extent(row + 2),
-                 {},
-                 {},
-                 {},
-                 {},
-                 {},
-                 {}};
-  const auto outputs = [&](const Argument& a) {
-    if (packed) {
-      a.need_shape({call.seqlen, call.heads, call.head_dim}, "out_a's shape");
-    } else {
-      a.need_shape({call.batch, call.seqlen, call.heads, call.head_dim}, "out_a's shape");
-    }
-    return packed ? a.rows(-1, 0, 1) : a.rows(0, 1, 2);
-  };
-  const auto statistics = [&](const Argument& a) {
-    if (packed) {
-      a.need_shape({call.heads, call.seqlen}, "[heads, tokens]");
-    } else {
-      a.need_shape({call.batch, call.heads, call.seqlen}, "[batch, heads, seqlen]");
-    }
-    return packed ? a.rows(-1, 1, 0) : a.rows(0, 2, 1);
-  };
-  call.out_a = outputs(first);
-  call.lse_a = statistics(add("lse_a", lse_a, Use::input, {float32}));
-  call.out_b = outputs(add("out_b", out_b, Use::input, {first.dtype()}));
-  call.lse_b = statistics(add("lse_b", lse_b, Use::input, {float32}));
-  call.out = outputs(add("out", out, Use::output, {first.dtype()}));
-  call.lse = statistics(add("lse", lse, Use::output, {float32}));
-  need_disjoint(arguments,
-                {{"out", "out_a"}, {"out", "out_b"}, {"lse", "lse_a"}, {"lse", "lse_b"}});
-  return call;
 }
 
 }  // namespace fa

@@ -162,22 +162,23 @@ std::vector<check::Spec> shipped() {
     for (const DType dtype : {bfloat16, float16}) {
       for (int options = 0; options < 8; ++options) {
         const bool causal = (options & 1) != 0, packed = (options & 2) != 0;
-        check::Spec& spec = specs.emplace_back(problem(
-            {.batch = batch,
-             .rows = 290,
-             .keys = causal ? 300 : 384,  // whole tiles, where walks begin at different rows
-             .heads_q = 4,
-             .heads_k = 2,
-             .dim = dim,
-             .dim_v = dim_v}));
+        constexpr int64_t rows = 290;
+        const int64_t keys = causal ? 300 : 384;  // whole tiles: walks begin at different rows
+        check::Spec& spec = specs.emplace_back(problem({.batch = batch,
+                                                        .rows = rows,
+                                                        .keys = keys,
+                                                        .heads_q = 4,
+                                                        .heads_k = 2,
+                                                        .dim = dim,
+                                                        .dim_v = dim_v}));
         spec.dtype = dtype;
         spec.backward = true;
         spec.family = Family::sm90;
         spec.causal = causal;
         spec.deterministic = (options & 4) != 0;
         if (packed) {
-          pack(spec.rows, std::vector<int64_t>(static_cast<size_t>(batch), 290), 3);
-          pack(spec.keys, std::vector<int64_t>(static_cast<size_t>(batch), causal ? 300 : 384), 3);
+          pack(spec.rows, std::vector(static_cast<size_t>(batch), rows), 3);
+          pack(spec.keys, std::vector(static_cast<size_t>(batch), keys), 3);
         }
       }
     }

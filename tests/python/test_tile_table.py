@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -84,6 +85,27 @@ def test_the_plan_has_what_the_kept_search_found(tmp_path):
     done = run("--from", kept, "--plan", copy)
     assert done.returncode == 0, done.stderr
     assert copy.read_text() == plan.read_text()
+    # One row for each of what was searched, and no other.
+    runs = json.loads(kept.read_text())
+    searched = {(run["problem"]["head_dim"], run["problem"]["causal"]) for run in runs}
+    rows = re.findall(r"^    \{(\d+), (true|false), ", plan.read_text(), re.MULTILINE)
+    assert sorted((int(widest), mask == "true") for widest, mask in rows) == sorted(searched)
+
+
+def test_a_plan_without_the_row_is_left_as_it_is(program, tmp_path):
+    plan = tmp_path / "table.hpp"
+    plan.write_text(TABLE_OF_PLAN)
+    done = run("--tiles", program, "--head-dims", 96, "--seqlens", 512, "--plan", plan)
+    assert done.returncode == 1
+    assert "no row {96, false, ..} and {96, true, ..}" in done.stderr
+    assert plan.read_text() == TABLE_OF_PLAN
+
+
+@pytest.mark.parametrize("name", ["json", "out", "plan", "from", "tiles"])
+def test_files_are_tried_first(name, tmp_path):
+    done = run(f"--{name}", tmp_path / "none" / "file")
+    assert done.returncode == 2
+    assert f"--{name}: " in done.stderr and "Traceback" not in done.stderr
 
 
 def test_ends_with_what_the_program_says(program):

@@ -239,7 +239,8 @@ ForwardCut cut_forward(const CpuPlan& plan, int64_t q_len, int64_t k_len) {
   const int64_t rows = p.group() * q_len;
   if (few_queries(cut.tiles, q_len)) {
     // Keys are read by 16.
-    cut.in_place = rows <= t.rows_in_place && cut.tiles.count() == 1 && p.page_size % lane_pad == 0;
+    cut.in_place =
+        rows <= t.rows_in_place && cut.tiles.count() == 1 && p.k.page_size % lane_pad == 0;
     if (cut.in_place) {
       const int64_t key_bytes = std::min(p.head_dim, p.head_dim_v) * bytes_of(p.dtype);
       cut.heads_k = std::clamp<int64_t>(
@@ -373,7 +374,7 @@ std::string to_text(const CpuPlan& plan) {
       "seqlen: {} query, {} key{}{}\nthreads: {}\n",
       forward ? "forward" : "backward", name(p.dtype), p.batch, p.q.heads, p.k.heads, p.head_dim,
       p.head_dim_v, p.q.seqlen, p.k.seqlen, p.q.packed || p.k.packed ? " (longest, packed)" : "",
-      p.page_size > 0 ? fmt::format(", in pages of {}", p.page_size) : "", plan.threads);
+      p.k.page_size > 0 ? fmt::format(", in pages of {}", p.k.page_size) : "", plan.threads);
   if (forward) {
     const ForwardCut cut = cut_forward(plan, p.q.seqlen, p.k.seqlen);
     text += fmt::format(
