@@ -33,6 +33,8 @@ METRICS = {  # of ncu, by our name; percent but for the first and the last
         "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
     ),
     "special-function unit": "sm__inst_executed_pipe_xu.avg.pct_of_peak_sustained_active",
+    "integers and logic": "sm__pipe_alu_cycles_active.avg.pct_of_peak_sustained_active",
+    "multiply-adds": "sm__pipe_fma_cycles_active.avg.pct_of_peak_sustained_active",
     "instructions issued": "smsp__issue_active.avg.pct_of_peak_sustained_active",
     "L2 hits of reads": "lts__t_sector_op_read_hit_rate.pct",
     "MHz": "smsp__cycles_elapsed.avg.per_second",

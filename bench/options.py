@@ -59,6 +59,8 @@ def options_of(cell: Cell, dtype: torch.dtype) -> dict[str, dict]:
     slopes = torch.linspace(0.01, 0.5, heads, device="cuda")
     row = torch.randn(1, 1, 1, seqlen, dtype=dtype, device="cuda")
     bias = torch.randn(1, heads, seqlen, seqlen, dtype=dtype, device="cuda")
+    # Rows of an odd number of elements.
+    unaligned = torch.nn.functional.pad(bias, (0, 1))[..., :seqlen]
     return {
         "plain": {},
         "softcap": {"softcap": 30.0},
@@ -67,6 +69,7 @@ def options_of(cell: Cell, dtype: torch.dtype) -> dict[str, dict]:
         "bias of a key": {"bias": row},
         "bias of all heads": {"bias": bias[:, :1]},
         "bias of each head": {"bias": bias},
+        "the same, unaligned": {"bias": unaligned},
         "sinks": {"sinks": torch.zeros(heads, device="cuda")},
         f"window {WINDOW}": {"window_size": (WINDOW, 0)},
         "deterministic": {"deterministic": True} if cell.work == "backward" else {},

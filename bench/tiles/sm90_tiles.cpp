@@ -31,7 +31,8 @@ bool whole_panels_of_bias(const Tile& t, const Problem& p) {
 }  // namespace
 
 void need_possible(const Tile& t, const std::string& text, const Problem& p, const GpuLimits& gpu) {
-  need(t.groups == 2 || t.groups == 3, text, "groups", t.groups, "allowed are 2 and 3");
+  need(t.groups >= 1 && t.groups <= 3, text, "groups", t.groups, "allowed are 1 to 3");
+  need(t.groups > 1 || !t.turns, text, "turns", t.turns, "a single group takes none");
   const int planned_heads = sm90::forward_tile(p).heads;
   need(t.heads == 1 || t.heads == planned_heads, text, "heads", t.heads,
        fmt::format("allowed are 1 and what the plan has, {}", planned_heads));
@@ -41,7 +42,7 @@ void need_possible(const Tile& t, const std::string& text, const Problem& p, con
        "allowed are multiples of 16 from 16 to 256");
   for (const auto& [name, stages] :
        {std::pair{"key_stages", t.key_stages}, std::pair{"value_stages", t.value_stages}}) {
-    need(stages >= 2 && stages <= most_stages, text, name, stages, "allowed are 2 to 16");
+    need(stages >= 1 && stages <= most_stages, text, name, stages, "allowed are 1 to 16");
   }
   need(t.query_stages == 1 || t.query_stages == 2, text, "query_stages", t.query_stages,
        "allowed are 1 and 2");
@@ -98,7 +99,8 @@ std::vector<Tile> sizes_around(const Tile& planned, const Problem& p, const GpuL
   return tiles;
 }
 
-/// Of the planned sizes: who hands the tiles out, when, and with how many registers.
+/// Of the planned sizes: who hands the tiles out, when, with how many registers; groups that take
+/// no turns.
 std::vector<Tile> loaders_around(const Tile& planned) {
   std::vector<Tile> tiles;
   Tile tile = planned;
@@ -110,6 +112,8 @@ std::vector<Tile> loaders_around(const Tile& planned) {
       for (tile.steps_ahead = 0; tile.steps_ahead <= 2; ++tile.steps_ahead) tiles.push_back(tile);
     }
   }
+  tiles.push_back(planned);
+  tiles.back().turns = false;
   return tiles;
 }
 

@@ -57,6 +57,7 @@ class Room {
 
 struct Times {
   Shape shape;
+  Family family = Family::automatic;
   size_t workspace_bytes = 0;
   double first = 0;  ///< fa::forward's, when its kernels are not in the process's memory yet
   std::vector<double> forward, plan_run;
@@ -67,7 +68,7 @@ class Timer {
   explicit Timer(check::Accelerator* device)
       : device_(device), stream_(device != nullptr ? device->open_stream() : nullptr) {}
 
-  Times time(const Shape& s) {
+  Times time(const Shape& s, Family family) {
     const Device device = device_ != nullptr ? device_->device() : Device{};
     const int64_t rows = s.seqlen_q * s.heads_q;
     const int64_t keys = s.seqlen_k * s.heads_k;
@@ -81,10 +82,11 @@ class Timer {
                           view(v, s.seqlen_k, s.heads_k), view(out, s.seqlen_q, s.heads_q),
                           View(lse.data(), float32, {1, s.heads_q, s.seqlen_q}, {}, device)};
     const ForwardArgs args{views[0], views[1], views[2], views[3], views[4]};
-    const Options options{.causal = true};
+    const Options options{.causal = true, .family = family};
 
     Times times;
     times.shape = s;
+    times.family = family;
     const auto start = std::chrono::steady_clock::now();
     forward(args, options, stream_.get());
     times.first = seconds_since(start);
@@ -126,21 +128,24 @@ std::string kernels_line() {
                                     : info.substr(begin + 1, info.find('\n', begin + 1) - begin);
 }
 
+/// On a GPU that family sm90 is not for, the plan's own is sm80, too.
+const char* family_name(const Times& t) { return t.family == Family::sm80 ? "sm80" : "planned"; }
+
 void print_times(const Times& t) {
   const Shape& s = t.shape;
-  fmt::print("{:>5} {:>5} {:>7} {:>4} {:>14} {:>11.2f} {:>13.2f} {:>13.2f}\n", s.seqlen_q,
-             s.seqlen_k, fmt::format("{}/{}", s.heads_q, s.heads_k), s.head_dim,
+  fmt::print("{:>5} {:>5} {:>7} {:>4} {:>7} {:>14} {:>11.2f} {:>13.2f} {:>13.2f}\n", s.seqlen_q,
+             s.seqlen_k, fmt::format("{}/{}", s.heads_q, s.heads_k), s.head_dim, family_name(t),
              support::bytes_text(static_cast<double>(t.workspace_bytes)), t.first * 1e3,
              median(t.forward) * 1e6, median(t.plan_run) * 1e6);
 }
 
 nlohmann::json to_json(const Times& t) {
   const Shape& s = t.shape;
-  return {{"seqlen_q", s.seqlen_q},        {"seqlen_k", s.seqlen_k},
-          {"heads_q", s.heads_q},          {"heads_k", s.heads_k},
-          {"head_dim", s.head_dim},        {"workspace_bytes", t.workspace_bytes},
-          {"first_seconds", t.first},      {"forward_seconds", t.forward},
-          {"plan_run_seconds", t.plan_run}};
+  return {{"seqlen_q", s.seqlen_q},       {"seqlen_k", s.seqlen_k},
+          {"heads_q", s.heads_q},         {"heads_k", s.heads_k},
+          {"head_dim", s.head_dim},       {"workspace_bytes", t.workspace_bytes},
+          {"family", family_name(t)},     {"first_seconds", t.first},
+          {"forward_seconds", t.forward}, {"plan_run_seconds", t.plan_run}};
 }
 
 }  // namespace
@@ -150,12 +155,15 @@ int bench_host_time(const std::string& device, io::TextOutput& json) {
   const std::string name =
       accelerator == nullptr ? support::cpu_model() : check::cuda_text(accelerator->device().id);
   Timer timer(accelerator.get());
-  std::vector<Times> all{timer.time(tiny)};
-  if (accelerator != nullptr) all.push_back(timer.time(decoding));
+  std::vector<Times> all{timer.time(tiny, Family::automatic)};
+  if (accelerator != nullptr) {
+    all.push_back(timer.time(decoding, Family::automatic));
+    for (const Shape& shape : {tiny, decoding}) all.push_back(timer.time(shape, Family::sm80));
+  }
 
   fmt::print("FlashAttention.cpp {} ({}), {}, {}\n\n", version(), support::commit, device, name);
-  fmt::print("{:>5} {:>5} {:>7} {:>4} {:>14} {:>11} {:>13} {:>13}\n", "rows", "keys", "heads", "d",
-             "workspace", "first, ms", "forward, us", "Plan::run, us");
+  fmt::print("{:>5} {:>5} {:>7} {:>4} {:>7} {:>14} {:>11} {:>13} {:>13}\n", "rows", "keys", "heads",
+             "d", "family", "workspace", "first, ms", "forward, us", "Plan::run, us");
   for (const Times& times : all) print_times(times);
   fmt::print("bfloat16, causal; median of {} rounds of {} calls\n{}", rounds, calls,
              accelerator == nullptr ? "" : kernels_line());

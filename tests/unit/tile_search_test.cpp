@@ -142,9 +142,10 @@ TEST(TileText, ErrorsNameTheFlagAndWhatHopperAllows) {
   const Problem p = problem(work(128, 128, 4096, Family::sm90));
   const std::pair<const char*, const char*> wrong[] = {
       {"warps=4", "\"warps=4\" is no NAME=NUMBER; names of sm90 are groups"},
-      {"groups=1", "groups is 1; allowed are 2 and 3"},
+      {"groups=4", "groups is 4; allowed are 1 to 3"},
+      {"groups=1", "turns is 1; a single group takes none"},
       {"keys=40", "keys is 40; allowed are multiples of 16"},
-      {"key_stages=1", "key_stages is 1; allowed are 2 to 16"},
+      {"key_stages=0", "key_stages is 0; allowed are 1 to 16"},
       {"value_stages=17", "value_stages is 17"},
       {"query_stages=3", "query_stages is 3; allowed are 1 and 2"},
       {"loader_registers=32", "loader_registers is 32; allowed are 24, 40 and 56"},

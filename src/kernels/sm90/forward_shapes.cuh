@@ -39,15 +39,15 @@ template <class C>
 struct ForwardShapes {
   static constexpr int group_rows = 64;
   static constexpr int rows = group_rows * C::groups;
-  static_assert(C::groups == 2 || C::groups == 3);
+  static_assert(C::groups >= 1 && C::groups <= 3 && (C::groups > 1 || !C::turns));
   static_assert(!C::side_by_side ||
                     (C::alignment == 16 && !C::alibi && C::bias == kernel::Number::none &&
                      !C::dropout && !C::staged_out),
                 "these are of one head");
-  static_assert(C::loader_registers + C::groups * C::group_registers ==
-                    (C::groups == 3 ? 4 * 128 : 3 * 168),
-                "all registers of the block, of which each thread begins with a multiple of 8");
-  static_assert(C::key_stages >= 2 && C::value_stages >= 2 && C::query_stages <= 2);
+  static_assert(C::loader_registers + C::groups * C::group_registers <=
+                    (1 + C::groups) * (65536 / (128 * (1 + C::groups)) / 8 * 8),
+                "registers of the block, of which each thread begins with a multiple of 8");
+  static_assert(C::key_stages >= 1 && C::value_stages >= 1 && C::query_stages <= 2);
   static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
   static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T
   static constexpr int width = pad16(C::head_dim_v);     ///< of O

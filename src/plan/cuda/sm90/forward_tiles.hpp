@@ -10,15 +10,15 @@ namespace fa::sm90 {
 
 /// How src/kernels/sm90/forward.cuh is cut.
 struct ForwardTile {
-  int groups = 2;             ///< of four warps that compute, with 64 query rows each: 2 or 3
+  int groups = 2;             ///< of four warps that compute, with 64 query rows each: 1 to 3
   int heads = 1;              ///< query heads whose rows a tile holds: 1, or all that share keys
   int keys = 128;             ///< of a step, a multiple of 16
-  int key_stages = 2;         ///< steps whose K lies in shared memory: 2 or more
-  int value_stages = 2;       ///< steps whose V does: 2 or more
+  int key_stages = 2;         ///< steps whose K lies in shared memory, 1 or more
+  int value_stages = 2;       ///< steps whose V does, 1 or more
   int query_stages = 1;       ///< tiles whose Q does: 1 or 2
   int bias_stages = 0;        ///< steps whose bias does; 0: each thread reads it from memory
-  int loader_registers = 24;  ///< of a thread of the group that loads: 24, 40, 56; 32, 56 of 3
-  bool turns = true;          ///< the groups take turns at the tensor cores
+  int loader_registers = 24;  ///< of a thread of the group that loads: 24, 40, 56; 32, 56 beside 3
+  bool turns = true;          ///< the groups take turns at the tensor cores: 2 or 3 can
   bool staged_out = false;    ///< O goes to memory by way of shared memory, by the copy engine
   bool claims = false;        ///< a counter hands tiles out, which are of unequal length
   int steps_ahead = 0;        ///< steps of a tile yet to come when the next one is found
@@ -28,6 +28,7 @@ struct ForwardTile {
   int threads() const { return 128 * (1 + groups); }
   /// Registers of a thread that computes: setmaxnreg shares those of the whole block out.
   int group_registers() const {
+    if (groups == 1) return 240;  // of the 256 that a thread can name
     return ((groups == 3 ? 4 * 128 : 3 * 168) - loader_registers) / groups;
   }
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
