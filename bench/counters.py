@@ -2,7 +2,7 @@
 """What the GPU's counters say of the forward kernels for Hopper, by Nsight Compute (ncu).
 
 Each problem runs once under ncu, at the clocks as they are: 16k tokens in all, hidden 2048,
-bfloat16. Besides, plain problems and the product of two square matrices run for 1.6 seconds each
+bfloat16 where no dtype stands. Besides, plain problems and the product of two square matrices run for 1.6 seconds each
 while nvidia-smi reads the clock and the power. Results are not checked here: the tests do that.
 
   bench/counters.py --json counters.json"""
@@ -50,6 +50,7 @@ PROBLEMS = {
     "256 causal, 16k": (256, 16384, True, {}),
     "64 causal, 8k": (64, 8192, True, {}),
     "128 causal, 8k": (128, 8192, True, {}),
+    "128 causal, 8k, float16": (128, 8192, True, {"dtype": torch.float16}),
     "128 packed": (128, 0, False, {}),
     "128 packed, causal": (128, 0, True, {}),
     "64 softcap": (64, 8192, True, {"softcap": 30.0}),
@@ -63,7 +64,7 @@ PROBLEMS = {
     "128 window 1024, 16k": (128, 16384, True, {"window_size": (1024, 0)}),
     "64 window 1024, 16k": (64, 16384, True, {"window_size": (1024, 0)}),
 }
-LONG = [*list(PROBLEMS)[:5], "128 packed, causal"]
+LONG = [*list(PROBLEMS)[:5], *list(PROBLEMS)[6:8], "128 packed, causal"]
 GEMM = "8192^3 product"
 
 
@@ -87,9 +88,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def new_call(name: str) -> Callable:
     head_dim, seqlen, causal, options = PROBLEMS[name]
     heads, more = HIDDEN // head_dim, dict(options)
+    dtype = more.pop("dtype", torch.bfloat16)
 
     def tensors(*shape: int) -> list[torch.Tensor]:
-        return [torch.randn(shape, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+        return [torch.randn(shape, dtype=dtype, device="cuda") for _ in range(3)]
 
     if seqlen == 0:
         lengths = torch.tensor(packed_lengths(64))
