@@ -48,23 +48,6 @@ __device__ inline void tensor_load(u32 shared, const kernel::TensorMap* map, con
   }
 }
 
-/// Global memory to the L2: a later load of the box then waits less.
-template <int rank>
-__device__ inline void tensor_prefetch(const kernel::TensorMap* map, const int (&at)[rank]) {
-  static_assert(rank == 4 || rank == 5);
-  if constexpr (rank == 4) {
-    asm volatile(
-        "cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];" ::"l"(map),
-        "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3])
-        : "memory");
-  } else {
-    asm volatile(
-        "cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map),
-        "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4])
-        : "memory");
-  }
-}
-
 /// Shared to global memory, in the groups of `bulk_commit`: elements outside of the tensor are left
 /// out.
 template <int rank>

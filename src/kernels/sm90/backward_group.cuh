@@ -12,7 +12,7 @@
 #include "tile/group_product.cuh"
 #include "tile/rows.cuh"
 #include "tile/rows_in_sight.cuh"
-#include "tile/store_lines.cuh"
+#include "tile/store_fragment.cuh"
 #include "tile/uniform.cuh"
 
 namespace fa::sm90 {
@@ -89,12 +89,8 @@ struct BackwardGroup {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       clear(dv);
-      if (tile.begin < tile.end) {
-        walk();
-      } else {
-        store_values();
-      }
-      store_keys();
+      if (tile.begin < tile.end) walk();
+      store();
     }
   }
 
@@ -143,13 +139,12 @@ struct BackwardGroup {
     end_query();
     pipes.k.release(lane);
   }
-  /// dQ of the last step, while dV goes out.
+  /// dQ of the last step.
   __device__ void end_query() {
     float dq[1][dq_tiles][4];
     wait_for_gradients();
     ptx::wgmma_fence(dq[0]);
     begin_query_product(dq, scores_turn);
-    store_values();
     ptx::wgmma_wait<0>(dq[0]);
     put_query(dq);
     give_query();
@@ -282,28 +277,23 @@ struct BackwardGroup {
     sums.next();
   }
 
-  /// dV of the tile, then its dK (line 18). Those of a key head that blocks share are added.
-  __device__ void store_values() {
-    if (p.parts.value == 1) store<C::head_dim_v>(dv, p.dv, value_scale<C>(p));
-  }
-  __device__ void store_keys() {
+  /// dK and dV of the tile (line 18).
+  __device__ void store() {
     // mutant "CUDA: dk of sm90" of emulated: p.gradient_scale => 1.0f
-    const float scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
+    const float dk_scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
+    const float dv_scale = value_scale<C>(p);
     if (p.parts.value > 1) {
-      add_keys(scale, value_scale<C>(p));
+      add_keys(dk_scale, dv_scale);
     } else {
-      store<C::head_dim>(dk, p.dk, scale);
+      store_rows<C::head_dim>(dk, p.dk, dk_scale);
+      store_rows<C::head_dim_v>(dv, p.dv, dv_scale);
     }
   }
-  /// By way of the warp's own rows of the dS that is not the last: once all warps have put the last
-  /// one, none reads it, and the warp itself writes there next.
   template <int columns, int n_tiles>
-  __device__ void store(const float (&x)[1][n_tiles][4], const kernel::View& view,
-                        float scale) const {
+  __device__ void store_rows(const float (&x)[1][n_tiles][4], const kernel::View& view,
+                             float scale) const {
     const int first = tile.place.row + 16 * warp;
-    const u32 own =
-        scores + (scores_turn ^ ScorePanels::bytes) + 16 * warp * ScorePanels::row_bytes;
-    store_lines<columns, C::alignment>(own, as_left<Element>(x, scale), lane, [&](int i) -> char* {
+    store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
       if (first + i >= tile.place.rows.extent) return nullptr;
       return const_cast<char*>(row_at(view, tile.place, first + i));
     });

@@ -34,25 +34,18 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
     }
   }
 
-  /// In the order in which the places of the tile before become free: with one place for K, K last.
+  /// Q of the first step comes first: its place is free before those of K and V.
   __device__ void load_steps() {
     RowStep step = Base::first_step();
-    int more = Base::steps();
-    const auto load_dout = [&] {
-      if (--more == 0) claims.ask();  // while the answer comes, the last step loads
-      Base::load_dout(step);
-    };
-    prefetch_keys();
     Base::load_query(step);
-    if constexpr (C::key_stages > 1) load_keys();
-    load_values();
-    load_dout();
-    if constexpr (C::key_stages == 1) load_keys();
+    load_keys();
 #pragma unroll 1
-    while (more > 0) {
+    for (int more = Base::steps() - 1;; --more) {
+      if (more == 0) claims.ask();  // while the answer comes, the last step loads
+      Base::load_dout(step);
+      if (more == 0) break;
       step = Base::after(step);
       Base::load_query(step);
-      load_dout();
     }
   }
 
@@ -65,33 +58,27 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
     return claims.index < claims.tiles;
   }
 
-  __device__ Piece keys_in_tensor() const {
-    const Place& place = tile.place;
-    return {static_cast<int>(place.rows.begin) + place.row, place.head,
-            C::packed_k ? 0 : place.sequence, place.rows.length - place.row};
-  }
-  /// Where the tile before still has the places of K and V.
-  __device__ void prefetch_keys() const {
-    if constexpr (C::key_stages == 1 && Base::by_engine) {
-      if (lane != 0) return;
-      const Piece keys = keys_in_tensor();
-      Shapes::ValuePanels::prefetch(&p.v, keys.first, keys.head, keys.sequence);
-      Shapes::KeyPanels::prefetch(&p.k, keys.first, keys.head, keys.sequence);
-    }
-  }
-  __device__ void load_keys() {
-    load_part<typename Shapes::KeyPanels, C::head_dim>(pipes.k, p.k, p.backward.operands.k);
-  }
-  __device__ void load_values() {
-    load_part<typename Shapes::ValuePanels, C::head_dim_v>(pipes.v, p.v, p.backward.operands.v);
-  }
   /// The rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times their
   /// NaN would not be. The copy engine does it where the tensor ends with the keys.
-  template <typename Tile, int columns, typename Stages>
-  __device__ void load_part(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view) {
-    const Piece keys = keys_in_tensor();
+  __device__ void load_keys() {
+    const Place& place = tile.place;
+    const Piece keys{static_cast<int>(place.rows.begin) + place.row, place.head,
+                     C::packed_k ? 0 : place.sequence, place.rows.length - place.row};
     // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < C::keys => false
     const bool clears = (C::packed_k || C::used_k) && keys.count < C::keys;
+    const auto load_k = [&] {
+      load_part<typename Shapes::KeyPanels, C::head_dim>(pipes.k, p.k, p.backward.operands.k, keys,
+                                                         clears);
+    };
+    // The groups release V sooner than K, but need K first.
+    if constexpr (C::key_stages > 1) load_k();
+    load_part<typename Shapes::ValuePanels, C::head_dim_v>(pipes.v, p.v, p.backward.operands.v,
+                                                           keys, clears);
+    if constexpr (C::key_stages == 1) load_k();
+  }
+  template <typename Tile, int columns, typename Stages>
+  __device__ void load_part(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
+                            const Piece& keys, bool clears) {
     Base::filler.template fill<Base::by_engine>(
         pipe, lane, clears,
         [&](u32 stage, u32 barrier) {

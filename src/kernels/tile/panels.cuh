@@ -39,20 +39,8 @@ struct PanelTile {
     }
   }
 
-  /// Ahead of `load`, while its place is still in use: brings the rows to the L2. One thread.
-  static __device__ void prefetch(const kernel::TensorMap* map, int row, int head, int sequence) {
-    if constexpr (kernel::whole_panels(columns)) {
-      ptx::tensor_prefetch(map, {0, row, 0, head, sequence});
-    } else {
-#pragma unroll
-      for (int i = 0; i < panels; ++i) {
-        ptx::tensor_prefetch(map, {i * panel, row, head, sequence});
-      }
-    }
-  }
-
-  /// The same as `load` of several heads from `head` on, whose rows lie side by side. The tensor's
-  /// map is [column, head, row, sequence]; `barrier` gets the bytes of its box for each panel.
+  /// The same of several heads from `head` on, whose rows lie side by side. The tensor's map is
+  /// [column, head, row, sequence]; `barrier` gets the bytes of its box for each panel.
   static __device__ void load_heads(u32 shared, const kernel::TensorMap* map, int row, int head,
                                     int sequence, u32 barrier) {
 #pragma unroll

@@ -10,9 +10,6 @@ using Way = emulator::BulkCopy::Way;
 inline void prefetch_map(const kernel::TensorMap*) {}
 
 template <int rank>
-void tensor_prefetch(const kernel::TensorMap*, const int (&)[rank]) {}
-
-template <int rank>
 void tensor_load(u32 shared, const kernel::TensorMap* map, const int (&at)[rank], u32 barrier) {
   emulator::runtime->bulk_copy(
       {.way = Way::load, .shared = shared, .barrier = barrier, .map = map, .at = at, .rank = rank});
