@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What the GPU's counters say of the forward kernels for Hopper, by Nsight Compute (ncu).
 
-Each problem runs once under ncu, at the clocks as they are: 16k tokens in all, hidden 2048,
-bfloat16 where no dtype stands. Besides, plain problems and the product of two square matrices run for 1.6 seconds each
-while nvidia-smi reads the clock and the power. Results are not checked here: the tests do that.
+Each problem runs once under ncu, at the clocks as they are: 16k tokens in all, hidden 2048, and
+bfloat16 unless it names another. Besides, plain problems and the product of two square matrices
+run for 1.6 seconds each while nvidia-smi reads the clock and the power. Results are not checked
+here: the tests do that.
 
   bench/counters.py --json counters.json"""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import machine
+import torch
 from outputs import why_not
 
 CALL = """
@@ -45,6 +46,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"--rounds: is {options.rounds}; allowed are numbers from 1 on")
     if options.json and (problem := why_not(options.json)):
         parser.error(f"--json: {problem}")
+    if not torch.cuda.is_available():
+        parser.error("this PyTorch finds no CUDA device")
     return options
 
 

@@ -1,4 +1,4 @@
-"""bench/options.py, decode.py and counters.py, as far as they go without a GPU."""
+"""bench/options.py, decode.py, counters.py and first_call.py, as far as they go without a GPU."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
 
 
-@pytest.mark.parametrize("program", ["options.py", "decode.py", "counters.py"])
+@pytest.mark.parametrize("program", ["options.py", "decode.py", "counters.py", "first_call.py"])
 def test_says_that_there_is_no_device(program, tmp_path):
     def run(*arguments):
         command = [sys.executable, BENCH / program, *arguments]
