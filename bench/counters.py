@@ -65,7 +65,16 @@ PROBLEMS = {
     "128 window 1024, 16k": (128, 16384, True, {"window_size": (1024, 0)}),
     "64 window 1024, 16k": (64, 16384, True, {"window_size": (1024, 0)}),
 }
-LONG = [*list(PROBLEMS)[:5], *list(PROBLEMS)[6:8], "128 packed, causal"]
+LONG = (
+    "128 causal, 4k",
+    "256 causal, 4k",
+    "128, 4k",
+    "256, 16k",
+    "256 causal, 16k",
+    "128 causal, 8k",
+    "128 causal, 8k, float16",
+    "128 packed, causal",
+)
 GEMM = "8192^3 product"
 
 

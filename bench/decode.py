@@ -17,7 +17,7 @@ from statistics import median
 import machine
 import torch
 from clocks import DeviceClock, shuffled_rounds
-from outputs import why_not
+from gpu_flags import checked
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -45,14 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=9, help="how often each is timed (9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every round")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error(f"--rounds: is {options.rounds}; allowed are numbers from 1 on")
-    if options.json and (problem := why_not(options.json)):
-        parser.error(f"--json: {problem}")
-    if not torch.cuda.is_available():
-        parser.error("this PyTorch finds no CUDA device")
-    return options
+    return checked(parser, arguments, ["rounds"])
 
 
 def attend_by_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 """How long the first call on a CUDA GPU takes, whose kernels are yet to be compiled.
 
 Each call is the first of a process of its own, with an empty cache of kernels: flash_attn_func on
-[1, 1024, 4, head_dim], bfloat16, without gradients, waited for. PyTorch and the device are begun
-before; the library is loaded by the call.
+[1, 1024, 4, head_dim], bfloat16, without gradients, waited for. The process has imported PyTorch
+and flashattn and has used the device before; the call loads the CUDA driver and NVRTC.
 
   bench/first_call.py --json first-call.json"""
 
@@ -18,8 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import machine
-import torch
-from outputs import why_not
+from gpu_flags import checked
 
 CALL = """
 import sys, time, torch
@@ -41,14 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="calls of each problem (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every call")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error(f"--rounds: is {options.rounds}; allowed are numbers from 1 on")
-    if options.json and (problem := why_not(options.json)):
-        parser.error(f"--json: {problem}")
-    if not torch.cuda.is_available():
-        parser.error("this PyTorch finds no CUDA device")
-    return options
+    return checked(parser, arguments, ["rounds"])
 
 
 def seconds_of(head_dim: int, mask: str) -> float:

@@ -21,7 +21,7 @@ import torch
 from calls import Call
 from cells import Cell
 from clocks import DeviceClock, shuffled_rounds
-from outputs import why_not
+from gpu_flags import checked
 from torch import Tensor
 
 import flashattn
@@ -42,15 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seqlen", type=int, default=8192, help="of sequences of 16k tokens in all (8192)")
     add("--rounds", type=int, default=9, help="how often each is timed (9)")
     add("--json", type=Path, metavar="FILE", help="every round")
-    options = parser.parse_args(arguments)
-    for name in ("rounds", "seqlen"):
-        if (number := getattr(options, name)) < 1:
-            parser.error(f"--{name}: is {number}; allowed are numbers from 1 on")
-    if options.json and (problem := why_not(options.json)):
-        parser.error(f"--json: {problem}")
-    if not torch.cuda.is_available():
-        parser.error("this PyTorch finds no CUDA device")
-    return options
+    return checked(parser, arguments, ["rounds", "seqlen"])
 
 
 def options_of(cell: Cell, dtype: torch.dtype) -> dict[str, dict]:

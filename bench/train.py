@@ -17,7 +17,7 @@ import sysconfig
 
 import machine
 import torch
-from outputs import why_not
+from gpu_flags import checked
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -175,15 +175,7 @@ def parse():
     for name, value in {"steps": 200, "batch": 8, "seqlen": 1024, "seeds": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=str(value))
     parser.add_argument("--json", type=pathlib.Path, help="also write every loss and time to it")
-    options = parser.parse_args()
-    for name in ("steps", "batch", "seqlen", "seeds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name}: is {getattr(options, name)}; allowed are numbers from 1 on")
-    if options.json and (problem := why_not(options.json)):
-        parser.error(f"--json: {problem}")
-    if not torch.cuda.is_available():
-        parser.error("it needs a CUDA device")
-    return options
+    return checked(parser, sys.argv[1:], ["steps", "batch", "seqlen", "seeds"])
 
 
 def main():

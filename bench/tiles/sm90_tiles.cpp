@@ -99,8 +99,7 @@ std::vector<Tile> sizes_around(const Tile& planned, const Problem& p, const GpuL
   return tiles;
 }
 
-/// Of the planned sizes: who hands the tiles out, when, with how many registers; groups that take
-/// no turns.
+/// Of the planned sizes: who hands the tiles out, when, and with how many registers.
 std::vector<Tile> loaders_around(const Tile& planned) {
   std::vector<Tile> tiles;
   Tile tile = planned;
@@ -112,8 +111,6 @@ std::vector<Tile> loaders_around(const Tile& planned) {
       for (tile.steps_ahead = 0; tile.steps_ahead <= 2; ++tile.steps_ahead) tiles.push_back(tile);
     }
   }
-  tiles.push_back(planned);
-  tiles.back().turns = false;
   return tiles;
 }
 
@@ -124,6 +121,8 @@ std::vector<Tile> search_around(const Tile& planned, const Problem& p, const Gpu
   for (const Tile& tile : loaders_around(planned)) {
     if (std::ranges::find(tiles, tile) == tiles.end()) tiles.push_back(tile);
   }
+  tiles.push_back(planned);
+  tiles.back().turns = false;
   return tiles;
 }
 

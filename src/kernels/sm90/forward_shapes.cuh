@@ -44,9 +44,9 @@ struct ForwardShapes {
                     (C::alignment == 16 && !C::alibi && C::bias == kernel::Number::none &&
                      !C::dropout && !C::staged_out),
                 "these are of one head");
-  static_assert(C::loader_registers + C::groups * C::group_registers <=
-                    (1 + C::groups) * (65536 / (128 * (1 + C::groups)) / 8 * 8),
-                "registers of the block, of which each thread begins with a multiple of 8");
+  static_assert(C::groups == 1 || C::loader_registers + C::groups * C::group_registers ==
+                                      (C::groups == 3 ? 4 * 128 : 3 * 168),
+                "all registers of the block, of which each thread begins with a multiple of 8");
   static_assert(C::key_stages >= 1 && C::value_stages >= 1 && C::query_stages <= 2);
   static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
   static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T

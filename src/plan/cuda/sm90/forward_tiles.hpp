@@ -28,7 +28,7 @@ struct ForwardTile {
   int threads() const { return 128 * (1 + groups); }
   /// Registers of a thread that computes: setmaxnreg shares those of the whole block out.
   int group_registers() const {
-    if (groups == 1) return 240;  // of the 256 that a thread can name
+    if (groups == 1) return 240;  // a thread can name 255
     return ((groups == 3 ? 4 * 128 : 3 * 168) - loader_registers) / groups;
   }
   friend bool operator==(const ForwardTile&, const ForwardTile&) = default;
