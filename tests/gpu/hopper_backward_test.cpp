@@ -19,7 +19,7 @@ std::vector<sm90::BackwardTile> tiles_of(const Problem& p) {
   const bool narrow = p.head_dim <= 64 && p.head_dim_v <= 64;
   for (const int rows : {64, 128}) {
     if (rows == 128 && !narrow) continue;
-    tiles.push_back({.rows = rows, .rotates = true});
+    tiles.push_back({.rows = rows, .rotates = true, .first_stores = true});
     tiles.push_back(
         {.rows = rows, .key_stages = p.head_dim <= 64 ? 2 : 1, .value_stages = narrow ? 2 : 1});
   }

@@ -12,8 +12,8 @@ namespace fa::pass {
 
 using namespace fa::tile;
 
-/// The sum of a tile, which lies in Order, times `scale`. `sum`: null where the tensors hold rows
-/// of no sequence. `shared`: as large as Tile. S: the family's shapes.
+/// The sum of a tile, which lies in Order, times `scale`. `sum`: null where it is 0, as for rows of
+/// no sequence. `shared`: as large as Tile. S: the family's shapes.
 template <class S, typename Tile, typename Order, int rows, int columns>
 __device__ void write_sum(const Place& place, float* sum, float scale, const kernel::View& view,
                           u32 shared) {
@@ -45,7 +45,12 @@ struct FinishRows {
     float* sum = nullptr;
     if (place.sequence < p.order.batch) {
       const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
-      sum = p.dq_sum + (place.head * p.padded_rows + padded) * S::depth;
+      const long long first = place.head * p.padded_rows + padded;
+      sum = p.dq_sum + first * S::depth;
+      if constexpr (C::first_stores) {
+        const int added = p.dq_turns[first / C::rows * S::dq_parts];
+        if (added == 0) sum = nullptr;
+      }
     }
     // mutant "CUDA: dq" of emulated: p.gradient_scale => 1.0f
     write_sum<S, typename S::QueryTile, typename S::QuerySum, C::rows, C::head_dim>(

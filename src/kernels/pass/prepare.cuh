@@ -1,7 +1,7 @@
 // Before the main kernel of a backward pass, for each tile of query rows: delta = dO . O - dLSE
 // (line 4 of Algorithm 2), LSE in powers of 2 with +inf where a row sees no key, so that its P is
-// 0, and dQ's sum set to 0. For float16 also how large dS may become. Such a row's dO counts for
-// nothing, whatever it holds; with a finite sink its dLSE does.
+// 0, and dQ's sum set to 0, or told to hold nothing yet. For float16 also how large dS may become.
+// Such a row's dO counts for nothing, whatever it holds; with a finite sink its dLSE does.
 #pragma once
 
 #include "tile/mask.cuh"
@@ -27,8 +27,13 @@ struct Prepare {
     const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
     const long long statistics = place.head * p.padded_rows + padded;
 
-    float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * S::depth);
-    for (int i = threadIdx.x; i < C::rows * S::depth / 4; i += S::threads) sum[i] = {0, 0, 0, 0};
+    if constexpr (C::first_stores) {
+      int* turns = p.dq_turns + statistics / C::rows * S::dq_parts;
+      if (threadIdx.x < S::dq_parts) turns[threadIdx.x] = 0;
+    } else {
+      float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * S::depth);
+      for (int i = threadIdx.x; i < C::rows * S::depth / 4; i += S::threads) sum[i] = {0, 0, 0, 0};
+    }
 
     // A thread's rows are all asked for before the first of them is waited for: one after the other
     // they took 5 to 7 us more, of 65 for 16k tokens with 16 heads of 96 numbers on an H200.

@@ -32,6 +32,16 @@ __device__ inline void pass_turn(int* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
+/// Whether the calling thread is the first that takes a turn at a counter, which then is 1.
+__device__ inline bool take_first_turn(int* counter) {
+  int before;
+  asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], 0, 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return before == 0;
+}
+
 // What only one thread of a warp does is told by a predicate, not by a branch: behind a branch the
 // compiler would take nothing for the same in all lanes, and the warp's uniform registers would go
 // unused.

@@ -44,8 +44,10 @@ struct BackwardAdder {
 #pragma unroll 1
     for (int left = steps_of<C>(tile, p.part_heads); left > 0; --left) {
       at.head = tile.query_head + head;
+      int* turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::dq_parts + group;
+      const int seen = C::first_stores ? ptx::look_at_turn(turn) : 0;  // the answer takes a while
       sums.wait_until_full();
-      add(sum, at);
+      add(sum, at, turn, seen);
       sums.release(lane);
       if (++head == p.part_heads) {
         head = 0;
@@ -55,19 +57,31 @@ struct BackwardAdder {
     }
   }
 
-  /// In an order, once it is this tile's turn; then the next one has it.
-  __device__ void add(float* sum, const Place& at) {
+  /// In an order, once it is this tile's turn; then the next one has it. In any order, who comes
+  /// first stores, so that the sums need not be 0 before; others wait until that is done.
+  __device__ void add(float* sum, const Place& at, int* turn, int seen) {
     if (lane == 0) {
-      int* turn = nullptr;
+      bool stores = false;
       if constexpr (C::deterministic) {
-        turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::groups + group;
         const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
         ptx::wait_for_turn(turn, sight.turn_of(at.row));
         ptx::fence_proxy_async_global();
       }
-      ptx::bulk_add(sum, sums.stage(), Shapes::sum_bytes);
+      if constexpr (C::first_stores) {
+        constexpr int stored = 2;
+        stores = seen == 0 && ptx::take_first_turn(turn);
+        if (!stores && seen < stored) {
+          ptx::wait_for_turn(turn, stored);
+          ptx::fence_proxy_async_global();
+        }
+      }
+      if (stores) {
+        ptx::bulk_store(sum, sums.stage(), Shapes::sum_bytes);
+      } else {
+        ptx::bulk_add(sum, sums.stage(), Shapes::sum_bytes);
+      }
       ptx::bulk_commit();
-      if constexpr (C::deterministic) {
+      if (C::deterministic || stores) {
         ptx::bulk_wait<0>();
         ptx::pass_turn(turn);
       } else {

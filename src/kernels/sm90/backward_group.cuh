@@ -13,6 +13,7 @@
 #include "tile/rows.cuh"
 #include "tile/rows_in_sight.cuh"
 #include "tile/store_fragment.cuh"
+#include "tile/store_lines.cuh"
 #include "tile/uniform.cuh"
 
 namespace fa::sm90 {
@@ -32,6 +33,8 @@ struct BackwardGroup {
   /// dS is formed of P as it is, where registers are left for it: of P rounded it has to be
   /// unpacked.
   static constexpr bool keeps_p = C::rows == 64 && !C::dropout && !Score<C>::has_slope;
+  /// dK and dV go out by whole lines. With 64 rows a step, and without a mask, that was no faster.
+  static constexpr bool stores_lines = C::rows == 128 && !C::all_seen;
   /// LSE is loaded while S^T is under way, where registers are left for it.
   static constexpr bool loads_early = C::rows == 64;
 
@@ -89,8 +92,10 @@ struct BackwardGroup {
     while (take_tile(pipes.tiles, lane, tile)) {
       clear(dk);
       clear(dv);
-      if (tile.begin < tile.end) walk();
-      store();
+      const bool walks = tile.begin < tile.end;
+      if (walks) walk();
+      store_keys();
+      if (!stores_lines || !walks) store_values();
     }
   }
 
@@ -139,12 +144,13 @@ struct BackwardGroup {
     end_query();
     pipes.k.release(lane);
   }
-  /// dQ of the last step.
+  /// dQ of the last step; stores_lines: while dV goes out.
   __device__ void end_query() {
     float dq[1][dq_tiles][4];
     wait_for_gradients();
     ptx::wgmma_fence(dq[0]);
     begin_query_product(dq, scores_turn);
+    if constexpr (stores_lines) store_values();
     ptx::wgmma_wait<0>(dq[0]);
     put_query(dq);
     give_query();
@@ -277,26 +283,37 @@ struct BackwardGroup {
     sums.next();
   }
 
-  /// dK and dV of the tile (line 18).
-  __device__ void store() {
+  /// dV of the tile, and its dK (line 18). Those of a key head that blocks share are added.
+  __device__ void store_values() {
+    if (p.parts.value == 1) store<C::head_dim_v>(dv, p.dv, value_scale<C>(p));
+  }
+  __device__ void store_keys() {
     // mutant "CUDA: dk of sm90" of emulated: p.gradient_scale => 1.0f
-    const float dk_scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
-    const float dv_scale = value_scale<C>(p);
+    const float scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
     if (p.parts.value > 1) {
-      add_keys(dk_scale, dv_scale);
+      add_keys(scale, value_scale<C>(p));
     } else {
-      store_rows<C::head_dim>(dk, p.dk, dk_scale);
-      store_rows<C::head_dim_v>(dv, p.dv, dv_scale);
+      store<C::head_dim>(dk, p.dk, scale);
     }
   }
+  /// Lines go by way of the warp's own rows of the dS that is not the last: once all warps have put
+  /// the last one, none reads it, and the warp itself writes there next.
   template <int columns, int n_tiles>
-  __device__ void store_rows(const float (&x)[1][n_tiles][4], const kernel::View& view,
-                             float scale) const {
+  __device__ void store(const float (&x)[1][n_tiles][4], const kernel::View& view,
+                        float scale) const {
     const int first = tile.place.row + 16 * warp;
-    store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
+    const auto address = [&](int i) -> char* {
       if (first + i >= tile.place.rows.extent) return nullptr;
       return const_cast<char*>(row_at(view, tile.place, first + i));
-    });
+    };
+    const auto rounded = as_left<Element>(x, scale);
+    if constexpr (stores_lines) {
+      const u32 own =
+          scores + (scores_turn ^ ScorePanels::bytes) + 16 * warp * ScorePanels::row_bytes;
+      store_lines<columns, C::alignment>(own, rounded, lane, address);
+    } else {
+      store_fragment<columns, C::alignment>(rounded, lane, address);
+    }
   }
 
   /// dK and dV of the heads of this block. The blocks that share the keys add in their order, so

@@ -37,6 +37,7 @@ struct BackwardSums {
 
   static constexpr int threads = 256;
   static constexpr int depth = C::depth;  ///< of the sums of dQ: the groups share whole panels
+  static constexpr int dq_parts = 2;      ///< of a tile's sums, with a counter each: one a group
   static constexpr int width = C::width;  ///< of V, padded
 
   // As these kernels put their results together.

@@ -48,6 +48,7 @@ struct BackwardKernel {
     int value_columns = 0;        ///< of dV's
     int bias_sums = 1;            ///< warps that sum the same rows of a bias, each for itself
     int dq_turns = 1;             ///< counters of a tile of rows, where sums have an order
+    bool first_stores = false;    ///< else who adds to dQ first stores, by such a counter
     friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;

@@ -14,6 +14,8 @@ struct BackwardTile {
   /// Tiles of keys that all rows see begin at different rows, so that blocks which begin together
   /// do not add to the same dQ. Not in order.
   bool rotates = false;
+  /// Who adds to dQ of rows first stores, and a kernel before need not set it to 0. Not in order.
+  bool first_stores = false;
 
   static constexpr int groups = 2;           ///< that compute; each has its part of dQ
   static constexpr int keys = 128;           ///< of a block, 64 for each group that computes

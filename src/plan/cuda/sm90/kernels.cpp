@@ -127,7 +127,10 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
 BackwardKernel backward(const Problem& p, const BackwardTile& t) {
   BackwardKernel kernel = backward_of(p, t);
   kernel.cut.dq_turns = t.groups;
-  kernel.config.number("key_stages", t.key_stages).number("value_stages", t.value_stages);
+  kernel.cut.first_stores = t.first_stores && !in_order(p);
+  kernel.config.number("key_stages", t.key_stages)
+      .number("value_stages", t.value_stages)
+      .flag("first_stores", kernel.cut.first_stores);
   kernel.main = {"fa_sm90_backward",
                  {"sm90/backward.cuh"},
                  "fa::sm90::BackwardConfig",

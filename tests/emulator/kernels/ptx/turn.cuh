@@ -12,6 +12,12 @@ inline void wait_for_turn(const int* counter, int turn, int seen = -1) {
 }
 inline void pass_turn(int* counter) { ++*counter; }
 
+inline bool take_first_turn(int* counter) {
+  if (*counter != 0) return false;
+  *counter = 1;
+  return true;
+}
+
 inline void publish(unsigned long long* to, unsigned long long number, bool does) {
   if (does) *to = number;
 }
