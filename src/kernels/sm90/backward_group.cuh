@@ -33,8 +33,10 @@ struct BackwardGroup {
   /// dS is formed of P as it is, where registers are left for it: of P rounded it has to be
   /// unpacked.
   static constexpr bool keeps_p = C::rows == 64 && !C::dropout && !Score<C>::has_slope;
-  /// dK and dV go out by whole lines. With 64 rows a step, and without a mask, that was no faster.
-  static constexpr bool stores_lines = C::rows == 128 && !C::all_seen;
+  /// dK and dV go out by whole lines. With 64 rows a step, and without a mask, that was no faster;
+  /// beside other options there are no registers for it.
+  static constexpr bool stores_lines =
+      C::rows == 128 && !C::all_seen && Score<C>::none && !C::dropout && !Element::scales_gradients;
   /// LSE is loaded while S^T is under way, where registers are left for it.
   static constexpr bool loads_early = C::rows == 64;
 
