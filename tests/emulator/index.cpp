@@ -95,6 +95,15 @@ struct PlainHopperBackward : sm90::BackwardConfig {
   static constexpr int rows = 64, keys = 128, shared_bytes = 197936;
 };
 
+/// Who adds to dQ first stores, and dK and dV go out by whole lines.
+struct MaskedHopperBackward : sm90::BackwardConfig {
+  static constexpr Number element = Number::bfloat16;
+  static constexpr int head_dim = 64, head_dim_v = 64, depth = 64, width = 64;
+  static constexpr int rows = 128, keys = 128, key_stages = 2, value_stages = 2;
+  static constexpr int shared_bytes = 231760;
+  static constexpr bool window_right = true, first_stores = true;
+};
+
 struct FullHopperBackward : sm90::BackwardConfig {
   static constexpr Number element = Number::float16;
   static constexpr int head_dim = 72, head_dim_v = 64, depth = 128, width = 64;
@@ -140,5 +149,7 @@ template struct fa::index::BackwardKernels<fa::sm80::Backward<fa::index::SharedB
                                            fa::sm80::BackwardShapes<fa::index::SharedBias>>;
 template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::PlainHopperBackward>,
                                            fa::sm90::BackwardSums<fa::index::PlainHopperBackward>>;
+template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::MaskedHopperBackward>,
+                                           fa::sm90::BackwardSums<fa::index::MaskedHopperBackward>>;
 template struct fa::index::BackwardKernels<fa::sm90::Backward<fa::index::FullHopperBackward>,
                                            fa::sm90::BackwardSums<fa::index::FullHopperBackward>>;
