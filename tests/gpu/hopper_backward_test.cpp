@@ -151,6 +151,37 @@ TEST(HopperBackward, TheSameWorkspaceServesAgain) {
   expect_close("dq", c.dq.values(), spec.dtype, spec.dtype, {exact.dq, plain.dq, exact.dq_abs});
 }
 
+/// Sequences that overlap have more tiles of rows than the kernel before the main one works on. The
+/// counters of the others are 0 all the same: what the workspace held makes no block wait for ever.
+TEST(HopperBackward, LengthsThatLieMakeNoBlockWait) {
+  if (backward_families(64).size() == 1) GTEST_SKIP() << "the GPU is no Hopper";
+  constexpr int64_t batch = 8, tokens = 1280;
+  for (const int64_t dim : {64, 128}) {
+    check::Spec spec = problem({.batch = batch, .dim = dim});
+    std::vector<int64_t> lengths(batch, 0);
+    lengths[0] = tokens;
+    pack(spec.rows, lengths);
+    pack(spec.keys, std::vector<int64_t>(batch, 32));
+    spec.backward = true;
+    spec.family = Family::sm90;
+    check::Case c(spec);
+    GpuPlace place;
+    run(c, place);
+    std::vector<int32_t> overlapping(batch + 1, 0);
+    for (size_t i = 1; i < overlapping.size(); i += 2) overlapping[i] = tokens;
+    c.cu_seqlens_q = check::IntArray<int32_t>(overlapping);
+    place.run(c.memory(), [&](const check::Place::Here& here) {
+      const BackwardArgs args = here(c.backward_args());
+      const Options options = here(c.options());
+      const Plan plan = plan_backward(args, options);
+      const GpuMemory workspace(plan.workspace_bytes());
+      const std::vector<int32_t> ones(plan.workspace_bytes() / 4, 1);
+      workspace.upload(0, ones.data(), 4 * ones.size());
+      plan.run(args, options, workspace.data(), workspace.size(), here.stream());
+    });
+  }
+}
+
 /// Each configuration that `llm-backward` ships for Hopper, in a fixed order, too, and some
 /// head_dims between. A block has several tiles.
 std::vector<check::Spec> shipped() {

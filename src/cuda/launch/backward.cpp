@@ -47,15 +47,13 @@ kernel::BackwardParams backward_params(const CudaBackwardPlan& plan, const Call&
   take(params.lse_2, bytes.lse);
   take(params.delta, bytes.delta);
   next += bytes.counter;
-  int* dq_states;
-  take(dq_states, bytes.dq_states);
   take(params.dk_sum, bytes.dk_sum);
   take(params.dv_sum, bytes.dv_sum);
   take(params.dbias_sum, bytes.dbias_sum);
-  take(params.dq_turns, bytes.dq_turns);
-  if (plan.cut.first_stores) params.dq_turns = dq_states;
   take(params.key_turns, bytes.key_turns);
   take(params.ranges, bytes.ranges);
+  take(params.dq_turns, bytes.dq_turns);
+  params.dq_turns_count = bytes.dq_turns / 4;
   return params;
 }
 

@@ -28,9 +28,8 @@ struct ProblemConfig {
 /// The same, and what a backward pass is asked for.
 struct GradientConfig : ProblemConfig {
   static constexpr bool deterministic = false;  ///< blocks add to dQ in an order
-  static constexpr bool first_stores =
-      false;                               ///< who adds to dQ first stores; sums are not set to 0
-  static constexpr bool all_seen = false;  ///< every row sees all keys of every block
+  static constexpr bool first_stores = false;   ///< who adds to dQ first stores
+  static constexpr bool all_seen = false;       ///< every row sees all keys of every block
   static constexpr Number dbias = Number::none;
   static constexpr bool bias_per_row = false;
   static constexpr bool bias_shared = false;

@@ -142,6 +142,7 @@ struct BackwardParams {
   int bias_batches;  ///< extents of the bias
   int bias_heads;
   int bias_rows;
+  long long dq_turns_count;  ///< 0 where dQ's sums need none
 };
 
 /// For a main backward kernel whose blocks take tile of keys after tile of keys, by the copy

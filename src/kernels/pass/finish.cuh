@@ -48,7 +48,7 @@ struct FinishRows {
       const long long first = place.head * p.padded_rows + padded;
       sum = p.dq_sum + first * S::depth;
       if constexpr (C::first_stores) {
-        const int added = p.dq_turns[first / C::rows * S::dq_parts];
+        const int added = p.dq_turns[first / C::rows * C::dq_parts];
         if (added == 0) sum = nullptr;
       }
     }

@@ -1,7 +1,8 @@
 // Before the main kernel of a backward pass, for each tile of query rows: delta = dO . O - dLSE
 // (line 4 of Algorithm 2), LSE in powers of 2 with +inf where a row sees no key, so that its P is
-// 0, and dQ's sum set to 0, or told to hold nothing yet. For float16 also how large dS may become.
-// Such a row's dO counts for nothing, whatever it holds; with a finite sink its dLSE does.
+// 0, and dQ's sum set to 0, but where who adds to it first stores. For float16 also how large dS
+// may become. Such a row's dO counts for nothing, whatever it holds; with a finite sink its dLSE
+// does.
 #pragma once
 
 #include "tile/mask.cuh"
@@ -19,7 +20,18 @@ struct Prepare {
   using C = S::Config;
   using Params = kernel::BackwardParams;
 
+  /// All of them, also those of rows that no block prepares: where lengths on the device overlap,
+  /// the main kernel may come to such rows, and must not wait for what the workspace held.
+  static __device__ void clear_turns(const Params& p) {
+    const long long stride = static_cast<long long>(gridDim.x) * S::threads;
+    for (long long i = static_cast<long long>(blockIdx.x) * S::threads + threadIdx.x;
+         i < p.dq_turns_count; i += stride) {
+      p.dq_turns[i] = 0;
+    }
+  }
+
   static __device__ void run(const Params& p) {
+    clear_turns(p);
     const Place place =
         find_place<C::rows, C::packed_q, C::used_q>(p.order, p.rows, static_cast<int>(blockIdx.x));
     if (place.sequence < 0 || place.sequence == p.order.batch || place.row >= place.rows.extent)
@@ -27,10 +39,7 @@ struct Prepare {
     const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
     const long long statistics = place.head * p.padded_rows + padded;
 
-    if constexpr (C::first_stores) {
-      int* turns = p.dq_turns + statistics / C::rows * S::dq_parts;
-      if (threadIdx.x < S::dq_parts) turns[threadIdx.x] = 0;
-    } else {
+    if constexpr (!C::first_stores) {
       float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * S::depth);
       for (int i = threadIdx.x; i < C::rows * S::depth / 4; i += S::threads) sum[i] = {0, 0, 0, 0};
     }

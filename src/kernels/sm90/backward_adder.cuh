@@ -44,7 +44,7 @@ struct BackwardAdder {
 #pragma unroll 1
     for (int left = steps_of<C>(tile, p.part_heads); left > 0; --left) {
       at.head = tile.query_head + head;
-      int* turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::dq_parts + group;
+      int* turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * C::dq_parts + group;
       const int seen = C::first_stores ? ptx::look_at_turn(turn) : 0;  // the answer takes a while
       sums.wait_until_full();
       add(sum, at, turn, seen);

@@ -12,8 +12,8 @@
 #include "tile/group_product.cuh"
 #include "tile/rows.cuh"
 #include "tile/rows_in_sight.cuh"
+#include "tile/store.cuh"
 #include "tile/store_fragment.cuh"
-#include "tile/store_lines.cuh"
 #include "tile/uniform.cuh"
 
 namespace fa::sm90 {
@@ -33,8 +33,8 @@ struct BackwardGroup {
   /// dS is formed of P as it is, where registers are left for it: of P rounded it has to be
   /// unpacked.
   static constexpr bool keeps_p = C::rows == 64 && !C::dropout && !Score<C>::has_slope;
-  /// dK and dV go out by whole lines. With 64 rows a step, and without a mask, that was no faster;
-  /// beside other options there are no registers for it.
+  /// Whether dK and dV go out by whole lines, and dV while the last dQ is formed. With 64 rows a
+  /// step, and without a mask, that was no faster; beside other options registers are missing.
   static constexpr bool stores_lines =
       C::rows == 128 && !C::all_seen && Score<C>::none && !C::dropout && !Element::scales_gradients;
   /// LSE is loaded while S^T is under way, where registers are left for it.
@@ -146,7 +146,7 @@ struct BackwardGroup {
     end_query();
     pipes.k.release(lane);
   }
-  /// dQ of the last step; stores_lines: while dV goes out.
+  /// dQ of the last step.
   __device__ void end_query() {
     float dq[1][dq_tiles][4];
     wait_for_gradients();
@@ -285,10 +285,11 @@ struct BackwardGroup {
     sums.next();
   }
 
-  /// dV of the tile, and its dK (line 18). Those of a key head that blocks share are added.
+  /// dV of the tile (line 18). Where blocks share its keys, store_keys adds dV, too.
   __device__ void store_values() {
     if (p.parts.value == 1) store<C::head_dim_v>(dv, p.dv, value_scale<C>(p));
   }
+  /// dK of the tile.
   __device__ void store_keys() {
     // mutant "CUDA: dk of sm90" of emulated: p.gradient_scale => 1.0f
     const float scale = p.gradient_scale * power_of_2<Element>(-ds_bits);
@@ -304,17 +305,18 @@ struct BackwardGroup {
   __device__ void store(const float (&x)[1][n_tiles][4], const kernel::View& view,
                         float scale) const {
     const int first = tile.place.row + 16 * warp;
-    const auto address = [&](int i) -> char* {
-      if (first + i >= tile.place.rows.extent) return nullptr;
-      return const_cast<char*>(row_at(view, tile.place, first + i));
-    };
-    const auto rounded = as_left<Element>(x, scale);
     if constexpr (stores_lines) {
       const u32 own =
           scores + (scores_turn ^ ScorePanels::bytes) + 16 * warp * ScorePanels::row_bytes;
-      store_lines<columns, C::alignment>(own, rounded, lane, address);
+      char* to = const_cast<char*>(row_at(view, tile.place, first));
+      store_rows<Element, SharedTile<16, 64>, columns, C::alignment>(
+          own, x, lane, to, 2 * view.row, tile.place.rows.extent - first, scale);
+      __syncwarp();  // all lanes have read it
     } else {
-      store_fragment<columns, C::alignment>(rounded, lane, address);
+      store_fragment<columns, C::alignment>(as_left<Element>(x, scale), lane, [&](int i) -> char* {
+        if (first + i >= tile.place.rows.extent) return nullptr;
+        return const_cast<char*>(row_at(view, tile.place, first + i));
+      });
     }
   }
 

@@ -26,6 +26,7 @@ struct BackwardConfig : kernel::GradientConfig {
   static constexpr int key_stages = 1;
   static constexpr int value_stages = 1;
   static constexpr bool rotates = false;
+  static constexpr int dq_parts = 2;  ///< of the sums of a tile of rows, each with its counter
 };
 
 /// What the kernels of src/kernels/pass are templates of. Their blocks have a warp for each one of
@@ -37,7 +38,6 @@ struct BackwardSums {
 
   static constexpr int threads = 256;
   static constexpr int depth = C::depth;  ///< of the sums of dQ: the groups share whole panels
-  static constexpr int dq_parts = 2;      ///< of a tile's sums, with a counter each: one a group
   static constexpr int width = C::width;  ///< of V, padded
 
   // As these kernels put their results together.
@@ -63,6 +63,8 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int group_keys = 64;  ///< whose dK and dV a group has
   static_assert(C::keys == groups * group_keys && (C::rows == 64 || C::rows == 128));
   static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
+  static_assert(!C::first_stores || !C::deterministic, "its first turn adds");
+  static_assert(C::dq_parts == groups);
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
   static constexpr int together = 128 * groups;  ///< threads that compute

@@ -96,7 +96,7 @@ struct WideGroup {
   __device__ void find_turn(const Place& at) {
     if constexpr (C::deterministic) {
       dq_counter =
-          p.dq_turns + padded_row<C>(p, tile, at) / C::rows * Shapes::dq_parts + rank * 2 + group;
+          p.dq_turns + padded_row<C>(p, tile, at) / C::rows * C::dq_parts + rank * 2 + group;
       const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
       dq_turn = sight.turn_of(at.row);
     }

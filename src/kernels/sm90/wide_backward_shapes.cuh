@@ -44,7 +44,7 @@ struct WideBackwardShapes : BackwardSums<C> {
     return rank * half + ((group == 1) != turned ? columns_of(1 - group) : 0);
   }
 
-  static constexpr int dq_parts = 4;  ///< of the columns: two groups in each of two blocks
+  static_assert(C::dq_parts == 4, "of the columns: two groups in each of two blocks");
 
   static constexpr int statistic_bytes = 4 * C::rows;  ///< LSE or delta of a step
   using KeyPipe = Pipe<1, KeyPanels::bytes + PeerPanels::bytes>;

@@ -32,12 +32,13 @@ __device__ void put_left(const Part<Tile>& part, const KeptSlices<slices, m_tile
 #endif
 }
 
-/// The fragment x of a warp's rows, rounded to Element, into rows from `to` on; rows from `count`
-/// on do not exist. The warp's rows of Tile, `tile` in shared memory, are overwritten.
+/// The fragment x of a warp's rows, times `scale` and rounded to Element, into rows from `to` on;
+/// rows from `count` on do not exist. The warp's rows of Tile, `tile` in shared memory, are
+/// overwritten.
 template <typename Element, typename Tile, int columns, int alignment, int m_tiles, int n_tiles>
 __device__ void store_rows(u32 tile, const float (&x)[m_tiles][n_tiles][4], int lane, char* to,
-                           long long stride, int count) {
-  put_left(Part<Tile>(tile, 0, 0), as_left<Element>(x), lane);
+                           long long stride, int count, float scale = 1) {
+  put_left(Part<Tile>(tile, 0, 0), as_left<Element>(x, scale), lane);
   __syncwarp();
   constexpr int row_lanes = Tile::panel_chunks, pass_rows = 32 / row_lanes;
   const int chunk = lane % row_lanes;

@@ -96,9 +96,7 @@ void size_workspace(CudaBackwardPlan& plan, Over over) {
   bytes.lse = bytes.delta = p.q.heads * plan.padded_rows * 4;
   bytes.dq_sum = bytes.lse * t.columns;
   if (over == Over::key_tiles) bytes.counter = sizeof(kernel::TileCounter);
-  // Whole pieces of 16 bytes, for the sums behind them.
-  if (t.first_stores) bytes.dq_states = round_up(bytes.lse / t.rows * t.dq_turns, 16);
-  if (in_order(p)) bytes.dq_turns = bytes.lse / t.rows * t.dq_turns;
+  if (in_order(p) || t.first_stores) bytes.dq_turns = bytes.lse / t.rows * t.dq_turns;
   if (plan.parts > 1) {
     const int64_t keys = p.k.heads * plan.padded_keys * 4;
     bytes.dk_sum = keys * t.columns;
@@ -257,7 +255,7 @@ std::string to_text(const CudaBackwardPlan& plan) {
              plan.key_blocks * plan.parts, stays ? "tiles" : "blocks", plan.part_heads,
              plan.section, plan.row_blocks, bytes.all(), bytes.dq_sum, bytes.lse,
              bytes.dk_sum + bytes.dv_sum, bytes.dbias_sum,
-             bytes.dq_states + bytes.dq_turns + bytes.key_turns + bytes.counter, bytes.ranges);
+             bytes.dq_turns + bytes.key_turns + bytes.counter, bytes.ranges);
 }
 
 }  // namespace fa

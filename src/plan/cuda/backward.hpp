@@ -15,23 +15,22 @@
 
 namespace fa {
 
-/// Bytes of each part of the workspace, in this order. The parts from dk_sum on begin as 0. All
-/// before the counter are multiples of its alignment.
+/// Bytes of each part of the workspace, in this order. The parts from dk_sum to ranges begin as 0.
+/// All before the counter are multiples of its alignment.
 struct BackwardWorkspace {
   int64_t dq_sum = 0;  ///< dQ in float32
   int64_t lse = 0;     ///< in powers of 2
   int64_t delta = 0;
-  int64_t counter = 0;    ///< a kernel::TileCounter, where blocks that stay take tile after tile
-  int64_t dq_states = 0;  ///< counters, where who adds to dQ first stores
-  int64_t dk_sum = 0;     ///< dK in float32, where blocks share keys
+  int64_t counter = 0;  ///< a kernel::TileCounter, where blocks that stay take tile after tile
+  int64_t dk_sum = 0;   ///< dK in float32, where blocks share keys
   int64_t dv_sum = 0;
   int64_t dbias_sum = 0;  ///< where rows, or blocks, share bias
-  int64_t dq_turns = 0;   ///< counters, where sums have an order
   int64_t key_turns = 0;  ///< counters, where blocks share keys
   int64_t ranges = 0;     ///< of dO's, dLSE's and V's, for float16
+  int64_t dq_turns = 0;   ///< counters, where sums of dQ have an order, or who comes first stores
 
-  int64_t zeros() const { return dk_sum + dv_sum + dbias_sum + dq_turns + key_turns + ranges; }
-  int64_t all() const { return dq_sum + lse + delta + counter + dq_states + zeros(); }
+  int64_t zeros() const { return dk_sum + dv_sum + dbias_sum + key_turns + ranges; }
+  int64_t all() const { return dq_sum + lse + delta + counter + zeros() + dq_turns; }
 };
 
 /// docs/kernels/README.md says what each of its launches does, and when.

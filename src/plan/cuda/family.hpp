@@ -47,8 +47,8 @@ struct BackwardKernel {
     int columns = 0;              ///< of dQ's and dK's sums: head_dim, padded
     int value_columns = 0;        ///< of dV's
     int bias_sums = 1;            ///< warps that sum the same rows of a bias, each for itself
-    int dq_turns = 1;             ///< counters of a tile of rows, where sums have an order
-    bool first_stores = false;    ///< else who adds to dQ first stores, by such a counter
+    int dq_turns = 1;             ///< counters of a tile of rows, where dQ's sums need them
+    bool first_stores = false;    ///< who adds to dQ first stores, by such a counter
     friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;

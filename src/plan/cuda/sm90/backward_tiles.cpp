@@ -49,9 +49,8 @@ WideBackwardTile wide_backward_tile(const Problem& p) { return {.rotates = !in_o
 
 namespace {
 
-/// It saves a write and a read of dQ's sums. But where all rows see all keys, the blocks that work
-/// on a head begin together, wait for who comes first, and then go on in step: beyond these keys,
-/// at head_dim 128, that cost 3 to 5%.
+/// It saves setting dQ's sums to 0. But where all rows see all keys, the blocks of a head begin
+/// together, wait for the first one, and then go on in step: beyond these keys that cost 2 to 5%.
 bool first_should_store(const Problem& p, bool rotates) {
   const bool masked = p.score.window_left >= 0 || p.score.window_right >= 0;
   return masked || p.k.packed || p.k.seqlen <= (rotates ? 2048 : 512);

@@ -91,9 +91,10 @@ Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
 
 namespace {
 
-/// What the backward kernels have alike.
+/// What the backward kernels have alike. `dq_parts`: of the sums of a tile of rows, each with its
+/// counter.
 template <typename Tile>
-BackwardKernel backward_of(const Problem& p, const Tile& t) {
+BackwardKernel backward_of(const Problem& p, const Tile& t, int dq_parts) {
   const int columns = sum_columns(t, p.head_dim), width = pad16(p.head_dim_v);
   const int bytes = shared_bytes(t, p.head_dim, p.head_dim_v);
   KernelConfig config;
@@ -103,6 +104,7 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
       .number("depth", columns)
       .number("width", width)
       .number("shared_bytes", bytes)
+      .number("dq_parts", dq_parts)
       .flag("rotates", t.rotates);
   return {
       .cut = {.rows = t.rows,
@@ -110,7 +112,8 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
               .blocks_per_sm = 1,
               .threads = t.other_threads,
               .columns = columns,
-              .value_columns = width},
+              .value_columns = width,
+              .dq_turns = dq_parts},
       .config = config,
       .main = {},
       .over = Over::key_tiles,
@@ -125,12 +128,11 @@ BackwardKernel backward_of(const Problem& p, const Tile& t) {
 }  // namespace
 
 BackwardKernel backward(const Problem& p, const BackwardTile& t) {
-  BackwardKernel kernel = backward_of(p, t);
-  kernel.cut.dq_turns = t.groups;
-  kernel.cut.first_stores = t.first_stores && !in_order(p);
+  BackwardKernel kernel = backward_of(p, t, t.groups);
+  kernel.cut.first_stores = t.first_stores;
   kernel.config.number("key_stages", t.key_stages)
       .number("value_stages", t.value_stages)
-      .flag("first_stores", kernel.cut.first_stores);
+      .flag("first_stores", t.first_stores);
   kernel.main = {"fa_sm90_backward",
                  {"sm90/backward.cuh"},
                  "fa::sm90::BackwardConfig",
@@ -143,9 +145,8 @@ BackwardKernel backward(const Problem& p, const BackwardTile& t) {
 }
 
 BackwardKernel backward(const Problem& p, const WideBackwardTile& t) {
-  BackwardKernel kernel = backward_of(p, t);
+  BackwardKernel kernel = backward_of(p, t, t.dq_parts);
   kernel.cut.cluster = t.cluster;
-  kernel.cut.dq_turns = t.dq_parts;
   kernel.cut.dout_by_panels = splits_dout(p.head_dim_v);
   kernel.main = {"fa_sm90_wide_backward",
                  {"sm90/wide_backward.cuh"},
