@@ -93,6 +93,7 @@ struct PlainHopperBackward : sm90::BackwardConfig {
   static constexpr Number element = Number::bfloat16;
   static constexpr int head_dim = 128, head_dim_v = 128, depth = 128, width = 128;
   static constexpr int rows = 64, keys = 128, shared_bytes = 197936;
+  static constexpr bool clears_sums = true;
 };
 
 /// Who adds to dQ first stores, and dK and dV go out by whole lines.

@@ -20,6 +20,7 @@ std::vector<sm90::BackwardTile> tiles_of(const Problem& p) {
   for (const int rows : {64, 128}) {
     if (rows == 128 && !narrow) continue;
     tiles.push_back({.rows = rows, .rotates = true, .first_stores = true});
+    tiles.push_back({.rows = rows, .clears_sums = true});
     tiles.push_back(
         {.rows = rows, .key_stages = p.head_dim <= 64 ? 2 : 1, .value_stages = narrow ? 2 : 1});
   }

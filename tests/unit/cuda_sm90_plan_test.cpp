@@ -306,30 +306,38 @@ TEST(Sm90BackwardPlan, InOrderEachGroupHasATurn) {
   EXPECT_EQ(plan.workspace.dq_turns, 2 * plan.workspace.lse / plan.cut.rows);
 }
 
-/// Who adds to dQ first stores, where blocks of a head do not all begin together.
-TEST(Sm90BackwardPlan, WhoAddsToDqFirstStores) {
-  const auto stores_first = [](int64_t seqlen, int64_t head_dim,
-                               const std::function<void(Problem&)>& change) {
+/// How the sums of dQ come to be 0 before the first addition to them.
+TEST(Sm90BackwardPlan, SumsOfDqBegin) {
+  const auto begin = [](int64_t seqlen, int64_t head_dim,
+                        const std::function<void(Problem&)>& change) -> std::string {
     Problem p = backward_problem(seqlen, head_dim, head_dim);
     change(p);
     const CudaBackwardPlan plan = plan_cuda_backward(p, *known_gpu("sm_90a"));
-    const bool stores = plan.main().constants.find("first_stores") != std::string::npos;
-    EXPECT_EQ(plan.workspace.dq_turns > 0, stores || p.run.deterministic);
-    return stores;
+    const bool stores = has(plan.main(), "first_stores"), clears = has(plan.main(), "clears_sums");
+    EXPECT_FALSE(stores && clears);
+    EXPECT_EQ(plan.workspace.dq_turns > 0, stores || clears || p.run.deterministic);
+    return stores ? "first stores" : clears ? "cleared ahead" : "set before";
   };
   const auto nothing = [](Problem&) {};
   const auto causal = [](Problem& p) { p.score.window_right = 0; };
+  const auto window = [](Problem& p) { p.score.window_left = 100; };
+  const auto packed = [](Problem& p) { p.q.packed = p.k.packed = true; };
+  const auto in_order = [](Problem& p) { p.run.deterministic = true; };
   for (const int64_t head_dim : {64, 128}) {
-    EXPECT_TRUE(stores_first(512, head_dim, nothing));
-    EXPECT_FALSE(stores_first(4096, head_dim, nothing));
-    EXPECT_TRUE(stores_first(4096, head_dim, causal));
-    EXPECT_TRUE(stores_first(4096, head_dim, [](Problem& p) { p.score.window_left = 100; }));
-    EXPECT_TRUE(stores_first(4096, head_dim, [](Problem& p) { p.q.packed = p.k.packed = true; }));
-    EXPECT_FALSE(stores_first(512, head_dim, [](Problem& p) { p.run.deterministic = true; }));
+    EXPECT_EQ(begin(4096, head_dim, causal), "first stores");
+    EXPECT_EQ(begin(4096, head_dim, window), "first stores");
+    EXPECT_EQ(begin(4096, head_dim, packed), "first stores");
   }
-  EXPECT_TRUE(stores_first(2048, 64, nothing));
-  EXPECT_FALSE(stores_first(2048, 128, nothing));
-  EXPECT_FALSE(stores_first(512, 256, causal));  // wide heads add from registers
+  EXPECT_EQ(begin(2048, 64, nothing), "first stores");
+  EXPECT_EQ(begin(4096, 64, nothing), "set before");
+  EXPECT_EQ(begin(512, 128, nothing), "cleared ahead");
+  EXPECT_EQ(begin(4096, 128, nothing), "cleared ahead");
+  EXPECT_EQ(begin(4096, 256, nothing), "cleared ahead");
+  EXPECT_EQ(begin(2048, 256, causal), "cleared ahead");
+  EXPECT_EQ(begin(4096, 256, causal), "set before");
+  for (const int64_t head_dim : {64, 128, 256}) {
+    EXPECT_EQ(begin(512, head_dim, in_order), "set before");
+  }
 }
 
 TEST(Sm90BackwardPlan, HeadDim64HasWiderTiles) {

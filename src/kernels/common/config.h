@@ -29,6 +29,7 @@ struct ProblemConfig {
 struct GradientConfig : ProblemConfig {
   static constexpr bool deterministic = false;  ///< blocks add to dQ in an order
   static constexpr bool first_stores = false;   ///< who adds to dQ first stores
+  static constexpr bool clears_sums = false;    ///< the main kernel sets dQ's sums to 0
   static constexpr bool all_seen = false;       ///< every row sees all keys of every block
   static constexpr Number dbias = Number::none;
   static constexpr bool bias_per_row = false;

@@ -134,7 +134,8 @@ struct BackwardParams {
   float* dv_sum;     ///< [heads_k][padded_keys][padded head_dim_v]
   float* dbias_sum;  ///< as tile/bias_sums.cuh has it
   int* dq_turns;   ///< [heads_q][padded_rows / tile][1, or parts of the tile's dQ]: how many blocks
-                   ///< have added to dQ; with first_stores 1 while the first one stores, then 2
+                   ///< have added to dQ; with first_stores 1 while the first one stores, then 2;
+                   ///< with clears_sums 1 while a warp sets them to 0, then 2
   int* key_turns;  ///< [heads_k][padded_keys / tile]: and to a tile's dK and dV
   float* ranges;   ///< for float16, as range_of of tile/padded.cuh has them
   long long padded_rows;  ///< of a head: each sequence begins with a tile of its own

@@ -47,7 +47,7 @@ struct FinishRows {
       const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
       const long long first = place.head * p.padded_rows + padded;
       sum = p.dq_sum + first * S::depth;
-      if constexpr (C::first_stores) {
+      if constexpr (C::first_stores || C::clears_sums) {
         const int added = p.dq_turns[first / C::rows * C::dq_parts];
         if (added == 0) sum = nullptr;
       }

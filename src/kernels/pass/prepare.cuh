@@ -1,6 +1,6 @@
 // Before the main kernel of a backward pass, for each tile of query rows: delta = dO . O - dLSE
 // (line 4 of Algorithm 2), LSE in powers of 2 with +inf where a row sees no key, so that its P is
-// 0, and dQ's sum set to 0, but where who adds to it first stores. For float16 also how large dS
+// 0, and dQ's sum set to 0, but where the main kernel does without. For float16 also how large dS
 // may become. Such a row's dO counts for nothing, whatever it holds; with a finite sink its dLSE
 // does.
 #pragma once
@@ -39,7 +39,7 @@ struct Prepare {
     const long long padded = padded_row_begin<C>(p.rows, place.sequence, place.rows) + place.row;
     const long long statistics = place.head * p.padded_rows + padded;
 
-    if constexpr (!C::first_stores) {
+    if constexpr (!C::first_stores && !C::clears_sums) {
       float4* sum = reinterpret_cast<float4*>(p.dq_sum + statistics * S::depth);
       for (int i = threadIdx.x; i < C::rows * S::depth / 4; i += S::threads) sum[i] = {0, 0, 0, 0};
     }

@@ -3,10 +3,11 @@
 // walks through it.
 //
 // A block stays on its multiprocessor and takes tile after tile: 128 keys of one key head, 64 for
-// each of its two groups of four warps, which keep dK and dV in registers. One more warp loads, and
-// two add dQ to its sums. The block walks over the query rows that see the keys, of all query heads
-// that share them, or of part of these. dQ of the rows is summed in float32 in global memory, since
-// other blocks add to it; pass/prepare.cuh comes before, pass/finish.cuh after.
+// each of its two groups of four warps, which keep dK and dV in registers. One more warp loads,
+// two add dQ to its sums, and one may set those to 0 ahead of them. The block walks over the query
+// rows that see the keys, of all query heads that share them, or of part of these. dQ of the rows
+// is summed in float32 in global memory, since other blocks add to it; pass/prepare.cuh comes
+// before, pass/finish.cuh after.
 #pragma once
 
 #include "sm90/backward_adder.cuh"
@@ -44,6 +45,9 @@ struct Backward {
       ptx::give_registers<Shapes::loader_registers>();
       if (warp == 0) BackwardLoader<C>(p, shared).run();
       if (warp == 1 || warp == 2) BackwardAdder<C>(p.backward, shared, warp - 1).run();
+      if (C::clears_sums && warp == 3) {
+        SumClearer<C, typename Shapes::TilePipe>{p.backward, BackwardPipes<C>(shared).tiles}.run();
+      }
     } else {
       ptx::take_registers<Shapes::group_registers>();
       BackwardGroup<C>(p.backward, shared, warp - 4).run();

@@ -5,7 +5,7 @@
 #include "ptx/bulk_copy.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/turn.cuh"
-#include "sm90/backward_shapes.cuh"
+#include "sm90/sum_clearer.cuh"
 #include "tile/rows_in_sight.cuh"
 
 namespace fa::sm90 {
@@ -44,8 +44,10 @@ struct BackwardAdder {
 #pragma unroll 1
     for (int left = steps_of<C>(tile, p.part_heads); left > 0; --left) {
       at.head = tile.query_head + head;
-      int* turn = p.dq_turns + padded_row<C>(p, tile, at) / C::rows * C::dq_parts + group;
-      const int seen = C::first_stores ? ptx::look_at_turn(turn) : 0;  // the answer takes a while
+      // One warp clears the parts of both groups.
+      int* turn = sum_state<C>(p, padded_row<C>(p, tile, at), C::clears_sums ? 0 : group);
+      constexpr bool looks = C::first_stores || C::clears_sums;
+      const int seen = looks ? ptx::look_at_turn(turn) : 0;  // the answer takes a while
       sums.wait_until_full();
       add(sum, at, turn, seen);
       sums.release(lane);
@@ -57,14 +59,18 @@ struct BackwardAdder {
     }
   }
 
-  /// In an order, once it is this tile's turn; then the next one has it. In any order, who comes
-  /// first stores, so that the sums need not be 0 before; others wait until that is done.
+  /// In an order, once it is this tile's turn; then the next one has it. In any order, once a warp
+  /// has cleared the sums; or who comes first stores, and others wait until that is done.
   __device__ void add(float* sum, const Place& at, int* turn, int seen) {
     if (lane == 0) {
       bool stores = false;
       if constexpr (C::deterministic) {
         const RowsInSight<C> sight(p.window, tile.q_len, tile.place.rows.length, tile.place.row);
         ptx::wait_for_turn(turn, sight.turn_of(at.row));
+        ptx::fence_proxy_async_global();
+      }
+      if constexpr (C::clears_sums) {
+        ptx::wait_for_turn(turn, sums_cleared, seen);
         ptx::fence_proxy_async_global();
       }
       if constexpr (C::first_stores) {

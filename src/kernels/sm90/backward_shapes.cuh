@@ -63,7 +63,7 @@ struct BackwardShapes : BackwardSums<C> {
   static constexpr int group_keys = 64;  ///< whose dK and dV a group has
   static_assert(C::keys == groups * group_keys && (C::rows == 64 || C::rows == 128));
   static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
-  static_assert(!C::first_stores || !C::deterministic, "its first turn adds");
+  static_assert(C::first_stores + C::clears_sums + C::deterministic <= 1, "a counter has one use");
   static_assert(C::dq_parts == groups);
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
@@ -139,7 +139,7 @@ struct BackwardPipes {
     v.init(users);
     q.init(users);
     dout.init(users);
-    tiles.init(users + adders);
+    tiles.init(users + adders + C::clears_sums);
   }
 
   /// The statistics of the stages in hand.

@@ -12,6 +12,7 @@
 #include "sm90/wide_backward_keys.cuh"
 #include "sm90/wide_backward_loader.cuh"
 #include "sm90/wide_backward_values.cuh"
+#include "sm90/wide_sum_watcher.cuh"
 
 namespace fa::sm90 {
 
@@ -42,6 +43,11 @@ struct WideBackward {
     if (warp < 4) {
       ptx::give_registers<Shapes::loader_registers>();
       if (warp == 0) WideLoader<C>(p, shared, rank).run();
+      if constexpr (C::clears_sums) {
+        const typename Shapes::TilePipe tiles = WidePipes<C>(shared).tiles;
+        if (warp == 1) SumClearer<C, typename Shapes::TilePipe, 2>{p.backward, tiles, rank}.run();
+        if (warp == 2) WideSumWatcher<C>{p.backward, tiles, shared, rank}.run();
+      }
     } else if (warp < 8) {
       ptx::take_registers<Shapes::group_registers>();
       WideValues<C>(p.backward, shared, rank, warp - 4).run();

@@ -11,6 +11,7 @@ struct WideBackwardShapes : BackwardSums<C> {
   static constexpr int block_keys = 64;  ///< of the tile's
   static_assert(C::keys == 2 * block_keys && C::rows == 64);
   static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
+  static_assert(!C::clears_sums || !C::deterministic, "a counter has one use");
   static constexpr int loader_registers = 24, group_registers = 240;
 
   /// dS^T or P^T of a step, as a warp has it.
@@ -102,10 +103,10 @@ struct WidePipes {
     v.init(group);
     q.init(both);
     dout.init(both);
-    tiles.init(both);
+    tiles.init(both + 2 * C::clears_sums);
     ptx::mbarrier_init(shared + Shapes::landed, 1);
     for (int i = 0; i < 2; ++i) {
-      ptx::mbarrier_init(shared + Shapes::gradients_there + 8 * i, group);
+      ptx::mbarrier_init(shared + Shapes::gradients_there + 8 * i, group + C::clears_sums);
       ptx::mbarrier_init(shared + Shapes::scores_free + 8 * i, 2 * both);
     }
     ptx::mbarrier_init(shared + Shapes::claim_there, 1);

@@ -96,7 +96,9 @@ void size_workspace(CudaBackwardPlan& plan, Over over) {
   bytes.lse = bytes.delta = p.q.heads * plan.padded_rows * 4;
   bytes.dq_sum = bytes.lse * t.columns;
   if (over == Over::key_tiles) bytes.counter = sizeof(kernel::TileCounter);
-  if (in_order(p) || t.first_stores) bytes.dq_turns = bytes.lse / t.rows * t.dq_turns;
+  if (in_order(p) || t.first_stores || t.clears_sums) {
+    bytes.dq_turns = bytes.lse / t.rows * t.dq_turns;
+  }
   if (plan.parts > 1) {
     const int64_t keys = p.k.heads * plan.padded_keys * 4;
     bytes.dk_sum = keys * t.columns;

@@ -49,6 +49,7 @@ struct BackwardKernel {
     int bias_sums = 1;            ///< warps that sum the same rows of a bias, each for itself
     int dq_turns = 1;             ///< counters of a tile of rows, where dQ's sums need them
     bool first_stores = false;    ///< who adds to dQ first stores, by such a counter
+    bool clears_sums = false;     ///< the main kernel sets dQ's sums to 0, by such counters
     friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;

@@ -45,18 +45,27 @@ int shared_bytes(const WideBackwardTile& t, int64_t head_dim, int64_t head_dim_v
   return all * panel + statistics + tiles_in_hand * bytes_in_hand + barriers;
 }
 
-WideBackwardTile wide_backward_tile(const Problem& p) { return {.rotates = !in_order(p)}; }
-
 namespace {
 
-/// It saves setting dQ's sums to 0. But where all rows see all keys, the blocks of a head begin
-/// together, wait for the first one, and then go on in step: beyond these keys that cost 2 to 5%.
+bool is_masked(const Problem& p) { return p.score.window_left >= 0 || p.score.window_right >= 0; }
+
+// Setting all of dQ's sums to 0 in a kernel of its own sends 128 MB of 16k tokens with 2048 columns
+// to memory and back. The main kernel may do without, in two ways. What each gave on an H200 is in
+// docs/kernels/sm90-backward.md, "The rows of dQ".
+
+/// But where all rows see all keys, the blocks of a head begin together, wait for the first one,
+/// and then go on in step: at head_dim 128 that cost 2 to 5%, at 64 the same beyond these keys.
 bool first_should_store(const Problem& p, bool rotates) {
-  const bool masked = p.score.window_left >= 0 || p.score.window_right >= 0;
-  return masked || p.k.packed || p.k.seqlen <= (rotates ? 2048 : 512);
+  return is_masked(p) || p.k.packed || (rotates && p.k.seqlen <= 2048);
 }
 
 }  // namespace
+
+WideBackwardTile wide_backward_tile(const Problem& p) {
+  // Under a mask, from 4k keys on, it cost 2%.
+  const bool gains = !is_masked(p) || p.k.seqlen <= 2048;
+  return {.rotates = !in_order(p), .clears_sums = !in_order(p) && gains};
+}
 
 BackwardTile backward_tile(const Problem& p) {
   BackwardTile tile;
@@ -66,6 +75,7 @@ BackwardTile backward_tile(const Problem& p) {
     tile.rotates = !in_order(p);
   }
   tile.first_stores = !in_order(p) && first_should_store(p, tile.rotates);
+  tile.clears_sums = !in_order(p) && !tile.first_stores && !tile.rotates;  // at 64 it gave nothing
   return tile;
 }
 

@@ -16,6 +16,8 @@ struct BackwardTile {
   bool rotates = false;
   /// Who adds to dQ of rows first stores, and a kernel before need not set it to 0. Not in order.
   bool first_stores = false;
+  /// Or a warp of the main kernel sets the sums of dQ to 0, ahead of the groups. Not in order.
+  bool clears_sums = false;
 
   static constexpr int groups = 2;           ///< that compute; each has its part of dQ
   static constexpr int keys = 128;           ///< of a block, 64 for each group that computes
@@ -28,6 +30,7 @@ struct BackwardTile {
 struct WideBackwardTile {
   static constexpr int rows = 64;
   bool rotates = true;               ///< as above
+  bool clears_sums = false;          ///< as above
   static constexpr int cluster = 2;  ///< blocks of 64 keys, each with three groups as above
   static constexpr int keys = 128;   ///< of a cluster
   /// Two groups in each of two blocks add to columns of their own of dQ.

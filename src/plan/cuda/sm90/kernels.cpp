@@ -105,7 +105,8 @@ BackwardKernel backward_of(const Problem& p, const Tile& t, int dq_parts) {
       .number("width", width)
       .number("shared_bytes", bytes)
       .number("dq_parts", dq_parts)
-      .flag("rotates", t.rotates);
+      .flag("rotates", t.rotates)
+      .flag("clears_sums", t.clears_sums);
   return {
       .cut = {.rows = t.rows,
               .keys = t.keys,
@@ -113,7 +114,8 @@ BackwardKernel backward_of(const Problem& p, const Tile& t, int dq_parts) {
               .threads = t.other_threads,
               .columns = columns,
               .value_columns = width,
-              .dq_turns = dq_parts},
+              .dq_turns = dq_parts,
+              .clears_sums = t.clears_sums},
       .config = config,
       .main = {},
       .over = Over::key_tiles,
