@@ -60,7 +60,6 @@ struct SumClearer {
     constexpr int count = C::rows * C::depth / parts / 4;
     float4* to = reinterpret_cast<float4*>(sum) + part * count;
 #pragma unroll 8
-    // mutant "CUDA: sums of dq in sm90" of emulated: i < count => i < 32
     for (int i = lane; i < count; i += 32) to[i] = {0, 0, 0, 0};
   }
 };
