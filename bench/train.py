@@ -4,9 +4,12 @@
 A model of GPT-2's size (124 million parameters: 12 layers, 12 heads of 64) in bfloat16, with AdamW,
 on the bytes of Python's standard library. Models of one seed begin with the same weights and see
 the same batches; how far two seeds are apart is the noise that their losses are held against.
+
+With --graph a CUDA graph replays each model's step, so that the host of its modules takes no part.
 """
 
 import argparse
+import functools
 import json
 import math
 import pathlib
@@ -24,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 12, 12, 768, 50304  # GPT-2's, the last one rounded up to 128
 LEARNING_RATE, WARMUP = 6e-4, 20  # steps
+BEFORE_GRAPH = 3  # steps run before a graph records one, which make what is made once
 SMOOTH = 20  # steps whose mean is one point of a loss curve
 
 
@@ -97,27 +101,69 @@ class Training:
         torch.manual_seed(seed)
         self.model = Gpt2(ATTENTIONS[name], options.seqlen).cuda()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True
+            self.model.parameters(),
+            lr=torch.tensor(LEARNING_RATE, device="cuda") if options.graph else LEARNING_RATE,
+            betas=(0.9, 0.95),
+            fused=True,
+            capturable=options.graph,
         )
         self.losses, self.times = [], []
+        self.graphed, self.graph = options.graph, None
+        self.side = torch.cuda.Stream()
 
     def step(self, text):
-        rate = LEARNING_RATE * min(1, (len(self.losses) + 1) / WARMUP)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rate(LEARNING_RATE * min(1, (len(self.losses) + 1) / WARMUP))
+        if not self.graphed:
+            work = functools.partial(self._work, text)
+        elif len(self.losses) < BEFORE_GRAPH:
+            work = functools.partial(self._aside, text)
+        else:
+            if self.graph is None:
+                self._record(text)
+            self.text.copy_(text)
+            work = self._replay
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         begin.record()
-        with torch.autocast("cuda", torch.bfloat16):
+        loss = work()
+        end.record()
+        torch.cuda.synchronize()
+        self.losses.append(loss.item())
+        self.times.append(begin.elapsed_time(end))
+
+    def _set_rate(self, rate):
+        for group in self.optimizer.param_groups:
+            if self.graphed:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _work(self, text):
+        # A graph must not take casts of the weights from a cache that was filled before it.
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=not self.graphed):
             loss = self.model.loss(text)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        end.record()
-        torch.cuda.synchronize()
-        self.losses.append(loss.item())
-        self.times.append(begin.elapsed_time(end))
+        return loss.detach()
+
+    def _aside(self, text):
+        """On a stream of its own, as before a recording."""
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):
+            loss = self._work(text)
+        torch.cuda.current_stream().wait_stream(self.side)
+        return loss
+
+    def _record(self, text):
+        self.text, self.graph = text.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=self.side):
+            self.loss = self._work(self.text)
+
+    def _replay(self):
+        self.graph.replay()
+        return self.loss
 
 
 def corpus():
@@ -174,6 +220,7 @@ def parse():
     )
     for name, value in {"steps": 200, "batch": 8, "seqlen": 1024, "seeds": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=str(value))
+    parser.add_argument("--graph", action="store_true", help="replay each step from a CUDA graph")
     parser.add_argument("--json", type=pathlib.Path, help="also write every loss and time to it")
     return checked(parser, sys.argv[1:], ["steps", "batch", "seqlen", "seeds"])
 
@@ -184,7 +231,7 @@ def main():
         "machine": machine.describe("cuda"),
         "versions": machine.versions([]),
         "commit": machine.commit(),
-        **{name: getattr(options, name) for name in ("steps", "batch", "seqlen")},
+        **{name: getattr(options, name) for name in ("steps", "batch", "seqlen", "graph")},
         "runs": [train(options, seed) for seed in range(options.seeds)],
     }
     print(f"{result['machine']['name']}; commit {result['commit']}")

@@ -33,8 +33,10 @@ struct BackwardCopies {
   KeysInHand tile;
   int first_row;  ///< of the tile's sequence, in the tensors of rows
 
-  __device__ BackwardCopies(const kernel::TiledBackwardParams& params, u32 base)
-      : p(params), pipes(base), filler(base + Shapes::landed) {}
+  /// landed: the filler's barrier, from `base` on.
+  __device__ BackwardCopies(const kernel::TiledBackwardParams& params, u32 base,
+                            u32 landed = Shapes::landed)
+      : p(params), pipes(base), filler(base + landed) {}
 
   /// Finds tile number `index` of the launch; false where it has no keys.
   __device__ bool find(int index) {
@@ -48,11 +50,7 @@ struct BackwardCopies {
     tile.part = place.head - head * b.parts.value;
     place.head = head;
     tile.query_head = head * b.heads.group.value + tile.part * b.part_heads;
-    Side rows{0, 0, 0};
-    if (place.sequence < b.order.batch) {  // else keys behind the last sequence
-      rows = side_of<C::packed_q, C::used_q>(b.rows, place.sequence, b.order.batch);
-    }
-    first_row = static_cast<int>(rows.begin);
+    const Side rows = find_rows();
     tile.q_len = rows.length;
     tile.padded_tile =
         static_cast<int>(padded_row_begin<C>(b.rows, place.sequence, rows) / C::rows);
@@ -63,6 +61,17 @@ struct BackwardCopies {
     tile.full_begin = full.begin;
     tile.full_end = full.end;
     return true;
+  }
+  /// The rows of the tile's sequence.
+  __device__ Side find_rows() {
+    const kernel::BackwardParams& b = p.backward;
+    const int sequence = tile.place.sequence;
+    Side rows{0, 0, 0};
+    if (sequence < b.order.batch) {  // else keys behind the last sequence
+      rows = side_of<C::packed_q, C::used_q>(b.rows, sequence, b.order.batch);
+    }
+    first_row = static_cast<int>(rows.begin);
+    return rows;
   }
   __device__ RowsInSight<C> rows_in_sight() const {
     return {p.backward.window, tile.q_len, tile.place.rows.length, tile.place.row};

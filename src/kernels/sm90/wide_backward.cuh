@@ -43,10 +43,11 @@ struct WideBackward {
     if (warp < 4) {
       ptx::give_registers<Shapes::loader_registers>();
       if (warp == 0) WideLoader<C>(p, shared, rank).run();
+      if (warp == 1) WideDoutLoader<C>(p, shared, rank).run();
       if constexpr (C::clears_sums) {
         const typename Shapes::TilePipe tiles = WidePipes<C>(shared).tiles;
-        if (warp == 1) SumClearer<C, typename Shapes::TilePipe, 2>{p.backward, tiles, rank}.run();
-        if (warp == 2) WideSumWatcher<C>{p.backward, tiles, shared, rank}.run();
+        if (warp == 2) SumClearer<C, typename Shapes::TilePipe, 2>{p.backward, tiles, rank}.run();
+        if (warp == 3) WideSumWatcher<C>{p.backward, tiles, shared, rank}.run();
       }
     } else if (warp < 8) {
       ptx::take_registers<Shapes::group_registers>();

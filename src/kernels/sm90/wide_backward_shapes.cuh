@@ -74,6 +74,7 @@ struct WideBackwardShapes : BackwardSums<C> {
   static constexpr int scores_free = landed + 24;     ///< of dS^T, in both blocks
   static constexpr int claim_there = landed + 40;     ///< the next tile, in the second block
   static constexpr int claim_free = landed + 48;      ///< its place, which the first one writes
+  static constexpr int dout_landed = landed + 56;     ///< as `landed`, of V and dO
   static constexpr int claim = landed + 64;
   static_assert(landed % 16 == 0 && C::shared_bytes == landed + 80, "as the plan says");
 };
@@ -103,8 +104,9 @@ struct WidePipes {
     v.init(group);
     q.init(both);
     dout.init(both);
-    tiles.init(both + 2 * C::clears_sums);
+    tiles.init(both + 1 + 2 * C::clears_sums);
     ptx::mbarrier_init(shared + Shapes::landed, 1);
+    ptx::mbarrier_init(shared + Shapes::dout_landed, 1);
     for (int i = 0; i < 2; ++i) {
       ptx::mbarrier_init(shared + Shapes::gradients_there + 8 * i, group + C::clears_sums);
       ptx::mbarrier_init(shared + Shapes::scores_free + 8 * i, 2 * both);
