@@ -162,6 +162,7 @@ constexpr TensorOption tensor_options[] = {
     {"cu_seqlens_k", &fa_options::cu_seqlens_k},
     {"seqused_q", &fa_options::seqused_q},
     {"seqused_k", &fa_options::seqused_k},
+    {"page_table", &fa_options::page_table},
 };
 constexpr NumberOption number_options[] = {
     {"max_seqlen_q", number<&fa_options::max_seqlen_q>},

@@ -42,6 +42,7 @@ class AttentionOptions(TypedDict, total=False):
     max_seqlen_k: int
     seqused_q: Any
     seqused_k: Any
+    page_table: Any
     deterministic: bool
     batch_invariant: bool
     family: str
@@ -119,6 +120,9 @@ def attention(
         max_seqlen_q, max_seqlen_k: at least the longest packed sequence, which is the default; the
             default reads cu_seqlens on the host, which waits for a CUDA device.
         seqused_q, seqused_k: int32 [B], how many rows and keys of each sequence count.
+        page_table: int32 [B, N]; k and v are pages then, [pages, page_size, Hk, D]. Key j of
+            sequence b is row j % page_size of page page_table[b, j // page_size], and seqused_k
+            says how many count. CPU only, without gradients.
         deterministic, batch_invariant: always so on the CPU.
         family: "auto", "sm80", "sm90": the kernels of CUDA devices.
         num_threads: 0 is the default (docs/python.md).

@@ -19,6 +19,7 @@ from ._options import (
     scale_or_none,
     window_sides,
 )
+from ._pages import need_pages, named, used_of_pages
 from ._probabilities import dropout_mask
 from ._torch import attend, length, need_tensors
 from ._types import More, MoreOfPacked, OutAndLse, OutLseAndMask, Results, Window
@@ -166,38 +167,38 @@ def _numbers(scale: Any, softcap: Any, dropout_p: Any) -> tuple[Any, Any, Any]:
 # fmt: off
 @overload
 def flash_attn_varlen_func(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
-    max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     alibi_slopes: Tensor | None = ..., deterministic: bool = ...,
-    return_attn_probs: Literal[False] = ..., block_table: None = ..., *,
+    return_attn_probs: Literal[False] = ..., block_table: Tensor | None = ..., *,
     return_lse: Literal[False] = ..., **more: Unpack[MoreOfPacked]
 ) -> Tensor: ...
 @overload
 def flash_attn_varlen_func(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
-    max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     alibi_slopes: Tensor | None = ..., deterministic: bool = ...,
-    return_attn_probs: Literal[False] = ..., block_table: None = ..., *, return_lse: Literal[True],
-    **more: Unpack[MoreOfPacked]
+    return_attn_probs: Literal[False] = ..., block_table: Tensor | None = ..., *,
+    return_lse: Literal[True], **more: Unpack[MoreOfPacked]
 ) -> OutAndLse: ...
 @overload
 def flash_attn_varlen_func(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
-    max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     alibi_slopes: Tensor | None = ..., deterministic: bool = ..., *,
-    return_attn_probs: Literal[True], block_table: None = ..., return_lse: bool = ...,
+    return_attn_probs: Literal[True], block_table: Tensor | None = ..., return_lse: bool = ...,
     **more: Unpack[MoreOfPacked]
 ) -> OutLseAndMask: ...
 @overload
 def flash_attn_varlen_func(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
-    max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, dropout_p: float = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     alibi_slopes: Tensor | None = ..., deterministic: bool = ..., return_attn_probs: bool = ...,
-    block_table: None = ..., *, return_lse: bool = ..., **more: Unpack[MoreOfPacked]
+    block_table: Tensor | None = ..., *, return_lse: bool = ..., **more: Unpack[MoreOfPacked]
 ) -> Results: ...
 # fmt: on
 def flash_attn_varlen_func(
@@ -205,7 +206,7 @@ def flash_attn_varlen_func(
     k: Tensor,
     v: Tensor,
     cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
+    cu_seqlens_k: Tensor | None,
     max_seqlen_q: int,
     max_seqlen_k: int,
     dropout_p: float = 0.0,
@@ -232,11 +233,20 @@ def flash_attn_varlen_func(
         q, k, v: [Tq, Hq, D], [Tk, Hk, D], [Tk, Hk, Dv].
         cu_seqlens_q, cu_seqlens_k: int32 [B + 1], where sequences begin: from 0, never falling.
         max_seqlen_q, max_seqlen_k: at least the longest sequence's length.
-        block_table: not offered (NotImplementedError).
+        block_table: int32 [B, N]; k and v are pages of a cache then, [pages, page_size, Hk, D], and
+            row j of a sequence is row j % page_size of page block_table[b, j // page_size].
+            seqused_k says how many rows a sequence has, or else cu_seqlens_k, which may be None
+            beside it. CPU only; there is no gradient.
         The rest as flash_attn_func; lse is [Hq, Tq].
     """
-    refuse(block_table=block_table)
-    need_tensors(cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
+    need_tensors(cu_seqlens_q=cu_seqlens_q)
+    max_seqlen_k = length("max_seqlen_k", max_seqlen_k)
+    if block_table is None:
+        need_tensors(cu_seqlens_k=cu_seqlens_k)
+    else:
+        need_pages(q, block_table)
+        seqused_k = used_of_pages(cu_seqlens_k, seqused_k)
+        cu_seqlens_k, max_seqlen_k = None, 0
     window_left, window_right = window_sides(window_size)
     softmax_scale, softcap, dropout_p = _numbers(softmax_scale, softcap, dropout_p)
     options = Options(
@@ -247,7 +257,8 @@ def flash_attn_varlen_func(
         seqused_q=seqused_q,
         seqused_k=seqused_k,
         max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
-        max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
+        page_table=block_table,
+        max_seqlen_k=max_seqlen_k,
         scale=softmax_scale,
         causal=flag("causal", causal),
         window_left=window_left,
@@ -258,4 +269,9 @@ def flash_attn_varlen_func(
         batch_invariant=flag("batch_invariant", batch_invariant),
         family=family_number(family),
     )
-    return _attention(q, k, v, out, return_attn_probs, return_lse, options)
+    if block_table is None:
+        return _attention(q, k, v, out, return_attn_probs, return_lse, options)
+    try:
+        return _attention(q, k, v, out, return_attn_probs, return_lse, options)
+    except (ValueError, TypeError) as error:
+        raise named(error) from None

@@ -21,6 +21,7 @@ from ._options import (
     scale_or_none,
     window_sides,
 )
+from ._pages import need_pages, named
 from ._torch import (
     attend,
     copy_exactly,
@@ -46,7 +47,7 @@ def flash_attn_with_kvcache(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = ..., v: Tensor | None = ...,
     rotary_cos: Tensor | None = ..., rotary_sin: Tensor | None = ...,
     cache_seqlens: int | Tensor | None = ..., cache_batch_idx: Tensor | None = ...,
-    cache_leftpad: None = ..., block_table: None = ..., softmax_scale: float | None = ...,
+    cache_leftpad: None = ..., block_table: Tensor | None = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     rotary_interleaved: bool = ..., alibi_slopes: Tensor | None = ..., num_splits: int = ...,
     return_softmax_lse: Literal[False] = ..., **more: Unpack[MoreOfCache]
@@ -56,7 +57,7 @@ def flash_attn_with_kvcache(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = ..., v: Tensor | None = ...,
     rotary_cos: Tensor | None = ..., rotary_sin: Tensor | None = ...,
     cache_seqlens: int | Tensor | None = ..., cache_batch_idx: Tensor | None = ...,
-    cache_leftpad: None = ..., block_table: None = ..., softmax_scale: float | None = ...,
+    cache_leftpad: None = ..., block_table: Tensor | None = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     rotary_interleaved: bool = ..., alibi_slopes: Tensor | None = ..., num_splits: int = ..., *,
     return_softmax_lse: Literal[True], **more: Unpack[MoreOfCache]
@@ -66,7 +67,7 @@ def flash_attn_with_kvcache(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = ..., v: Tensor | None = ...,
     rotary_cos: Tensor | None = ..., rotary_sin: Tensor | None = ...,
     cache_seqlens: int | Tensor | None = ..., cache_batch_idx: Tensor | None = ...,
-    cache_leftpad: None = ..., block_table: None = ..., softmax_scale: float | None = ...,
+    cache_leftpad: None = ..., block_table: Tensor | None = ..., softmax_scale: float | None = ...,
     causal: bool = ..., window_size: Window = ..., softcap: float = ...,
     rotary_interleaved: bool = ..., alibi_slopes: Tensor | None = ..., num_splits: int = ...,
     return_softmax_lse: bool = ..., **more: Unpack[MoreOfCache]
@@ -110,14 +111,16 @@ def flash_attn_with_kvcache(
             CUDA the host does not read a tensor: the caller must see to it that new keys fit.
         cache_batch_idx: int [B]: which sequence of the cache each of q's has. The host reads it,
             which waits for a CUDA device and cannot be captured in a CUDA graph.
-        cache_leftpad, block_table: not offered (NotImplementedError).
+        block_table: int32 [B, N]; the caches are pages then, [pages, page_size, Hk, D], and row j
+            of a sequence is row j % page_size of page block_table[b, j // page_size]. CPU only.
+        cache_leftpad: not offered (NotImplementedError).
         num_splits: taken for compatibility; the plan chooses how often keys are split.
         The rest as flash_attn_func. There is no gradient.
 
     Returns:
         out [B, Sq, Hq, Dv], or (out, lse [B, Hq, Sq]).
     """
-    refuse(cache_leftpad=cache_leftpad, block_table=block_table)
+    refuse(cache_leftpad=cache_leftpad)
     need_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
     need_shape_of_heads(q=q, k_cache=k_cache, v_cache=v_cache)
     more: dict[str, Any] = dict(
@@ -135,9 +138,14 @@ def flash_attn_with_kvcache(
     return_softmax_lse = flag("return_softmax_lse", return_softmax_lse)
     length("num_splits", num_splits)
     window_left, window_right = window_sides(window_size)
+    if block_table is not None:
+        need_pages(q, block_table)
+        if cache_batch_idx is not None:
+            raise ValueError("cache_batch_idx: is given with block_table; allowed is one of them")
     options = Options(
         alibi_slopes=alibi_slopes,
         sinks=sinks,
+        page_table=block_table,
         scale=scale_or_none("softmax_scale", softmax_scale),
         causal=flag("causal", causal),
         window_left=window_left,
@@ -147,12 +155,13 @@ def flash_attn_with_kvcache(
         family=family_number(family),
     )
     with torch.no_grad():
-        q, lengths = in_autocast(q), _lengths(cache_seqlens, q, k_cache)
+        q, room = in_autocast(q), _room(k_cache, block_table)
+        lengths = _lengths(cache_seqlens, q, room)
         new = (k, v, rotary_cos, rotary_sin, rotary_interleaved, cache_batch_idx)
         tensors = [t for t in (*new, out, *options[:TENSORS]) if isinstance(t, Tensor)]
         direct = is_direct(q, k_cache, v_cache, lengths, *tensors)
         if direct or (k is None and v is None and cache_batch_idx is None):
-            known = _known(cache_seqlens, lengths, k_cache) if direct else []
+            known = _known(cache_seqlens, lengths, room) if direct else []
             result, lse = _attend_to_cache(
                 q, k_cache, v_cache, lengths, *new, options, known, out, return_softmax_lse
             )
@@ -181,8 +190,8 @@ def _attend_to_cache(
     needs_lse: bool = True,
 ) -> tuple[Tensor, Any]:
     """out and lse. known: the lengths, as far as the host knows them."""
-    places = _places(cache_batch_idx, q, k_cache)
-    new = _New(k, v, q, k_cache, v_cache, lengths, known)
+    places = _places(cache_batch_idx, q, k_cache, options.page_table)
+    new = _New(k, v, q, k_cache, v_cache, options.page_table, lengths, known)
     if rotary_cos is not None or rotary_sin is not None:
         local = options.causal or options.window_left >= 0 or options.window_right >= 0
         farthest = max(known, default=0) + max(new.rows, q.shape[1] if local else 0)
@@ -217,9 +226,7 @@ _CACHES = ("k_cache", "v_cache")
 
 def _by_the_callers_name(error: Exception) -> Exception:
     """attention's error with the names used here, where its k is k_cache, and k the new keys."""
-    name, colon, rest = str(error).partition(": ")
-    names = {**dict(zip("kv", _CACHES)), "seqused_k": "cache_seqlens"}
-    return type(error)(names.get(name, name) + colon + rest)
+    return named(error, **dict(zip("kv", _CACHES)), seqused_k="cache_seqlens")
 
 
 def _with_kvcache(
@@ -237,15 +244,16 @@ def _fake_with_kvcache(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, *more: Any
 ) -> tuple[Tensor, Tensor]:
     k, v, _, _, _, places, *options = more
+    given = Options._make(options)
     if places is None:
-        _need_as_many(q, k_cache)
-    _New(k, v, q, k_cache, v_cache, lengths, [])
+        _need_as_many(q, k_cache, given.page_table)
+    _New(k, v, q, k_cache, v_cache, given.page_table, lengths, [])
 
-    def wide(t: Tensor) -> Tensor:  # for q's sequences, head_dim padded
-        extents = (q.shape[0], *t.shape[1:-1], t.shape[-1] + -t.shape[-1] % 8)
-        return t.new_empty(extents)
+    def wide(t: Tensor) -> Tensor:  # for q's sequences, or pages, head_dim padded
+        batch = t.shape[0] if given.page_table is not None else q.shape[0]
+        return t.new_empty((batch, *t.shape[1:-1], t.shape[-1] + -t.shape[-1] % 8))
 
-    given = Options._make(options)._replace(seqused_k=lengths)
+    given = given._replace(seqused_k=lengths)
     try:
         out, lse = fakes.forward(wide(q), wide(k_cache), wide(v_cache), *given)
     except (ValueError, TypeError) as error:
@@ -263,14 +271,19 @@ operators.register(
 )
 
 
-def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, k_cache: Tensor) -> Tensor:
+def _room(k_cache: Tensor, block_table: Tensor | None) -> Any:
+    """How many keys a sequence of the cache may have."""
+    return k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+
+
+def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, room: Any) -> Tensor:
     """int32 [B]."""
     batch = shape_of(q)[0]
-    given: Any = k_cache.shape[1] if cache_seqlens is None else cache_seqlens
+    given: Any = room if cache_seqlens is None else cache_seqlens
     if not isinstance(given, Tensor):
         given = length("cache_seqlens", given)
         if type(given) is int and not 0 <= given < 2**31:
-            raise _out_of_range(given, shape_of(k_cache)[1])
+            raise _out_of_range(given, int(room))
         given = torch.full((batch,), given, dtype=torch.int32, device=q.device)
     elif cache_seqlens is None:  # torch.jit.trace makes a tensor of the extent
         given = given.to(torch.int32).expand(batch)
@@ -286,27 +299,32 @@ def _out_of_range(used: int, room: int) -> ValueError:
     return ValueError(f"cache_seqlens: is {used}; allowed are 0 to {room}, the cache's length")
 
 
-def _known(cache_seqlens: int | Tensor | None, lengths: Tensor, k_cache: Tensor) -> list[int]:
+def _known(cache_seqlens: int | Tensor | None, lengths: Tensor, room: int) -> list[int]:
     """The lengths, as far as the host knows them without waiting for a device."""
     if cache_seqlens is None:
-        return [k_cache.shape[1]]
+        return [room]
     if not isinstance(cache_seqlens, Tensor):
         return [operator.index(cache_seqlens)]
     return [] if lengths.is_cuda else lengths.tolist()
 
 
-def _need_as_many(q: Tensor, k_cache: Tensor) -> None:
+def _need_as_many(q: Tensor, k_cache: Tensor, block_table: Tensor | None) -> None:
     cached, given = shape_of(k_cache)[0], shape_of(q)[0]
-    if cached != given:
+    if block_table is not None:
+        if shape_of(block_table)[0] != given:
+            raise ValueError(f"block_table: has {shape_of(block_table)[0]} sequences and q {given}")
+    elif cached != given:
         raise ValueError(
             f"k_cache: has {cached} sequences and q {given}; cache_batch_idx says which are meant"
         )
 
 
-def _places(cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor) -> list[int] | None:
+def _places(
+    cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor, block_table: Tensor | None
+) -> list[int] | None:
     """The sequence of the cache that each sequence of q reads."""
     if cache_batch_idx is None:
-        _need_as_many(q, k_cache)
+        _need_as_many(q, k_cache, block_table)
         return None
     need_tensors(cache_batch_idx=cache_batch_idx)
     integers = not cache_batch_idx.is_floating_point() and cache_batch_idx.dtype != torch.bool
@@ -335,6 +353,7 @@ class _New:
         q: Tensor,
         k_cache: Tensor,
         v_cache: Tensor,
+        block_table: Tensor | None,
         lengths: Tensor,
         known: list[int],
     ) -> None:
@@ -342,8 +361,8 @@ class _New:
         self.v = v
         self.rows = 0
         self._caches = k_cache, v_cache
-        self._lengths = lengths
-        room = shape_of(k_cache)[1]
+        self._lengths, self._table = lengths, block_table
+        room = shape_of(k_cache)[1] * (1 if block_table is None else shape_of(block_table)[1])
         for used in known:
             if not 0 <= used <= room:
                 raise _out_of_range(used, room)
@@ -380,6 +399,8 @@ class _New:
             b = torch.tensor(places, dtype=torch.int64, device=device)
         position = self._lengths.long()[:, None] + torch.arange(self.rows, device=device)
         at = b[:, None], position
+        if self._table is not None:
+            at = self._in_pages(self._table, position)
         before = [cache[at] for cache in self._caches]
         for cache, new in zip(self._caches, (self.k, self.v)):
             cache[at] = new
@@ -389,6 +410,17 @@ class _New:
             for cache, old in zip(self._caches, before):
                 cache[at] = old
             raise
+
+    def _in_pages(self, table: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """The pages of positions [B, S_new], and the rows in them."""
+        pages, size = self._caches[0].shape[:2]
+        page = table.gather(1, position // size).long()
+        for number in page.flatten().tolist():
+            if not 0 <= number < pages:
+                raise ValueError(
+                    f"block_table: is {number} for a page of new keys; allowed are 0 to {pages - 1}"
+                )
+        return page, position % size
 
 
 class _Rotation:

@@ -40,6 +40,7 @@ class Options(NamedTuple):
     cu_seqlens_k: Annotated[Any, TensorKind()] = None
     seqused_q: Annotated[Any, TensorKind(batch=-1)] = None
     seqused_k: Annotated[Any, TensorKind(batch=-1)] = None
+    page_table: Annotated[Any, TensorKind()] = None
     max_seqlen_q: Length | None = 0  # None: the operator reads cu_seqlens when it runs
     max_seqlen_k: Length | None = 0
     scale: float | None = None

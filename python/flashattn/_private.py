@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ._options import Options, flag, refuse, scale_or_none, whole_number
+from ._pages import need_pages, used_of_pages
 from ._probabilities import dropout_mask
 from ._torch import copy_exactly, length, new_dropout_state
 
@@ -89,15 +90,21 @@ def _flash_attn_varlen_forward(
     zero_tensors: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """out, lse, S_dmask, rng_state = int64 [2] (seed, offset)."""
-    refuse(block_table=block_table, leftpad_k=leftpad_k)
+    refuse(leftpad_k=leftpad_k)
+    max_seqlen_k = length("max_seqlen_k", max_seqlen_k)
+    bounds: Tensor | None = cu_seqlens_k
+    if block_table is not None:
+        need_pages(q, block_table)
+        seqused_k, bounds, max_seqlen_k = used_of_pages(cu_seqlens_k, seqused_k), None, 0
     given = Options(
         alibi_slopes=alibi_slopes,
         dropout_state=new_dropout_state(q.device) if dropout_p > 0 else None,
         cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
+        cu_seqlens_k=bounds,
         seqused_k=seqused_k,
+        page_table=block_table,
         max_seqlen_q=length("max_seqlen_q", max_seqlen_q),
-        max_seqlen_k=length("max_seqlen_k", max_seqlen_k),
+        max_seqlen_k=max_seqlen_k,
         **_read(softmax_scale, causal, window_size_left, window_size_right),
         softcap=softcap,
         dropout_p=dropout_p,

@@ -16,6 +16,8 @@ def dropout_mask(q: Tensor, k: Tensor, lse: Any, given: Options) -> Tensor:
     """S_dmask. Without dropout it is empty, as in flash_attn."""
     if given.dropout_p == 0:
         return torch.empty((0,), dtype=q.dtype, device=q.device)
+    if given.page_table is not None:
+        raise NotImplementedError("return_attn_probs: is not offered with block_table and dropout")
     direct = is_direct(q, k, lse, *(t for t in given[:TENSORS] if t is not None))
     run: Any = _signed_probabilities if direct else torch.ops.flashattn.probabilities
     with torch.no_grad():

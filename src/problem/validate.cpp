@@ -333,8 +333,7 @@ void Validator::need_known_pages() const {
       const int32_t page = *call_.page_table.at<const int32_t>(b, n, 0);
       if (page < 0 || page >= page_count_) {
         fail(Status::invalid_argument, "page_table",
-             "is {} for page {} of sequence {}; k has the pages 0 to {}", page, n, b,
-             page_count_ - 1);
+             "is {} for page {} of sequence {}; allowed are 0 to {}", page, n, b, page_count_ - 1);
       }
     }
   }

@@ -64,7 +64,7 @@ def _splits(q: Any, k: Any, given: Options) -> list[Split]:
     """The splits that the shapes allow, whichever dimensions of the mesh share the work."""
     shares, heads_q, heads_k = q.mesh.size(), q.shape[-2], k.shape[-2]
     splits: list[Split] = [None]
-    if given.cu_seqlens_q is None:
+    if given.cu_seqlens_q is None and given.page_table is None:
         splits.append("batch")
     if heads_k % shares == 0:
         splits.append("heads")
