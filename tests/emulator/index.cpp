@@ -92,7 +92,7 @@ struct SharedBias : OwnBias {
 struct PlainHopperBackward : sm90::BackwardConfig {
   static constexpr Number element = Number::bfloat16;
   static constexpr int head_dim = 128, head_dim_v = 128, depth = 128, width = 128;
-  static constexpr int rows = 64, keys = 128, shared_bytes = 197936;
+  static constexpr int rows = 64, keys = 128, shared_bytes = 197952;
   static constexpr bool clears_sums = true;
 };
 
@@ -101,14 +101,14 @@ struct MaskedHopperBackward : sm90::BackwardConfig {
   static constexpr Number element = Number::bfloat16;
   static constexpr int head_dim = 64, head_dim_v = 64, depth = 64, width = 64;
   static constexpr int rows = 128, keys = 128, key_stages = 2, value_stages = 2;
-  static constexpr int shared_bytes = 231760;
+  static constexpr int shared_bytes = 231776;
   static constexpr bool window_right = true, first_stores = true;
 };
 
 struct FullHopperBackward : sm90::BackwardConfig {
   static constexpr Number element = Number::float16;
   static constexpr int head_dim = 72, head_dim_v = 64, depth = 128, width = 64;
-  static constexpr int rows = 64, keys = 128, key_stages = 1, alignment = 8, shared_bytes = 165168;
+  static constexpr int rows = 64, keys = 128, key_stages = 1, alignment = 8, shared_bytes = 165184;
   static constexpr bool deterministic = true;
   static constexpr bool packed_q = true, packed_k = true, used_q = true, used_k = true;
   static constexpr bool window_left = true, window_right = true, positive_scale = false;

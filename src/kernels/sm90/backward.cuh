@@ -13,6 +13,7 @@
 #include "sm90/backward_adder.cuh"
 #include "sm90/backward_group.cuh"
 #include "sm90/backward_loader.cuh"
+#include "sm90/dout_loader.cuh"
 
 namespace fa::sm90 {
 
@@ -37,6 +38,7 @@ struct Backward {
       // A group's four warps fill a pipe of sums, and its adder empties it.
       for (int i = 0; i < Shapes::groups; ++i) Shapes::sums_of(shared, i).init(1, 4);
       ptx::mbarrier_init(shared + Shapes::landed, 1);
+      ptx::mbarrier_init(shared + Shapes::dout_landed, 1);
       ptx::mbarrier_init(shared + Shapes::gradients_there, 4 * Shapes::groups);
       ptx::fence_mbarrier_init();
     }
@@ -45,6 +47,9 @@ struct Backward {
       ptx::give_registers<Shapes::loader_registers>();
       if (warp == 0) BackwardLoader<C>(p, shared).run();
       if (warp == 1 || warp == 2) BackwardAdder<C>(p.backward, shared, warp - 1).run();
+      if (Shapes::two_loaders && warp == 3) {
+        DoutLoader<C, Shapes, BackwardPipes<C>>(p, shared).run();
+      }
       if (C::clears_sums && warp == 3) {
         SumClearer<C, typename Shapes::TilePipe>{p.backward, BackwardPipes<C>(shared).tiles}.run();
       }

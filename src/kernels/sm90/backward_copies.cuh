@@ -99,6 +99,39 @@ struct BackwardCopies {
     pipes.tiles.next();
   }
 
+  /// Of the tile's keys, those of a block of the cluster.
+  __device__ Piece keys_of(int block) const {
+    const Place& place = tile.place;
+    const int first = place.row + block * Shapes::block_keys;
+    const int count = place.rows.length - first;
+    return {static_cast<int>(place.rows.begin) + first, place.head,
+            C::packed_k ? 0 : place.sequence, count < 0 ? 0 : count};
+  }
+  /// Whether the rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times
+  /// their NaN would not be. The copy engine does it where the tensor ends with the keys.
+  static __device__ bool is_cut_off(const Piece& keys) {
+    // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < Shapes::block_keys
+    // => false
+    return (C::packed_k || C::used_k) && keys.count < Shapes::block_keys;
+  }
+  /// K or V of these keys, of `columns`.
+  template <typename Tile, int columns, typename Stages>
+  __device__ void load_keys(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
+                            const Piece& keys) {
+    filler.fill<by_engine>(
+        pipe, lane, is_cut_off(keys),
+        [&](u32 stage, u32 barrier) {
+          ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
+          Tile::load(stage, &map, keys.first, keys.head, keys.sequence, barrier);
+        },
+        [&](u32 stage) { copy<Tile>(stage, view, keys, 0, columns); },
+        [&](u32 stage) { Tile::clear_rows(stage, keys.count, lane); });
+  }
+  __device__ void load_values(int block) {
+    load_keys<typename Shapes::ValuePanels, C::head_dim_v>(pipes.v, p.v, p.backward.operands.v,
+                                                           keys_of(block));
+  }
+
   __device__ RowStep first_step() const { return {start_of<C>(tile), 0}; }
   __device__ int steps() const { return steps_of<C>(tile, p.backward.part_heads); }
   /// The heads of a tile of rows follow each other, as in sm80.

@@ -1,6 +1,6 @@
 // The warp that loads: it finds the block's tiles of keys one after the other, tells them to the
-// warp groups that compute, and copies K and V of each tile, then Q, dO and their statistics of
-// each step, into their pipes.
+// warps that work on them, and copies K of each tile, then Q and LSE of each step, into their
+// pipes; V, dO and delta, too, where no other warp does (dout_loader.cuh).
 #pragma once
 
 #include "sm90/backward_copies.cuh"
@@ -42,7 +42,7 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
 #pragma unroll 1
     for (int more = Base::steps() - 1;; --more) {
       if (more == 0) claims.ask();  // while the answer comes, the last step loads
-      Base::load_dout(step);
+      if constexpr (!Shapes::two_loaders) Base::load_dout(step);
       if (more == 0) break;
       step = Base::after(step);
       Base::load_query(step);
@@ -58,35 +58,19 @@ struct BackwardLoader : BackwardCopies<C, BackwardShapes<C>, BackwardPipes<C>> {
     return claims.index < claims.tiles;
   }
 
-  /// The rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times their
-  /// NaN would not be. The copy engine does it where the tensor ends with the keys.
   __device__ void load_keys() {
-    const Place& place = tile.place;
-    const Piece keys{static_cast<int>(place.rows.begin) + place.row, place.head,
-                     C::packed_k ? 0 : place.sequence, place.rows.length - place.row};
-    // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < C::keys => false
-    const bool clears = (C::packed_k || C::used_k) && keys.count < C::keys;
     const auto load_k = [&] {
-      load_part<typename Shapes::KeyPanels, C::head_dim>(pipes.k, p.k, p.backward.operands.k, keys,
-                                                         clears);
+      Base::template load_keys<typename Shapes::KeyPanels, C::head_dim>(
+          pipes.k, p.k, p.backward.operands.k, Base::keys_of(0));
     };
-    // The groups release V sooner than K, but need K first.
-    if constexpr (C::key_stages > 1) load_k();
-    load_part<typename Shapes::ValuePanels, C::head_dim_v>(pipes.v, p.v, p.backward.operands.v,
-                                                           keys, clears);
-    if constexpr (C::key_stages == 1) load_k();
-  }
-  template <typename Tile, int columns, typename Stages>
-  __device__ void load_part(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
-                            const Piece& keys, bool clears) {
-    Base::filler.template fill<Base::by_engine>(
-        pipe, lane, clears,
-        [&](u32 stage, u32 barrier) {
-          ptx::mbarrier_arrive_expect(barrier, Tile::bytes);
-          Tile::load(stage, &map, keys.first, keys.head, keys.sequence, barrier);
-        },
-        [&](u32 stage) { Base::template copy<Tile>(stage, view, keys, 0, columns); },
-        [&](u32 stage) { Tile::clear_rows(stage, keys.count, lane); });
+    if constexpr (Shapes::two_loaders) {
+      load_k();
+    } else {
+      // The groups release V sooner than K, but need K first.
+      if constexpr (C::key_stages > 1) load_k();
+      Base::load_values(0);
+      if constexpr (C::key_stages == 1) load_k();
+    }
   }
 };
 

@@ -65,6 +65,11 @@ struct BackwardShapes : BackwardSums<C> {
   static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
   static_assert(C::first_stores + C::clears_sums + C::deterministic <= 1, "a counter has one use");
   static_assert(C::dq_parts == groups);
+  /// The warp that would load V and dO clears sums instead, where one is needed for that. In order,
+  /// in float16, ptxas has no registers for the groups' products beside a second loader.
+  static constexpr bool two_loaders =
+      !C::clears_sums && !(C::deterministic && BackwardSums<C>::Element::scales_gradients);
+  static constexpr int block_keys = C::keys;
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
   static constexpr int together = 128 * groups;  ///< threads that compute
@@ -107,7 +112,8 @@ struct BackwardShapes : BackwardSums<C> {
                                 QueryPipe::barrier_bytes + DoutPipe::barrier_bytes +
                                 TilePipe::barrier_bytes + groups * SumPipe::barrier_bytes;
   static constexpr int gradients_there = landed + 8;  ///< dS^T of a step is
-  static_assert(C::shared_bytes == landed + 16, "as the plan says");
+  static constexpr int dout_landed = landed + 16;     ///< as `landed`, of V and dO
+  static_assert(C::shared_bytes == landed + 32, "as the plan says");
 
   /// Where a group's dQ goes to its adder, which is the pipe's only user.
   static __device__ SumPipe sums_of(u32 base, int group) {
@@ -139,7 +145,7 @@ struct BackwardPipes {
     v.init(users);
     q.init(users);
     dout.init(users);
-    tiles.init(users + adders + C::clears_sums);
+    tiles.init(users + adders + (C::clears_sums || Shapes::two_loaders));
   }
 
   /// The statistics of the stages in hand.

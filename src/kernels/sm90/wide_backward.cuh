@@ -9,6 +9,7 @@
 
 #include "ptx/cluster.cuh"
 #include "ptx/warp_group.cuh"
+#include "sm90/dout_loader.cuh"
 #include "sm90/wide_backward_keys.cuh"
 #include "sm90/wide_backward_loader.cuh"
 #include "sm90/wide_backward_values.cuh"
@@ -43,7 +44,7 @@ struct WideBackward {
     if (warp < 4) {
       ptx::give_registers<Shapes::loader_registers>();
       if (warp == 0) WideLoader<C>(p, shared, rank).run();
-      if (warp == 1) WideDoutLoader<C>(p, shared, rank).run();
+      if (warp == 1) DoutLoader<C, Shapes, WidePipes<C>>(p, shared, rank).run();
       if constexpr (C::clears_sums) {
         const typename Shapes::TilePipe tiles = WidePipes<C>(shared).tiles;
         if (warp == 2) SumClearer<C, typename Shapes::TilePipe, 2>{p.backward, tiles, rank}.run();

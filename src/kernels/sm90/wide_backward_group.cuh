@@ -111,10 +111,15 @@ struct WideGroup {
     slot = uniform(slot ^ 1);
     parity ^= slot ^ 1;
   }
+  /// From the sums of the step before to those of the step at `at`. Behind the additions it would
+  /// need registers that these still read.
+  __device__ long long move_to(const Place& at) const {
+    return uniform(sum_move<C>(p, tile, at.row, at.head > tile.query_head));
+  }
   /// Moves dq_sum, and the turn, to the step at `at`.
-  __device__ void move_sum(const Place& at) {
+  __device__ void move_sum(const Place& at, long long move) {
     find_turn(at);
-    dq_sum += sum_move<C>(p, tile, at.row, at.head > tile.query_head);
+    dq_sum += move;
   }
   __device__ ScorePlace<Shapes> place_of(const Place& at) const {
     return {at.row, tile.place.row, keys_warp, lane};
@@ -137,13 +142,16 @@ struct WideGroup {
     begin_product<number, slices, true>(dq[0], query_peer_ds.in_loop(), place,
                                         query_peer_k.in_loop(), 0);
   }
-  /// Adds them to dQ, once their products have ended. Both blocks may then write P^T, and send
-  /// dS^T, of the next step in the slot.
-  __device__ void add_queries(Queries& dq) {
+  /// Both blocks may write P^T, and send dS^T, of the next step in the slot of the step before: the
+  /// products for its dQ have ended.
+  __device__ void free_scores() const {
     if (lane < 2) {
       ptx::mbarrier_arrive_remote(
           ptx::of_block(shared + Shapes::scores_free + 8 * slot_before(), lane));
     }
+  }
+  /// Adds these columns to dQ.
+  __device__ void add_queries(Queries& dq) {
     if constexpr (Element::scales_gradients) scale_by(dq, power_of_2<Element>(-ds_bits));
     if constexpr (C::deterministic) {
       pass_turn();
@@ -165,6 +173,7 @@ struct WideGroup {
     Queries dq;
     begin_queries(dq);
     ptx::wgmma_wait<0>(dq[0]);
+    free_scores();
     add_queries(dq);
     if constexpr (C::deterministic) pass_turn();
   }

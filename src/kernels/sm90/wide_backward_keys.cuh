@@ -88,6 +88,7 @@ struct WideKeys : WideGroup<C, 1> {
   /// before. `first`: of the tile. `more`: another step follows.
   template <bool first, bool more>
   __device__ void step(Scores& dp, const Place& at) {
+    const long long move = Base::move_to(at);
     Dropped<Shapes> dropped = {};
     if constexpr (C::dropout) {
       const Dropout<> dropout(p.dropout, p.heads.query, at);
@@ -116,12 +117,15 @@ struct WideKeys : WideGroup<C, 1> {
     ptx::wgmma_fence(dk[0]);
     begin_product<number>(dk[0], ds, key_q, pipes.q.offset);
     if constexpr (Shapes::dout_pieces == 2) pipes.dout.release(lane);
+    if constexpr (!first) {
+      ptx::wgmma_wait<1>(dq[0]);
+      Base::free_scores();
+    }
     if constexpr (more) begin_gradients(dp);
     constexpr int later = more ? Shapes::dout_pieces : 0;
     if constexpr (!first) {
-      ptx::wgmma_wait<1 + later>(dq[0]);
       Base::add_queries(dq);
-      Base::move_sum(at);
+      Base::move_sum(at, move);
     }
     ptx::wgmma_wait<later>(dk[0]);
     pipes.q.release(lane);

@@ -1,8 +1,7 @@
-// The two warps of a block that load for wide heads, each in its own time. One finds the cluster's
-// tiles of keys one after the other, tells them to the block's other warps, and copies K of its
-// keys, the panels of the other block's K that its dQ needs, then Q and LSE of each step, into
-// their pipes. The first block's claims a tile and tells the second's. The other one copies V, then
-// dO and delta of each step.
+// The warp of a block that loads K and Q for wide heads: it finds the cluster's tiles of keys one
+// after the other, tells them to the block's other warps, and copies K of its keys, the panels of
+// the other block's K that its dQ needs, then Q and LSE of each step, into their pipes. The first
+// block's claims a tile and tells the second's. dout_loader.cuh has the rest.
 #pragma once
 
 #include "ptx/cluster.cuh"
@@ -11,22 +10,6 @@
 #include "tile/tile_claims.cuh"
 
 namespace fa::sm90 {
-
-/// Of the tile's keys, those of a block.
-template <class C>
-__device__ Piece keys_of(const KeysInHand& tile, int block) {
-  const Place& place = tile.place;
-  const int first = place.row + block * WideBackwardShapes<C>::block_keys;
-  const int count = place.rows.length - first;
-  return {static_cast<int>(place.rows.begin) + first, place.head, C::packed_k ? 0 : place.sequence,
-          count < 0 ? 0 : count};
-}
-/// Whether the rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times
-/// their NaN would not be. The copy engine does it where the tensor ends with the keys.
-template <class C>
-__device__ bool is_cut(const Piece& keys) {
-  return (C::packed_k || C::used_k) && keys.count < WideBackwardShapes<C>::block_keys;
-}
 
 template <class C>
 struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
@@ -105,10 +88,10 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
 
   __device__ void load_keys() {
     const kernel::View& from = p.backward.operands.k;
-    const Piece own = keys_of<C>(tile, rank), peer = keys_of<C>(tile, rank ^ 1);
+    const Piece own = Base::keys_of(rank), peer = Base::keys_of(rank ^ 1);
     const int panel = Shapes::first_panel(rank), column = panel * KeyPanels::panel;
     Base::filler.template fill<Base::by_engine>(
-        pipes.k, lane, is_cut<C>(own) || is_cut<C>(peer),
+        pipes.k, lane, Base::is_cut_off(own) || Base::is_cut_off(peer),
         [&](u32 stage, u32 barrier) {
           ptx::mbarrier_arrive_expect(barrier, KeyPanels::bytes + PeerPanels::bytes);
           KeyPanels::load(stage, &p.k, own.first, own.head, own.sequence, barrier);
@@ -124,47 +107,6 @@ struct WideLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
           KeyPanels::clear_rows(stage, own.count, lane);
           PeerPanels::clear_rows(stage + KeyPanels::bytes, peer.count, lane);
         });
-  }
-};
-
-template <class C>
-struct WideDoutLoader : BackwardCopies<C, WideBackwardShapes<C>, WidePipes<C>> {
-  using Shapes = WideBackwardShapes<C>;
-  using Base = BackwardCopies<C, Shapes, WidePipes<C>>;
-  using Base::lane, Base::p, Base::pipes, Base::tile;
-  using ValuePanels = Shapes::ValuePanels;
-
-  const int rank;  ///< of the block in its cluster
-
-  __device__ WideDoutLoader(const kernel::TiledBackwardParams& params, u32 base, int block_rank)
-      : Base(params, base, Shapes::dout_landed), rank(block_rank) {}
-
-  __device__ void run() {
-    while (take_tile(pipes.tiles, lane, tile)) {
-      if (tile.begin == tile.end) continue;
-      Base::find_rows();
-      load_values();
-      RowStep step = Base::first_step();
-#pragma unroll 1
-      for (int more = Base::steps(); more > 0; --more) {
-        Base::load_dout(step);
-        step = Base::after(step);
-      }
-    }
-  }
-
-  __device__ void load_values() {
-    const Piece keys = keys_of<C>(tile, rank);
-    Base::filler.template fill<Base::by_engine>(
-        pipes.v, lane, is_cut<C>(keys),
-        [&](u32 stage, u32 barrier) {
-          ptx::mbarrier_arrive_expect(barrier, ValuePanels::bytes);
-          ValuePanels::load(stage, &p.v, keys.first, keys.head, keys.sequence, barrier);
-        },
-        [&](u32 stage) {
-          Base::template copy<ValuePanels>(stage, p.backward.operands.v, keys, 0, C::head_dim_v);
-        },
-        [&](u32 stage) { ValuePanels::clear_rows(stage, keys.count, lane); });
   }
 };
 

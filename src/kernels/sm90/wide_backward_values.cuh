@@ -103,6 +103,7 @@ struct WideValues : WideGroup<C, 0> {
   template <bool may_mask, bool first, bool more>
   __device__ void step(Scores& s, const Place& at, const Dropout<>& dropout, const Score<C>& score,
                        const RowsInSight<C>& sight) {
+    const long long move = Base::move_to(at);
     const ScorePlace<Shapes> place = Base::place_of(at);
     ptx::wgmma_wait<0>(s[0]);
     Scores slopes;
@@ -143,8 +144,9 @@ struct WideValues : WideGroup<C, 0> {
     pipes.dout.release(lane);
     if constexpr (!first) {
       ptx::wgmma_wait<rest + more>(dq[0]);
+      Base::free_scores();
       Base::add_queries(dq);
-      Base::move_sum(at);
+      Base::move_sum(at, move);
     }
     if constexpr (rest > 0) {
       ptx::wgmma_wait<more>(dv_rest[0]);

@@ -22,7 +22,7 @@ int shared_bytes(const BackwardTile& t, int64_t head_dim, int64_t head_dim_v) {
   const int scores = stages * BackwardTile::keys * 2 * t.rows;
   const int query_sums = t.rows * sum_columns(t, head_dim) * 4;
   const int barriers =
-      16 * (t.key_stages + t.value_stages + 2 * stages + tiles_in_hand + BackwardTile::groups) + 16;
+      16 * (t.key_stages + t.value_stages + 2 * stages + tiles_in_hand + BackwardTile::groups) + 32;
   return keys + rows + scores + query_sums + tiles_in_hand * bytes_in_hand + barriers;
 }
 
