@@ -11,8 +11,16 @@ namespace fa::test {
 /// FA_LAUNCHES: of each problem. tools/gpu_test asks for many.
 int64_t launches();
 
-/// How many of launches() of the case's pass leave other bits in these outputs than the first one
-/// did. They are poisoned before each launch. The device compares, so that the host only launches.
-int64_t launches_that_differ(const check::Case& c, const std::vector<const check::Array*>& outputs);
+/// An output, and whether all its bits must be the first launch's. Else its numbers, of 16 bits,
+/// are sums in any order: they may be as far from the first launch's as rounding explains.
+struct Repeated {
+  const check::Array* output;
+  bool exact = true;
+};
+
+/// How many of launches() of the case's pass leave other numbers in these outputs than the first
+/// one did. They are poisoned before each launch. The device compares, so that the host only
+/// launches.
+int64_t launches_that_differ(const check::Case& c, const std::vector<Repeated>& outputs);
 
 }  // namespace fa::test

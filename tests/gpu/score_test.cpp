@@ -119,7 +119,7 @@ TEST(Bias, LaunchesKeepTheirBits) {
   if (!names_sm90()) GTEST_SKIP() << "the GPU is no Hopper";
   for (const check::Spec& spec : biased_problems()) {
     const check::Case c(spec);
-    EXPECT_EQ(launches_that_differ(c, {&c.out, &c.lse}), 0) << spec.text();
+    EXPECT_EQ(launches_that_differ(c, {{&c.out}, {&c.lse}}), 0) << spec.text();
   }
 }
 
