@@ -222,7 +222,10 @@ def parse():
         parser.add_argument(f"--{name}", type=int, default=value, help=str(value))
     parser.add_argument("--graph", action="store_true", help="replay each step from a CUDA graph")
     parser.add_argument("--json", type=pathlib.Path, help="also write every loss and time to it")
-    return checked(parser, sys.argv[1:], ["steps", "batch", "seqlen", "seeds"])
+    options = checked(parser, sys.argv[1:], ["steps", "batch", "seqlen", "seeds"])
+    if options.graph and options.steps <= BEFORE_GRAPH:
+        parser.error(f"--steps: is {options.steps}; --graph records the step after {BEFORE_GRAPH}")
+    return options
 
 
 def main():

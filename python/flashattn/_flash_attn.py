@@ -15,11 +15,10 @@ from ._options import (
     flag,
     new_options,
     real_number,
-    refuse,
     scale_or_none,
     window_sides,
 )
-from ._pages import need_pages, named, used_of_pages
+from ._pages import named, need_pages, used_of_pages
 from ._probabilities import dropout_mask
 from ._torch import attend, length, need_tensors
 from ._types import More, MoreOfPacked, OutAndLse, OutLseAndMask, Results, Window

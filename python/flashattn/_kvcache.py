@@ -21,7 +21,7 @@ from ._options import (
     scale_or_none,
     window_sides,
 )
-from ._pages import need_pages, named
+from ._pages import named, need_pages
 from ._torch import (
     attend,
     copy_exactly,

@@ -110,9 +110,9 @@ struct BackwardCopies {
   /// Whether the rows of K and V behind the last key are made 0: dS and P are 0 there, but 0 times
   /// their NaN would not be. The copy engine does it where the tensor ends with the keys.
   static __device__ bool is_cut_off(const Piece& keys) {
-    // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < Shapes::block_keys
-    // => false
-    return (C::packed_k || C::used_k) && keys.count < Shapes::block_keys;
+    constexpr int all = Shapes::block_keys;
+    // mutant "CUDA: keys behind the last one in sm90" of emulated: keys.count < all => false
+    return (C::packed_k || C::used_k) && keys.count < all;
   }
   /// K or V of these keys, of `columns`.
   template <typename Tile, int columns, typename Stages>
