@@ -59,7 +59,7 @@ DEFAULTS = {
 SEQLENS = {"models": 8192, "window": 16384, "softcap": 8192}
 SETS = ("grid", "models", "varlen", "window", "softcap")  # of cells; the grid if none is asked for
 CPU_PEERS = ("sdpa", "sdpa-flash", "sdpa-math", "ort-gqa", "ort-mha", "ggml", "zentorch")
-PEERS = (*CPU_PEERS, "fa2", "cudnn", "efficient", "math", "math-16", "fa3", "fa4")
+PEERS = (*CPU_PEERS, "fa2", "cudnn", "efficient", "math", "math-16", "fa3", "fa3-ordered", "fa4")
 HOST_REPEATS = 100  # calls on the tiny problem in one round: some milliseconds
 
 
@@ -149,7 +149,9 @@ def new_parser() -> argparse.ArgumentParser:
         help="other builds of this library: old=/tmp/old/build/libfa.so",
     )
     who.add_argument(
-        "--deterministic", action="store_true", help="our deterministic backward pass, too (CUDA)"
+        "--deterministic",
+        action="store_true",
+        help="deterministic backward passes, too: ours, FlashAttention-3's (CUDA)",
     )
 
     grid = parser.add_argument_group("the grid", "defaults on the CPU; on CUDA the paper's grid")

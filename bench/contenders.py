@@ -80,8 +80,9 @@ def contenders_for(
     deterministic: bool,
     builds: dict[str, str],
 ) -> list[Contender]:
-    """Ours first, with `softcap` also without one, with `deterministic` also in that order; then
-    other builds of it, and the peers that can be had here, or those of them that are named.
+    """Ours first, with `softcap` also without one, with `deterministic` also in that order, as is
+    FlashAttention-3 then; other builds of it, and the peers that can be had here, or those of them
+    that are named.
     Raises LookupError, which names the argument of compare.py, for what cannot be had."""
     ours = [_ours(device, family)]
     if softcap:
@@ -94,6 +95,8 @@ def contenders_for(
         ours += [build_contender(device, family, name, path) for name, path in builds.items()]
     if device == "cuda":
         optional = {"fa3": _flash_attention_3, "fa4": _flash_attention_4}
+        if deterministic:
+            optional["fa3-ordered"] = _flash_attention_3_in_order
         made = [make() for name, make in optional.items() if peers is None or name in peers]
         found = [_FA2, _CUDNN, *_FALLBACKS, *(peer for peer in made if peer is not None)]
     else:
@@ -149,9 +152,12 @@ def _uncapped(device: str, family: str) -> Contender:
 def _deterministic(device: str, family: str) -> Contender:
     """What the order of a deterministic backward pass costs."""
     ours = _ours(device, family, deterministic=True)
-    return replace(
-        ours, name=DETERMINISTIC, takes_part=lambda cell: cell.work in ("backward", "training")
-    )
+    return replace(ours, name=DETERMINISTIC, takes_part=_is_deterministic)
+
+
+def _is_deterministic(cell: Cell) -> bool:
+    """Whether an order of sums makes a difference."""
+    return cell.work in ("backward", "training")
 
 
 def _bind_flash_attn(module: Any, device: str, more: dict[str, Any], cell: Cell) -> Attend:
@@ -290,6 +296,16 @@ def _flash_attention_3() -> Contender | None:
     return _peer("fa3", "fa3", "fa3", _no_packed_backward)
 
 
+def _flash_attention_3_in_order() -> Contender | None:
+    def lack(cell: Cell) -> str | None:
+        if cell.head_dim > 192:
+            return "has no fixed order at head_dim 256"
+        return _no_packed_backward(cell)
+
+    peer = _peer("fa3-ordered", "fa3", "fa3", lack, deterministic=True)
+    return peer and replace(peer, takes_part=_is_deterministic)
+
+
 def _flash_attention_4() -> Contender | None:
     return _peer("fa4", "flash-attn-4", "flash_attn.cute", _serves_all)
 
@@ -299,14 +315,14 @@ def _no_packed_backward(cell: Cell) -> str | None:
     return "has no packed backward" if cell.lengths and cell.needs_gradients else None
 
 
-def _peer(name: str, package: str, module_name: str, lack: Lack) -> Contender | None:
+def _peer(name: str, package: str, module_name: str, lack: Lack, **more: Any) -> Contender | None:
     try:
         module = importlib.import_module(module_name)
     except ImportError:
         return None
 
     def bind(cell: Cell) -> Attend:
-        function = _bind_flash_attn(module, "cuda", {}, cell)
+        function = _bind_flash_attn(module, "cuda", more, cell)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             result = function(q, k, v)  # some versions return (out, lse)

@@ -23,6 +23,7 @@ COLORS = {  # the same contender has the same color in every plot
     "fa2": "tab:orange",
     "cudnn": "tab:green",
     "fa3": "tab:red",
+    "fa3-ordered": "tab:pink",
     "fa4": "tab:purple",
 }
 
