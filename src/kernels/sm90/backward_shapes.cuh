@@ -65,10 +65,10 @@ struct BackwardShapes : BackwardSums<C> {
   static_assert(!C::rotates || !C::deterministic, "its turns pass in the order of rows");
   static_assert(C::first_stores + C::clears_sums + C::deterministic <= 1, "a counter has one use");
   static_assert(C::dq_parts == groups);
-  /// The warp that would load V and dO clears sums instead, where one is needed for that. In order,
-  /// in float16, ptxas has no registers for the groups' products beside a second loader.
+  /// The warp that would load V and dO clears sums instead, where one is needed for that. In
+  /// float16 ptxas has no registers for the groups' products beside a second loader.
   static constexpr bool two_loaders =
-      !C::clears_sums && !(C::deterministic && BackwardSums<C>::Element::scales_gradients);
+      !C::clears_sums && !BackwardSums<C>::Element::scales_gradients;
   static constexpr int block_keys = C::keys;
   static constexpr int block_threads = 128 * (1 + groups);  ///< the loader's group comes first
   static constexpr int loader_registers = 24, group_registers = 240;
