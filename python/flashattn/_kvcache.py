@@ -155,7 +155,7 @@ def flash_attn_with_kvcache(
         family=family_number(family),
     )
     with torch.no_grad():
-        q, room = in_autocast(q), _room(k_cache, block_table)
+        q, room = in_autocast(q), _room(k_cache, block_table, lambda t: t.shape)
         lengths = _lengths(cache_seqlens, q, room)
         new = (k, v, rotary_cos, rotary_sin, rotary_interleaved, cache_batch_idx)
         tensors = [t for t in (*new, out, *options[:TENSORS]) if isinstance(t, Tensor)]
@@ -271,9 +271,9 @@ operators.register(
 )
 
 
-def _room(k_cache: Tensor, block_table: Tensor | None) -> Any:
-    """How many keys a sequence of the cache may have."""
-    return k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+def _room(k_cache: Tensor, block_table: Tensor | None, shape: Any = shape_of) -> Any:
+    """How many keys a sequence of the cache may have. shape: of a tensor, as `shape_of`."""
+    return shape(k_cache)[1] * (1 if block_table is None else shape(block_table)[1])
 
 
 def _lengths(cache_seqlens: int | Tensor | None, q: Tensor, room: Any) -> Tensor:
@@ -362,7 +362,7 @@ class _New:
         self.rows = 0
         self._caches = k_cache, v_cache
         self._lengths, self._table = lengths, block_table
-        room = shape_of(k_cache)[1] * (1 if block_table is None else shape_of(block_table)[1])
+        room = _room(k_cache, block_table)
         for used in known:
             if not 0 <= used <= room:
                 raise _out_of_range(used, room)

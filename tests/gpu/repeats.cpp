@@ -34,7 +34,7 @@ struct Comparison {
 };
 // Of its 16 bits; where it is not finite, more than is_near takes for near.
 __device__ float number(unsigned bits, int exponent_bits) {
-  const int shift = exponent_bits + 8;  // float32's exponent has 8 bits
+  const int shift = 23 - (15 - exponent_bits);  // bits of float32's fraction, and of its own
   const float size = __uint_as_float((bits & 0x7fff) << shift);
   const float x = exponent_bits == 8 ? size : size * 0x1p112f;
   return bits & 0x8000 ? -x : x;

@@ -1,6 +1,6 @@
-// A second warp that loads, in its own time: V of each tile, then dO and delta of each step. One
-// warp that loads Q and dO in the order of steps leaves a free place of one empty while it waits
-// for one of the other: 2 to 4% of the time at head_dim 64 and, under a mask, at 128.
+// A second warp that loads: V of each tile, then dO and delta of each step. One warp for all would
+// go through Q and dO in the order of steps, and leave a free place of dO empty while it waits for
+// one of Q. That cost 1 to 4% of the time at head_dim 64 and, under a mask, at 128.
 #pragma once
 
 #include "sm90/backward_copies.cuh"

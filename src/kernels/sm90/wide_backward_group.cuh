@@ -111,8 +111,8 @@ struct WideGroup {
     slot = uniform(slot ^ 1);
     parity ^= slot ^ 1;
   }
-  /// From the sums of the step before to those of the step at `at`. Behind the additions it would
-  /// need registers that these still read.
+  /// From the sums of the step before to those of the step at `at`. A step forms it before it adds
+  /// to sums: later it would wait for registers that the additions still read.
   __device__ long long move_to(const Place& at) const {
     return uniform(sum_move<C>(p, tile, at.row, at.head > tile.query_head));
   }

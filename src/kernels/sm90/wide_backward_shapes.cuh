@@ -104,7 +104,8 @@ struct WidePipes {
     v.init(group);
     q.init(both);
     dout.init(both);
-    tiles.init(both + 1 + 2 * C::clears_sums);
+    constexpr int second_loader = 1, clearing = C::clears_sums ? 2 : 0;  // clearer and watcher
+    tiles.init(both + second_loader + clearing);
     ptx::mbarrier_init(shared + Shapes::landed, 1);
     ptx::mbarrier_init(shared + Shapes::dout_landed, 1);
     for (int i = 0; i < 2; ++i) {
