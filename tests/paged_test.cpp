@@ -113,7 +113,7 @@ TEST(Paged, AreAsGoodAsKeysInARow) {
   int64_t tried = 0;
   for (int64_t n = 0; n < count; ++n) {
     check::Spec spec = problems.draw(n);
-    if (spec.keys.packed) continue;
+    if (spec.keys.packed || spec.page_size > 0) continue;
     spec.backward = false;
     const int64_t sizes[] = {1, 2, 7, 16, 24, 48, 64, 128, 256};
     const int64_t page_size = sizes[random() % std::size(sizes)];
@@ -152,7 +152,7 @@ TEST(Paged, AreAsGoodAsKeysInARow) {
     const bool same_sums = page_size % (pairs ? 32 : 16) == 0 && !(pairs && spec.window_left >= 0);
     expect_near(results(c), expected, same_sums ? 0 : rounding * size, what);
   }
-  EXPECT_GT(tried, count / 3);
+  EXPECT_GT(tried, count / 4);
 }
 
 /// Two sequences whose first pages are the same, as of a common prompt: one row each, read in

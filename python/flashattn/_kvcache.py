@@ -112,7 +112,8 @@ def flash_attn_with_kvcache(
         cache_batch_idx: int [B]: which sequence of the cache each of q's has. The host reads it,
             which waits for a CUDA device and cannot be captured in a CUDA graph.
         block_table: int32 [B, N]; the caches are pages then, [pages, page_size, Hk, D], and row j
-            of a sequence is row j % page_size of page block_table[b, j // page_size]. CPU only.
+            of a sequence is row j % page_size of page block_table[b, j // page_size]. On CUDA the
+            host does not read it: numbers of no page are taken for the nearest one.
         cache_leftpad: not offered (NotImplementedError).
         num_splits: taken for compatibility; the plan chooses how often keys are split.
         The rest as flash_attn_func. There is no gradient.
@@ -415,6 +416,8 @@ class _New:
         """The pages of positions [B, S_new], and the rows in them."""
         pages, size = self._caches[0].shape[:2]
         page = table.gather(1, position // size).long()
+        if page.is_cuda:
+            return page.clamp(0, pages - 1), position % size
         for number in page.flatten().tolist():
             if not 0 <= number < pages:
                 raise ValueError(

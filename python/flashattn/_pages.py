@@ -15,8 +15,6 @@ def need_pages(q: Tensor, block_table: Any) -> None:
     need_tensors(block_table=block_table)
     if block_table.dim() != 2 or block_table.dtype != torch.int32:
         raise _expected("block_table", block_table, "int32 [batch, pages of a sequence]")
-    if q.is_cuda:
-        raise NotImplementedError("block_table: is not offered on CUDA devices")
 
 
 def used_of_pages(cu_seqlens_k: Tensor | None, seqused_k: Tensor | None) -> Tensor | None:

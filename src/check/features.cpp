@@ -34,6 +34,8 @@ constexpr Exclusion exclusions[] = {
     {F::backward, F::no_lse, Meeting::never},  // which reads LSE
     {F::large, F::tiny, Meeting::never},
     {F::tile_edges, F::many_keys, Meeting::never},  // many rows, and few
+    {F::paged, F::backward, Meeting::never},        // which is not offered
+    {F::paged, F::packed_k, Meeting::never},
     {F::bias, F::packed_q, Meeting::refused},
     {F::bias, F::packed_k, Meeting::refused},
 };

@@ -38,6 +38,7 @@ enum class Feature : uint8_t {
   packed_k,
   used_q,
   used_k,
+  paged,  ///< keys lie in the pages of a cache
   v_dim,  ///< V's head_dim is not Q's
   wide,   ///< a head_dim beyond 256
   strided,
@@ -86,6 +87,7 @@ inline constexpr std::array<FeatureEntry, feature_count> feature_entries{{
     {"packed_k", 0.4},
     {"used_q", 0.2},
     {"used_k", 0.2},
+    {"paged", 0.2},
     {"v_dim", 0.3},
     {"wide", 0.02},
     {"strided", 0.5},

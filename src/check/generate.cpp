@@ -38,8 +38,9 @@ IntArray<int32_t> seqused(const SideSpec& side) {
 Case::Case(const Spec& s)
     : spec(s),
       random_(s.seed ^ 0x7ab1e5, static_cast<uint64_t>(s.index)),
+      pages_(s, random_),
       row_counts_(counting_rows(s.rows)),
-      key_counts_(counting_rows(s.keys)) {
+      key_counts_(s.page_size > 0 ? pages_.counting_rows(s) : counting_rows(s.keys)) {
   place_inputs();
   place_outputs();
   fill_inputs();
@@ -49,6 +50,11 @@ Case::Case(const Spec& s)
 std::vector<int64_t> Case::shape(const SideSpec& side, int64_t heads, int64_t width) const {
   if (side.packed) return {side.total(), heads, width};
   return {spec.batch, side.seqlen, heads, width};
+}
+
+std::vector<int64_t> Case::key_shape(int64_t width) const {
+  if (spec.page_size > 0) return {pages_.count, spec.page_size, spec.heads_k, width};
+  return shape(spec.keys, spec.heads_k, width);
 }
 
 std::vector<int64_t> Case::lse_shape() const {
@@ -88,10 +94,10 @@ Array Case::place_repeated(const std::vector<int64_t>& shape) {
 
 void Case::place_qkv(Array& a, Array& b, Array& c) {
   const std::vector<int64_t> qs = shape(spec.rows, spec.heads_q, spec.dim);
-  const std::vector<int64_t> ks = shape(spec.keys, spec.heads_k, spec.dim);
-  const std::vector<int64_t> vs = shape(spec.keys, spec.heads_k, spec.dim_v);
-  const bool same_rows =
-      spec.rows.packed == spec.keys.packed && spec.rows.total() == spec.keys.total();
+  const std::vector<int64_t> ks = key_shape(spec.dim);
+  const std::vector<int64_t> vs = key_shape(spec.dim_v);
+  const bool same_rows = spec.page_size == 0 && spec.rows.packed == spec.keys.packed &&
+                         spec.rows.total() == spec.keys.total();
   const bool together = spec.strided && spec.dim == spec.dim_v && random_.chance(0.4);
   if (together && same_rows) {
     const std::vector<Array> all = place_together({qs, ks, vs});
@@ -253,6 +259,7 @@ Options Case::options() const {
   o.max_seqlen_k = spec.keys.max_seqlen;
   if (spec.rows.seqused) o.seqused_q = seqused_q.tensor();
   if (spec.keys.seqused) o.seqused_k = seqused_k.tensor();
+  if (spec.page_size > 0) o.page_table = pages_.tensor();
   o.deterministic = spec.deterministic;
   o.batch_invariant = spec.batch_invariant;
   o.num_threads = spec.num_threads;
@@ -295,6 +302,7 @@ uint64_t Case::input_hash() const {
     hash.add(a->memory());
   }
   hash.add(dropout_state.memory());
+  hash.add(pages_.table.memory());
   return hash.value();
 }
 
@@ -309,6 +317,7 @@ MemoryList Case::memory() const {
     list.add(a->memory());
   }
   list.add(dropout_state.memory());
+  list.add(pages_.table.memory());
   return list;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check/array.hpp"
+#include "check/cache_pages.hpp"
 #include "check/option_tensors.hpp"
 #include "check/place.hpp"
 #include "check/spec.hpp"
@@ -41,6 +42,7 @@ class Case {
   IntArray<int32_t> cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k;
   IntArray<int64_t> dropout_state;
 
+  const CachePages& pages() const { return pages_; }
   ForwardArgs forward_args() const;
   BackwardArgs backward_args() const;
   Options options() const;
@@ -63,6 +65,7 @@ class Case {
   std::vector<bool> keyless_rows() const;
   LayoutKind kind(bool unaligned) const { return {spec.strided, unaligned, spec.alignment}; }
   std::vector<int64_t> shape(const SideSpec& side, int64_t heads, int64_t width) const;
+  std::vector<int64_t> key_shape(int64_t width) const;
   std::vector<int64_t> lse_shape() const;
   Array place(std::vector<int64_t> shape, DType dtype, bool unaligned);
   /// Tensors [.., heads, width] that differ in heads alone, head after head in one memory, as one
@@ -80,6 +83,7 @@ class Case {
   int64_t lse_row(int64_t n) const;
 
   Random random_;
+  CachePages pages_;
   std::vector<bool> row_counts_, key_counts_;  ///< not beyond a length, by row of the tensor
 };
 

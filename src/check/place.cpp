@@ -29,8 +29,8 @@ void for_each_tensor(BackwardArgs& a, const auto& f) {
 }
 
 void for_each_tensor(Options& o, const auto& f) {
-  for (Tensor* t :
-       {&o.dropout_state, &o.cu_seqlens_q, &o.cu_seqlens_k, &o.seqused_q, &o.seqused_k}) {
+  for (Tensor* t : {&o.dropout_state, &o.cu_seqlens_q, &o.cu_seqlens_k, &o.seqused_q, &o.seqused_k,
+                    &o.page_table}) {
     f(*t);
   }
   for (const OptionTensor& option : option_tensors()) f(o.*option.argument);

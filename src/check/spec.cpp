@@ -26,6 +26,7 @@ class Draft {
   Spec spec() {
     draw_sizes();
     draw_lengths();
+    draw_pages();
     limit_work();
     draw_score_options();
     draw_tensors();
@@ -60,6 +61,7 @@ class Draft {
   void draw_side(SideSpec& side, bool packed, bool used, int64_t longest, int64_t edge);
   void draw_zero_length();
   void draw_empty_rows();
+  void draw_pages();
   void limit_work();
   void draw_score_options();
   void draw_tensors();
@@ -194,6 +196,15 @@ void Draft::draw_zero_length() {
   } else {
     s_.keys.extent[b] = 0;
   }
+}
+
+/// Whole pages, whose last keys count only where seqused says how many do.
+void Draft::draw_pages() {
+  if (!has(F::paged)) return;
+  s_.page_size = fixed_.pick({1, 3, 8, 16, 24, 64, 128, 256});
+  SideSpec& keys = s_.keys;
+  keys.seqlen = (keys.seqlen + s_.page_size - 1) / s_.page_size * s_.page_size;
+  std::fill(keys.extent.begin(), keys.extent.end(), keys.seqlen);
 }
 
 void Draft::limit_work() {
@@ -394,6 +405,7 @@ Features Spec::features() const {
   set(F::packed_k, keys.packed);
   set(F::used_q, rows.seqused);
   set(F::used_k, keys.seqused);
+  set(F::paged, page_size > 0);
   set(F::v_dim, dim_v != dim);
   set(F::wide, std::max(dim, dim_v) > 256);
   set(F::strided, strided);
@@ -419,6 +431,7 @@ std::string Spec::text() const {
       fmt::format("{} {} b={} heads={}/{} dim={}/{}", dtype_text(dtype),
                   backward ? "backward" : "forward", batch, heads_q, heads_k, dim, dim_v);
   t += side_text("q", rows) + side_text("k", keys);
+  if (page_size > 0) t += fmt::format(" in pages of {}", page_size);
   if (!lse) t += " no_lse";
   if (scale) t += fmt::format(" scale={}", *scale);
   if (causal) t += " causal";

@@ -51,6 +51,7 @@ struct Spec {
   int64_t dim = 0;
   int64_t dim_v = 0;
   SideSpec rows, keys;
+  int64_t page_size = 0;  ///< of the cache that has the keys; 0: they lie in rows
 
   std::optional<double> scale;
   bool causal = false;

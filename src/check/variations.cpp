@@ -107,6 +107,19 @@ Part sequence_of(const Tensor& t, const SideSpec& side, int64_t b, int64_t count
   return part;
 }
 
+/// Sequence b of [B, ...] as [1, ...].
+Part batch_of_one(const Tensor& t, int64_t b) {
+  Part part{{}, {}, t, 0};
+  if (!t.given()) return part;
+  part.shape.assign(t.shape, t.shape + t.ndim);
+  part.shape[0] = 1;
+  part.strides = strides_of(t);
+  part.offset = b * part.strides[0];
+  return part;
+}
+
+Part all_of(const Tensor& t) { return {{t.shape, t.shape + t.ndim}, strides_of(t), t, 0}; }
+
 /// Sequence b of [B, H, S] or [H, T] as [1, H, count].
 Part lse_of(const Tensor& t, const SideSpec& side, int64_t b, int64_t count) {
   Part part{{}, {}, t, 0};
@@ -150,6 +163,7 @@ struct Alone {
   const Case& whole;
   int64_t b, rows, keys;
   Part q, k, v;
+  Part page_table, used;      ///< of keys in pages
   std::vector<Part> tensors;  ///< of options, as whole.tensors
   Array out, lse, dq, dk, dv;
   std::vector<Array> gradients;  ///< of `tensors`
@@ -159,10 +173,18 @@ Alone::Alone(const Case& c, int64_t sequence)
     : whole(c), b(sequence), rows(c.spec.rows.length(b)), keys(c.spec.keys.length(b)) {
   const Spec& s = c.spec;
   q = sequence_of(c.q.tensor(), s.rows, b, rows);
-  k = sequence_of(c.k.tensor(), s.keys, b, keys);
-  v = sequence_of(c.v.tensor(), s.keys, b, keys);
+  if (s.page_size > 0) {
+    k = all_of(c.k.tensor());
+    v = all_of(c.v.tensor());
+    page_table = batch_of_one(c.pages().tensor(), b);
+    if (s.keys.seqused) used = batch_of_one(c.seqused_k.tensor(), b);
+  } else {
+    k = sequence_of(c.k.tensor(), s.keys, b, keys);
+    v = sequence_of(c.v.tensor(), s.keys, b, keys);
+  }
   for (const GivenTensor& t : c.tensors) {
-    tensors.push_back(part_of(t.array.tensor(), t, b, rows, keys));
+    tensors.push_back(
+        part_of(t.array.tensor(), t, b, rows, s.page_size > 0 ? s.keys.seqlen : keys));
   }
   const auto fresh = [](std::vector<int64_t> shape, DType dtype) {
     const Layout layout = contiguous(shape);
@@ -233,6 +255,10 @@ void Alone::run(Place& place, Verdict& verdict) const {
   Options o = whole.options();
   o.cu_seqlens_q = o.cu_seqlens_k = o.seqused_q = o.seqused_k = {};
   o.max_seqlen_q = o.max_seqlen_k = 0;
+  if (s.page_size > 0) {
+    o.page_table = page_table;
+    if (s.keys.seqused) o.seqused_k = used;
+  }
   for (size_t n = 0; n < tensors.size(); ++n) o.*whole.tensors[n].option->argument = tensors[n];
   o.dropout_state = {};
   o.dropout_seed = s.dropout_seed;

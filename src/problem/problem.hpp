@@ -146,7 +146,8 @@ struct Call {
   Rows q, k, v, out, lse;
   Rows dout, dq, dk, dv, dlse;
   Rows bias, dbias, alibi, sinks, dsinks;
-  Rows page_table;  ///< [batch, page]; with it, k's and v's batch strides are those of pages
+  int64_t page_count = 0;  ///< of the cache
+  Rows page_table;         ///< [batch, page]; with it, k's and v's batch strides are those of pages
   const int32_t* cu_seqlens_q = nullptr;
   const int32_t* cu_seqlens_k = nullptr;
   const int32_t* seqused_q = nullptr;

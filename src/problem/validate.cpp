@@ -180,9 +180,6 @@ void Validator::paged_side(const Argument& key, const Options& options) {
   if (p.pass == Pass::backward) {
     fail(Status::unsupported, "page_table", "is offered in the forward pass only");
   }
-  if (device_.type != cpu_device) {
-    fail(Status::unsupported, "page_table", "is not offered on CUDA devices");
-  }
   if (options.cu_seqlens_k.given()) {
     fail(Status::invalid_argument, "page_table",
          "is given with cu_seqlens_k; allowed is one of them");
@@ -202,9 +199,11 @@ void Validator::paged_side(const Argument& key, const Options& options) {
          "gives a sequence {} pages of {} keys; allowed are up to {} keys", table.extent(1),
          p.k.page_size, max_seqlen);
   }
-  p.k.seqlen = table.extent(1) * p.k.page_size;
+  // Nobody reads a cache without pages, whatever lengths on a device say.
+  p.k.seqlen = page_count_ > 0 ? table.extent(1) * p.k.page_size : 0;
   p.k.tokens = table.extent(0) * p.k.seqlen;
   call_.page_table = table.rows(0, 1, -1);
+  call_.page_count = page_count_;
 }
 
 void Validator::shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& options) {
@@ -325,7 +324,7 @@ const int32_t* Validator::seqused(const char* name, const Tensor& tensor, const 
 /// Of the pages that count, as far as the host knows how many do.
 void Validator::need_known_pages() const {
   const Problem& p = call_.problem;
-  if (p.k.page_size == 0 || !call_.page_table.given()) return;
+  if (p.k.page_size == 0 || !call_.page_table.given() || device_.type != cpu_device) return;
   if (p.k.used && call_.seqused_k == nullptr) return;
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t keys = p.k.used ? call_.seqused_k[b] : p.k.seqlen;

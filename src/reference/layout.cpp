@@ -46,7 +46,15 @@ Matrix<Real> Side::gather(const Tensor& t, int64_t batch, int64_t head, int64_t 
   const int64_t begin = packed ? span(batch).first : 0;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = begin + first + i;
-    const char* p = packed ? address(t, {row, head, 0}) : address(t, {batch, row, head, 0});
+    const char* p = nullptr;
+    if (packed) {
+      p = address(t, {row, head, 0});
+    } else if (page_table.given()) {
+      const auto page = static_cast<int64_t>(element(page_table, {batch, row / page_size}));
+      p = address(t, {page, row % page_size, head, 0});
+    } else {
+      p = address(t, {batch, row, head, 0});
+    }
     for (int64_t d = 0; d < rows.cols(); ++d) {
       rows[i][d] = static_cast<Real>(load(t.dtype, p + d * t.dtype.bits / 8));
     }
@@ -63,14 +71,29 @@ Shapes::Shapes(const BackwardArgs& args, const Options& options) {
   heads_k = from_end(args.k, 2);
   dim = from_end(args.q, 1);
   dim_v = from_end(args.v, 1);
-  rows = {options.cu_seqlens_q.given(), from_end(args.q, 3), 0, options.cu_seqlens_q,
-          options.seqused_q};
-  keys = {options.cu_seqlens_k.given(), from_end(args.k, 3), 0, options.cu_seqlens_k,
-          options.seqused_k};
+  rows = {options.cu_seqlens_q.given(),
+          from_end(args.q, 3),
+          0,
+          options.cu_seqlens_q,
+          options.seqused_q,
+          {},
+          0};
+  keys = {options.cu_seqlens_k.given(),
+          from_end(args.k, 3),
+          0,
+          options.cu_seqlens_k,
+          options.seqused_k,
+          {},
+          0};
   if (!rows.packed) {
     batch = args.q.shape[0];
   } else {
     batch = options.cu_seqlens_q.shape[0] - 1;
+  }
+  if (options.page_table.given()) {
+    keys.page_table = options.page_table;
+    keys.page_size = args.k.shape[1];
+    keys.seqlen = keys.page_size * options.page_table.shape[1];
   }
   for (Side* side : {&rows, &keys}) side->total = side->seqlen * (side->packed ? 1 : batch);
 }

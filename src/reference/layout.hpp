@@ -24,10 +24,12 @@ struct Side {
   int64_t seqlen = 0;  ///< of the tensor; all rows when packed
   int64_t total = 0;   ///< rows of all sequences
   Tensor cu_seqlens, seqused;
+  Tensor page_table;      ///< [B, pages of a sequence], where the rows lie in pages
+  int64_t page_size = 0;  ///< rows of a page
 
   Span span(int64_t batch) const;
-  /// Rows [first, first + count) of one sequence and head of a tensor [B, S, H, width] or
-  /// [T, H, width], widened.
+  /// Rows [first, first + count) of one sequence and head of a tensor [B, S, H, width],
+  /// [T, H, width] or [pages, page_size, H, width], widened.
   template <typename Real>
   Matrix<Real> gather(const Tensor& t, int64_t batch, int64_t head, int64_t first,
                       int64_t count) const;

@@ -252,6 +252,13 @@ API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsign
                    parameters[0]);
   return success;
 }
+/// Launches run one after the other, so that no attribute changes anything.
+API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters,
+                     void** extra) {
+  return cuLaunchKernel(function, config->grid[0], config->grid[1], config->grid[2],
+                        config->block[0], config->block[1], config->block[2], config->shared_bytes,
+                        config->stream, parameters, extra);
+}
 API cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
   NEEDS_CONTEXT;
   void* memory = emulator::allocate(bytes);

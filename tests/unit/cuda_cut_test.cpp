@@ -6,10 +6,34 @@
 #include <vector>
 
 #include "cuda_problems.hpp"
+#include "kernels/common/params.h"
 #include "plan/cuda/forward.hpp"
 
 namespace fa {
 namespace {
+
+/// Each block has a share, and two places for the parts of tiles that it has not alone.
+void expect_shares(const CudaForwardPlan& plan) {
+  const Problem& p = plan.problem;
+  const int64_t blocks = plan.gpu.sm_count;
+  EXPECT_EQ(plan.gpu.arch, "sm_90a");
+  EXPECT_EQ(plan.launches.front().grid.x, blocks);
+  EXPECT_TRUE(has(plan.main(), "shares"));
+  EXPECT_FALSE(plan.claims);
+  EXPECT_EQ(plan.splits, 1);
+  EXPECT_EQ(plan.partial_rows, plan.cut.heads * std::min<int64_t>(p.q.seqlen, plan.cut.rows));
+  EXPECT_EQ(plan.workspace_bytes % alignof(kernel::SharedTile), 0U);
+  const size_t parts = sizeof(float) * 2 * blocks * plan.partial_rows * (p.head_dim_v + 1),
+               tiles = blocks * sizeof(kernel::SharedTile);
+  EXPECT_GE(plan.workspace_bytes, parts + tiles);
+  EXPECT_LT(plan.workspace_bytes, parts + tiles + alignof(kernel::SharedTile));
+  ASSERT_EQ(plan.launches.size(), 2U);
+  const Launch& join = plan.launches.back();
+  EXPECT_EQ(join.kernel.entry, "fa_join_shares");
+  EXPECT_EQ(join.grid.x, plan.partial_rows);
+  EXPECT_EQ(join.grid.y, blocks);
+  EXPECT_TRUE(join.dependent);
+}
 
 TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
   for (const GpuLimits& gpu : known_gpus()) {
@@ -21,6 +45,10 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
           if (head_dim == 576) p.head_dim_v = 512;
           const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
           SCOPED_TRACE(to_text(plan));
+          if (plan.shares) {
+            expect_shares(plan);
+            continue;
+          }
           EXPECT_GT(plan.splits, 1);
           EXPECT_LE(plan.splits * int64_t{plan.blocks} * plan.cut.value_slices,
                     int64_t{gpu.sm_count} * plan.cut.blocks_per_sm);
@@ -43,9 +71,10 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
 
 TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
   for (const GpuLimits& gpu : known_gpus()) {
-    std::vector<Problem> whole{problem(64, 1, 8192), problem(2, 8192, 8192), problem(1, 1, 100),
-                               problem(1, 1, 0),     problem(0, 1, 8192),    problem(1, 0, 8192)};
-    Problem window = problem(1, 1, 8192);  // few keys are seen
+    std::vector<Problem> whole{problem(2, 8192, 8192), problem(1, 1, 100), problem(1, 1, 0),
+                               problem(0, 1, 8192), problem(1, 0, 8192)};
+    if (gpu.arch != "sm_90a") whole.push_back(problem(64, 1, 8192));  // there blocks share them out
+    Problem window = problem(1, 1, 8192);                             // few keys are seen
     window.score.window_left = 100;
     window.score.window_right = 0;
     whole.push_back(window);
@@ -92,6 +121,10 @@ TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
     p.q.tokens = 41;
     p.q.heads = p.k.heads = 2;
     const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
+    if (plan.shares) {
+      expect_shares(plan);
+      continue;
+    }
     ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
     EXPECT_EQ(plan.workspace_bytes, with_counter(plan, sizeof(float) * plan.splits * 2 * 41 * 129));

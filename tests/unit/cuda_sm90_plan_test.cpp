@@ -23,7 +23,7 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   const KernelSpec& main = plan.main();
   SCOPED_TRACE(to_text(plan));
   EXPECT_EQ(main.entry, "fa_sm90_forward");
-  EXPECT_TRUE(t.groups == 2 || t.groups == 3);
+  EXPECT_TRUE(t.groups >= 1 && t.groups <= 3);
   EXPECT_TRUE(t.keys >= 16 && t.keys <= 256 && t.keys % 16 == 0);
   EXPECT_GE(t.key_stages, 2);
   EXPECT_GE(t.value_stages, 2);
@@ -31,7 +31,11 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   // As setmaxnreg takes them.
   const int all =
       registers_per_sm / t.threads() / 8 * 8 * (1 + t.groups);  // of a lane in each group
-  EXPECT_EQ(t.loader_registers + t.groups * t.group_registers(), all);
+  if (t.groups == 1) {
+    EXPECT_LE(t.loader_registers + t.group_registers(), all);
+  } else {
+    EXPECT_EQ(t.loader_registers + t.groups * t.group_registers(), all);
+  }
   EXPECT_TRUE(t.loader_registers >= 24 && t.loader_registers % 8 == 0);
   EXPECT_EQ(t.group_registers() % 8, 0);
   EXPECT_LE((p.head_dim_v + 15) / 16 * 16 / 2 + t.keys / 2 + t.keys / 4, t.group_registers() - 32);
@@ -40,6 +44,8 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
   EXPECT_LE(plan.launches.front().grid.x, static_cast<unsigned>(plan.gpu.sm_count));
   EXPECT_EQ(plan.launches.front().over, Over::tiles);
+  EXPECT_EQ(plan.shares, t.shares);
+  if (plan.shares) return;  // cuda_cut_test.cpp
   const size_t partial =
       plan.splits > 1 ? plan.splits * plan.partial_rows * (p.head_dim_v + 1) * 4 : 0;
   EXPECT_EQ(plan.workspace_bytes, with_counter(plan, partial));
@@ -99,11 +105,12 @@ TEST(Sm90Plan, HeadsThatShareKeysShareATileWhereTheirRowsAreFew) {
     int64_t heads, seqlen_q, head_dim;
     int heads_of_tile, positions;
   } cases[] = {
-      {32, 1, 128, 8, 16},   {32, 16, 128, 8, 16},
+      {32, 1, 128, 8, 8},    {32, 8, 128, 8, 8},  // one group has room for them
+      {32, 9, 128, 8, 16},   {32, 16, 128, 8, 16},
       {32, 64, 128, 8, 16},  {32, 65, 128, 1, 128},  // 5 tiles in place of 8
-      {28, 1, 128, 7, 18},   {28, 1, 64, 7, 27},
-      {512, 1, 256, 128, 1}, {516, 1, 256, 1, 128},  // more heads than a tile has rows
-      {4, 1, 128, 1, 128},   {32, 0, 128, 1, 128},
+      {28, 1, 128, 7, 9},    {28, 1, 64, 7, 9},
+      {512, 1, 256, 128, 1}, {516, 1, 256, 1, 64},  // more heads than a tile has rows
+      {4, 1, 128, 1, 64},    {32, 0, 128, 1, 128},
   };
   for (const auto& c : cases) {
     const Problem p = grouped(c.heads, c.seqlen_q, c.head_dim);

@@ -113,6 +113,7 @@ void PlannedBackward::launch_all(const Call& call, void* workspace, void* stream
         launch(index, &params, stream);
         break;
       case Over::splits:
+      case Over::shares:
       case Over::tiles:
         break;  // of a forward pass
     }

@@ -7,15 +7,45 @@ namespace fa::cuda {
 
 namespace {
 
+/// Blocks that share the steps out.
+int64_t shares_of(const CudaForwardPlan& plan) { return plan.launches.front().grid.x; }
+
 kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& call,
                                      void* workspace) {
   const Problem& p = plan.problem;
   auto params = params_of<kernel::ForwardParams>(p, call);
   params.order = order(p, p.q.heads / plan.cut.heads, plan.row_tiles, plan.section);
   auto* out = static_cast<float*>(workspace);
-  float* lse = out + plan.splits * plan.partial_rows * p.head_dim_v;
+  const int64_t parts = plan.shares ? 2 * shares_of(plan) : plan.splits;
+  float* lse = out + parts * plan.partial_rows * p.head_dim_v;
   params.partial = {plan.split_keys, out, lse, plan.partial_rows};
+  if (p.k.page_size > 0) {
+    params.pages = {.numbers = reinterpret_cast<const int*>(call.page_table.data),
+                    .batch = call.page_table.batch,
+                    .page = call.page_table.row,
+                    .size = kernel::Divisor(static_cast<int>(p.k.page_size)),
+                    .last = static_cast<int>(call.page_count) - 1};
+  }
   return params;
+}
+
+/// At the workspace's end.
+kernel::SharedTile* shared_tiles(const CudaForwardPlan& plan, void* workspace) {
+  return reinterpret_cast<kernel::SharedTile*>(static_cast<char*>(workspace) +
+                                               plan.workspace_bytes) -
+         shares_of(plan);
+}
+
+/// Maps of all pages of a cache, as of so many sequences.
+void make_page_maps(kernel::TiledForwardParams& params, const CudaForwardPlan& plan,
+                    const Call& call) {
+  const Problem& p = plan.problem;
+  const bool whole = plan.page_rows == plan.cut.keys;
+  const Box box{.rows = plan.page_rows, .one_panel = !whole};
+  Side page = p.k;
+  page.seqlen = call.page_count > 0 ? p.k.page_size : 0;
+  make_tensor_map(params.k, call.k, page, call.page_count, p.head_dim, box);
+  make_tensor_map(params.v, call.v, page, call.page_count, p.head_dim_v, box);
 }
 
 kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call& call,
@@ -32,15 +62,28 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
       .tiles = plan.blocks * plan.splits,
       .side_by_side = {kernel::Divisor(plan.cut.heads), kernel::Divisor(plan.cut.rows)},
       .counter = nullptr,
-      .launch = 0};
+      .launch = 0,
+      .shares = {}};
   if (p.alignment == 16) {  // else the kernel asks for no map
     make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim,
                     {.rows = plan.cut.rows, .heads = plan.cut.heads});
-    make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, {.rows = plan.cut.keys});
-    make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, {.rows = plan.cut.keys});
+    if (p.k.page_size == 0) {
+      make_tensor_map(params.k, call.k, p.k, p.batch, p.head_dim, {.rows = plan.cut.keys});
+      make_tensor_map(params.v, call.v, p.k, p.batch, p.head_dim_v, {.rows = plan.cut.keys});
+    } else if (plan.page_rows > 0) {
+      make_page_maps(params, plan, call);
+    }
     if (plan.copies_out)
       make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, {.rows = 16});
     if (plan.bias_box_rows > 0) make_bias_map(params.bias, call.bias, p, plan.bias_box_rows);
+  }
+  if (plan.shares) {
+    constexpr int least_steps = 2;
+    params.shares = {.heads = static_cast<int>(p.q.heads / plan.cut.heads),
+                     .tile_heads = plan.cut.heads,
+                     .positions = kernel::Divisor(plan.cut.rows),
+                     .least_steps = least_steps,
+                     .tiles = shared_tiles(plan, workspace)};
   }
   if (plan.claims) {
     params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +
@@ -70,6 +113,13 @@ void PlannedForward::launch_all(const Call& call, void* workspace, void* stream)
       case Over::splits: {
         const kernel::CombineParams splits = combine_params(plan_, rows);
         launch(index, &splits, stream);
+        break;
+      }
+      case Over::shares: {
+        const kernel::JoinParams shares{rows.partial,      shared_tiles(plan_, workspace),
+                                        rows.operands.out, rows.operands.lse,
+                                        rows.score.sinks,  plan_.cut.heads};
+        launch(index, &shares, stream);
         break;
       }
       case Over::tiles: {

@@ -61,8 +61,19 @@ unsigned long long number_of_launch() {
 }
 
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,
-            void* stream) {
+            void* stream, bool dependent) {
   void* arguments[] = {const_cast<void*>(params)};
+  if (dependent) {
+    CUlaunchAttribute early{.id = launch_attribute::programmatic_serialization, .value = {1}};
+    const CUlaunchConfig config{.grid = {grid.x, grid.y, grid.z},
+                                .block = {static_cast<unsigned>(spec.threads), 1, 1},
+                                .shared_bytes = static_cast<unsigned>(spec.shared_bytes),
+                                .stream = static_cast<CUstream>(stream),
+                                .attributes = &early,
+                                .count = 1};
+    check(driver().launch_with(&config, kernel.function, arguments, nullptr), spec.entry.c_str());
+    return;
+  }
   check(
       driver().launch(kernel.function, grid.x, grid.y, grid.z, static_cast<unsigned>(spec.threads),
                       1, 1, static_cast<unsigned>(spec.shared_bytes), static_cast<CUstream>(stream),

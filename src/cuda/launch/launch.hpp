@@ -43,6 +43,6 @@ unsigned long long number_of_launch();
 
 /// `params`: what the kernel's only parameter is.
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,
-            void* stream);
+            void* stream, bool dependent = false);
 
 }  // namespace fa::cuda

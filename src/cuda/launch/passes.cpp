@@ -37,7 +37,7 @@ void Planned::run(const Call& call, void* stream) const {
 void Planned::launch(size_t index, const void* params, void* stream) const {
   const Launch& planned = cuda_plan().launches[index];
   if (planned.grid.empty()) return;
-  cuda::launch(kernel(index), planned.kernel, planned.grid, params, stream);
+  cuda::launch(kernel(index), planned.kernel, planned.grid, params, stream, planned.dependent);
 }
 
 GpuLimits limits_of(const DeviceInfo& info) {

@@ -53,6 +53,25 @@ inline constexpr int pool_release_threshold = 4;
 inline constexpr uintptr_t stream_legacy = 1;
 inline constexpr uintptr_t stream_per_thread = 2;
 
+namespace launch_attribute {
+inline constexpr int programmatic_serialization = 6;
+}  // namespace launch_attribute
+
+struct CUlaunchAttribute {
+  int id = 0;
+  char padding[4] = {};
+  int value[16] = {};  ///< a union in cuda.h, of 64 bytes
+};
+
+struct CUlaunchConfig {
+  unsigned grid[3] = {1, 1, 1};
+  unsigned block[3] = {1, 1, 1};
+  unsigned shared_bytes = 0;
+  CUstream stream = nullptr;
+  CUlaunchAttribute* attributes = nullptr;
+  unsigned count = 0;
+};
+
 struct CUmemPoolProps {
   int allocation_type = 1;  // pinned, the only one
   int handle_types = 0;     // not shared with other processes
@@ -101,6 +120,8 @@ struct CUmemPoolProps {
   X(launch, cuLaunchKernel, (CUfunction function, unsigned grid_x, unsigned grid_y,               \
       unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,                      \
       unsigned shared_bytes, CUstream stream, void** parameters, void** extra))                   \
+  X(launch_with, cuLaunchKernelEx, (const CUlaunchConfig* config, CUfunction function,             \
+      void** parameters, void** extra))                                                           \
   X(alloc, cuMemAlloc_v2, (CUdeviceptr* pointer, size_t bytes))                                   \
   X(free, cuMemFree_v2, (CUdeviceptr pointer))                                                    \
   X(copy_to_device, cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void* from, size_t bytes,        \

@@ -15,6 +15,7 @@ struct ProblemConfig {
   static constexpr bool packed_k = false;
   static constexpr bool used_q = false;  ///< seqused says how many rows of a sequence count
   static constexpr bool used_k = false;
+  static constexpr bool paged = false;  ///< keys lie in the pages of a cache
   static constexpr bool window_left = false;
   static constexpr bool window_right = false;  ///< causal, too
   static constexpr bool positive_scale = true;

@@ -59,9 +59,36 @@ struct DropoutArgs {
 /// The results of the splits of a forward pass, to be joined.
 struct Partial {
   int keys;        ///< of a split, a multiple of the key tile
-  float* out;      ///< [splits][rows][head_dim_v]
-  float* lse;      ///< [splits][rows]
-  long long rows;  ///< of all heads
+  float* out;      ///< [splits][rows][head_dim_v]; with shares [2 * blocks][rows][head_dim_v]
+  float* lse;      ///< the same without columns
+  long long rows;  ///< of all heads; with shares of a tile
+};
+
+/// A tile whose keys several blocks share, for the kernel that joins their results.
+struct alignas(16) SharedTile {
+  long long begin;          ///< of the sequence's rows in the tensor
+  int extent, length;       ///< of the sequence's rows, and how many of these count
+  int sequence, head, row;  ///< the first of the tile
+  int last_block;           ///< of those that share it; the first one wrote this. -1: there is none
+};
+
+/// How the steps of all tiles are shared out between the blocks of a launch.
+struct Shares {
+  int heads;          ///< tiles side by side: query heads, or groups of them
+  int tile_heads;     ///< query heads of a tile
+  Divisor positions;  ///< rows of each of them
+  int least_steps;    ///< of a block: fewer are not worth a join
+  SharedTile* tiles;  ///< [blocks]
+};
+
+/// Pages of a cache: key j of sequence b is row j % size of the page that stands at [b, j / size]
+/// of the table. k's and v's batch strides are those of pages. The numbers lie in device memory and
+/// may say anything: the kernels hold them within the cache.
+struct PageTable {
+  const int* numbers;
+  long long batch, page;  ///< strides, in numbers
+  Divisor size;           ///< keys of a page
+  int last;               ///< number of the cache's last page
 };
 
 struct ForwardParams {
@@ -73,6 +100,7 @@ struct ForwardParams {
   Window window;
   DropoutArgs dropout;
   Partial partial;
+  PageTable pages;
 };
 
 /// Hands out tiles. It may hold anything before a launch, whose first block opens it by the
@@ -103,6 +131,7 @@ struct TiledForwardParams {
   SideBySide side_by_side;
   TileCounter* counter;  ///< or null: each block knows its tiles
   unsigned long long launch;
+  Shares shares;
 };
 
 /// Steps of a tile reader's pointer after a tile, in bytes: to the same rows of the next head, and
@@ -166,6 +195,14 @@ struct CombineParams {
   int batch;  ///< 1 for packed rows
   int heads;
   long long seqlen;
+};
+
+/// For the kernel that joins the shares of a forward pass.
+struct JoinParams {
+  Partial partial;
+  const SharedTile* tiles;
+  View out, lse, sinks;
+  int tile_heads;
 };
 
 /// For the kernel that joins two attentions over disjoint keys.

@@ -10,9 +10,9 @@
 #include "common/config.h"
 #include "common/padding.h"
 #include "ptx/barrier.cuh"
-#include "tile/copy.cuh"
 #include "tile/dropout.cuh"
 #include "tile/form_scores.cuh"
+#include "tile/key_reader.cuh"
 #include "tile/mask.cuh"
 #include "tile/output.cuh"
 #include "tile/place.cuh"
@@ -59,6 +59,10 @@ struct Forward {
   using Softmax = OnlineSoftmax<Element, m_tiles>;
   using Scores = float[m_tiles][n_tiles][4];
 
+  template <typename Tile, int columns>
+  using Reader =
+      KeyReader<C::paged, Tile, C::keys, columns, copying_threads, C::alignment, C::groups == 1>;
+
   static constexpr int stage_bytes = KeyTile::bytes + ValueTile::bytes;
   using Stages = Ring<C::stages, stage_bytes>;
 
@@ -78,8 +82,8 @@ struct Forward {
       rows_then_columns<ValueTile>(shared + QueryTile::bytes + KeyTile::bytes, lane);
 
   const Steps all, own;  ///< of the block's rows and of the warp's
-  TileReader<KeyTile, C::keys, C::head_dim, copying_threads, C::alignment, C::groups == 1> k;
-  TileReader<ValueTile, C::keys, C::value_columns, copying_threads, C::alignment, C::groups == 1> v;
+  Reader<KeyTile, C::head_dim> k;
+  Reader<ValueTile, C::value_columns> v;
   KeptSlices<C::query_slices, m_tiles> q;
   float o[m_tiles][o_tiles][4] = {};
   KeptSlices<n_tiles / 2, m_tiles> probabilities;  ///< P of the last step, as operand A
@@ -96,13 +100,8 @@ struct Forward {
         shared(base),
         all(steps_of<C>(p, place, k_len, split(), place.row, rows)),
         own(steps_of<C>(p, place, k_len, split(), warp_row, C::warp_rows)),
-        k(row_of(p.operands.k, place, place.head / p.heads.group,
-                 keys_side.begin + all.begin * C::keys),
-          2 * p.operands.k.row),
-        v(row_of(p.operands.v, place, place.head / p.heads.group,
-                 keys_side.begin + all.begin * C::keys) +
-              2 * first_value_column<C>(),
-          2 * p.operands.v.row),
+        k(p.operands.k, 0, {p, place, keys_side, all.begin * C::keys}),
+        v(p.operands.v, first_value_column<C>(), {p, place, keys_side, all.begin * C::keys}),
         score(p.score, place, k_len),
         dropout(p.dropout, p.heads.query, place) {
     TileReader<QueryTile, rows, C::head_dim, threads, C::alignment>(
@@ -242,12 +241,18 @@ struct Forward {
   }
 
   __device__ void finish() {
-    end_rows<C>(p, place, warp_rows(), lane, softmax, o, [&](HeadRow at, float lse) {
-      if (blockIdx.z == 0) store_lse<C>(p, place, split(), at, lse);
+    const auto partial_row = [&](HeadRow at) { return split_row<C>(p, place, split(), at); };
+    end_rows<C>(p, place, warp_rows(), lane, softmax, o, C::split, [&](HeadRow at, float lse) {
+      if (blockIdx.z != 0) return;
+      if constexpr (C::split) {
+        p.partial.lse[partial_row(at)] = lse;
+      } else {
+        store_lse(p, place, at, lse);
+      }
     });
     if constexpr (C::split) {
-      store_partial<C, C::value_columns>(p, place, split(), warp_rows(), first_value_column<C>(),
-                                         lane, o);
+      store_partial<C, C::value_columns>(p.partial, place, warp_rows(), first_value_column<C>(),
+                                         lane, o, partial_row);
     } else {
       const char* to = row_at(p.operands.out, place, warp_row) + 2 * first_value_column<C>();
       store_rows<Element, OutTile, C::value_columns, C::alignment>(

@@ -7,6 +7,7 @@
 // that one exponentiates while another multiplies.
 #pragma once
 
+#include "ptx/dependent.cuh"
 #include "sm90/forward_group.cuh"
 #include "sm90/forward_loader.cuh"
 
@@ -32,6 +33,7 @@ struct Forward {
       ptx::mbarrier_init(shared + Shapes::landed, 1);
       ptx::fence_mbarrier_init();
     }
+    if constexpr (C::shares) ptx::let_dependents_begin();
     __syncthreads();
     if (warp < 4) {
       ptx::give_registers<C::loader_registers>();

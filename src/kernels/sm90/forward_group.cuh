@@ -156,7 +156,8 @@ struct ForwardGroup {
             static_cast<int>(c.x),
             static_cast<int>(c.y),
             static_cast<int>(c.z),
-            static_cast<int>(c.w)};
+            static_cast<int>(c.w),
+            {static_cast<int>(c.w & 0xffff), static_cast<int>(c.w >> 16)}};
     own = {static_cast<int>(d.x), static_cast<int>(d.y), static_cast<int>(d.z),
            static_cast<int>(d.w)};
     return a.w != 0;
@@ -319,10 +320,17 @@ struct ForwardGroup {
   /// O := O / l and LSE, to memory (lines 12 to 15).
   __device__ void finish(const TileInHand& of) {
     const auto rows = warp_rows(of);
-    end_rows<C>(p, of.place, rows, lane, softmax, o,
-                [&](HeadRow at, float lse) { store_lse<C>(p, of.place, of.split, at, lse); });
-    if constexpr (C::split) {
-      store_partial<C, C::head_dim_v>(p, of.place, of.split, rows, 0, lane, o);
+    const bool partial = C::split || (C::shares && !of.sharers.alone());
+    end_rows<C>(p, of.place, rows, lane, softmax, o, partial, [&](HeadRow at, float lse) {
+      if (partial) {
+        p.partial.lse[partial_row(of, at)] = lse;
+      } else {
+        store_lse(p, of.place, at, lse);
+      }
+    });
+    if (partial) {
+      store_partial<C, C::head_dim_v>(p.partial, of.place, rows, 0, lane, o,
+                                      [&](HeadRow at) { return partial_row(of, at); });
       return;
     }
     const auto x = as_left<Element>(o);
@@ -339,6 +347,16 @@ struct ForwardGroup {
       return const_cast<char*>(
           row_of(p.operands.out, of.place, at.head, of.place.rows.begin + at.row));
     });
+  }
+  /// Of a tile of which the block has a part.
+  __device__ long long partial_row(const TileInHand& of, HeadRow at) const {
+    if constexpr (C::shares) {
+      const int heads = C::side_by_side ? side_by_side.heads.value : 1;
+      return place_of_share(of.sharers, static_cast<int>(blockIdx.x)) * p.partial.rows +
+             (at.row - of.place.row) * heads + at.head - of.place.head;
+    } else {
+      return split_row<C>(p, of.place, of.split, at);
+    }
   }
   /// The copy is under way until the warp stores its next rows.
   __device__ void store_box(const KeptSlices<o_tiles / 2, 1>& x, const Place& place, int first) {

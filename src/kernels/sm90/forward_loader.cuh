@@ -28,8 +28,10 @@ struct ForwardLoader {
   ForwardPipes<C> pipes;
   StageFiller filler;
   TileClaims<C::claims ? Claims::after_first : Claims::none> claims;
+  ShareWalk<C> walk;
   TileInHand tile;
-  int first_key;  ///< of the tile's sequence, in the tensor
+  int first_key;      ///< of the tile's sequence, in the tensor
+  bool told = false;  ///< to the kernel that joins shares: a tile that begins in this one
   /// Of the tile whose steps are on their way, which may be the one before.
   Piece keys{0, 0, 0, 0}, bias{0, 0, 0, 0};
 
@@ -37,12 +39,17 @@ struct ForwardLoader {
       : p(params),
         pipes(base),
         filler(base + Shapes::landed),
-        claims(params.counter, params.launch, params.tiles, lane) {}
+        claims(params.counter, params.launch, params.tiles, lane),
+        walk(params.forward, params.shares) {}
 
   /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile
   /// is found before the last steps, so that its Q comes in time.
   __device__ void run() {
-    claims.begin();
+    if constexpr (C::shares) {
+      walk.begin();
+    } else {
+      claims.begin();
+    }
     clear_unused_rows();
     int begin = 0, rest = 0;  // steps of the tile before that are yet to come
     for (;;) {
@@ -65,9 +72,9 @@ struct ForwardLoader {
 #pragma unroll 1
         for (; step > rest; --step) load_step(step, begin);
       }
-      claims.ask();
+      if constexpr (!C::shares) claims.ask();
       if (steps && step == rest) load_step(step, begin);  // while the counter answers
-      claims.next();
+      if constexpr (!C::shares) claims.next();
     }
   }
 
@@ -81,11 +88,43 @@ struct ForwardLoader {
 
   /// The first tile that has rows, from the claimed one on; false where there is none.
   __device__ bool find_tile() {
-    while (claims.index < claims.tiles && !find()) {
-      claims.ask();
-      claims.next();
+    if constexpr (C::shares) {
+      return find_share();
+    } else {
+      while (claims.index < claims.tiles && !find()) {
+        claims.ask();
+        claims.next();
+      }
+      return claims.index < claims.tiles;
     }
-    return claims.index < claims.tiles;
+  }
+
+  /// The next tile of the block's share.
+  __device__ bool find_share() {
+    SharedSteps found;
+    if (!walk.next(found)) {
+      if (lane == 0 && !told) p.shares.tiles[blockIdx.x].last_block = -1;
+      return false;
+    }
+    const int block = static_cast<int>(blockIdx.x);
+    tile.place = found.place;
+    tile.k_len = found.keys.length;
+    tile.sharers = found.sharers;
+    first_key = static_cast<int>(found.keys.begin);
+    const Steps all = steps_of_rows(0, used_rows());
+    tile.begin = all.begin > found.begin ? all.begin : found.begin;
+    tile.end = min(all.end, found.end);
+    if (tile.begin >= tile.end) tile.begin = tile.end = 0;
+    if (!found.sharers.alone() && block == found.sharers.first) {
+      told = true;
+      const Place& place = found.place;
+      if (lane == 0) {
+        p.shares.tiles[block] = {place.rows.begin,  place.rows.extent, place.rows.length,
+                                 place.sequence,    place.head,        place.row,
+                                 found.sharers.last};
+      }
+    }
+    return true;
   }
 
   /// False where the tile has no rows.
@@ -137,6 +176,10 @@ struct ForwardLoader {
     if (lane < C::groups) {  // a lane for each group
       const int first = lane * Shapes::group_rows;
       own = steps_of_rows(first, min(first + Shapes::group_rows, used_rows()));
+      if constexpr (C::shares) {
+        own.begin = own.begin > tile.begin ? own.begin : tile.begin;
+        own.end = min(own.end, tile.end);
+      }
     }
     if (own.begin >= own.end) own = {tile.begin, tile.begin, tile.begin, tile.begin};
     pipes.tiles.wait_until_empty();
@@ -155,11 +198,17 @@ struct ForwardLoader {
                                        static_cast<u32>(tile.place.rows.extent),
                                        static_cast<u32>(tile.place.rows.length)});
       ptx::store_shared(at + 32, uint4{static_cast<u32>(tile.k_len), static_cast<u32>(tile.begin),
-                                       static_cast<u32>(tile.end), static_cast<u32>(tile.split)});
+                                       static_cast<u32>(tile.end), told_share()});
     }
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(pipes.tiles.full());
     pipes.tiles.next();
+  }
+
+  /// The split, or who shares the tile.
+  __device__ u32 told_share() const {
+    return C::shares ? static_cast<u32>(tile.sharers.first | tile.sharers.last << 16)
+                     : static_cast<u32>(tile.split);
   }
 
   __device__ Piece keys_of_tile() const {
@@ -198,7 +247,12 @@ struct ForwardLoader {
     }
   }
   __device__ void load_keys(int step) {
-    load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, keys.step(step));
+    if constexpr (C::paged) {
+      load_pages<typename Shapes::KeyTile, false>(pipes.k, p.k, p.forward.operands.k,
+                                                  keys.step(step));
+    } else {
+      load<typename Shapes::KeyTile>(pipes.k, p.k, p.forward.operands.k, keys.step(step));
+    }
   }
   __device__ void load_bias(int step) {
     if constexpr (C::bias_stages > 0) {
@@ -216,8 +270,47 @@ struct ForwardLoader {
   /// V's rows behind the last key are made 0: P is 0 there, but 0 times their NaN would not be. The
   /// copy engine does it where the tensor ends with the keys.
   __device__ void load_values(int step) {
-    load<typename Shapes::ValueTile, C::packed_k || C::used_k>(pipes.v, p.v, p.forward.operands.v,
-                                                               keys.step(step));
+    if constexpr (C::paged) {
+      load_pages<typename Shapes::ValueTile, true>(pipes.v, p.v, p.forward.operands.v,
+                                                   keys.step(step));
+    } else {
+      load<typename Shapes::ValueTile, C::packed_k || C::used_k>(pipes.v, p.v, p.forward.operands.v,
+                                                                 keys.step(step));
+    }
+  }
+
+  /// K or V of a step from the pages of a cache, a lane for each piece of page_rows rows. Pieces
+  /// behind the last key are not read.
+  template <typename Tile, bool may_clear, typename Stages>
+  __device__ void load_pages(Stages& pipe, const kernel::TensorMap& map, const kernel::View& view,
+                             const Piece& rows) {
+    const KeyPages pages(p.forward.pages, rows.sequence, rows.first + rows.count);
+    filler.fill_by_lanes<(C::page_rows > 0)>(
+        pipe, lane, may_clear && rows.count < Tile::rows,
+        [&](u32 stage, u32 barrier) {
+          constexpr int size = C::page_rows > 0 ? C::page_rows : Tile::rows;
+          const int count = (min(rows.count, Tile::rows) + size - 1) / size;
+          if (ptx::elect()) {
+            ptx::mbarrier_arrive_expect(barrier, count * Tile::panels * size * Tile::row_bytes);
+          }
+          __syncwarp();
+          if (lane < count) {
+            const PageRow at = pages.of(rows.first + lane * size);
+            Tile::template load_part<size>(stage, lane * size, &map, at.row, rows.head, at.page,
+                                           barrier);
+          }
+        },
+        [&](u32 stage) {
+          const char* from = static_cast<const char*>(view.data) + 2 * rows.head * view.head;
+          Tile::template copy_rows<C::alignment>(
+              stage,
+              [&](int row) {
+                const PageRow at = pages.of(rows.first + row);
+                return from + 2 * (at.page * view.batch + at.row * view.row);
+              },
+              rows.count, lane);
+        },
+        [&](u32 stage) { Tile::clear_rows(stage, rows.count, lane); });
   }
 
   template <typename Tile, bool may_clear = false, bool side_by_side = false, typename Stages>

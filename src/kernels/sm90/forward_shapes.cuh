@@ -8,10 +8,12 @@
 #include "ptx/shared.cuh"
 #include "tile/bias.cuh"
 #include "tile/mask.cuh"
+#include "tile/pages.cuh"
 #include "tile/panels.cuh"
 #include "tile/pipe.cuh"
 #include "tile/place.cuh"
 #include "tile/rows.cuh"
+#include "tile/shares.cuh"
 #include "tile/steps.cuh"
 
 namespace fa::sm90 {
@@ -29,7 +31,11 @@ struct ForwardConfig : kernel::ProblemConfig {
   static constexpr int bias_stages = 0;        ///< 0: each thread reads the bias from memory
   static constexpr bool bias_per_row = false;  ///< else all rows share one
   static constexpr bool split = false;         ///< the keys are shared out between blocks
+  static constexpr bool shares = false;        ///< blocks get equal shares of all steps
   static constexpr bool claims = false;        ///< a counter hands the tiles out
+  /// Of a page, that a copy brings: as many as a step has, or a part of these. 0: the loader's own
+  /// loads bring them.
+  static constexpr int page_rows = 0;
   static constexpr int steps_ahead = 0;  ///< steps of a tile yet to come when the next is found
 };
 
@@ -47,6 +53,7 @@ struct ForwardShapes {
   static_assert(C::groups == 1 || C::loader_registers + C::groups * C::group_registers ==
                                       (C::groups == 3 ? 4 * 128 : 3 * 168),
                 "all registers of the block, of which each thread begins with a multiple of 8");
+  static_assert(!C::shares || !(C::split || C::claims || C::staged_out));
   static_assert(C::key_stages >= 1 && C::value_stages >= 1 && C::query_stages <= 2);
   static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
   static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T
@@ -111,6 +118,7 @@ struct TileInHand {
   int k_len;
   int begin, end;
   int split;
+  Sharers sharers;  ///< of the tile's keys
 };
 
 }  // namespace fa::sm90

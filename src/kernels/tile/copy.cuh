@@ -66,13 +66,11 @@ __device__ void store_half_chunk(char* to, uint2 value) {
   }
 }
 
-/// One thread's share of the copies of successive tiles, from rows of any stride. The thread copies
-/// the same chunks of every tile, so that it adds one or two numbers to each row's address and
-/// forms no address for each chunk.
+/// One thread's share of the copy of a tile. The thread copies the same chunks of every tile.
 /// `whole`: the `threads` are the whole block, which copies one tile. Otherwise each group of
 /// `threads` copies tiles of its own.
-template <typename Tile, int rows, int columns, int threads, int alignment, bool whole = true>
-struct TileReader {
+template <typename Tile, int rows, int columns, int threads, int alignment, bool whole>
+struct TileShare {
   static constexpr int side_panels = Tile::pairs ? 2 : 1;  ///< that a row's lanes read together
   /// Eight lanes write rows of one panel, which lie in unlike banks.
   static constexpr int line_rows = 64 / Tile::panel;
@@ -81,39 +79,35 @@ struct TileReader {
   static constexpr int passes = (rows + pass_rows - 1) / pass_rows;
   static constexpr int wanted = columns / 8;  ///< chunks; the others become 0
 
-  const char* from;  ///< this thread's chunk of the next tile
-  long long stride;  ///< of a row, in bytes
-  int row, chunk;    ///< in the first panels
+  int row, chunk;  ///< in the first panels
 
-  /// `data`: the first row of the first tile.
-  __device__ TileReader(const char* data, long long row_bytes) : stride(row_bytes) {
+  __device__ TileShare() {
     const int thread = whole ? threadIdx.x : threadIdx.x % threads;
     const int line = thread / 8;
     row = line / side_panels * line_rows + thread % 8 / Tile::panel_chunks;
     chunk = line % side_panels * Tile::panel_chunks + thread % Tile::panel_chunks;
-    from = data + row * stride + chunk * 16;
   }
 
-  /// Starts the copy of the next tile, of which `count` rows exist: the others become 0, and are
-  /// never read.
-  __device__ void load(u32 tile, int count) {
+  /// Starts the copy of a tile, of which `count` rows exist: the others become 0, and are never
+  /// read. from(pass): the address of the thread's first chunk in that pass's row.
+  template <typename From>
+  __device__ void load(u32 tile, int count, const From& from) const {
     if (count >= rows) {
-      copy<false>(tile, count);
+      copy<false>(tile, count, from);
     } else {
-      copy<true>(tile, count);
+      copy<true>(tile, count, from);
     }
-    from += rows * stride;
   }
 
  private:
-  template <bool cut>
-  __device__ void copy(u32 tile, int count) const {
+  template <bool cut, typename From>
+  __device__ void copy(u32 tile, int count, const From& from) const {
     const u32 to = tile + Tile::offset(row, chunk);
 #pragma unroll
     for (int pass = 0; pass < passes; ++pass) {
       const int at = row + pass * pass_rows;
       if (rows % pass_rows != 0 && at >= rows) break;
-      const char* source = from + pass * pass_rows * stride;
+      const char* source = from(pass);
       // Eight rows on, the swizzle begins anew.
       const u32 target = pass_rows % 8 == 0 ? to + pass * pass_rows * Tile::row_bytes
                                             : tile + Tile::offset(at, chunk);
@@ -137,6 +131,27 @@ struct TileReader {
         ptx::cp_async<alignment>(target + part, source + part, valid);
       }
     }
+  }
+};
+
+/// The copies of successive tiles, from rows of any stride: the thread adds one or two numbers to
+/// each row's address and forms no address for each chunk.
+template <typename Tile, int rows, int columns, int threads, int alignment, bool whole = true>
+struct TileReader {
+  using Share = TileShare<Tile, rows, columns, threads, alignment, whole>;
+
+  const Share share;
+  const char* from;  ///< this thread's chunk of the next tile
+  long long stride;  ///< of a row, in bytes
+
+  /// `data`: the first row of the first tile.
+  __device__ TileReader(const char* data, long long row_bytes)
+      : from(data + share.row * row_bytes + share.chunk * 16), stride(row_bytes) {}
+
+  /// Starts the copy of the next tile, of which `count` rows exist.
+  __device__ void load(u32 tile, int count) {
+    share.load(tile, count, [&](int pass) { return from + pass * Share::pass_rows * stride; });
+    from += rows * stride;
   }
 };
 

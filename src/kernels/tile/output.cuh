@@ -25,13 +25,14 @@ struct RowEnd {
   float lse;
 };
 
-/// Ends a row by its maximum and its sum of P. A sink is one more key without a value.
+/// Ends a row by its maximum and its sum of P. A sink is one more key without a value, which
+/// whoever joins `partial` results adds.
 template <class C>
 __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, HeadRow at,
-                          float maximum, float sum) {
+                          float maximum, float sum, bool partial) {
   using Element = Format<C::element>;
   float scale = sum > 0 ? 1 : 0;
-  if constexpr (C::sinks != Number::none && !C::split) {
+  if (C::sinks != Number::none && !partial) {
     const float sink =
         log2_e * Format<C::sinks>::load(p.score.sinks.data, at.head * p.score.sinks.head);
     // mutant "CUDA: sinks: maximum" of emulated: fmaxf(maximum, sink) => maximum
@@ -48,7 +49,7 @@ __device__ RowEnd end_row(const kernel::ForwardParams& p, const Place& place, He
   // mutant "CUDA: rows beyond seqused" of emulated: at.row >= place.rows.length => false
   if (at.row >= place.rows.length) {
     scale = 0;
-    lse = C::split ? kernel::unused_row : minus_infinity;
+    lse = partial ? kernel::unused_row : minus_infinity;
   }
   return {scale, lse};
 }
@@ -64,19 +65,19 @@ __device__ void clear_row(float (&o)[m_tiles][n_tiles][4], int m, int h, bool em
   }
 }
 
-/// O := O / l of a warp's `rows` (TileRows). Calls store_lse(HeadRow, lse), once for each row that
-/// exists.
+/// O := O / l of a warp's `rows` (TileRows). `partial`: of some of the keys. Calls
+/// store_lse(HeadRow, lse), once for each row that exists.
 template <class C, typename Rows, typename Softmax, int m_tiles, int n_tiles, typename StoreLse>
 __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, const Rows& rows,
                          int lane, const Softmax& softmax, float (&o)[m_tiles][n_tiles][4],
-                         const StoreLse& store_lse) {
+                         bool partial, const StoreLse& store_lse) {
   RowEnd ends[m_tiles][2];
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       ends[m][h] = end_row<C>(p, place, rows(fragment_row(m, h, lane)), softmax.maximum[m][h],
-                              quad_sum(softmax.sum[m][h]));
+                              quad_sum(softmax.sum[m][h]), partial);
     }
   }
 #pragma unroll
@@ -100,8 +101,8 @@ __device__ void end_rows(const kernel::ForwardParams& p, const Place& place, con
 
 /// A row among those of all heads and splits, whose O and LSE pass/combine.cuh joins.
 template <class C>
-__device__ long long partial_row(const kernel::ForwardParams& p, const Place& place, int split,
-                                 HeadRow at) {
+__device__ long long split_row(const kernel::ForwardParams& p, const Place& place, int split,
+                               HeadRow at) {
   const long long in_split =
       C::packed_q
           ? at.head * p.rows.tokens + place.rows.begin + at.row
@@ -111,29 +112,25 @@ __device__ long long partial_row(const kernel::ForwardParams& p, const Place& pl
 }
 
 /// LSE of a row of the sequence.
-template <class C>
-__device__ void store_lse(const kernel::ForwardParams& p, const Place& place, int split, HeadRow at,
-                          float lse) {
-  if constexpr (C::split) {
-    p.partial.lse[partial_row<C>(p, place, split, at)] = lse;
-  } else if (p.operands.lse.data != nullptr) {
-    statistic_of(p.operands.lse, place, at.head, at.row) = lse;
-  }
+__device__ inline void store_lse(const kernel::ForwardParams& p, const Place& place, HeadRow at,
+                                 float lse) {
+  if (p.operands.lse.data != nullptr) statistic_of(p.operands.lse, place, at.head, at.row) = lse;
 }
 
-/// O of a split in float32, of a warp's `rows`: the columns of V from `first_column` on.
-template <class C, int columns, typename Rows, int m_tiles, int n_tiles>
-__device__ void store_partial(const kernel::ForwardParams& p, const Place& place, int split,
-                              const Rows& rows, int first_column, int lane,
-                              const float (&o)[m_tiles][n_tiles][4]) {
+/// O of a part of the keys in float32, of a warp's `rows`: the columns of V from `first_column` on.
+/// row_at(HeadRow): the row's number among all partial ones.
+template <class C, int columns, typename Rows, int m_tiles, int n_tiles, typename RowAt>
+__device__ void store_partial(const kernel::Partial& partial, const Place& place, const Rows& rows,
+                              int first_column, int lane, const float (&o)[m_tiles][n_tiles][4],
+                              const RowAt& row_at) {
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const HeadRow at = rows(fragment_row(m, h, lane));
       if (at.row >= place.rows.extent) continue;
-      float* to = p.partial.out + partial_row<C>(p, place, split, at) * C::head_dim_v +
-                  first_column + fragment_column(0, 0, lane);
+      float* to =
+          partial.out + row_at(at) * C::head_dim_v + first_column + fragment_column(0, 0, lane);
 #pragma unroll
       for (int n = 0; n < columns / 8; ++n) {
         *reinterpret_cast<float2*>(to + 8 * n) = {o[m][n][2 * h], o[m][n][2 * h + 1]};

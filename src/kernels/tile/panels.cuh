@@ -59,18 +59,37 @@ struct PanelTile {
     }
   }
 
+  /// The same of `box_rows` rows, which become those of the tile from `first` on; `barrier` gets
+  /// their bytes.
+  template <int box_rows>
+  static __device__ void load_part(u32 shared, int first, const kernel::TensorMap* map, int row,
+                                   int head, int sequence, u32 barrier) {
+    if constexpr (box_rows == rows) {
+      load(shared, map, row, head, sequence, barrier);
+    } else {
+      load_panels(shared + first * row_bytes, map, 0, row, head, sequence, barrier);
+    }
+  }
+
   /// The same as `load` by the loads and stores of a warp, for rows of any alignment: the first is
   /// at `from`, the next `stride` bytes on. Rows from `count` on become 0, and columns from
   /// `column_count` on.
   template <int alignment>
   static __device__ void copy(u32 shared, const char* from, long long stride, int count, int lane,
                               int column_count = columns) {
+    copy_rows<alignment>(
+        shared, [&](int row) { return from + row * stride; }, count, lane, column_count);
+  }
+  /// The same of rows that begin at row_at(row).
+  template <int alignment, typename RowAt>
+  static __device__ void copy_rows(u32 shared, const RowAt& row_at, int count, int lane,
+                                   int column_count = columns) {
     constexpr int chunks = panels * panel / 8;
     for (int i = lane; i < rows * chunks; i += 32) {
       const int row = i / chunks, chunk = i % chunks;
       uint4 value{0, 0, 0, 0};
       if (row < count && chunk < column_count / 8) {
-        value = load_chunk<alignment>(from + row * stride + 16 * chunk);
+        value = load_chunk<alignment>(row_at(row) + 16 * chunk);
       }
       const u32 at = shared + chunk / 8 * panel_bytes + row * row_bytes + chunk % 8 * 16;
       ptx::store_shared(kernel::swizzled(at, kernel::Swizzle::within_128), value);

@@ -24,10 +24,21 @@ struct StageFiller {
   template <bool by_engine, typename Pipe, typename Begin, typename Copy, typename Clear>
   __device__ void fill(Pipe& pipe, int lane, bool clears, const Begin& begin, const Copy& copy,
                        const Clear& clear) {
+    fill_by_lanes<by_engine>(
+        pipe, lane, clears,
+        [&](u32 stage, u32 barrier) {
+          if (ptx::elect()) begin(stage, barrier);
+        },
+        copy, clear);
+  }
+  /// The same, where all lanes begin copies.
+  template <bool by_engine, typename Pipe, typename Begin, typename Copy, typename Clear>
+  __device__ void fill_by_lanes(Pipe& pipe, int lane, bool clears, const Begin& begin,
+                                const Copy& copy, const Clear& clear) {
     pipe.wait_until_empty();
     const u32 stage = pipe.stage();
     if constexpr (by_engine) {
-      if (ptx::elect()) begin(stage, clears ? landed : pipe.full());
+      begin(stage, clears ? landed : pipe.full());
       __syncwarp();
       if (clears) {
         ptx::mbarrier_wait(landed, parity);

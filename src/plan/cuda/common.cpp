@@ -92,6 +92,7 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
       .flag("used_q", p.q.used)
       // mutant "CUDA plan: seqused_k" of emulated: p.k.used => false
       .flag("used_k", p.k.used)
+      .flag("paged", p.k.page_size > 0)
       .flag("window_left", p.score.window_left >= 0)
       // mutant "CUDA plan: window right" of emulated: p.score.window_right >= 0 => false
       .flag("window_right", p.score.window_right >= 0)
@@ -106,10 +107,11 @@ KernelConfig& add_problem(KernelConfig& config, const Problem& p) {
 std::string heading(const Problem& p, const GpuLimits& gpu) {
   return fmt::format(
       "pass: {}\ndevice: cuda, {} with {} multiprocessors\ndtype: {}\nbatch: {}\n"
-      "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}\n",
+      "heads: {} query, {} key\nhead_dim: {}, {} of v\nseqlen: {} query, {} key{}{}\n",
       p.pass == Pass::forward ? "forward" : "backward", gpu.arch, gpu.sm_count, name(p.dtype),
       p.batch, p.q.heads, p.k.heads, p.head_dim, p.head_dim_v, p.q.seqlen, p.k.seqlen,
-      p.q.packed || p.k.packed ? " (longest, packed)" : "");
+      p.q.packed || p.k.packed ? " (longest, packed)" : "",
+      p.k.page_size > 0 ? fmt::format(", in pages of {}", p.k.page_size) : "");
 }
 
 }  // namespace fa

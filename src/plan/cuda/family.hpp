@@ -25,11 +25,13 @@ struct ForwardKernel {
     friend bool operator==(const Cut&, const Cut&) = default;
   };
   Cut cut;
-  KernelConfig config;  ///< the plan adds `split`, for partial results of pass/combine.cuh
+  KernelConfig config;  ///< the plan adds `split`, or `shares`
   KernelSource source;
   Over over = Over::rows;   ///< tiles: blocks that stay take tile after tile
+  bool shares = false;      ///< which have equal shares of all steps, unless the keys are split
   bool claims = false;      ///< which a counter in the workspace hands out
   bool copies_out = false;  ///< it stores O by the copy engine, unless the keys are split
+  int page_rows = 0;        ///< rows of a page that a copy brings; 0 where none does
   int bias_box_rows = 0;    ///< rows of the bias that a copy brings; 0 where none does
   int threads = 0;          ///< of a block
   int shared_bytes = 0;     ///< of a block

@@ -39,6 +39,21 @@ KernelSpec combine_kernel(const Problem& p) {
                      config, 32 * kernel::joined_rows);
 }
 
+KernelSpec join_kernel(const Problem& p) {
+  constexpr int warps = 4, warp_columns = 128;
+  KernelConfig config;
+  config.format("element", true, p.dtype)
+      .format("sinks", p.score.sinks, p.score.sinks_dtype)
+      .number("head_dim_v", p.head_dim_v)
+      .number("alignment", std::min(p.alignment, 8));
+  return kernel_spec({"fa_join_shares",
+                      {"pass/join_shares.cuh"},
+                      "fa::kernel::ProblemConfig",
+                      "fa::pass::JoinShares<Config>"},
+                     config, 32 * warps, 0,
+                     static_cast<int>(ceil_div(p.head_dim_v, warp_columns)) * warps * 32 * 16);
+}
+
 /// Tiles of rows of all heads.
 int row_blocks(CudaForwardPlan& plan) {
   const Problem& p = plan.problem;
@@ -102,11 +117,24 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
       static_cast<size_t>(splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
 }
 
+/// Memory in which the results of a tile's parts wait to be joined: each block has two.
+void share_keys(CudaForwardPlan& plan) {
+  const Problem& p = plan.problem;
+  plan.shares = true;
+  plan.partial_rows = plan.cut.heads * std::min<int64_t>(p.q.seqlen, plan.cut.rows);
+  const auto tiles = round_up(2 * slots(plan) * plan.partial_rows * (p.head_dim_v + 1) *
+                                  static_cast<int64_t>(sizeof(float)),
+                              alignof(kernel::SharedTile));
+  plan.workspace_bytes =
+      static_cast<size_t>(tiles) + static_cast<size_t>(slots(plan)) * sizeof(kernel::SharedTile);
+}
+
 /// Blocks that stay are as many as the device runs at once.
 Grid main_grid(const CudaForwardPlan& plan, Over over) {
   const auto blocks = static_cast<unsigned>(plan.blocks),
              splits = static_cast<unsigned>(plan.splits);
   if (over == Over::tiles) {
+    if (plan.shares) return {blocks > 0 ? static_cast<unsigned>(slots(plan)) : 0};
     return {std::min(blocks * splits, static_cast<unsigned>(slots(plan)))};
   }
   return {blocks, splits, static_cast<unsigned>(plan.cut.value_slices)};
@@ -128,14 +156,19 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
   const int64_t heads = std::max<int64_t>(problem.batch * problem.q.heads / plan.cut.heads, 1);
   plan.section = tuning.section ? static_cast<int>(std::min<int64_t>(*tuning.section, heads))
                                 : choose_section(plan, kernel.over);
-  cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
+  if (kernel.shares && !tuning.splits) {
+    share_keys(plan);
+  } else {
+    cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
+  }
   const bool split = plan.splits > 1;
-  kernel.config.flag("split", split);
+  kernel.config.flag("split", split).flag("shares", plan.shares);
   plan.launches.push_back({.kernel = kernel_spec(kernel.source, kernel.config, kernel.threads,
                                                  kernel.cut.blocks_per_sm, kernel.shared_bytes),
                            .over = kernel.over,
                            .grid = main_grid(plan, kernel.over)});
   plan.copies_out = kernel.copies_out && !split;
+  plan.page_rows = kernel.page_rows;
   plan.bias_box_rows = kernel.bias_box_rows;
   plan.problem.score.bias_aligned = plan.bias_box_rows > 0;  // which a run must keep
   if (kernel.claims) {
@@ -147,6 +180,13 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
     plan.launches.push_back({.kernel = combine_kernel(problem),
                              .over = Over::splits,
                              .grid = {blocks_that_join(plan.partial_rows)}});
+  }
+  if (plan.shares) {
+    plan.launches.push_back(
+        {.kernel = join_kernel(problem),
+         .over = Over::shares,
+         .grid = {static_cast<unsigned>(plan.partial_rows), plan.launches.front().grid.x},
+         .dependent = true});
   }
   return plan;
 }
@@ -169,7 +209,7 @@ std::string to_text(const CudaForwardPlan& plan) {
       main.entry, main.threads, main.shared_bytes, plan.cut.blocks_per_sm, plan.tile_text,
       plan.launches.front().grid.x, plan.blocks, plan.splits, plan.cut.value_slices, plan.section);
   if (plan.splits > 1) text += fmt::format("keys of a split: {}\n", plan.split_keys);
-  const KernelSpec* combine = plan.kernel("fa_combine");
+  const KernelSpec* combine = plan.kernel(plan.shares ? "fa_join_shares" : "fa_combine");
   text += combine != nullptr
               ? fmt::format("combine kernel: {} ({} threads)\n", combine->entry, combine->threads)
               : "combine kernel: none\n";

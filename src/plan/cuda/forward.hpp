@@ -25,7 +25,7 @@ struct ForwardTuning {
   std::optional<int> section;
 };
 
-/// The main kernel; where the keys are split, one that joins the splits follows.
+/// The main kernel; where the keys are split or shared out, one that joins the parts follows.
 struct CudaForwardPlan : CudaPlan {
   ForwardKernel::Cut cut;
   std::string tile_text;
@@ -34,8 +34,10 @@ struct CudaForwardPlan : CudaPlan {
   int section = 1;           ///< heads whose tiles alternate: their K and V stay in L2
   int splits = 1;            ///< along the keys, each in a block of its own
   int split_keys = 0;        ///< keys of a split
-  int64_t partial_rows = 0;  ///< rows of all heads, whose partial O and LSE each split keeps
+  bool shares = false;       ///< blocks get equal shares of all tiles' steps
+  int64_t partial_rows = 0;  ///< rows of all heads, or of a tile, whose partial O and LSE are kept
   bool copies_out = false;   ///< by the copy engine: the kernel wants a map of out
+  int page_rows = 0;         ///< the maps of K and V are of pages, with boxes of these rows
   int bias_box_rows = 0;     ///< the kernel wants a map of the bias, with boxes of these rows
   bool claims = false;       ///< a kernel::TileCounter at the workspace's end hands out tiles
 

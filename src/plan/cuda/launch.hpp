@@ -20,6 +20,7 @@ enum class Over {
   keys,       ///< tiles of keys
   key_parts,  ///< tiles of keys, a block for each part of the query heads
   splits,     ///< rows whose splits are joined
+  shares,     ///< tiles of query rows whose shares are joined
   tiles,      ///< tiles of query rows, one after the other by blocks that stay
   key_tiles,  ///< the same with tiles of keys, for each part of the query heads
 };
@@ -37,6 +38,7 @@ struct Launch {
   /// Over key_parts and key_tiles: how often it is launched, for one sequence, or one key head of
   /// it, after the other.
   int sequences = 1, heads = 1;
+  bool dependent = false;  ///< its blocks may begin early, and wait for the launch before
 };
 
 /// The part that the plans of both passes have in common.

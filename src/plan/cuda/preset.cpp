@@ -59,7 +59,7 @@ void add(std::vector<KernelSpec>& kernels, const CudaPlan& plan) {
 std::vector<Use> uses() {
   std::vector<Use> all;
   for (const bool causal : {false, true}) {
-    for (const int64_t seqlen : {500, 512, 1024, 1536, 2048, 8100, 8192}) {
+    for (const int64_t seqlen : {250, 500, 512, 1024, 1536, 2048, 8100, 8192}) {
       const Use plain{
           .seqlen_q = seqlen, .seqlen_k = seqlen, .batch = 16384 / seqlen, .causal = causal};
       all.push_back(plain);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "plan/cuda/common.hpp"
 #include "plan/cuda/sm90/forward_tile_table.hpp"
 #include "plan/rounding.hpp"
 
@@ -34,14 +35,17 @@ bool unequal(const Problem& p) {
 }
 
 /// Tiles hold all heads that share keys where a head has so few rows that this halves the tiles: a
-/// tile then reads the keys once for all of its heads. Scores that read numbers of one head leave a
-/// tile with one head; so does `batch_invariant`, since the longest packed sequence decides here.
+/// tile then reads the keys once for all of its heads. So they do where packed rows meet a cache,
+/// because many sequences have one row, however many the longest has. Scores that read numbers of
+/// one head leave a tile with one head; so does `batch_invariant`, since the longest packed
+/// sequence decides here.
 int heads_of_tile(const Problem& p, int rows) {
   const int64_t group = p.group();
   if (group > rows || p.run.batch_invariant || p.alignment < 16 || p.score.reads_tensors() ||
       p.dropout_p > 0) {
     return 1;
   }
+  if (p.q.packed && !p.k.packed && p.k.used) return static_cast<int>(group);
   const int64_t apart = group * ceil_div(p.q.seqlen, rows);
   const int64_t together = ceil_div(p.q.seqlen, rows / group);
   return together > 0 && 2 * together <= apart ? static_cast<int>(group) : 1;
@@ -60,6 +64,41 @@ void make_room_for_bias(ForwardTile& tile, const Problem& p) {
   if (!fits()) tile.bias_stages = 1;
 }
 
+/// Whether few tiles of rows have many keys, so that blocks had better share the steps out. Sums
+/// then depend on the batch.
+bool wants_shares(const Problem& p, const ForwardTile& tile) {
+  constexpr int64_t least_steps = 4;
+  const int64_t keys = std::min(p.k.seqlen, p.keys_of_row() + tile.positions() - 1);
+  if (p.run.batch_invariant || keys < least_steps * tile.keys) return false;
+  const int64_t heads = p.q.heads / tile.heads;
+  const int64_t tiles =
+      tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, tile.positions()) *
+      (p.q.packed ? heads : p.batch * heads);
+  // A sequence that is one tile has a step for each few keys; beside long ones it would be short.
+  return tiles > 0 &&
+         (p.q.seqlen <= tile.positions() || 2 * tiles <= known_gpu("sm_90a")->sm_count);
+}
+
+/// For rows that one group has room for: as many steps ahead in shared memory as it holds, since
+/// such a tile waits for its keys.
+ForwardTile tile_of_few_rows(const Problem& p, int64_t widest) {
+  ForwardTile tile{.groups = 1,
+                   .keys = widest <= 128 ? 128 : 64,
+                   .key_stages = 1,
+                   .value_stages = 1,
+                   .loader_registers = 152,
+                   .turns = false};
+  tile.heads = heads_of_tile(p, tile.rows());
+  const int most = known_gpu("sm_90a")->shared_per_block;
+  for (;;) {
+    ForwardTile more = tile;
+    ++more.key_stages;
+    ++more.value_stages;
+    if (shared_bytes(more, p) > most) return tile;
+    tile = more;
+  }
+}
+
 }  // namespace
 
 ForwardTile forward_tile(const Problem& p) {
@@ -68,9 +107,19 @@ ForwardTile forward_tile(const Problem& p) {
   ForwardTile tile = std::ranges::find_if(forward_tile_table, [&](const MeasuredTile& measured) {
                        return widest <= measured.widest && varies == measured.unequal;
                      })->tile;
-  make_room_for_bias(tile, p);
   tile.heads = heads_of_tile(p, tile.rows());
-  if (tile.heads > 1) tile.staged_out = false;  // its copies are of rows of one head
+  ForwardTile few = tile_of_few_rows(p, widest);
+  if (p.q.seqlen <= few.positions() && few.heads == tile.heads && wants_shares(p, few)) {
+    few.shares = true;
+    return few;
+  }
+  make_room_for_bias(tile, p);
+  if (tile.groups < 3 && wants_shares(p, tile)) {
+    tile.shares = true;
+    tile.claims = false;
+  }
+  // The copies of O are of whole rows of one head.
+  if (tile.heads > 1 || tile.shares) tile.staged_out = false;
   return tile;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "plan/cuda/common.hpp"
 
@@ -23,6 +24,13 @@ std::string refusal_of(const Problem& p, const GpuLimits& gpu) {
     return fmt::format("its copies are for rows aligned to 16 bytes, these are to {}", p.alignment);
   }
   return {};
+}
+
+/// Rows that a copy brings of a page, where its rows are aligned for the copy engine: pages and
+/// steps consist of such pieces. Fewer than the swizzle's 8 are not worth a copy each: 0.
+int page_rows(const Problem& p, int step_keys) {
+  const auto rows = static_cast<int>(std::gcd(p.k.page_size, int64_t{step_keys}));
+  return p.alignment == 16 && rows >= 8 ? rows : 0;
 }
 
 bool is_wide(const Problem& p) { return std::max(p.head_dim, p.head_dim_v) > 128; }
@@ -54,6 +62,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .flag("claims", t.claims)
       .number("steps_ahead", t.steps_ahead)
       .number("shared_bytes", shared_bytes(t, p))
+      .number("page_rows", p.k.page_size > 0 ? page_rows(p, t.keys) : 0)
       .format("sinks", p.score.sinks, p.score.sinks_dtype);
   const bool only_alibi = p.score.alibi && !p.score.bias && p.score.softcap == 0;
   config.flag("alibi_rises", only_alibi && p.score.window_right == 0);
@@ -68,25 +77,37 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
                  "fa::sm90::ForwardConfig",
                  "fa::sm90::Forward<Config>"},
       .over = Over::tiles,
+      .shares = t.shares,
       .claims = t.claims,
       .copies_out = t.staged_out,
+      .page_rows = p.k.page_size > 0 ? page_rows(p, t.keys) : 0,
       .bias_box_rows = t.bias_stages > 0 ? bias_rows(t, p) : 0,
       .threads = t.threads(),
       .shared_bytes = shared_bytes(t, p),
-      .text = fmt::format(
-          "tile: {} rows ({} groups of 64{}) of {}, {} keys a step\n"
-          "in shared memory: {} of q, {} steps of k, {} of v{}{}\norder of tiles: {}\n",
-          t.rows(), t.groups, t.turns ? " that take turns" : "",
-          t.heads == 1 ? "one head" : fmt::format("{} heads side by side", t.heads), t.keys,
-          t.query_stages, t.key_stages, t.value_stages,
-          t.bias_stages > 0 ? fmt::format(", {} of the bias", t.bias_stages) : "",
-          t.staged_out ? ", rows of out" : "", t.claims ? "as blocks claim them" : "fixed"),
+      .text =
+          fmt::format("tile: {} rows ({} groups of 64{}) of {}, {} keys a step\n"
+                      "in shared memory: {} of q, {} steps of k, {} of v{}{}\norder of tiles: {}\n",
+                      t.rows(), t.groups, t.turns ? " that take turns" : "",
+                      t.heads == 1 ? "one head" : fmt::format("{} heads side by side", t.heads),
+                      t.keys, t.query_stages, t.key_stages, t.value_stages,
+                      t.bias_stages > 0 ? fmt::format(", {} of the bias", t.bias_stages) : "",
+                      t.staged_out ? ", rows of out" : "",
+                      t.shares   ? "equal shares of their steps"
+                      : t.claims ? "as blocks claim them"
+                                 : "fixed"),
   };
 }
 
 Offered<ForwardKernel> forward(const Problem& problem, const GpuLimits& gpu) {
   if (std::string refusal = refusal_of(problem, gpu); !refusal.empty()) return {{}, refusal};
-  return {forward(problem, forward_tile(problem)), {}};
+  const ForwardTile tile = forward_tile(problem);
+  const bool chosen = problem.run.batch_invariant || problem.run.family != Family::automatic;
+  if (problem.k.page_size > 0 && page_rows(problem, tile.keys) == 0 && !chosen) {
+    return {{},
+            fmt::format("its copies are of 8 keys of a page or more, pages have {}",
+                        problem.k.page_size)};
+  }
+  return {forward(problem, tile), {}};
 }
 
 namespace {

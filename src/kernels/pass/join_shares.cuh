@@ -1,0 +1,144 @@
+// Joins what several blocks have made of a tile's rows, each of its share of the keys:
+//   LSE = log(sum_s exp(LSE_s) + exp(sink)),   O = sum_s exp(LSE_s - LSE) O_s
+#pragma once
+
+#include "common/config.h"
+#include "common/params.h"
+#include "ptx/dependent.cuh"
+#include "ptx/math.cuh"
+#include "ptx/shared.cuh"
+#include "tile/copy.cuh"
+#include "tile/number.cuh"
+#include "tile/rows.cuh"
+#include "tile/shares.cuh"
+
+namespace fa::pass {
+
+/// A block has a row of the tile that begins in the share of block blockIdx.y, if there is one. Its
+/// warps share the parts out, the lanes of a warp the columns.
+template <class C>
+struct JoinShares {
+  using Params = kernel::JoinParams;
+  using Element = tile::Format<C::element>;
+  static constexpr int warps = 4;
+  static constexpr int columns = 4;  ///< of a lane at a time
+  static constexpr int passes = (C::head_dim_v + 32 * columns - 1) / (32 * columns);
+
+  const Params& p;
+  const kernel::SharedTile& shared_tile;
+  const int row;    ///< of the tile
+  const int first;  ///< block that has a share
+  const int parts;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+  __device__ long long place(int part) const {
+    const int block = first + part;
+    return tile::place_of_share({first, first + parts - 1}, block) * p.partial.rows + row;
+  }
+  __device__ float lse_of(int part) const {
+    return part < parts ? p.partial.lse[place(part)] : ptx::minus_infinity;
+  }
+
+  __device__ void join() const {
+    using ptx::minus_infinity;
+    const int position = row / p.tile_heads, head = shared_tile.head + row % p.tile_heads;
+    if (shared_tile.row + position >= shared_tile.extent) return;
+
+    float top = minus_infinity;
+    for (int part = lane; part < parts; part += 32) {
+      const float lse = lse_of(part);
+      top = top >= lse || top != top ? top : lse;  // a NaN stays, which fmaxf would pass over
+    }
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const float other = __shfl_xor_sync(~0u, top, step);
+      top = top >= other || top != top ? top : other;
+    }
+    const bool unused = top == kernel::unused_row;
+    float sink = minus_infinity;
+    if constexpr (C::sinks != kernel::Number::none) {
+      if (!unused) {
+        sink = tile::Format<C::sinks>::load(p.sinks.data, head * p.sinks.head);
+        top = fmaxf(top, sink);
+      }
+    }
+    const bool empty = unused || top == minus_infinity;
+    const auto weight = [&](float lse) { return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e); };
+
+    float total = lane == 0 ? weight(sink) : 0, sum[passes][columns] = {};
+    for (int base = 0; base < parts; base += 32) {
+      const float own = weight(lse_of(base + lane));
+      total += own;
+#pragma unroll
+      for (int i = 0; i < 32 / warps; ++i) {
+        const int part = base + i * warps + warp;
+        // mutant "CUDA: join of shares" of emulated: i * warps + warp) => 0)
+        const float w = __shfl_sync(~0u, own, i * warps + warp);
+        if (part < parts) add(part, w, sum);
+      }
+    }
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) total += __shfl_xor_sync(~0u, total, step);
+    store(head, position, sum, empty ? 0 : ptx::reciprocal(total),
+          empty ? minus_infinity : top + ptx::log2(total) * (1 / ptx::log2_e));
+  }
+
+  __device__ void add(int part, float w, float (&sum)[passes][columns]) const {
+    const float* from = p.partial.out + place(part) * C::head_dim_v + columns * lane;
+#pragma unroll
+    for (int pass = 0; pass < passes; ++pass) {
+      if (32 * columns * pass + columns * lane >= C::head_dim_v) break;
+      const float4 x = *reinterpret_cast<const float4*>(from + 32 * columns * pass);
+      const float o[columns] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+      for (int e = 0; e < columns; ++e) {
+        sum[pass][e] = w == 0 ? sum[pass][e] : fmaf(w, o[e], sum[pass][e]);
+      }
+    }
+  }
+
+  /// Adds the warps' sums up, each of the columns by one warp.
+  __device__ void store(int head, int position, const float (&sum)[passes][columns], float scale,
+                        float lse) const {
+    auto* sums = reinterpret_cast<float4*>(ptx::shared_memory());  // [warps][passes][32]
+#pragma unroll
+    for (int pass = 0; pass < passes; ++pass) {
+      sums[(warp * passes + pass) * 32 + lane] = {sum[pass][0], sum[pass][1], sum[pass][2],
+                                                  sum[pass][3]};
+    }
+    __syncthreads();
+    const tile::Place at{shared_tile.sequence,
+                         head,
+                         shared_tile.row,
+                         {shared_tile.begin, shared_tile.extent, shared_tile.length}};
+    for (int pass = warp; pass < passes; pass += warps) {
+      const int column = 32 * columns * pass + columns * lane;
+      if (column >= C::head_dim_v) break;
+      float x[columns] = {};
+#pragma unroll
+      for (int w = 0; w < warps; ++w) {
+        const float4 part = sums[(w * passes + pass) * 32 + lane];
+        x[0] += part.x;
+        x[1] += part.y;
+        x[2] += part.z;
+        x[3] += part.w;
+      }
+      char* out = const_cast<char*>(tile::row_at(p.out, at, at.row + position)) + 2 * column;
+      tile::store_half_chunk<C::alignment>(out, {Element::pack(x[0] * scale, x[1] * scale),
+                                                 Element::pack(x[2] * scale, x[3] * scale)});
+    }
+    if (p.lse.data != nullptr && threadIdx.x == 0)
+      tile::statistic(p.lse, at, at.row + position) = lse;
+  }
+
+  static __device__ void run(const Params& p) {
+    ptx::wait_for_launch_before();
+    const int block = static_cast<int>(blockIdx.y);
+    const kernel::SharedTile& tile = p.tiles[block];
+    const int last = tile.last_block;
+    if (last < 0) return;
+    JoinShares{p, tile, static_cast<int>(blockIdx.x), block, last - block + 1}.join();
+  }
+};
+
+}  // namespace fa::pass
