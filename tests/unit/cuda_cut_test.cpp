@@ -12,21 +12,24 @@
 namespace fa {
 namespace {
 
-/// Each block has a share, and two places for the parts of tiles that it has not alone.
+/// Each share has two places for the parts of tiles that it has not alone.
 void expect_shares(const CudaForwardPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t blocks = plan.gpu.sm_count;
   EXPECT_EQ(plan.gpu.arch, "sm_90a");
   EXPECT_EQ(plan.launches.front().grid.x, blocks);
   EXPECT_TRUE(has(plan.main(), "shares"));
-  EXPECT_FALSE(plan.claims);
+  EXPECT_TRUE(plan.claims);
+  EXPECT_TRUE(plan.shares % blocks == 0 && plan.shares <= 4 * blocks);
   EXPECT_EQ(plan.splits, 1);
   EXPECT_EQ(plan.partial_rows, plan.cut.heads * std::min<int64_t>(p.q.seqlen, plan.cut.rows));
-  EXPECT_EQ(plan.workspace_bytes % alignof(kernel::SharedTile), 0U);
-  const size_t parts = sizeof(float) * 2 * blocks * plan.partial_rows * (p.head_dim_v + 1),
-               tiles = blocks * sizeof(kernel::SharedTile);
-  EXPECT_GE(plan.workspace_bytes, parts + tiles);
-  EXPECT_LT(plan.workspace_bytes, parts + tiles + alignof(kernel::SharedTile));
+  EXPECT_EQ(plan.shared_tiles % alignof(kernel::SharedTile), 0U);
+  const size_t parts = sizeof(float) * 2 * plan.shares * plan.partial_rows * (p.head_dim_v + 1),
+               tiles = plan.shares * sizeof(kernel::SharedTile);
+  EXPECT_GE(plan.shared_tiles, parts);
+  EXPECT_GE(plan.workspace_bytes,
+            plan.shared_tiles + tiles + sizeof(int) + sizeof(kernel::TileCounter));
+  EXPECT_LT(plan.workspace_bytes, parts + tiles + 64);
   ASSERT_EQ(plan.launches.size(), 2U);
   const Launch& join = plan.launches.back();
   EXPECT_EQ(join.kernel.entry, "fa_join_shares");
@@ -45,7 +48,7 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
           if (head_dim == 576) p.head_dim_v = 512;
           const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
           SCOPED_TRACE(to_text(plan));
-          if (plan.shares) {
+          if (plan.shares > 0) {
             expect_shares(plan);
             continue;
           }
@@ -121,7 +124,7 @@ TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
     p.q.tokens = 41;
     p.q.heads = p.k.heads = 2;
     const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-    if (plan.shares) {
+    if (plan.shares > 0) {
       expect_shares(plan);
       continue;
     }

@@ -219,7 +219,7 @@ TEST(CudaPlan, TextNamesWhatWasDecided) {
           std::string("heads: 32 query, 8 key\n"), std::string("head_dim: 128, 128 of v\n"),
           "kernel: " + plan.main().entry + " (", number(plan.main().shared_bytes) + " bytes",
           number(plan.splits) + " splits",
-          plan.shares ? std::string("order of tiles: equal shares of their steps\n")
+          plan.shares > 0 ? std::string("order of tiles: equal shares of their steps\n")
                       : "keys of a split: " + number(plan.split_keys) + "\n",
           "sections of " + number(plan.section) + " heads\n",
           "combine kernel: " + plan.launches.back().kernel.entry + " (128 threads)\n",

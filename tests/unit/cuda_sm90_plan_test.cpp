@@ -44,8 +44,8 @@ void expect_sound(const CudaForwardPlan& plan, const sm90::ForwardTile& t) {
   EXPECT_LE(main.shared_bytes, plan.gpu.shared_per_block);
   EXPECT_LE(plan.launches.front().grid.x, static_cast<unsigned>(plan.gpu.sm_count));
   EXPECT_EQ(plan.launches.front().over, Over::tiles);
-  EXPECT_EQ(plan.shares, t.shares);
-  if (plan.shares) return;  // cuda_cut_test.cpp
+  EXPECT_EQ(plan.shares > 0, t.shares);
+  if (plan.shares > 0) return;  // cuda_cut_test.cpp
   const size_t partial =
       plan.splits > 1 ? plan.splits * plan.partial_rows * (p.head_dim_v + 1) * 4 : 0;
   EXPECT_EQ(plan.workspace_bytes, with_counter(plan, partial));

@@ -7,8 +7,18 @@ namespace fa::cuda {
 
 namespace {
 
-/// Blocks that share the steps out.
-int64_t shares_of(const CudaForwardPlan& plan) { return plan.launches.front().grid.x; }
+/// None where the tiles are not shared.
+kernel::Shares shares_of(const CudaForwardPlan& plan, void* workspace) {
+  if (plan.shares == 0) return {};
+  auto* tiles = reinterpret_cast<kernel::SharedTile*>(static_cast<char*>(workspace) +
+                                                      plan.shared_tiles);
+  return {.heads = static_cast<int>(plan.problem.q.heads / plan.cut.heads),
+          .tile_heads = plan.cut.heads,
+          .positions = kernel::Divisor(plan.cut.rows),
+          .most = plan.shares,
+          .tiles = tiles,
+          .count = reinterpret_cast<int*>(tiles + plan.shares)};
+}
 
 kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& call,
                                      void* workspace) {
@@ -16,7 +26,7 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
   auto params = params_of<kernel::ForwardParams>(p, call);
   params.order = order(p, p.q.heads / plan.cut.heads, plan.row_tiles, plan.section);
   auto* out = static_cast<float*>(workspace);
-  const int64_t parts = plan.shares ? 2 * shares_of(plan) : plan.splits;
+  const int64_t parts = plan.shares > 0 ? 2 * plan.shares : plan.splits;
   float* lse = out + parts * plan.partial_rows * p.head_dim_v;
   params.partial = {plan.split_keys, out, lse, plan.partial_rows};
   if (p.k.page_size > 0) {
@@ -27,13 +37,6 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
                     .last = static_cast<int>(call.page_count) - 1};
   }
   return params;
-}
-
-/// At the workspace's end.
-kernel::SharedTile* shared_tiles(const CudaForwardPlan& plan, void* workspace) {
-  return reinterpret_cast<kernel::SharedTile*>(static_cast<char*>(workspace) +
-                                               plan.workspace_bytes) -
-         shares_of(plan);
 }
 
 /// Maps of all pages of a cache, as of so many sequences.
@@ -63,7 +66,7 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
       .side_by_side = {kernel::Divisor(plan.cut.heads), kernel::Divisor(plan.cut.rows)},
       .counter = nullptr,
       .launch = 0,
-      .shares = {}};
+      .shares = shares_of(plan, workspace)};
   if (p.alignment == 16) {  // else the kernel asks for no map
     make_tensor_map(params.q, call.q, p.q, p.batch, p.head_dim,
                     {.rows = plan.cut.rows, .heads = plan.cut.heads});
@@ -76,14 +79,6 @@ kernel::TiledForwardParams tiled_params(const CudaForwardPlan& plan, const Call&
     if (plan.copies_out)
       make_tensor_map(params.out, call.out, p.q, p.batch, p.head_dim_v, {.rows = 16});
     if (plan.bias_box_rows > 0) make_bias_map(params.bias, call.bias, p, plan.bias_box_rows);
-  }
-  if (plan.shares) {
-    constexpr int least_steps = 2;
-    params.shares = {.heads = static_cast<int>(p.q.heads / plan.cut.heads),
-                     .tile_heads = plan.cut.heads,
-                     .positions = kernel::Divisor(plan.cut.rows),
-                     .least_steps = least_steps,
-                     .tiles = shared_tiles(plan, workspace)};
   }
   if (plan.claims) {
     params.counter = reinterpret_cast<kernel::TileCounter*>(static_cast<char*>(workspace) +
@@ -116,9 +111,8 @@ void PlannedForward::launch_all(const Call& call, void* workspace, void* stream)
         break;
       }
       case Over::shares: {
-        const kernel::JoinParams shares{rows.partial,      shared_tiles(plan_, workspace),
-                                        rows.operands.out, rows.operands.lse,
-                                        rows.score.sinks,  plan_.cut.heads};
+        const kernel::JoinParams shares{rows.partial, shares_of(plan_, workspace),
+                                        rows.operands.out, rows.operands.lse, rows.score.sinks};
         launch(index, &shares, stream);
         break;
       }

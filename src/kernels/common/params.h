@@ -59,26 +59,28 @@ struct DropoutArgs {
 /// The results of the splits of a forward pass, to be joined.
 struct Partial {
   int keys;        ///< of a split, a multiple of the key tile
-  float* out;      ///< [splits][rows][head_dim_v]; with shares [2 * blocks][rows][head_dim_v]
+  float* out;      ///< [splits][rows][head_dim_v]; of shares [2 * most][rows][head_dim_v]
   float* lse;      ///< the same without columns
-  long long rows;  ///< of all heads; with shares of a tile
+  long long rows;  ///< of all heads; of shares those of a tile
 };
 
-/// A tile whose keys several blocks share, for the kernel that joins their results.
+/// A tile whose keys lie in several shares, for the kernel that joins their results.
 struct alignas(16) SharedTile {
   long long begin;          ///< of the sequence's rows in the tensor
   int extent, length;       ///< of the sequence's rows, and how many of these count
   int sequence, head, row;  ///< the first of the tile
-  int last_block;           ///< of those that share it; the first one wrote this. -1: there is none
+  int last_share;           ///< of those that it lies in; who had the first wrote this. -1: none
 };
 
-/// How the steps of all tiles are shared out between the blocks of a launch.
+/// How the steps of all tiles are shared out between the blocks of a launch. There may be several
+/// shares for each block, which a counter hands out.
 struct Shares {
   int heads;          ///< tiles side by side: query heads, or groups of them
   int tile_heads;     ///< query heads of a tile
   Divisor positions;  ///< rows of each of them
-  int least_steps;    ///< of a block: fewer are not worth a join
-  SharedTile* tiles;  ///< [blocks]
+  int most;           ///< shares
+  SharedTile* tiles;  ///< [most]: of each share the last tile, where it ends behind the share
+  int* count;         ///< how many shares there are
 };
 
 /// Pages of a cache: key j of sequence b is row j % size of the page that stands at [b, j / size]
@@ -200,9 +202,8 @@ struct CombineParams {
 /// For the kernel that joins the shares of a forward pass.
 struct JoinParams {
   Partial partial;
-  const SharedTile* tiles;
+  Shares shares;
   View out, lse, sinks;
-  int tile_heads;
 };
 
 /// For the kernel that joins two attentions over disjoint keys.

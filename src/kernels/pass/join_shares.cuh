@@ -1,4 +1,4 @@
-// Joins what several blocks have made of a tile's rows, each of its share of the keys:
+// Joins what was made of a tile's rows in several shares of its keys:
 //   LSE = log(sum_s exp(LSE_s) + exp(sink)),   O = sum_s exp(LSE_s - LSE) O_s
 #pragma once
 
@@ -14,8 +14,8 @@
 
 namespace fa::pass {
 
-/// A block has a row of the tile that begins in the share of block blockIdx.y, if there is one. Its
-/// warps share the parts out, the lanes of a warp the columns.
+/// A block has row blockIdx.x of the tiles that begin in some shares and end behind them: of every
+/// gridDim.y-th one. Its warps share the parts out, the lanes of a warp the columns.
 template <class C>
 struct JoinShares {
   using Params = kernel::JoinParams;
@@ -27,13 +27,13 @@ struct JoinShares {
   const Params& p;
   const kernel::SharedTile& shared_tile;
   const int row;    ///< of the tile
-  const int first;  ///< block that has a share
+  const int first;  ///< share
   const int parts;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   __device__ long long place(int part) const {
-    const int block = first + part;
-    return tile::place_of_share({first, first + parts - 1}, block) * p.partial.rows + row;
+    const tile::Sharers sharers{first, first + parts - 1, first + part};
+    return sharers.place() * p.partial.rows + row;
   }
   __device__ float lse_of(int part) const {
     return part < parts ? p.partial.lse[place(part)] : ptx::minus_infinity;
@@ -41,7 +41,8 @@ struct JoinShares {
 
   __device__ void join() const {
     using ptx::minus_infinity;
-    const int position = row / p.tile_heads, head = shared_tile.head + row % p.tile_heads;
+    const int heads = p.shares.tile_heads, position = row / heads;
+    const int head = shared_tile.head + row - position * heads;
     if (shared_tile.row + position >= shared_tile.extent) return;
 
     float top = minus_infinity;
@@ -133,11 +134,14 @@ struct JoinShares {
 
   static __device__ void run(const Params& p) {
     ptx::wait_for_launch_before();
-    const int block = static_cast<int>(blockIdx.y);
-    const kernel::SharedTile& tile = p.tiles[block];
-    const int last = tile.last_block;
-    if (last < 0) return;
-    JoinShares{p, tile, static_cast<int>(blockIdx.x), block, last - block + 1}.join();
+    const int count = *p.shares.count, blocks = static_cast<int>(gridDim.y);
+    for (int share = static_cast<int>(blockIdx.y); share < count; share += blocks) {
+      const kernel::SharedTile& tile = p.shares.tiles[share];
+      const int last = tile.last_share;
+      if (last < 0) continue;
+      JoinShares{p, tile, static_cast<int>(blockIdx.x), share, last - share + 1}.join();
+      __syncthreads();  // the next one's sums take the place of these
+    }
   }
 };
 

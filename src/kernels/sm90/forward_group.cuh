@@ -157,7 +157,8 @@ struct ForwardGroup {
             static_cast<int>(c.y),
             static_cast<int>(c.z),
             static_cast<int>(c.w),
-            {static_cast<int>(c.w & 0xffff), static_cast<int>(c.w >> 16)}};
+            {static_cast<int>(c.w & 0xffff), static_cast<int>(c.w >> 16),
+             static_cast<int>(a.w) - 1}};
     own = {static_cast<int>(d.x), static_cast<int>(d.y), static_cast<int>(d.z),
            static_cast<int>(d.w)};
     return a.w != 0;
@@ -352,8 +353,7 @@ struct ForwardGroup {
   __device__ long long partial_row(const TileInHand& of, HeadRow at) const {
     if constexpr (C::shares) {
       const int heads = C::side_by_side ? side_by_side.heads.value : 1;
-      return place_of_share(of.sharers, static_cast<int>(blockIdx.x)) * p.partial.rows +
-             (at.row - of.place.row) * heads + at.head - of.place.head;
+      return of.sharers.place() * p.partial.rows + (at.row - of.place.row) * heads + at.head - of.place.head;
     } else {
       return split_row<C>(p, of.place, of.split, at);
     }

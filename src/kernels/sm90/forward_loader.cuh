@@ -31,7 +31,7 @@ struct ForwardLoader {
   ShareWalk<C> walk;
   TileInHand tile;
   int first_key;      ///< of the tile's sequence, in the tensor
-  bool told = false;  ///< to the kernel that joins shares: a tile that begins in this one
+  bool told = false;  ///< to the kernel that joins shares: the share's last tile
   /// Of the tile whose steps are on their way, which may be the one before.
   Piece keys{0, 0, 0, 0}, bias{0, 0, 0, 0};
 
@@ -45,11 +45,8 @@ struct ForwardLoader {
   /// The last step of a tile comes first: under a causal mask it is the masked one. The next tile
   /// is found before the last steps, so that its Q comes in time.
   __device__ void run() {
-    if constexpr (C::shares) {
-      walk.begin();
-    } else {
-      claims.begin();
-    }
+    claims.begin();
+    if constexpr (C::shares) begin_shares();
     clear_unused_rows();
     int begin = 0, rest = 0;  // steps of the tile before that are yet to come
     for (;;) {
@@ -99,14 +96,27 @@ struct ForwardLoader {
     }
   }
 
-  /// The next tile of the block's share.
+  __device__ void begin_shares() {
+    walk.begin();
+    const int blocks = static_cast<int>(gridDim.x);
+    claims.tiles = walk.count > blocks ? walk.count : blocks;
+    if (blockIdx.x == 0 && lane == 0) *p.shares.count = walk.count;
+    if (claims.index < walk.count) walk.take(claims.index);
+  }
+
+  /// The next tile of the share in hand, or of the next share.
   __device__ bool find_share() {
     SharedSteps found;
-    if (!walk.next(found)) {
-      if (lane == 0 && !told) p.shares.tiles[blockIdx.x].last_block = -1;
-      return false;
+    while (!walk.next(found)) {
+      if (claims.index < walk.count && lane == 0 && !told) {
+        p.shares.tiles[walk.share].last_share = -1;
+      }
+      told = false;
+      claims.ask();
+      claims.next();
+      if (claims.index >= walk.count) return false;
+      walk.take(claims.index);
     }
-    const int block = static_cast<int>(blockIdx.x);
     tile.place = found.place;
     tile.k_len = found.keys.length;
     tile.sharers = found.sharers;
@@ -115,11 +125,11 @@ struct ForwardLoader {
     tile.begin = all.begin > found.begin ? all.begin : found.begin;
     tile.end = min(all.end, found.end);
     if (tile.begin >= tile.end) tile.begin = tile.end = 0;
-    if (!found.sharers.alone() && block == found.sharers.first) {
+    if (!found.sharers.alone() && found.sharers.own == found.sharers.first) {
       told = true;
       const Place& place = found.place;
       if (lane == 0) {
-        p.shares.tiles[block] = {place.rows.begin,  place.rows.extent, place.rows.length,
+        p.shares.tiles[found.sharers.own] = {place.rows.begin,  place.rows.extent, place.rows.length,
                                  place.sequence,    place.head,        place.row,
                                  found.sharers.last};
       }
@@ -193,7 +203,8 @@ struct ForwardLoader {
     if (lane == 0) {
       ptx::store_shared(
           at, uint4{static_cast<u32>(tile.place.sequence), static_cast<u32>(tile.place.head),
-                    static_cast<u32>(tile.place.row), more ? 1u : 0u});
+                    static_cast<u32>(tile.place.row),
+                    more ? 1 + static_cast<u32>(tile.sharers.own) : 0u});
       ptx::store_shared(at + 16, uint4{static_cast<u32>(begin), static_cast<u32>(begin >> 32),
                                        static_cast<u32>(tile.place.rows.extent),
                                        static_cast<u32>(tile.place.rows.length)});

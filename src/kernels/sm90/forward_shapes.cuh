@@ -53,7 +53,7 @@ struct ForwardShapes {
   static_assert(C::groups == 1 || C::loader_registers + C::groups * C::group_registers ==
                                       (C::groups == 3 ? 4 * 128 : 3 * 168),
                 "all registers of the block, of which each thread begins with a multiple of 8");
-  static_assert(!C::shares || !(C::split || C::claims || C::staged_out));
+  static_assert(!C::shares || (C::claims && !C::split && !C::staged_out && C::groups < 3));
   static_assert(C::key_stages >= 1 && C::value_stages >= 1 && C::query_stages <= 2);
   static constexpr int threads = 128 * (1 + C::groups);  ///< the loader's group comes first
   static constexpr int depth = pad16(C::head_dim);       ///< of Q K^T

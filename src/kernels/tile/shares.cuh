@@ -1,6 +1,6 @@
-// Shares of a forward pass that few query rows make: each block gets as many steps over keys as
-// the others, however long the sequences are. A tile whose keys lie in several blocks' shares is
-// joined by pass/join_shares.cuh.
+// Shares of a forward pass that few query rows make: each has as many steps over keys as the others,
+// however long the sequences are. A tile whose keys lie in several shares is joined by
+// pass/join_shares.cuh.
 #pragma once
 
 #include "common/params.h"
@@ -8,14 +8,18 @@
 
 namespace fa::tile {
 
-/// Blocks that share out a tile's keys: one where they are all one block's.
+/// The shares that a tile's steps lie in, and the one of them in hand.
 struct Sharers {
   int first, last;
+  int own;
 
   __device__ bool alone() const { return first == last; }
+  /// Where the results of this share wait to be joined: a share has at most one tile that began
+  /// before it, and one that ends behind it.
+  __device__ int place() const { return 2 * own + (own == first ? 1 : 0); }
 };
 
-/// A tile of query rows, and the steps [begin, end) of it that are in the block's share.
+/// A tile of query rows, and the steps [begin, end) of it that are in the share.
 struct SharedSteps {
   Place place;
   Side keys;
@@ -23,8 +27,8 @@ struct SharedSteps {
   Sharers sharers;
 };
 
-/// One warp's way through its block's share. Steps are numbered through all tiles: those of a
-/// sequence follow each other, head by head.
+/// One warp's way through shares, each behind the one before. Steps are numbered through all tiles:
+/// those of a sequence follow each other, head by head.
 template <class C>
 struct ShareWalk {
   const kernel::ForwardParams& p;
@@ -41,11 +45,12 @@ struct ShareWalk {
 
     __device__ int weight(int heads) const { return steps * tiles * heads; }
   };
-  int at = 0, end = 0;  ///< what is left of the share
-  int total = 0;        ///< steps of all blocks
-  int blocks = 0;       ///< that have a share
-  int first = 0;        ///< the sequence's first step
-  int number = 0;       ///< of the sequence
+  int count = 0;            ///< of shares
+  int steps = 0, rest = 0;  ///< of each share; so many of them have one more
+  int share = 0;            ///< in hand
+  int at = 0, end = 0;      ///< what is left of it
+  int first = 0;            ///< the sequence's first step
+  int number = 0;           ///< of the sequence
   Sequence sequence{};
 
   __device__ ShareWalk(const kernel::ForwardParams& params, const kernel::Shares& of_blocks)
@@ -67,7 +72,8 @@ struct ShareWalk {
     return s;
   }
 
-  /// Goes to the share's first step. All blocks count the same sums.
+  /// Counts the steps and the shares: all blocks come to the same numbers. Blocks have several
+  /// shares each where these are long: some multiprocessors have more of the memory's bandwidth.
   __device__ void begin() {
     int own = 0;
 #pragma unroll 4
@@ -75,14 +81,24 @@ struct ShareWalk {
       own += find(base + lane).weight(shares.heads);
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) own += __shfl_xor_sync(~0u, own, step);
-    total = own;
-    const int most = total / shares.least_steps;
-    blocks = most < static_cast<int>(gridDim.x) ? most : static_cast<int>(gridDim.x);
-    if (blocks < 1) blocks = 1;
-    const int block = static_cast<int>(blockIdx.x);
-    if (block >= blocks || total == 0) return;
-    at = static_cast<int>(static_cast<long long>(total) * block / blocks);
-    end = static_cast<int>(static_cast<long long>(total) * (block + 1) / blocks);
+    constexpr int least = 2, many = 32;  // steps: fewer are not worth a join; enough to be parted
+    const int blocks = static_cast<int>(gridDim.x);
+    count = own / many;
+    if (count > shares.most) count = shares.most;
+    if (count < blocks) count = min(blocks, own / least);
+    if (count < 1) count = own > 0 ? 1 : 0;
+    if (count == 0) return;
+    steps = own / count;
+    rest = own - steps * count;
+    sequence = find(0);
+  }
+
+  /// Takes a share: goes on to the sequence of its first step.
+  __device__ void take(int index) {
+    share = index;
+    at = begin_of(index);
+    end = begin_of(index + 1);
+    if (at - first < sequence.weight(shares.heads)) return;
     for (;; number += 32) {
       const int weight = find(number + lane).weight(shares.heads);
       int sum = weight;  // of this lane's sequence and those before
@@ -104,8 +120,10 @@ struct ShareWalk {
     sequence = find(number);
   }
 
-  __device__ int block_of(int step) const {
-    return static_cast<int>((static_cast<long long>(step + 1) * blocks - 1) / total);
+  __device__ int begin_of(int index) const { return index * steps + min(index, rest); }
+  __device__ int share_of(int step) const {
+    const int longer = rest * (steps + 1);
+    return step < longer ? step / (steps + 1) : rest + (step - longer) / steps;
   }
 
   /// The next of the share; false at its end.
@@ -115,28 +133,25 @@ struct ShareWalk {
       first += sequence.weight(shares.heads);
       sequence = find(++number);
     }
-    const int steps = sequence.steps, tile = (at - first) / steps;
-    const int tile_begin = first + tile * steps, from = at - tile_begin;
-    const int count = steps - from < end - at ? steps - from : end - at;
+    const int tile_steps = sequence.steps, tile = (at - first) / tile_steps;
+    const int tile_begin = first + tile * tile_steps, from = at - tile_begin;
+    const int taken = min(tile_steps - from, end - at);
     const int head = tile / sequence.tiles;
     found.place = sequence.place;
     found.place.head = head * shares.tile_heads;
     found.place.row = (tile - head * sequence.tiles) * shares.positions.value;
     found.keys = sequence.keys;
     found.begin = sequence.begin + from;
-    found.end = found.begin + count;
-    found.sharers.first = found.sharers.last = static_cast<int>(blockIdx.x);
-    // mutant "CUDA: who shares a tile" of emulated: count < steps => false
-    if (count < steps) found.sharers = {block_of(tile_begin), block_of(tile_begin + steps - 1)};
-    at += count;
+    found.end = found.begin + taken;
+    found.sharers = {share, share, share};
+    // mutant "CUDA: who shares a tile" of emulated: taken < tile_steps => false
+    if (taken < tile_steps) {
+      found.sharers.first = share_of(tile_begin);
+      found.sharers.last = share_of(tile_begin + tile_steps - 1);
+    }
+    at += taken;
     return true;
   }
 };
-
-/// Where a block's results for a tile wait that it shares with others: it has one that began before
-/// its share, and one that ends behind it.
-__device__ inline int place_of_share(const Sharers& sharers, int block) {
-  return 2 * block + (block == sharers.first ? 1 : 0);
-}
 
 }  // namespace fa::tile

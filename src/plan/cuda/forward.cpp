@@ -117,16 +117,20 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
       static_cast<size_t>(splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
 }
 
-/// Memory in which the results of a tile's parts wait to be joined: each block has two.
+/// Memory in which the results of a tile's parts wait to be joined: a share has two. Long shares are
+/// several for each block, fewer where each has many rows.
 void share_keys(CudaForwardPlan& plan) {
   const Problem& p = plan.problem;
-  plan.shares = true;
   plan.partial_rows = plan.cut.heads * std::min<int64_t>(p.q.seqlen, plan.cut.rows);
-  const auto tiles = round_up(2 * slots(plan) * plan.partial_rows * (p.head_dim_v + 1) *
-                                  static_cast<int64_t>(sizeof(float)),
-                              alignof(kernel::SharedTile));
+  constexpr int64_t most_of_block = 4, all_rows = 64;
+  const int64_t of_block = std::clamp<int64_t>(all_rows / plan.partial_rows, 1, most_of_block);
+  plan.shares = static_cast<int>(slots(plan) * of_block);
+  const auto shares = static_cast<size_t>(plan.shares);
+  plan.shared_tiles = round_up(2 * shares * static_cast<size_t>(plan.partial_rows) *
+                                   static_cast<size_t>(p.head_dim_v + 1) * sizeof(float),
+                               alignof(kernel::SharedTile));
   plan.workspace_bytes =
-      static_cast<size_t>(tiles) + static_cast<size_t>(slots(plan)) * sizeof(kernel::SharedTile);
+      plan.shared_tiles + shares * sizeof(kernel::SharedTile) + sizeof(int);  // their number
 }
 
 /// Blocks that stay are as many as the device runs at once.
@@ -134,7 +138,7 @@ Grid main_grid(const CudaForwardPlan& plan, Over over) {
   const auto blocks = static_cast<unsigned>(plan.blocks),
              splits = static_cast<unsigned>(plan.splits);
   if (over == Over::tiles) {
-    if (plan.shares) return {blocks > 0 ? static_cast<unsigned>(slots(plan)) : 0};
+    if (plan.shares > 0) return {blocks > 0 ? static_cast<unsigned>(slots(plan)) : 0};
     return {std::min(blocks * splits, static_cast<unsigned>(slots(plan)))};
   }
   return {blocks, splits, static_cast<unsigned>(plan.cut.value_slices)};
@@ -162,7 +166,7 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
     cut_keys(plan, tuning.splits ? *tuning.splits : choose_splits(plan, plan.blocks));
   }
   const bool split = plan.splits > 1;
-  kernel.config.flag("split", split).flag("shares", plan.shares);
+  kernel.config.flag("split", split).flag("shares", plan.shares > 0);
   plan.launches.push_back({.kernel = kernel_spec(kernel.source, kernel.config, kernel.threads,
                                                  kernel.cut.blocks_per_sm, kernel.shared_bytes),
                            .over = kernel.over,
@@ -181,7 +185,7 @@ CudaForwardPlan plan_cuda_forward(const Problem& problem, const GpuLimits& gpu,
                              .over = Over::splits,
                              .grid = {blocks_that_join(plan.partial_rows)}});
   }
-  if (plan.shares) {
+  if (plan.shares > 0) {
     plan.launches.push_back(
         {.kernel = join_kernel(problem),
          .over = Over::shares,
@@ -209,7 +213,7 @@ std::string to_text(const CudaForwardPlan& plan) {
       main.entry, main.threads, main.shared_bytes, plan.cut.blocks_per_sm, plan.tile_text,
       plan.launches.front().grid.x, plan.blocks, plan.splits, plan.cut.value_slices, plan.section);
   if (plan.splits > 1) text += fmt::format("keys of a split: {}\n", plan.split_keys);
-  const KernelSpec* combine = plan.kernel(plan.shares ? "fa_join_shares" : "fa_combine");
+  const KernelSpec* combine = plan.kernel(plan.shares > 0 ? "fa_join_shares" : "fa_combine");
   text += combine != nullptr
               ? fmt::format("combine kernel: {} ({} threads)\n", combine->entry, combine->threads)
               : "combine kernel: none\n";

@@ -34,11 +34,12 @@ struct CudaForwardPlan : CudaPlan {
   int section = 1;           ///< heads whose tiles alternate: their K and V stay in L2
   int splits = 1;            ///< along the keys, each in a block of its own
   int split_keys = 0;        ///< keys of a split
-  bool shares = false;       ///< blocks get equal shares of all tiles' steps
+  int shares = 0;            ///< most equal shares of all tiles' steps; 0: the tiles are not shared
   int64_t partial_rows = 0;  ///< rows of all heads, or of a tile, whose partial O and LSE are kept
   bool copies_out = false;   ///< by the copy engine: the kernel wants a map of out
   int page_rows = 0;         ///< the maps of K and V are of pages, with boxes of these rows
   int bias_box_rows = 0;     ///< the kernel wants a map of the bias, with boxes of these rows
+  size_t shared_tiles = 0;   ///< where the workspace has a kernel::SharedTile for each share
   bool claims = false;       ///< a kernel::TileCounter at the workspace's end hands out tiles
 
   const KernelSpec& main() const { return launches.front().kernel; }

@@ -59,7 +59,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .number("group_registers", t.group_registers())
       .flag("turns", t.turns, true)
       .flag("staged_out", t.staged_out)
-      .flag("claims", t.claims)
+      .flag("claims", t.claims || t.shares)
       .number("steps_ahead", t.steps_ahead)
       .number("shared_bytes", shared_bytes(t, p))
       .number("page_rows", p.k.page_size > 0 ? page_rows(p, t.keys) : 0)
@@ -78,7 +78,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
                  "fa::sm90::Forward<Config>"},
       .over = Over::tiles,
       .shares = t.shares,
-      .claims = t.claims,
+      .claims = t.claims || t.shares,
       .copies_out = t.staged_out,
       .page_rows = p.k.page_size > 0 ? page_rows(p, t.keys) : 0,
       .bias_box_rows = t.bias_stages > 0 ? bias_rows(t, p) : 0,
