@@ -33,7 +33,6 @@ from ._torch import (
     need_shape_of_heads,
     need_tensors,
     operators,
-    refuse_capture,
     shape_of,
     sharding,
 )
@@ -109,8 +108,8 @@ def flash_attn_with_kvcache(
             their positions; with neither causal nor window all of q is at position cache_seqlens.
         cache_seqlens: int or int32 [B]: how much of the cache counts; all of it when not given. On
             CUDA the host does not read a tensor: the caller must see to it that new keys fit.
-        cache_batch_idx: int [B]: which sequence of the cache each of q's has. The host reads it,
-            which waits for a CUDA device and cannot be captured in a CUDA graph.
+        cache_batch_idx: int [B]: which sequence of the cache each of q's has. On CUDA the host does
+            not read it: a number of no sequence is taken for the nearest one.
         block_table: int32 [B, N]; the caches are pages then, [pages, page_size, Hk, D], and row j
             of a sequence is row j % page_size of page block_table[b, j // page_size]. On CUDA the
             host does not read it: numbers of no page are taken for the nearest one.
@@ -191,20 +190,22 @@ def _attend_to_cache(
     needs_lse: bool = True,
 ) -> tuple[Tensor, Any]:
     """out and lse. known: the lengths, as far as the host knows them."""
-    places = _places(cache_batch_idx, q, k_cache, options.page_table)
-    new = _New(k, v, q, k_cache, v_cache, options.page_table, lengths, known)
+    table = options.page_table
+    if cache_batch_idx is not None:
+        table = _one_page_each(cache_batch_idx, q, k_cache)
+    else:
+        _need_as_many(q, k_cache, table)
+    new = _New(k, v, q, k_cache, v_cache, table, lengths, known)
     if rotary_cos is not None or rotary_sin is not None:
         local = options.causal or options.window_left >= 0 or options.window_right >= 0
         farthest = max(known, default=0) + max(new.rows, q.shape[1] if local else 0)
         rotate = _Rotation(rotary_cos, rotary_sin, rotary_interleaved, new, farthest)
         new.k = rotate.by_position(new.k, lengths)
         q = rotate.by_position(q, lengths) if local else rotate.all_at(q, lengths)
-    options = options._replace(seqused_k=lengths + new.rows if new.rows > 0 else lengths)
-    with new.appended(places):
-        if places is None:
-            return _attend(q, k_cache, v_cache, out, options, needs_lse)
-        result, lse = _one_by_one(q, k_cache, v_cache, places, options)
-        return result if out is None else copy_exactly("out", out, result), lse
+    used = lengths + new.rows if new.rows > 0 else lengths
+    options = options._replace(seqused_k=used, page_table=table)
+    with new.appended():
+        return _attend(q, k_cache, v_cache, out, options, needs_lse)
 
 
 def _attend(
@@ -248,6 +249,8 @@ def _fake_with_kvcache(
     given = Options._make(options)
     if places is None:
         _need_as_many(q, k_cache, given.page_table)
+    else:
+        given = given._replace(page_table=places[:, None].int())
     _New(k, v, q, k_cache, v_cache, given.page_table, lengths, [])
 
     def wide(t: Tensor) -> Tensor:  # for q's sequences, or pages, head_dim padded
@@ -320,13 +323,8 @@ def _need_as_many(q: Tensor, k_cache: Tensor, block_table: Tensor | None) -> Non
         )
 
 
-def _places(
-    cache_batch_idx: Tensor | None, q: Tensor, k_cache: Tensor, block_table: Tensor | None
-) -> list[int] | None:
-    """The sequence of the cache that each sequence of q reads."""
-    if cache_batch_idx is None:
-        _need_as_many(q, k_cache, block_table)
-        return None
+def _one_page_each(cache_batch_idx: Tensor, q: Tensor, k_cache: Tensor) -> Tensor:
+    """The page table of a cache whose sequences are pages."""
     need_tensors(cache_batch_idx=cache_batch_idx)
     integers = not cache_batch_idx.is_floating_point() and cache_batch_idx.dtype != torch.bool
     if cache_batch_idx.shape != (q.shape[0],) or not integers:
@@ -334,14 +332,13 @@ def _places(
             f"cache_batch_idx: is {cache_batch_idx.dtype} {list(cache_batch_idx.shape)};"
             f" expected integers [{q.shape[0]}]"
         )
-    refuse_capture("cache_batch_idx", cache_batch_idx)
-    places: list[int] = cache_batch_idx.tolist()
-    for b, place in enumerate(places):
-        if not 0 <= place < k_cache.shape[0]:
-            raise ValueError(
-                f"cache_batch_idx: is {place} for sequence {b}; the cache has {k_cache.shape[0]}"
-            )
-    return places
+    count = k_cache.shape[0]
+    if cache_batch_idx.is_cuda:
+        return cache_batch_idx.clamp(0, count - 1).int()[:, None]
+    for b, place in enumerate(cache_batch_idx.tolist()):
+        if not 0 <= place < count:
+            raise ValueError(f"cache_batch_idx: is {place} for sequence {b}; the cache has {count}")
+    return cache_batch_idx.int()[:, None]
 
 
 class _New:
@@ -388,20 +385,17 @@ class _New:
                 )
 
     @contextlib.contextmanager
-    def appended(self, places: list[int] | None) -> Iterator[None]:
+    def appended(self) -> Iterator[None]:
         """cache[b, lengths[b] : lengths[b] + S_new] = new[b]; undone if the call raises."""
         if self.rows == 0:
             yield
             return
         device = self._lengths.device
-        if places is None:
-            b = torch.arange(len(self._lengths), device=device)
-        else:
-            b = torch.tensor(places, dtype=torch.int64, device=device)
         position = self._lengths.long()[:, None] + torch.arange(self.rows, device=device)
-        at = b[:, None], position
         if self._table is not None:
             at = self._in_pages(self._table, position)
+        else:
+            at = torch.arange(len(self._lengths), device=device)[:, None], position
         before = [cache[at] for cache in self._caches]
         for cache, new in zip(self._caches, (self.k, self.v)):
             cache[at] = new
@@ -459,28 +453,3 @@ class _Rotation:
         batch, rows, heads, dim = x.shape
         flat = x.reshape(batch, 1, rows * heads, dim)
         return self.by_position(flat, position).reshape(batch, rows, heads, dim)
-
-
-def _one_by_one(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, places: list[int], options: Options
-) -> tuple[Tensor, Tensor]:
-    """One call for each sequence, which reads its place in the cache without a copy."""
-    slopes = options.alibi_slopes
-    if slopes is not None:
-        need_tensors(alibi_slopes=slopes)
-        if slopes.dim() == 2 and len(slopes) != len(places):
-            raise ValueError(
-                f"alibi_slopes: has the shape {list(slopes.shape)}; expected [heads_q] or"
-                f" [{len(places)}, heads_q]"
-            )
-    if not places:
-        return _attend(q, k_cache[:0], v_cache[:0], None, options)
-    outs, lses = [], []
-    for b, place in enumerate(places):
-        one, cached = slice(b, b + 1), slice(place, place + 1)
-        its_slopes = slopes[one] if slopes is not None and slopes.dim() == 2 else slopes
-        its = options._replace(alibi_slopes=its_slopes, seqused_k=options.seqused_k[one])
-        out, lse = _attend(q[one], k_cache[cached], v_cache[cached], None, its)
-        outs.append(out)
-        lses.append(lse)
-    return torch.cat(outs), torch.cat(lses)

@@ -192,12 +192,35 @@ def test_kvcache_by_index():
     cache = normal(5, 100, 2, 64, dtype=torch.bfloat16, seed=1)
     places = int32([4, 1])
     lengths = int32([70, 100])
-    out = flashattn.flash_attn_with_kvcache(
-        q, cache, cache, cache_seqlens=lengths, cache_batch_idx=places
-    )
+    with no_waiting():
+        out = flashattn.flash_attn_with_kvcache(
+            q, cache, cache, cache_seqlens=lengths, cache_batch_idx=places
+        )
     chosen = cache[places.long()]
     exact = flashattn.flash_attn_with_kvcache(q, chosen, chosen, cache_seqlens=lengths)
     close(out.cpu(), exact.cpu(), out.dtype)
+
+
+@pytest.mark.parametrize("page_size", [1, 16, 100])
+def test_kvcache_in_pages(page_size):
+    count = 600 // page_size
+    q = normal(2, 3, 4, 128, dtype=torch.bfloat16)
+    caches = [normal(2 * count, page_size, 2, 128, dtype=torch.bfloat16, seed=n) for n in (1, 2)]
+    new = [normal(2, 3, 2, 128, dtype=torch.bfloat16, seed=n) for n in (3, 4)]
+    table = int32(list(range(2 * count))).flip(0).view(2, count)
+    lengths = int32([0, 597])
+    host = [t.cpu() for t in (*caches, *new)]
+    options = dict(causal=True)
+    expected = flashattn.flash_attn_with_kvcache(
+        q.cpu(), *host, cache_seqlens=lengths.cpu(), block_table=table.cpu(), **options
+    )
+    with no_waiting():
+        out = flashattn.flash_attn_with_kvcache(
+            q, *caches, *new, cache_seqlens=lengths, block_table=table, **options
+        )
+    close(out.cpu(), expected, out.dtype)
+    for cache, host_cache in zip(caches, host):
+        assert torch.equal(cache.cpu(), host_cache)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

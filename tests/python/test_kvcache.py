@@ -144,7 +144,7 @@ def test_kvcache_arguments():
             ValueError,
             "rotary_cos: has 4 positions; the sequences grow to 5",
         ),
-        (dict(cache_batch_idx=index, out=torch.zeros(3, 2, 1, 2, 8)), ValueError, "out: is"),
+        (dict(cache_batch_idx=index, out=torch.zeros(3, 2, 1, 2, 8)), ValueError, "out: has the"),
     ]
     for spoil, error, message in refused:
         with pytest.raises(error) as caught:

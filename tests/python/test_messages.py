@@ -409,8 +409,6 @@ def test_tensors_without_memory_are_told_the_same(case):
 def test_what_the_host_reads_is_refused_in_a_capture(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     on_device = types.SimpleNamespace(is_cuda=True)
-    with pytest.raises(
-        RuntimeError, match="cache_batch_idx: is read by the host, which a CUDA graph"
-    ):
-        refuse_capture("cache_batch_idx", on_device)
-    refuse_capture("cache_batch_idx", torch.zeros(1))
+    with pytest.raises(RuntimeError, match="cu_seqlens: is read by the host, which a CUDA graph"):
+        refuse_capture("cu_seqlens", on_device)
+    refuse_capture("cu_seqlens", torch.zeros(1))

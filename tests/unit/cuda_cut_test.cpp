@@ -12,11 +12,40 @@
 namespace fa {
 namespace {
 
+TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
+  for (const GpuLimits& gpu : known_gpus()) {
+    for (const int64_t head_dim : {64, 128, 256, 320, 512, 576}) {
+      for (const int64_t seqlen_k : {512, 700, 8192, 8193, 100'000, 1 << 20}) {
+        for (const int64_t batch : {1, 2, 3}) {
+          Problem p = problem(batch, 1, seqlen_k, head_dim);
+          p.q.heads = p.k.heads = head_dim > 256 ? 1 : 4;
+          if (head_dim == 576) p.head_dim_v = 512;
+          const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
+          SCOPED_TRACE(to_text(plan));
+          EXPECT_GT(plan.splits, 1);
+          EXPECT_LE(plan.splits * int64_t{plan.blocks} * plan.cut.value_slices,
+                    int64_t{gpu.sm_count} * plan.cut.blocks_per_sm);
+          // They cover the keys, whole steps each, and none is empty.
+          EXPECT_EQ(plan.split_keys % plan.cut.keys, 0);
+          EXPECT_GE(int64_t{plan.splits} * plan.split_keys, seqlen_k);
+          EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
+
+          ASSERT_NE(plan.kernel("fa_combine"), nullptr);
+          EXPECT_EQ(plan.partial_rows, batch * p.q.heads);
+          EXPECT_EQ(plan.workspace_bytes,
+                    with_counter(plan, sizeof(float) * plan.splits * plan.partial_rows *
+                                           (plan.problem.head_dim_v + 1)));
+          EXPECT_TRUE(has(plan.main(), "split"));
+        }
+      }
+    }
+  }
+}
+
 /// Each share has two places for the parts of tiles that it has not alone.
 void expect_shares(const CudaForwardPlan& plan) {
   const Problem& p = plan.problem;
   const int64_t blocks = plan.gpu.sm_count;
-  EXPECT_EQ(plan.gpu.arch, "sm_90a");
   EXPECT_EQ(plan.launches.front().grid.x, blocks);
   EXPECT_TRUE(has(plan.main(), "shares"));
   EXPECT_TRUE(plan.claims);
@@ -38,35 +67,17 @@ void expect_shares(const CudaForwardPlan& plan) {
   EXPECT_TRUE(join.dependent);
 }
 
-TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
-  for (const GpuLimits& gpu : known_gpus()) {
-    for (const int64_t head_dim : {64, 128, 256, 320, 512, 576}) {
-      for (const int64_t seqlen_k : {512, 700, 8192, 8193, 100'000, 1 << 20}) {
-        for (const int64_t batch : {1, 2, 3}) {
-          Problem p = problem(batch, 1, seqlen_k, head_dim);
-          p.q.heads = p.k.heads = head_dim > 256 ? 1 : 4;
-          if (head_dim == 576) p.head_dim_v = 512;
-          const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-          SCOPED_TRACE(to_text(plan));
-          if (plan.shares > 0) {
-            expect_shares(plan);
-            continue;
-          }
-          EXPECT_GT(plan.splits, 1);
-          EXPECT_LE(plan.splits * int64_t{plan.blocks} * plan.cut.value_slices,
-                    int64_t{gpu.sm_count} * plan.cut.blocks_per_sm);
-          // They cover the keys, whole steps each, and none is empty.
-          EXPECT_EQ(plan.split_keys % plan.cut.keys, 0);
-          EXPECT_GE(int64_t{plan.splits} * plan.split_keys, seqlen_k);
-          EXPECT_LT((plan.splits - 1) * int64_t{plan.split_keys}, seqlen_k);
-
-          ASSERT_NE(plan.kernel("fa_combine"), nullptr);
-          EXPECT_EQ(plan.partial_rows, batch * p.q.heads);
-          EXPECT_EQ(plan.workspace_bytes,
-                    with_counter(plan, sizeof(float) * plan.splits * plan.partial_rows *
-                                           (plan.problem.head_dim_v + 1)));
-          EXPECT_TRUE(has(plan.main(), "split"));
-        }
+TEST(CudaPlan, HopperSharesOutKeysOfUnequalLengths) {
+  for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int64_t seqlen_k : {512, 8193, 1 << 20}) {
+      for (const int64_t batch : {1, 3, 64}) {
+        Problem p = problem(batch, 2, seqlen_k, head_dim);
+        p.k.used = true;
+        const CudaForwardPlan plan = plan_cuda_forward(p, *known_gpu("sm_90a"));
+        SCOPED_TRACE(to_text(plan));
+        expect_shares(plan);
+        p.k.used = false;
+        EXPECT_EQ(plan_cuda_forward(p, *known_gpu("sm_90a")).shares, 0);
       }
     }
   }
@@ -74,10 +85,9 @@ TEST(CudaPlan, FewQueriesAreSplitToFillTheDeviceOnce) {
 
 TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
   for (const GpuLimits& gpu : known_gpus()) {
-    std::vector<Problem> whole{problem(2, 8192, 8192), problem(1, 1, 100), problem(1, 1, 0),
-                               problem(0, 1, 8192), problem(1, 0, 8192)};
-    if (gpu.arch != "sm_90a") whole.push_back(problem(64, 1, 8192));  // there blocks share them out
-    Problem window = problem(1, 1, 8192);                             // few keys are seen
+    std::vector<Problem> whole{problem(64, 1, 8192), problem(2, 8192, 8192), problem(1, 1, 100),
+                               problem(1, 1, 0),     problem(0, 1, 8192),    problem(1, 0, 8192)};
+    Problem window = problem(1, 1, 8192);  // few keys are seen
     window.score.window_left = 100;
     window.score.window_right = 0;
     whole.push_back(window);
@@ -120,14 +130,11 @@ TEST(CudaPlan, BatchInvariantPlansDoNotDependOnTheBatch) {
 TEST(CudaPlan, SplitsOfPackedSequencesKeepARowForEveryToken) {
   for (const GpuLimits& gpu : known_gpus()) {
     Problem p = problem(3, 20, 50'000);
+    p.run.family = Family::sm80;  // sm90 shares them out
     p.q.packed = p.k.packed = true;
     p.q.tokens = 41;
     p.q.heads = p.k.heads = 2;
     const CudaForwardPlan plan = plan_cuda_forward(p, gpu);
-    if (plan.shares > 0) {
-      expect_shares(plan);
-      continue;
-    }
     ASSERT_NE(plan.kernel("fa_combine"), nullptr);
     EXPECT_EQ(plan.partial_rows, 2 * 41);
     EXPECT_EQ(plan.workspace_bytes, with_counter(plan, sizeof(float) * plan.splits * 2 * 41 * 129));

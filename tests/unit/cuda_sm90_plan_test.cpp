@@ -105,12 +105,11 @@ TEST(Sm90Plan, HeadsThatShareKeysShareATileWhereTheirRowsAreFew) {
     int64_t heads, seqlen_q, head_dim;
     int heads_of_tile, positions;
   } cases[] = {
-      {32, 1, 128, 8, 8},    {32, 8, 128, 8, 8},  // one group has room for them
-      {32, 9, 128, 8, 16},   {32, 16, 128, 8, 16},
+      {32, 1, 128, 8, 16},   {32, 16, 128, 8, 16},
       {32, 64, 128, 8, 16},  {32, 65, 128, 1, 128},  // 5 tiles in place of 8
-      {28, 1, 128, 7, 9},    {28, 1, 64, 7, 9},
-      {512, 1, 256, 128, 1}, {516, 1, 256, 1, 64},  // more heads than a tile has rows
-      {4, 1, 128, 1, 64},    {32, 0, 128, 1, 128},
+      {28, 1, 128, 7, 18},   {28, 1, 64, 7, 27},
+      {512, 1, 256, 128, 1}, {516, 1, 256, 1, 128},  // more heads than a tile has rows
+      {4, 1, 128, 1, 128},   {32, 0, 128, 1, 128},
   };
   for (const auto& c : cases) {
     const Problem p = grouped(c.heads, c.seqlen_q, c.head_dim);
@@ -121,6 +120,34 @@ TEST(Sm90Plan, HeadsThatShareKeysShareATileWhereTheirRowsAreFew) {
     EXPECT_EQ(plan.cut.rows, c.positions);
     const int64_t tiles = (c.seqlen_q + c.positions - 1) / c.positions;
     EXPECT_EQ(plan.blocks, 64 * c.heads / c.heads_of_tile * tiles);
+  }
+}
+
+// Few rows of sequences of any length: one group has room for all heads of some of them.
+TEST(Sm90Plan, BlocksShareTheKeysOfFewRows) {
+  const struct {
+    int64_t heads, seqlen_q, head_dim;
+    int groups, positions;
+    bool packed = false;
+  } cases[] = {
+      {32, 1, 128, 1, 8},  {32, 8, 128, 1, 8},  {32, 9, 128, 2, 16},        {28, 1, 64, 1, 9},
+      {4, 64, 256, 1, 64}, {512, 1, 256, 2, 1}, {32, 80, 128, 2, 16, true},
+  };
+  for (const auto& c : cases) {
+    Problem p = grouped(c.heads, c.seqlen_q, c.head_dim);
+    p.batch = 4;
+    p.k.used = true;
+    p.q.packed = c.packed;
+    if (c.packed) p.q.tokens = 100;  // one row of most sequences
+    const sm90::ForwardTile tile = sm90::forward_tile(p);
+    const CudaForwardPlan plan = plan_cuda_forward(p, hopper());
+    SCOPED_TRACE(to_text(plan));
+    EXPECT_TRUE(tile.shares);
+    EXPECT_EQ(tile.groups, c.groups);
+    EXPECT_EQ(plan.cut.rows, c.positions);
+    expect_sound(plan, tile);
+    p.run.batch_invariant = true;
+    EXPECT_FALSE(sm90::forward_tile(p).shares);
   }
 }
 

@@ -10,8 +10,8 @@ namespace {
 /// None where the tiles are not shared.
 kernel::Shares shares_of(const CudaForwardPlan& plan, void* workspace) {
   if (plan.shares == 0) return {};
-  auto* tiles = reinterpret_cast<kernel::SharedTile*>(static_cast<char*>(workspace) +
-                                                      plan.shared_tiles);
+  auto* tiles =
+      reinterpret_cast<kernel::SharedTile*>(static_cast<char*>(workspace) + plan.shared_tiles);
   return {.heads = static_cast<int>(plan.problem.q.heads / plan.cut.heads),
           .tile_heads = plan.cut.heads,
           .positions = kernel::Divisor(plan.cut.rows),

@@ -39,12 +39,36 @@ struct JoinShares {
     return part < parts ? p.partial.lse[place(part)] : ptx::minus_infinity;
   }
 
+  /// Of some parts, one after the other of each warp: the lane's columns of O.
+  static constexpr int group = 32, of_warp = group / warps;
+  struct Columns {
+    float4 x[of_warp][passes];
+  };
+  __device__ Columns load(int base) const {
+    Columns columns_of;
+#pragma unroll
+    for (int i = 0; i < of_warp; ++i) {
+      const int part = base + i * warps + warp;
+      const float* from = p.partial.out + place(part) * C::head_dim_v + columns * lane;
+#pragma unroll
+      for (int pass = 0; pass < passes; ++pass) {
+        const bool there = part < parts && 32 * columns * pass + columns * lane < C::head_dim_v;
+        columns_of.x[i][pass] = {0, 0, 0, 0};
+        if (there) {
+          columns_of.x[i][pass] = *reinterpret_cast<const float4*>(from + 32 * columns * pass);
+        }
+      }
+    }
+    return columns_of;
+  }
+
   __device__ void join() const {
     using ptx::minus_infinity;
     const int heads = p.shares.tile_heads, position = row / heads;
     const int head = shared_tile.head + row - position * heads;
     if (shared_tile.row + position >= shared_tile.extent) return;
 
+    Columns o = load(0);  // while LSE is on its way
     float top = minus_infinity;
     for (int part = lane; part < parts; part += 32) {
       const float lse = lse_of(part);
@@ -67,35 +91,29 @@ struct JoinShares {
     const auto weight = [&](float lse) { return empty ? 0 : ptx::exp2((lse - top) * ptx::log2_e); };
 
     float total = lane == 0 ? weight(sink) : 0, sum[passes][columns] = {};
-    for (int base = 0; base < parts; base += 32) {
+    for (int base = 0; base < parts; base += group) {
+      if (base > 0) o = load(base);
       const float own = weight(lse_of(base + lane));
       total += own;
 #pragma unroll
-      for (int i = 0; i < 32 / warps; ++i) {
-        const int part = base + i * warps + warp;
-        // mutant "CUDA: join of shares" of emulated: i * warps + warp) => 0)
+      for (int i = 0; i < of_warp; ++i) {
+        // mutant "CUDA: join of shares" of emulated: i * warps + warp); => 0);
         const float w = __shfl_sync(~0u, own, i * warps + warp);
-        if (part < parts) add(part, w, sum);
+#pragma unroll
+        for (int pass = 0; pass < passes; ++pass) {
+          const float4 part = o.x[i][pass];
+          const float x[columns] = {part.x, part.y, part.z, part.w};
+#pragma unroll
+          for (int e = 0; e < columns; ++e) {
+            sum[pass][e] = w == 0 ? sum[pass][e] : fmaf(w, x[e], sum[pass][e]);
+          }
+        }
       }
     }
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) total += __shfl_xor_sync(~0u, total, step);
     store(head, position, sum, empty ? 0 : ptx::reciprocal(total),
           empty ? minus_infinity : top + ptx::log2(total) * (1 / ptx::log2_e));
-  }
-
-  __device__ void add(int part, float w, float (&sum)[passes][columns]) const {
-    const float* from = p.partial.out + place(part) * C::head_dim_v + columns * lane;
-#pragma unroll
-    for (int pass = 0; pass < passes; ++pass) {
-      if (32 * columns * pass + columns * lane >= C::head_dim_v) break;
-      const float4 x = *reinterpret_cast<const float4*>(from + 32 * columns * pass);
-      const float o[columns] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-      for (int e = 0; e < columns; ++e) {
-        sum[pass][e] = w == 0 ? sum[pass][e] : fmaf(w, o[e], sum[pass][e]);
-      }
-    }
   }
 
   /// Adds the warps' sums up, each of the columns by one warp.
@@ -136,7 +154,7 @@ struct JoinShares {
     ptx::wait_for_launch_before();
     const int count = *p.shares.count, blocks = static_cast<int>(gridDim.y);
     for (int share = static_cast<int>(blockIdx.y); share < count; share += blocks) {
-      const kernel::SharedTile& tile = p.shares.tiles[share];
+      const kernel::SharedTile tile = p.shares.tiles[share];
       const int last = tile.last_share;
       if (last < 0) continue;
       JoinShares{p, tile, static_cast<int>(blockIdx.x), share, last - share + 1}.join();

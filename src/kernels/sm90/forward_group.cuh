@@ -149,16 +149,16 @@ struct ForwardGroup {
     __syncwarp();  // all lanes have read it
     pipes.tiles.release(lane);
     const auto begin = static_cast<long long>(b.x | static_cast<unsigned long long>(b.y) << 32);
-    tile = {{static_cast<int>(a.x),
-             static_cast<int>(a.y),
-             static_cast<int>(a.z),
-             {begin, static_cast<int>(b.z), static_cast<int>(b.w)}},
-            static_cast<int>(c.x),
-            static_cast<int>(c.y),
-            static_cast<int>(c.z),
-            static_cast<int>(c.w),
-            {static_cast<int>(c.w & 0xffff), static_cast<int>(c.w >> 16),
-             static_cast<int>(a.w) - 1}};
+    tile = {
+        {static_cast<int>(a.x),
+         static_cast<int>(a.y),
+         static_cast<int>(a.z),
+         {begin, static_cast<int>(b.z), static_cast<int>(b.w)}},
+        static_cast<int>(c.x),
+        static_cast<int>(c.y),
+        static_cast<int>(c.z),
+        static_cast<int>(c.w),
+        {static_cast<int>(c.w & 0xffff), static_cast<int>(c.w >> 16), static_cast<int>(a.w) - 1}};
     own = {static_cast<int>(d.x), static_cast<int>(d.y), static_cast<int>(d.z),
            static_cast<int>(d.w)};
     return a.w != 0;
@@ -353,7 +353,8 @@ struct ForwardGroup {
   __device__ long long partial_row(const TileInHand& of, HeadRow at) const {
     if constexpr (C::shares) {
       const int heads = C::side_by_side ? side_by_side.heads.value : 1;
-      return of.sharers.place() * p.partial.rows + (at.row - of.place.row) * heads + at.head - of.place.head;
+      return of.sharers.place() * p.partial.rows + (at.row - of.place.row) * heads + at.head -
+             of.place.head;
     } else {
       return split_row<C>(p, of.place, of.split, at);
     }

@@ -129,9 +129,9 @@ struct ForwardLoader {
       told = true;
       const Place& place = found.place;
       if (lane == 0) {
-        p.shares.tiles[found.sharers.own] = {place.rows.begin,  place.rows.extent, place.rows.length,
-                                 place.sequence,    place.head,        place.row,
-                                 found.sharers.last};
+        p.shares.tiles[found.sharers.own] = {
+            place.rows.begin, place.rows.extent, place.rows.length, place.sequence,
+            place.head,       place.row,         found.sharers.last};
       }
     }
     return true;

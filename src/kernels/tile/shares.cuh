@@ -1,5 +1,5 @@
-// Shares of a forward pass that few query rows make: each has as many steps over keys as the others,
-// however long the sequences are. A tile whose keys lie in several shares is joined by
+// Shares of a forward pass that few query rows make: each has as many steps over keys as the
+// others, however long the sequences are. A tile whose keys lie in several shares is joined by
 // pass/join_shares.cuh.
 #pragma once
 

@@ -117,8 +117,8 @@ void cut_keys(CudaForwardPlan& plan, int splits) {
       static_cast<size_t>(splits) * plan.partial_rows * (p.head_dim_v + 1) * sizeof(float);
 }
 
-/// Memory in which the results of a tile's parts wait to be joined: a share has two. Long shares are
-/// several for each block, fewer where each has many rows.
+/// Memory in which the results of a tile's parts wait to be joined: a share has two. Long shares
+/// are several for each block, fewer where each has many rows.
 void share_keys(CudaForwardPlan& plan) {
   const Problem& p = plan.problem;
   plan.partial_rows = plan.cut.heads * std::min<int64_t>(p.q.seqlen, plan.cut.rows);

@@ -65,11 +65,12 @@ void make_room_for_bias(ForwardTile& tile, const Problem& p) {
 }
 
 /// Whether few tiles of rows have many keys, so that blocks had better share the steps out. Sums
-/// then depend on the batch.
+/// then depend on the batch. Where all sequences have as many keys, these are split.
 bool wants_shares(const Problem& p, const ForwardTile& tile) {
   constexpr int64_t least_steps = 4;
   const int64_t keys = std::min(p.k.seqlen, p.keys_of_row() + tile.positions() - 1);
-  if (p.run.batch_invariant || keys < least_steps * tile.keys) return false;
+  const bool lengths_differ = p.k.used || p.k.packed;
+  if (!lengths_differ || p.run.batch_invariant || keys < least_steps * tile.keys) return false;
   const int64_t heads = p.q.heads / tile.heads;
   const int64_t tiles =
       tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, tile.positions()) *
