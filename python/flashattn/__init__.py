@@ -2,7 +2,8 @@
 
 `attention`, `attention_backward`, `prepare` and `merge` take NumPy arrays and any DLPack tensors.
 With PyTorch there are also the functions of flash_attn 2.8 by their names (`flash_attn_func`, ...),
-`install_as_flash_attn` for programs written for it, and `flashattn.hf.register` for transformers.
+`install_as_flash_attn` for programs written for it, `flashattn.hf.register` for transformers, and
+`KVCache` for decoding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ._install import install_as_flash_attn
 from ._names import listing
 
 if TYPE_CHECKING:
+    from ._paged_cache import KVCache, OutOfPages
     from .flash_attn_interface import (
         flash_attn_func,
         flash_attn_kvpacked_func,
@@ -30,6 +32,8 @@ __version__ = importlib.metadata.version("flashattn")
 
 __all__ = [
     "AttentionOptions",
+    "KVCache",
+    "OutOfPages",
     "attention",
     "attention_backward",
     "flash_attn_func",
@@ -46,6 +50,8 @@ __all__ = [
 
 
 _OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers")
+# The modules of what flash_attn_interface has not.
+_HOMES = dict.fromkeys(("KVCache", "OutOfPages"), "_paged_cache")
 
 __dir__ = listing(globals(), *_OF_TORCH)
 
@@ -57,7 +63,8 @@ def __getattr__(name: str) -> Any:
     try:
         if name in _OF_TORCH:
             return importlib.import_module(f"{__name__}.{name}")
-        value = getattr(importlib.import_module(f"{__name__}.flash_attn_interface"), name)
+        home = _HOMES.get(name, "flash_attn_interface")
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
         globals()[name] = value
         return value
     except ModuleNotFoundError as error:

@@ -33,7 +33,8 @@ PRIVATE = [  # of flash_attn, which other libraries call
 ]
 PUBLIC = {
     "flashattn": [
-        *("AttentionOptions", "attention", "attention_backward", "bert_padding"),
+        *("AttentionOptions", "KVCache", "OutOfPages"),
+        *("attention", "attention_backward", "bert_padding"),
         *("flash_attn_interface", "hf", "install_as_flash_attn", "layers", "merge", "prepare"),
         *FUNCTIONS,
     ],

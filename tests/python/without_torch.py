@@ -16,7 +16,7 @@ out, lse = flashattn.attention(q, k, v, return_lse=True)
 assert np.abs(out - exact).max() < 1e-5
 gradients = flashattn.attention_backward(np.ones_like(out), q, k, v, out, lse)
 assert np.abs(gradients["dv"].sum(1) - q.shape[1]).max() < 1e-4  # every row of P sums to 1
-for name in ("flash_attn_func", "hf", "bert_padding"):
+for name in ("flash_attn_func", "hf", "bert_padding", "KVCache"):
     try:
         getattr(flashattn, name)
     except ImportError as error:
