@@ -190,8 +190,8 @@ struct Options {
   /// int32 [B, N]: k and v lie in pages, [pages, page_size, Hk, D], and key j of sequence b is row
   /// j % page_size of page page_table[b, j / page_size]. A sequence has N * page_size keys, of
   /// which seqused_k says how many count. Numbers of pages behind those are not read. Sequences may
-  /// share pages. Forward only, and not with cu_seqlens_k. Nobody checks the numbers on a GPU: those
-  /// of no page are taken for the nearest one.
+  /// share pages. Forward only, and not with cu_seqlens_k. Nobody checks the numbers on a GPU:
+  /// those of no page are taken for the nearest one.
   View page_table{};
   /// Same bits run to run, and same bits whatever stands beside a sequence in the batch. On the
   /// CPU both always hold, for any number of threads.

@@ -132,8 +132,8 @@ typedef struct fa_options {
   int32_t family;          /* CUDA kernels: 0 as planned, 1 sm80, 2 sm90; any on the CPU */
   /* int32 [B, N]: k and v are [pages, page_size, Hk, D], and key j of sequence b is row
    * j % page_size of page page_table[b, j / page_size]. A sequence has N * page_size keys, of which
-   * seqused_k says how many count; numbers of pages behind those are not read. Forward only, and not
-   * with cu_seqlens_k. On a GPU numbers of no page are taken for the nearest one. */
+   * seqused_k says how many count; numbers of pages behind those are not read. Forward only, and
+   * not with cu_seqlens_k. On a GPU numbers of no page are taken for the nearest one. */
   const fa_tensor* page_table;
 } fa_options;
 /* clang-format off */

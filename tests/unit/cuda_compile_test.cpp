@@ -213,6 +213,25 @@ TEST(Hopper, WithABiasFitsTheGpu) {
   expect_fits(targets, most_of_hopper_with_bias);
 }
 
+/// What decodes from a cache, in rows or pages.
+TEST(Caches, FitTheGpu) {
+  std::vector<Target> targets;
+  for (const GpuLimits& gpu : {*known_gpu("sm_80"), *known_gpu("sm_90a")}) {
+    for (const int64_t head_dim : {64, 128, 256}) {
+      for (const int64_t page_size : {0, 16, 128}) {
+        Problem p = problem(16, 2, 8192, head_dim);
+        p.k.used = true;
+        p.k.page_size = page_size;
+        p.score.window_right = 0;
+        for (const Launch& launch : plan_cuda_forward(p, gpu).launches) {
+          targets.push_back({launch.kernel, gpu.arch});
+        }
+      }
+    }
+  }
+  expect_fits(targets, most_of_preset);
+}
+
 /// What trains a language model.
 Problem training(DType dtype, int64_t head_dim, int64_t head_dim_v, bool causal) {
   Problem p;
