@@ -6,6 +6,7 @@
 #include <random>
 
 #include "gpu/gpu.hpp"
+#include "gpu/repeats.hpp"
 
 namespace fa::test {
 namespace {
@@ -103,6 +104,15 @@ TEST(Cache, DecodingBesidePrompts) {
     }
   }
   expect_right(specs);
+}
+
+/// Blocks claim shares as they come, of the same steps each time; a second kernel may begin early.
+TEST(Cache, LaunchesKeepTheirBits) {
+  std::mt19937_64 random(7);
+  for (const Form& form : forms) {
+    const check::Case c(cached(form, 1100, random_lengths(6, 1100, random), 9));
+    EXPECT_EQ(launches_that_differ(c, {{&c.out}, {&c.lse}}), 0) << c.spec.text();
+  }
 }
 
 /// Numbers of no page, for keys that count: the kernels stay within the cache.

@@ -1,6 +1,7 @@
 #include "plan/cuda/sm90/forward_tiles.hpp"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "plan/cuda/common.hpp"
 #include "plan/cuda/sm90/forward_tile_table.hpp"
@@ -75,6 +76,7 @@ bool wants_shares(const Problem& p, const ForwardTile& tile) {
   const int64_t tiles =
       tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, tile.positions()) *
       (p.q.packed ? heads : p.batch * heads);
+  if (tiles * ceil_div(p.k.seqlen, tile.keys) > INT32_MAX) return false;  // steps are counted
   // A sequence that is one tile has a step for each few keys; beside long ones it would be short.
   return tiles > 0 &&
          (p.q.seqlen <= tile.positions() || 2 * tiles <= known_gpu("sm_90a")->sm_count);
