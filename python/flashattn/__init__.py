@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-_OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers")
+_OF_TORCH = ("bert_padding", "flash_attn_interface", "hf", "layers", "vllm")
 # The modules of what flash_attn_interface has not.
 _HOMES = dict.fromkeys(("KVCache", "OutOfPages"), "_paged_cache")
 

@@ -235,7 +235,7 @@ def flash_attn_varlen_func(
         block_table: int32 [B, N]; k and v are pages of a cache then, [pages, page_size, Hk, D], and
             row j of a sequence is row j % page_size of page block_table[b, j // page_size].
             seqused_k says how many rows a sequence has, or else cu_seqlens_k, which may be None
-            beside it. CPU only; there is no gradient.
+            beside it. There is no gradient.
         The rest as flash_attn_func; lse is [Hq, Tq].
     """
     need_tensors(cu_seqlens_q=cu_seqlens_q)

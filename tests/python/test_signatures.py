@@ -35,7 +35,15 @@ PUBLIC = {
     "flashattn": [
         *("AttentionOptions", "KVCache", "OutOfPages"),
         *("attention", "attention_backward", "bert_padding"),
-        *("flash_attn_interface", "hf", "install_as_flash_attn", "layers", "merge", "prepare"),
+        *(
+            "flash_attn_interface",
+            "hf",
+            "install_as_flash_attn",
+            "layers",
+            "merge",
+            "prepare",
+            "vllm",
+        ),
         *FUNCTIONS,
     ],
     "flashattn.flash_attn_interface": ["USE_TRITON_ROCM", *PRIVATE, *FUNCTIONS],
@@ -44,6 +52,7 @@ PUBLIC = {
         "unpad_input_for_concatenated_sequences",
     ],
     "flashattn.hf": ["attention_forward", "attention_mask", "register"],
+    "flashattn.vllm": ["flash_attn_varlen_func", "get_scheduler_metadata"],
     "flashattn.layers.rotary": ["apply_rotary_emb", "apply_rotary_emb_func"],
 }
 
