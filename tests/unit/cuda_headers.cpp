@@ -67,6 +67,16 @@ static_assert(function_attribute::max_dynamic_shared ==
               CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
 static_assert(capture_mode_relaxed == CU_STREAM_CAPTURE_MODE_RELAXED);
 static_assert(pool_release_threshold == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD);
+static_assert(launch_attribute::programmatic_serialization ==
+              CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
+static_assert(sizeof(CUlaunchAttribute) == sizeof(::CUlaunchAttribute));
+static_assert(offsetof(CUlaunchAttribute, value) == offsetof(::CUlaunchAttribute, value));
+static_assert(sizeof(CUlaunchConfig) == sizeof(::CUlaunchConfig));
+static_assert(offsetof(CUlaunchConfig, block) == offsetof(::CUlaunchConfig, blockDimX));
+static_assert(offsetof(CUlaunchConfig, shared_bytes) == offsetof(::CUlaunchConfig, sharedMemBytes));
+static_assert(offsetof(CUlaunchConfig, stream) == offsetof(::CUlaunchConfig, hStream));
+static_assert(offsetof(CUlaunchConfig, attributes) == offsetof(::CUlaunchConfig, attrs));
+static_assert(offsetof(CUlaunchConfig, count) == offsetof(::CUlaunchConfig, numAttrs));
 static_assert(nvrtc_success == NVRTC_SUCCESS);
 static_assert(nvrtc_error_compilation == NVRTC_ERROR_COMPILATION);
 static_assert(sizeof(CUdeviceptr) == sizeof(::CUdeviceptr));

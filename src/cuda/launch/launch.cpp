@@ -60,10 +60,23 @@ unsigned long long number_of_launch() {
   return ++last;
 }
 
+namespace {
+
+/// Graphs capture dependent launches since driver 12.3; without them such kernels begin as others.
+bool has_dependent_launches() {
+  static const bool has = [] {
+    int version = 0;
+    return driver().driver_version(&version) == success && version >= 12030;
+  }();
+  return has;
+}
+
+}  // namespace
+
 void launch(const LoadedKernel& kernel, const KernelSpec& spec, Grid grid, const void* params,
             void* stream, bool dependent) {
   void* arguments[] = {const_cast<void*>(params)};
-  if (dependent) {
+  if (dependent && has_dependent_launches()) {
     CUlaunchAttribute early{.id = launch_attribute::programmatic_serialization, .value = {1}};
     const CUlaunchConfig config{.grid = {grid.x, grid.y, grid.z},
                                 .block = {static_cast<unsigned>(spec.threads), 1, 1},
