@@ -243,7 +243,7 @@ def flash_attn_varlen_func(
     if block_table is None:
         need_tensors(cu_seqlens_k=cu_seqlens_k)
     else:
-        need_pages(q, block_table)
+        need_pages(block_table)
         seqused_k = used_of_pages(cu_seqlens_k, seqused_k)
         cu_seqlens_k, max_seqlen_k = None, 0
     window_left, window_right = window_sides(window_size)

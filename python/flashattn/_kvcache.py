@@ -139,7 +139,7 @@ def flash_attn_with_kvcache(
     length("num_splits", num_splits)
     window_left, window_right = window_sides(window_size)
     if block_table is not None:
-        need_pages(q, block_table)
+        need_pages(block_table)
         if cache_batch_idx is not None:
             raise ValueError("cache_batch_idx: is given with block_table; allowed is one of them")
     options = Options(
@@ -250,6 +250,7 @@ def _fake_with_kvcache(
     if places is None:
         _need_as_many(q, k_cache, given.page_table)
     else:
+        _need_places(places, q)
         given = given._replace(page_table=places[:, None].int())
     _New(k, v, q, k_cache, v_cache, given.page_table, lengths, [])
 
@@ -323,8 +324,7 @@ def _need_as_many(q: Tensor, k_cache: Tensor, block_table: Tensor | None) -> Non
         )
 
 
-def _one_page_each(cache_batch_idx: Tensor, q: Tensor, k_cache: Tensor) -> Tensor:
-    """The page table of a cache whose sequences are pages."""
+def _need_places(cache_batch_idx: Tensor, q: Tensor) -> None:
     need_tensors(cache_batch_idx=cache_batch_idx)
     integers = not cache_batch_idx.is_floating_point() and cache_batch_idx.dtype != torch.bool
     if cache_batch_idx.shape != (q.shape[0],) or not integers:
@@ -332,13 +332,18 @@ def _one_page_each(cache_batch_idx: Tensor, q: Tensor, k_cache: Tensor) -> Tenso
             f"cache_batch_idx: is {cache_batch_idx.dtype} {list(cache_batch_idx.shape)};"
             f" expected integers [{q.shape[0]}]"
         )
+
+
+def _one_page_each(cache_batch_idx: Tensor, q: Tensor, k_cache: Tensor) -> Tensor:
+    """The page table of a cache whose sequences are pages."""
+    _need_places(cache_batch_idx, q)
     count = k_cache.shape[0]
     if cache_batch_idx.is_cuda:
-        return cache_batch_idx.clamp(0, count - 1).int()[:, None]
+        return cache_batch_idx.long().clamp(0, count - 1).int()[:, None]
     for b, place in enumerate(cache_batch_idx.tolist()):
         if not 0 <= place < count:
             raise ValueError(f"cache_batch_idx: is {place} for sequence {b}; the cache has {count}")
-    return cache_batch_idx.int()[:, None]
+    return cache_batch_idx.int()[:, None].to(q.device)
 
 
 class _New:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ._torch import need_tensors, shape_of
 
 
-def need_pages(q: Tensor, block_table: Any) -> None:
+def need_pages(block_table: Any) -> None:
     """The errors that must come before anybody reads the table."""
     need_tensors(block_table=block_table)
     if block_table.dim() != 2 or block_table.dtype != torch.int32:

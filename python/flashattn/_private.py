@@ -94,7 +94,7 @@ def _flash_attn_varlen_forward(
     max_seqlen_k = length("max_seqlen_k", max_seqlen_k)
     bounds: Tensor | None = cu_seqlens_k
     if block_table is not None:
-        need_pages(q, block_table)
+        need_pages(block_table)
         seqused_k, bounds, max_seqlen_k = used_of_pages(cu_seqlens_k, seqused_k), None, 0
     given = Options(
         alibi_slopes=alibi_slopes,

@@ -83,6 +83,18 @@ TEST(CudaPlan, HopperSharesOutKeysOfUnequalLengths) {
   }
 }
 
+// A batch of which only tokens behind the last sequence are left, and more steps than 32 bits
+// count.
+TEST(CudaPlan, HopperSharesOutNothingWhereThereAreNoRowsOrTooManySteps) {
+  Problem p = problem(2, 0, 1024);
+  p.q.packed = p.k.used = true;
+  p.q.tokens = 5;
+  EXPECT_EQ(plan_cuda_forward(p, *known_gpu("sm_90a")).shares, 0);
+  Problem many = problem(40'000, 1, 1 << 20);
+  many.k.used = true;
+  EXPECT_EQ(plan_cuda_forward(many, *known_gpu("sm_90a")).shares, 0);
+}
+
 TEST(CudaPlan, WhatFillsTheDeviceOrHasFewKeysIsNotSplit) {
   for (const GpuLimits& gpu : known_gpus()) {
     std::vector<Problem> whole{problem(64, 1, 8192), problem(2, 8192, 8192), problem(1, 1, 100),

@@ -1,4 +1,7 @@
 // The launches of a planned forward pass.
+#include <algorithm>
+#include <climits>
+
 #include "cuda/launch/launch.hpp"
 #include "cuda/launch/passes.hpp"
 #include "cuda/launch/tensor_maps.hpp"
@@ -34,7 +37,7 @@ kernel::ForwardParams forward_params(const CudaForwardPlan& plan, const Call& ca
                     .batch = call.page_table.batch,
                     .page = call.page_table.row,
                     .size = kernel::Divisor(static_cast<int>(p.k.page_size)),
-                    .last = static_cast<int>(call.page_count) - 1};
+                    .last = static_cast<int>(std::min<int64_t>(call.page_count, INT_MAX)) - 1};
   }
   return params;
 }

@@ -22,12 +22,14 @@ struct Forward {
     const u32 shared = ptx::shared_address(ptx::shared_memory());
     const int warp = uniform(static_cast<int>(threadIdx.x / 32));
     if (warp == 0 && ptx::elect()) {
-      // No map is made of tensors without keys.
+      // No map is made of tensors without keys, nor of pages that no copy brings.
       const kernel::Lengths& keys = p.forward.keys;
       if (C::alignment == 16 && (C::packed_k ? keys.tokens : keys.seqlen) > 0) {
         ptx::prefetch_map(&p.q);
-        ptx::prefetch_map(&p.k);
-        ptx::prefetch_map(&p.v);
+        if constexpr (!C::paged || C::page_rows > 0) {
+          ptx::prefetch_map(&p.k);
+          ptx::prefetch_map(&p.v);
+        }
       }
       ForwardPipes<C>(shared).init();
       ptx::mbarrier_init(shared + Shapes::landed, 1);

@@ -204,7 +204,7 @@ struct ForwardLoader {
       ptx::store_shared(
           at, uint4{static_cast<u32>(tile.place.sequence), static_cast<u32>(tile.place.head),
                     static_cast<u32>(tile.place.row),
-                    more ? 1 + static_cast<u32>(tile.sharers.own) : 0u});
+                    more ? 1 + static_cast<u32>(C::shares ? tile.sharers.own : 0) : 0u});
       ptx::store_shared(at + 16, uint4{static_cast<u32>(begin), static_cast<u32>(begin >> 32),
                                        static_cast<u32>(tile.place.rows.extent),
                                        static_cast<u32>(tile.place.rows.length)});

@@ -83,7 +83,7 @@ struct ShareWalk {
     for (int step = 1; step < 32; step *= 2) own += __shfl_xor_sync(~0u, own, step);
     constexpr int least = 2, many = 32;  // steps: fewer are not worth a join; enough to be parted
     const int blocks = static_cast<int>(gridDim.x);
-    count = own / many;
+    count = own / (many * blocks) * blocks;  // else some blocks would have one more
     if (count > shares.most) count = shares.most;
     if (count < blocks) count = min(blocks, own / least);
     if (count < 1) count = own > 0 ? 1 : 0;
@@ -93,13 +93,14 @@ struct ShareWalk {
     sequence = find(0);
   }
 
-  /// Takes a share: goes on to the sequence of its first step.
+  /// Takes a share: goes on to the sequence of its first step. Lengths that change while the kernel
+  /// runs may leave none: then the share is empty.
   __device__ void take(int index) {
     share = index;
     at = begin_of(index);
     end = begin_of(index + 1);
     if (at - first < sequence.weight(shares.heads)) return;
-    for (;; number += 32) {
+    for (; number < sequences(); number += 32) {
       const int weight = find(number + lane).weight(shares.heads);
       int sum = weight;  // of this lane's sequence and those before
 #pragma unroll
@@ -130,6 +131,7 @@ struct ShareWalk {
   __device__ bool next(SharedSteps& found) {
     if (at >= end) return false;
     while (at - first >= sequence.weight(shares.heads)) {
+      if (number >= sequences()) return false;
       first += sequence.weight(shares.heads);
       sequence = find(++number);
     }

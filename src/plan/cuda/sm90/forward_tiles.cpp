@@ -76,10 +76,13 @@ bool wants_shares(const Problem& p, const ForwardTile& tile) {
   const int64_t tiles =
       tiles_of_head(p.q.packed, p.q.seqlen, p.q.tokens, p.batch, tile.positions()) *
       (p.q.packed ? heads : p.batch * heads);
-  if (tiles * ceil_div(p.k.seqlen, tile.keys) > INT32_MAX) return false;  // steps are counted
+  if (p.q.seqlen == 0 || tiles == 0) return false;
+  // Steps are counted with 32 bits, also those of lengths on the device that lie.
+  const int64_t most_tiles =
+      tiles + p.batch * heads * ceil_div(p.q.seqlen, int64_t{tile.positions()});
+  if (most_tiles * ceil_div(p.k.seqlen, tile.keys) > INT32_MAX) return false;
   // A sequence that is one tile has a step for each few keys; beside long ones it would be short.
-  return tiles > 0 &&
-         (p.q.seqlen <= tile.positions() || 2 * tiles <= known_gpu("sm_90a")->sm_count);
+  return p.q.seqlen <= tile.positions() || 2 * tiles <= known_gpu("sm_90a")->sm_count;
 }
 
 /// For rows that one group has room for: as many steps ahead in shared memory as it holds, since
