@@ -4,6 +4,7 @@
 #include "pass/bias.cuh"
 #include "pass/combine.cuh"
 #include "pass/finish.cuh"
+#include "pass/join_shares.cuh"
 #include "pass/merge.cuh"
 #include "pass/prepare.cuh"
 #include "pass/ranges.cuh"
@@ -57,6 +58,17 @@ struct FullHopper : sm90::ForwardConfig {
   static constexpr bool window_left = true, window_right = true, positive_scale = false;
   static constexpr bool softcap = true, alibi = true, dropout = true;
   static constexpr Number bias = Number::float32, sinks = Number::float32;
+};
+
+/// Few rows of an H100 that share out the keys of a cache in pages; and the same of an A100.
+struct CacheHopper : PlainHopper {
+  static constexpr int groups = 1, key_stages = 3, value_stages = 3, page_rows = 16;
+  static constexpr int loader_registers = 152, shared_bytes = 213344;
+  static constexpr bool turns = false, claims = true, shares = true, side_by_side = true;
+  static constexpr bool paged = true, used_k = true;
+};
+struct CacheForward : PlainForward {
+  static constexpr bool paged = true, used_k = true;
 };
 
 struct PlainBackward : sm80::BackwardConfig {
@@ -137,6 +149,9 @@ template struct fa::sm80::Forward<fa::index::PlainForward>;
 template struct fa::sm80::Forward<fa::index::FullForward>;
 template struct fa::sm90::Forward<fa::index::PlainHopper>;
 template struct fa::sm90::Forward<fa::index::FullHopper>;
+template struct fa::sm80::Forward<fa::index::CacheForward>;
+template struct fa::sm90::Forward<fa::index::CacheHopper>;
+template struct fa::pass::JoinShares<fa::index::PlainForward>;
 template struct fa::pass::Combine<fa::index::PlainForward>;
 template struct fa::pass::Combine<fa::index::FullForward>;
 template struct fa::pass::Merge<fa::index::PlainForward>;
