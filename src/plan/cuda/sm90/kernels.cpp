@@ -62,8 +62,9 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .flag("claims", t.claims || t.shares)
       .number("steps_ahead", t.steps_ahead)
       .number("shared_bytes", shared_bytes(t, p))
-      .number("page_rows", p.k.page_size > 0 ? page_rows(p, t.keys) : 0)
       .format("sinks", p.score.sinks, p.score.sinks_dtype);
+  const int page = p.k.page_size > 0 ? page_rows(p, t.keys) : 0;
+  if (page > 0) config.number("page_rows", page);
   const bool only_alibi = p.score.alibi && !p.score.bias && p.score.softcap == 0;
   config.flag("alibi_rises", only_alibi && p.score.window_right == 0);
   if (t.bias_stages > 0) {
@@ -80,7 +81,7 @@ ForwardKernel forward(const Problem& p, const ForwardTile& t) {
       .shares = t.shares,
       .claims = t.claims || t.shares,
       .copies_out = t.staged_out,
-      .page_rows = p.k.page_size > 0 ? page_rows(p, t.keys) : 0,
+      .page_rows = page,
       .bias_box_rows = t.bias_stages > 0 ? bias_rows(t, p) : 0,
       .threads = t.threads(),
       .shared_bytes = shared_bytes(t, p),
