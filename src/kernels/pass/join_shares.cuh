@@ -93,11 +93,11 @@ struct JoinShares {
     float total = lane == 0 ? weight(sink) : 0, sum[passes][columns] = {};
     for (int base = 0; base < parts; base += group) {
       if (base > 0) o = load(base);
+      // mutant "CUDA: join of shares" of emulated: weight(lse_of(base + lane)) => 1.0f
       const float own = weight(lse_of(base + lane));
       total += own;
 #pragma unroll
       for (int i = 0; i < of_warp; ++i) {
-        // mutant "CUDA: join of shares" of emulated: i * warps + warp); => 0);
         const float w = __shfl_sync(~0u, own, i * warps + warp);
 #pragma unroll
         for (int pass = 0; pass < passes; ++pass) {
